@@ -1,0 +1,317 @@
+"""Items and their identifiers: one Term ID names one or more items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.files import read_rows, replacing
+from grlm_hf.identifiers.terms import TermID, normalise, validate
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+    from grlm_hf.decoding.trie import Trie
+
+CATALOG_FILE = "catalog.parquet"
+CATALOG_SCHEMA = 1
+_SCHEMA_KEY = b"grlm_catalog_schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that can be recommended. Only `item_id` and `title` are required; `price` is in the shop's own currency."""
+
+    item_id: str
+    title: str
+    brand: str = ""
+    categories: tuple[str, ...] = ()
+    description: str = ""
+    price: float | None = None
+    domain: str = ""
+
+
+def item_features() -> Features:
+    """The columns of the ``items`` table. `item_id` and `title` are never empty; other text may be ``""``, `price` null."""
+    from datasets import Features, List, Value
+
+    text = Value("string")
+    return Features(
+        {
+            "item_id": text,
+            "title": text,
+            "brand": text,
+            "categories": List(text),
+            "description": text,
+            "price": Value("float64"),
+            "domain": text,
+        }
+    )
+
+
+def items_to_dataset(items: Sequence[Item]) -> Dataset:
+    """The ``items`` table, one row an item, with `item_features`."""
+    from datasets import Dataset
+
+    return Dataset.from_list([_item_row(item) for item in items], features=item_features())
+
+
+def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
+    """Items from a CSV, JSONL or parquet file with at least the columns `item_id` and `title`.
+
+    In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns that are not an `Item`'s are ignored.
+
+    Args:
+        missing_title: ``"error"``, or ``"fill"`` to title such an item with its brand and last category, else its item_id.
+
+    Raises:
+        ValueError: no rows, a missing or repeated item_id, an empty title, a price that is no number; names the line.
+    """
+    if missing_title not in ("error", "fill"):
+        raise ValueError(f"missing_title is {missing_title!r}; expected 'error' or 'fill'.")
+    items: list[Item] = []
+    seen: dict[str, str] = {}
+    for where, row in read_rows(path):
+        item = _item_from_row(where, row, missing_title)
+        if item.item_id in seen:
+            raise ValueError(f"{where}: item_id {item.item_id!r} stands already at {seen[item.item_id]}; item ids must be unique.")
+        seen[item.item_id] = where
+        items.append(item)
+    if not items:
+        raise ValueError(f"{path} holds no items.")
+    return items
+
+
+def load_term_ids(path: str | Path) -> dict[str, TermID]:
+    """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised."""
+    found: dict[str, TermID] = {}
+    for where, row in read_rows(path):
+        terms = row.get("terms")
+        if isinstance(terms, str):
+            terms = terms.strip().strip("[]").split(",")
+        if not row.get("item_id") or not isinstance(terms, list) or not terms:
+            raise ValueError(f"{where} needs `item_id` and a list `terms`; found {row}.")
+        tid = tuple(normalise(str(term)) for term in terms)
+        if not all(tid):
+            raise ValueError(f"{where}: item {row['item_id']!r} has a term without a letter or digit: {terms}.")
+        found[str(row["item_id"])] = tid
+    return found
+
+
+class Catalog:
+    """Items with their Term IDs. Immutable: `add` and `remove` return another one.
+
+    Items that share a Term ID stand in ascending order of item_id (compared as strings); wherever a shared identifier is expanded
+    into a ranking, that is the tie order.
+
+    Args:
+        items: the items; item ids must be unique.
+        term_ids: the Term ID of each item, in the same order, in normal form.
+
+    Raises:
+        ValueError: lengths differ, no items, a repeated item_id, an empty title, an illegal term.
+    """
+
+    def __init__(self, items: Iterable[Item], term_ids: Iterable[TermID]):
+        self.items = tuple(items)
+        self.term_ids = tuple(validate(tid) for tid in term_ids)
+        if len(self.items) != len(self.term_ids):
+            raise ValueError(f"Found {len(self.items)} items and {len(self.term_ids)} Term IDs; expected one Term ID an item.")
+        if not self.items:
+            raise ValueError("A catalog needs at least one item; found none.")
+        self._position: dict[str, int] = {}
+        for position, item in enumerate(self.items):
+            if not item.item_id or not item.title:
+                raise ValueError(f"Item {position} needs a non-empty item_id and title; found {item}.")
+            if self._position.setdefault(item.item_id, position) != position:
+                raise ValueError(f"item_id {item.item_id!r} stands more than once in the catalog; item ids must be unique.")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._position
+
+    def __getitem__(self, item_id: str) -> Item:
+        return self.items[self.position(item_id)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Catalog) and (self.items, self.term_ids) == (other.items, other.term_ids)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Catalog({len(self)} items, {len(self.identifiers)} Term IDs, {len(self.collisions)} shared)"
+
+    def position(self, item_id: str) -> int:
+        """Where the item stands in `items`. Raises ``ValueError`` for an unknown id."""
+        try:
+            return self._position[item_id]
+        except (KeyError, TypeError):
+            some = ", ".join(repr(i.item_id) for i in self.items[:3])
+            raise ValueError(f"Item {item_id!r} is not in the catalog of {len(self)} items (ids look like {some}).") from None
+
+    def term_id(self, item_id: str) -> TermID:
+        """The item's Term ID. Raises ``ValueError`` for an unknown id."""
+        return self.term_ids[self.position(item_id)]
+
+    @cached_property
+    def _groups(self) -> dict[TermID, tuple[int, ...]]:
+        groups: dict[TermID, list[int]] = {}
+        for position in sorted(range(len(self)), key=lambda p: self.items[p].item_id):
+            groups.setdefault(self.term_ids[position], []).append(position)
+        return {tid: tuple(groups[tid]) for tid in dict.fromkeys(self.term_ids)}
+
+    @cached_property
+    def identifiers(self) -> tuple[TermID, ...]:
+        """The distinct Term IDs, in the order in which items first carry them. Leaf `i` of the trie is ``identifiers[i]``."""
+        return tuple(self._groups)
+
+    @cached_property
+    def collisions(self) -> dict[TermID, tuple[Item, ...]]:
+        """Term IDs shared by several items, with those items in tie order."""
+        return {tid: tuple(self.items[p] for p in group) for tid, group in self._groups.items() if len(group) > 1}
+
+    def positions_of(self, term_id: TermID) -> tuple[int, ...]:
+        """Positions of the items that carry `term_id`, in tie order; empty if none does."""
+        return self._groups.get(tuple(term_id), ())
+
+    def items_of(self, term_id: TermID) -> tuple[Item, ...]:
+        """The items that carry `term_id`, in tie order; empty if none does."""
+        return tuple(self.items[p] for p in self.positions_of(term_id))
+
+    def trie(self, tokenizer: Any) -> Trie:
+        """The decoding trie of this catalog's identifiers under a tokenizer. Leaf `i` is ``identifiers[i]``."""
+        from grlm_hf.decoding.trie import Trie  # decoding builds on the catalog; this door is for the user's convenience
+
+        return Trie.from_catalog(self, tokenizer)
+
+    def add(self, items: Sequence[Item], term_ids: Sequence[TermID]) -> Catalog:
+        """A catalog with these items added at the end; existing identifiers stay as they are."""
+        return Catalog(self.items + tuple(items), self.term_ids + tuple(term_ids))
+
+    def remove(self, item_ids: Iterable[str]) -> Catalog:
+        """A catalog without these items. Raises ``ValueError`` for an unknown id or when none would be left."""
+        gone = {self.position(item_id) for item_id in item_ids}
+        keep = [p for p in range(len(self)) if p not in gone]
+        return Catalog([self.items[p] for p in keep], [self.term_ids[p] for p in keep])
+
+    def to_dataset(self) -> Dataset:
+        """One row an item: the columns of `item_features` and `terms`, a list of strings."""
+        from datasets import Dataset, Features, List, Value
+
+        rows = [{**_item_row(item), "terms": list(tid)} for item, tid in zip(self.items, self.term_ids, strict=True)]
+        return Dataset.from_list(rows, features=Features({**item_features(), "terms": List(Value("string"))}))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes ``folder/catalog.parquet`` (atomically) and returns its path."""
+        import pyarrow.parquet as pq
+
+        table = self.to_dataset().with_format("arrow")[:]
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _SCHEMA_KEY: str(CATALOG_SCHEMA).encode()})
+        target = Path(folder) / CATALOG_FILE
+        with replacing(target) as new:
+            pq.write_table(table, new)
+        return target
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> Catalog:
+        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub.
+
+        Raises:
+            ValueError: there is no catalog, it is broken, or a newer grlm-hf wrote it.
+        """
+        path = Path(path_or_repo)
+        if not path.exists():
+            from grlm_hf.hub import fetch_catalog
+
+            path = fetch_catalog(str(path_or_repo), revision=revision, token=token)
+        if path.is_dir():
+            path = path / CATALOG_FILE
+        if not path.is_file():
+            raise ValueError(f"No {CATALOG_FILE} in {path.parent}: it holds no catalog. Write one with Catalog.save_pretrained.")
+        return cls._from_parquet(path)
+
+    @classmethod
+    def _from_parquet(cls, path: Path) -> Catalog:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+        version = (schema.metadata or {}).get(_SCHEMA_KEY, b"").decode()
+        if not version.isdigit():
+            raise ValueError(f"{path} states no catalog schema version; it was not written by Catalog.save_pretrained.")
+        if int(version) > CATALOG_SCHEMA:
+            raise ValueError(
+                f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
+            )
+        if missing := set(item_features()) | {"terms"} - set(schema.names):
+            missing -= set(schema.names)
+            if missing:
+                raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
+        rows = [row for _, row in read_rows(path)]
+        items = [Item(**{**row, "categories": tuple(row["categories"])}) for row in ({k: r[k] for k in item_features()} for r in rows)]
+        return cls(items, [tuple(row["terms"]) for row in rows])
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Publishes the catalog as a dataset repository (private unless said otherwise) in one commit; returns its URL."""
+        from grlm_hf.hub import push_catalog
+
+        return push_catalog(self, repo_id, private=private, token=token)
+
+
+def _item_row(item: Item) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value := getattr(item, name), tuple) else value for name in Item.__slots__}
+
+
+def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
+    for column in ("item_id", "title"):
+        if column not in row:
+            raise ValueError(f"{where} has no column {column!r}; found {sorted(row)}.")
+
+    def text(name: str) -> str:
+        value = row.get(name)
+        return "" if value is None else " ".join(str(value).split())
+
+    if not text("item_id"):
+        raise ValueError(f"{where} has an empty item_id.")
+    categories = row.get("categories") or ()
+    if isinstance(categories, str):
+        categories = categories.split(">")
+    if not isinstance(categories, list | tuple) or any(isinstance(c, list | dict) for c in categories):
+        raise ValueError(f"{where}: categories must be a list of strings or a path 'A > B > C'; found {categories!r}.")
+    categories = tuple(c for c in (" ".join(str(c).split()) for c in categories) if c)
+    price = row.get("price")
+    if price is not None and not isinstance(price, int | float):
+        try:
+            price = float(price) if str(price).strip() else None
+        except ValueError:
+            raise ValueError(f"{where}: price {price!r} is not a number; write it like 12.99, or leave it empty.") from None
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number.")
+    title = text("title")
+    if not title:
+        if missing_title == "error":
+            raise ValueError(
+                f"{where}: item {text('item_id')!r} has an empty title. Give it one, or let brand and category stand in: missing_title=fill."
+            )
+        title = " ".join(filter(None, (text("brand"), *categories[-1:]))) or text("item_id")
+    return Item(
+        item_id=text("item_id"),
+        title=title,
+        brand=text("brand"),
+        categories=categories,
+        description=text("description"),
+        price=None if price is None else float(price),
+        domain=text("domain"),
+    )

@@ -1,0 +1,1 @@
+"""Item identifiers made of plain words: what a Term ID is, and how an item gets one."""

@@ -1,0 +1,64 @@
+"""What a Term ID is: normalise, render, parse, validate.
+
+A Term ID (TID) is an ordered tuple of ordinary words, most important first (GRLM, arXiv 2601.06798, section 3).
+Its one written form, used in prompts, training labels and the decoding trie alike, is ``[shampoo, color, care, treated, preserve]``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+TermID = tuple[str, ...]
+
+N_TERMS = 5
+"""Terms in an identifier, as in the paper."""
+
+_RESERVED = re.compile(r"[\[\]{}()<>|\"`,;:\x00-\x1f\x7f]+")  # brackets and separators of the written form, chat-template marks, controls
+_SPACES = re.compile(r"[\s_]+")
+_HYPHENS = re.compile(r"-{2,}")
+_WRITTEN = re.compile(r"\[([^\[\]\n]*)\]")
+
+
+def normalise(text: str) -> str:
+    """One term from free text: Unicode NFKC, lower case, phrases hyphenated (``Long  Lasting`` → ``long-lasting``).
+
+    Characters that the written form or a chat template reserve are dropped. Returns ``""`` if no letter or digit is left.
+    """
+    text = _RESERVED.sub(" ", unicodedata.normalize("NFKC", text).lower())
+    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cs", "Co", "Cn"))
+    term = _HYPHENS.sub("-", _SPACES.sub("-", text.strip())).strip("-'")
+    if term.count(".") == 1:  # the end of a sentence, not of an abbreviation (``e.l.f.``)
+        term = term.removesuffix(".")
+    return term if any(c.isalnum() for c in term) else ""
+
+
+def validate(terms: Iterable[str], n_terms: int | None = None) -> TermID:
+    """The terms as a Term ID. Raises ``ValueError`` when one is not in normal form or, given `n_terms`, when the count differs."""
+    tid = tuple(terms)
+    if not tid or (n_terms is not None and len(tid) != n_terms):
+        raise ValueError(f"A Term ID needs {n_terms or 'at least one'} terms; found {len(tid)}: {list(tid)}.")
+    for term in tid:
+        if not isinstance(term, str) or not term or normalise(term) != term:
+            raise ValueError(
+                f"{term!r} in {list(tid)} is not a normalised term; expected {normalise(str(term))!r}. "
+                "Pass every term through grlm_hf.identifiers.terms.normalise."
+            )
+    return tid
+
+
+def render(term_id: TermID) -> str:
+    """The written form: ``[hair, shampoo, color, care, treated]``."""
+    return "[" + ", ".join(term_id) + "]"
+
+
+def parse(text: str) -> TermID | None:
+    """The first written Term ID in generated text, each term normalised; ``None`` if there is none.
+
+    A missing bracket at either end is forgiven, since a length cut or a prompt that ends in ``[`` produces it.
+    """
+    found = _WRITTEN.search(text)
+    body = found.group(1) if found else text.strip().split("\n", 1)[0].strip().strip("[]")
+    terms = tuple(t for t in (normalise(part) for part in body.split(",")) if t)
+    return terms or None

@@ -1,0 +1,229 @@
+"""Histories and how they are split: who had what, in which order, and what is held out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.files import read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+MIN_ITEMS = 3
+"""Leave-one-out needs one item to learn from, one to validate on and one to test on."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty where times are unknown."""
+
+    user_id: str
+    items: tuple[str, ...]
+    timestamps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question to a recommender: after `history` (oldest first, never empty), which item comes? `target` is the answer."""
+
+    user_id: str
+    history: tuple[str, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """`train` to learn from; `validation` to choose by; `test` to report, once. `name` says how it was cut."""
+
+    name: str
+    train: tuple[History, ...]
+    validation: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+def interaction_features() -> Features:
+    """The columns of the ``interactions`` table, one row an event. `position` counts a user's events from 0 in time order;
+    `timestamp` is in unix seconds, null where unknown."""
+    from datasets import Features, Value
+
+    return Features(
+        {"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")}
+    )
+
+
+def load_histories(path: str | Path, item_ids: Collection[str], short_users: str = "error", unknown_items: str = "error") -> list[History]:
+    """Histories from a file with one row an event (`user_id`, `item_id`, optional `timestamp`) or one row a user (`user_id`, `items`).
+
+    Events are put in time order, events of the same time in file order; without timestamps file order is time order. A timestamp is
+    unix seconds or ISO 8601 (UTC where it states no zone).
+
+    Args:
+        item_ids: the catalog's ids.
+        short_users: ``"error"``, ``"drop"``, or ``"keep"`` for users with fewer than three items.
+        unknown_items: ``"error"``, or ``"drop"`` for events on items that the catalog lacks.
+
+    Raises:
+        ValueError: a missing column or id, a time that cannot be read, and what the two policies refuse; names the line.
+    """
+    for name, value, allowed in (("short_users", short_users, ("error", "drop", "keep")), ("unknown_items", unknown_items, ("error", "drop"))):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
+    events: dict[str, list[tuple[int | None, str]]] = {}
+    first_seen: dict[str, str] = {}
+    for where, row in read_rows(path):
+        user_id = str(row.get("user_id") or "")
+        if not user_id or not ("item_id" in row or "items" in row):
+            raise ValueError(f"{where} needs `user_id` and either `item_id` or `items`; found {row}.")
+        if "items" in row:
+            if not isinstance(row["items"], list):
+                raise ValueError(f"{where}: `items` must be a list of item ids; found {row['items']!r}.")
+            if user_id in events:
+                raise ValueError(f"{where}: user {user_id!r} stands already at {first_seen[user_id]}; expected one row a user.")
+            times = row.get("timestamps") or [None] * len(row["items"])
+            if len(times) != len(row["items"]):
+                raise ValueError(f"{where}: {len(row['items'])} items but {len(times)} timestamps.")
+            new = [(_seconds(where, t), str(i)) for t, i in zip(times, row["items"], strict=True)]
+        else:
+            new = [(_seconds(where, row.get("timestamp")), str(row["item_id"] if row["item_id"] is not None else ""))]
+        first_seen.setdefault(user_id, where)
+        known = []
+        for time, item_id in new:
+            if item_id in item_ids:
+                known.append((time, item_id))
+            elif unknown_items == "error":
+                raise ValueError(
+                    f"{where}: user {user_id!r} has item {item_id!r}, which is not among the {len(item_ids)} items of the catalog. "
+                    "Add it to the items file, or leave such events out: unknown_items=drop."
+                )
+        events.setdefault(user_id, []).extend(known)
+    histories = []
+    for user_id, rows in events.items():
+        timed = sum(time is not None for time, _ in rows)
+        if timed not in (0, len(rows)):
+            raise ValueError(f"{path}: user {user_id!r} has {timed} timestamps for {len(rows)} events; give all or none.")
+        if timed:
+            rows = sorted(rows, key=lambda row: row[0])  # type: ignore[arg-type,return-value]  # stable: file order within one time
+        if len(rows) < MIN_ITEMS and short_users == "error":
+            raise ValueError(
+                f"{first_seen[user_id]}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. "
+                "Leave such users out: short_users=drop."
+            )
+        if len(rows) >= MIN_ITEMS or (rows and short_users == "keep"):
+            histories.append(History(user_id, tuple(i for _, i in rows), tuple(t for t, _ in rows) if timed else ()))  # type: ignore[misc]
+    if not histories:
+        raise ValueError(f"{path} holds no user with {MIN_ITEMS} or more items.")
+    return histories
+
+
+def leave_one_out(histories: Iterable[History]) -> Split:
+    """Each user's last item is the test target, the one before it the validation target, the rest trains.
+
+    Users with fewer than three items only train.
+    """
+    train, validation, test = [], [], []
+    for history in histories:
+        items = history.items
+        if len(items) < MIN_ITEMS:
+            train.append(history)
+            continue
+        train.append(History(history.user_id, items[:-2], history.timestamps[:-2]))
+        validation.append(Case(history.user_id, items[:-2], items[-2]))
+        test.append(Case(history.user_id, items[:-1], items[-1]))
+    return Split("leave-one-out", tuple(train), tuple(validation), tuple(test))
+
+
+def split_by_time(histories: Sequence[History], validation: float = 0.1, test: float = 0.1) -> Split:
+    """Cuts all events at two points in time: the last `test` share of events is tested, the `validation` share before it validated.
+
+    Every event after a cut is one case, asked with all that its user had before it; the first event of a user is no case.
+
+    Raises:
+        ValueError: histories without timestamps, or shares that leave nothing to train on.
+    """
+    if any(not h.timestamps for h in histories):
+        raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out where times are unknown.")
+    if not (0 < validation and 0 < test and validation + test < 1):
+        raise ValueError(f"validation={validation} and test={test} must be positive and sum to less than 1.")
+    times = sorted(t for h in histories for t in h.timestamps)
+    first_validation, first_test = times[int(len(times) * (1 - validation - test))], times[int(len(times) * (1 - test))]
+    train, cases = [], {"validation": [], "test": []}  # type: ignore[var-annotated]
+    for h in histories:
+        kept = sum(t < first_validation for t in h.timestamps)
+        if kept:
+            train.append(History(h.user_id, h.items[:kept], h.timestamps[:kept]))
+        for i in range(max(kept, 1), len(h.items)):
+            cases["test" if h.timestamps[i] >= first_test else "validation"].append(Case(h.user_id, h.items[:i], h.items[i]))
+    return Split("time", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
+
+
+def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int = 0) -> Split:
+    """Items never seen in training: half of the held-out items are validation targets, half test targets.
+
+    With timestamps the held-out items are those first seen last; without, a seeded sample. Each user's first meeting with a held-out
+    item is a case, asked with the training items that came before it.
+
+    Raises:
+        ValueError: `share` outside (0, 1), or fewer than two items would be held out.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share={share} must lie between 0 and 1.")
+    first: dict[str, int] = {}
+    for h in histories:
+        for i, item in enumerate(h.items):
+            time = h.timestamps[i] if h.timestamps else 0
+            first[item] = min(first.get(item, time), time)
+    order = sorted(first)
+    random.Random(seed).shuffle(order)
+    order.sort(key=first.__getitem__)  # stable: the shuffle decides where times are equal or unknown
+    held = order[len(order) - int(len(order) * share) :]
+    if len(held) < 2:
+        raise ValueError(f"share={share} of {len(order)} items holds out {len(held)}; at least two are needed.")
+    part = {item: "validation" if i < len(held) // 2 else "test" for i, item in enumerate(held)}
+    train, cases = [], {"validation": [], "test": []}  # type: ignore[var-annotated]
+    for h in histories:
+        known = [i for i, item in enumerate(h.items) if item not in part]
+        asked: set[str] = set()
+        for i, item in enumerate(h.items):
+            past = tuple(h.items[j] for j in known if j < i)
+            if item in part and item not in asked and past:
+                asked.add(item)
+                cases[part[item]].append(Case(h.user_id, past, item))
+        if known:
+            train.append(History(h.user_id, tuple(h.items[j] for j in known), tuple(h.timestamps[j] for j in known) if h.timestamps else ()))
+    return Split("unseen-items", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
+
+
+def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
+    """The ``interactions`` table as ``{"train", "validation", "test"}``: what trains, and each case's target, with its position."""
+    from datasets import Dataset
+
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
+    for h in split.train:
+        for i, item in enumerate(h.items):
+            rows["train"].append({"user_id": h.user_id, "item_id": item, "position": i, "timestamp": h.timestamps[i] if h.timestamps else None})
+    for name, cases in (("validation", split.validation), ("test", split.test)):
+        for c in cases:
+            rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": None})
+    return {name: Dataset.from_list(part, features=interaction_features()) for name, part in rows.items()}
+
+
+def _seconds(where: str, value: Any) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, datetime):
+        when = value
+    else:
+        try:
+            return int(float(value))
+        except (TypeError, ValueError):
+            pass
+        try:
+            when = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            raise ValueError(f"{where}: timestamp {value!r} is neither unix seconds nor ISO 8601.") from None
+    return int((when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp())

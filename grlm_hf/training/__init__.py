@@ -1,0 +1,1 @@
+"""From a mixture to a checkpoint, through TRL."""

@@ -1,0 +1,196 @@
+"""Supervised fine-tuning on the mixture with TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.tasks.prompts import identifier_tokens, item_line, prompt_hash, request_tokens, tokenizer_hash
+from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from grlm_hf.modeling import GRLMForRecommendation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained."""
+
+    model: str = "scratch"
+    """A causal LM on the Hub or in a folder, such as Qwen/Qwen3-4B-Instruct-2507; "scratch" makes a tiny Qwen3 from nothing."""
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    """Shape of the model from scratch."""
+    objective: str = "vocabulary"
+    """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only."""
+    epochs: float = 3.0
+    learning_rate: float = 1e-4
+    batch_size: int = 64
+    """Examples a step and device."""
+    gradient_accumulation: int = 1
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
+    bf16: bool = False
+    save_steps: int = 200
+    """A checkpoint to resume from is written every so many steps."""
+    max_steps: int = -1
+    """Stop after so many steps; -1: as many as `epochs` takes."""
+
+
+def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_length: int | None = None) -> Dataset:
+    """The mixture as `input_ids`, `completion_mask` (1 on the assistant turn and the EOS behind it) and `length`.
+
+    Every label is checked: the tokens of a completion are exactly the trie paths of its items, then EOS.
+
+    Raises:
+        ValueError: a completion that is not made of the catalog's identifiers, or an example longer than `max_length`.
+    """
+    from datasets import Dataset
+
+    prompts = request_tokens(tokenizer, [row[-1]["content"] for row in mixture["prompt"]])
+    texts = [row[-1]["content"] for row in mixture["completion"]]
+    completions = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    paths = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
+    rows: dict[str, list[Any]] = {"input_ids": [], "completion_mask": [], "length": []}
+    for key, prompt, text, completion in zip(mixture["key"], prompts, texts, completions, strict=True):
+        try:
+            labels = [token for line in text.splitlines(keepends=True) for token in paths[line]]
+        except KeyError as error:
+            raise ValueError(f"Example {key!r} has a completion with {error.args[0]!r}, which is no identifier of the catalog.") from None
+        if labels != completion:
+            raise ValueError(f"Example {key!r}: the tokens of its completion are not its items' trie paths: {text!r}.")
+        ids = [*prompt, *completion, tokenizer.eos_token_id]
+        if max_length is not None and len(ids) > max_length:
+            raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history.")
+        rows["input_ids"].append(ids)
+        rows["completion_mask"].append([0] * len(prompt) + [1] * (len(completion) + 1))
+        rows["length"].append(len(ids))
+    return Dataset.from_dict(rows)
+
+
+def train(
+    catalog: Catalog,
+    mixture: Dataset,
+    work: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    validation: Dataset | None = None,
+    max_history: int = 20,
+    seed: int = 0,
+) -> GRLMForRecommendation:
+    """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
+
+    Args:
+        mixture: prompt/completion examples (`grlm_hf.tasks.mixture`).
+        work: folder for the trainer's checkpoints and its log.
+        validation: examples of validation users whose loss is logged each epoch.
+        max_history: what the mixture was built with; the checkpoint states it.
+
+    Raises:
+        ImportError: trl is not installed.
+        ValueError: see `tokenize_mixture`; or the loss became NaN.
+    """
+    try:
+        from trl import SFTConfig, SFTTrainer
+
+        from grlm_hf.training.objective import TrieSFTTrainer
+    except ImportError as error:
+        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from grlm_hf.modeling import GRLMConfig, GRLMForRecommendation
+
+    config = config or TrainConfig()
+    work = Path(work)
+    # 1. the model
+    if config.model == "scratch":
+        tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
+        model = make_model(config.scratch, tokenizer, seed)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        model = AutoModelForCausalLM.from_pretrained(config.model, dtype="bfloat16" if config.bf16 else "float32")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    # 2. the data
+    examples = tokenize_mixture(mixture, tokenizer, catalog, limit)
+    held_out = tokenize_mixture(validation, tokenizer, catalog, limit) if validation is not None else None
+    # 3. TRL
+    sft_args = SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=config.model != "scratch",
+        completion_only_loss=True,
+        max_length=None,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch" if held_out is not None else "no",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        logging_steps=50,
+        logging_nan_inf_filter=False,
+        seed=seed,
+        data_seed=seed,
+        report_to="none",
+    )
+    parts: dict[str, Any] = {"args": sft_args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
+    trainer = (
+        SFTTrainer(model, **parts)
+        if config.objective == "vocabulary"
+        else TrieSFTTrainer(model, trie=catalog.trie(tokenizer), **parts)
+    )
+    hooks = _add_dropout(trainer.model, config.dropout)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    for hook in hooks:
+        hook.remove()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if any(loss != loss for loss in losses):
+        raise ValueError("The training loss became NaN; lower learning_rate.")
+    (work / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    # 4. the checkpoint
+    return GRLMForRecommendation(
+        trainer.accelerator.unwrap_model(trainer.model),
+        tokenizer,
+        catalog,
+        GRLMConfig(
+            max_history=max_history, prompt_hash=prompt_hash(), tokenizer_hash=tokenizer_hash(tokenizer), objective=config.objective
+        ),
+    )
+
+
+def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
+    # Each identifier counts once, as does each user turn: what is frequent in the catalog, not in the logs, gets a token.
+    return [*map(item_line, catalog.identifiers), *(f"user\n{row[-1]['content']}\nassistant\n" for row in mixture["prompt"])]
+
+
+def _add_dropout(model: Any, p: float) -> list[Any]:
+    """Hooks that drop out embeddings and block outputs while training, so that the saved architecture stays a stock one."""
+    from torch.nn import functional as F
+
+    if not p:
+        return []
+
+    def drop(module: Any, _inputs: Any, output: Any) -> Any:
+        return F.dropout(output, p, module.training)
+
+    modules = [model.get_input_embeddings(), *(m for n, m in model.named_modules() if n.endswith(("self_attn.o_proj", "mlp.down_proj")))]
+    return [module.register_forward_hook(drop) for module in modules]

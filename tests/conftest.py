@@ -1,0 +1,38 @@
+"""Every test runs against a Hub of its own on 127.0.0.1 and an empty cache: none reaches the network or the user's files."""
+
+import os
+import sys
+import tempfile
+
+import pytest
+from hub_server import HubServer
+
+assert "huggingface_hub" not in sys.modules, "huggingface_hub reads HF_ENDPOINT once, at import: nothing may import it before this"
+
+_server = HubServer()  # holds its port from here on, listens once a test asks for `hub`
+_home = tempfile.TemporaryDirectory(prefix="grlm-hf-home-")  # removed at exit
+
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
+    del os.environ[_name]  # the user's token, offline switch and cache folders
+os.environ |= {
+    "HF_ENDPOINT": _server.url,
+    "HF_HOME": _home.name,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # else load_dataset asks s3.amazonaws.com
+    "NO_PROXY": "*",
+    "no_proxy": "*",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # tiny models: more threads only cost, above all on a shared machine
+    "MPLBACKEND": "Agg",
+}
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """The running Hub; its token is in HF_TOKEN, so pass `token=False` to act as a stranger."""
+    with _server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", _server.token)
+        patch.setattr("datasets.config.USE_PARQUET_EXPORT", False)  # else load_dataset looks up datasets-server.127.0.0.1
+        yield _server
