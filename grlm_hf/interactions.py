@@ -212,6 +212,15 @@ def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
     return {name: Dataset.from_list(part, features=interaction_features()) for name, part in rows.items()}
 
 
+def cases_to_dataset(cases: Sequence[Case]) -> Dataset:
+    """The ``cases`` table: `user_id`, `history` (item ids, oldest first) and `target`."""
+    from datasets import Dataset, Features, List, Value
+
+    text = Value("string")
+    rows = [{"user_id": c.user_id, "history": list(c.history), "target": c.target} for c in cases]
+    return Dataset.from_list(rows, features=Features({"user_id": text, "history": List(text), "target": text}))
+
+
 def _seconds(where: str, value: Any) -> int | None:
     if value is None or value == "":
         return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..catalog import Item
+from grlm_hf.catalog import Item
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,10 +125,10 @@ def embed(items: Sequence[Item], embedder: SentenceTransformer | str | None = No
         raise ValueError("There are no items to embed; pass at least one.")
     texts = [item_text(item) for item in items]
     if embedder is None:
-        embedder = tfidf_embedder(texts)
-    elif isinstance(embedder, str):
-        embedder = _needs("sentence_transformers").SentenceTransformer(embedder)
-    found = embedder.encode(texts, batch_size=batch_size, show_progress_bar=len(texts) > _PROGRESS_FROM, convert_to_numpy=True)
+        model = tfidf_embedder(texts)
+    else:
+        model = _needs("sentence_transformers").SentenceTransformer(embedder) if isinstance(embedder, str) else embedder
+    found = model.encode(texts, batch_size=batch_size, show_progress_bar=len(texts) > _PROGRESS_FROM, convert_to_numpy=True)
     vectors = np.asarray(found, dtype=np.float32)
 
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))

@@ -1,0 +1,308 @@
+"""The command line: every verb is a thin call of one public function."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import inspect
+import json
+import sys
+import textwrap
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+import grlm_hf
+
+app = App(
+    name="grlm",
+    version=grlm_hf.__version__,
+    help="Generative recommendation with Term IDs: from a catalog and logs to a recommender.\n\nStart with `grlm quickstart`.",
+    help_format="markdown",
+)
+
+Settings = Annotated[list[str] | None, Parameter(name=["--set"], negative=(), help="Change one setting, as key=value; repeat for more.")]
+RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Take the settings from this recipe (YAML).")]
+
+
+@app.command
+def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None) -> None:
+    """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. About three minutes.
+
+    Parameters
+    ----------
+    output
+        Folder that receives data/, catalog/, datasets/, checkpoint/, report.json and report.png.
+    """
+    from grlm_hf.quickstart import quickstart_recipe
+    from grlm_hf.recipe import override, run
+
+    report = run(override(quickstart_recipe(output), set_ or []), _say)
+    _show(report, output)
+
+
+@app.command(name="run")
+def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None) -> None:
+    """Run a recipe's stages: terms, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
+
+    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set train.epochs=5`
+
+    Parameters
+    ----------
+    recipe
+        YAML file, such as recipes/beauty-cpu.yaml.
+    data
+        Another data folder than the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
+    output
+        Another output folder than the recipe's.
+    """
+    from grlm_hf.recipe import load_recipe, run
+
+    loaded = load_recipe(recipe, set_ or [])
+    loaded = replace(loaded, data=str(data or loaded.data), output=str(output or loaded.output or f"runs/{recipe.stem}"))
+    _show(run(loaded, _say), Path(loaded.output))
+
+
+@app.command
+def terms(data: Path, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Give every item of a data folder a Term ID and write the catalog.
+
+    Example: `grlm terms my-shop --output catalog --set terms.neighbors=8`
+
+    Parameters
+    ----------
+    data
+        Folder with items.csv, items.jsonl or items.parquet: item_id and title, optionally brand, categories, description, price, domain.
+    output
+        Folder that receives catalog.parquet.
+    """
+    from grlm_hf.recipe import load_recipe, make_terms
+
+    r = load_recipe(recipe, set_ or [])
+    catalog = make_terms(data, output, r.terms, r.read)
+    _say(f"{catalog!r} → {output}")
+
+
+@app.command
+def dataset(data: Path, *, catalog: Path, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Split the interactions, build the training mixture, and write all tables as a dataset repository.
+
+    Example: `grlm dataset my-shop --catalog catalog --output datasets`
+
+    Parameters
+    ----------
+    data
+        Folder with interactions.* (user_id, item_id, optional timestamp; one row an event) or sequences.* (user_id, items).
+    catalog
+        Folder that `grlm terms` wrote.
+    output
+        Folder that receives the tables; `load_dataset(output, "sft")` reads it.
+    """
+    from grlm_hf.recipe import load_recipe, make_dataset
+
+    r = load_recipe(recipe, set_ or [])
+    make_dataset(data, catalog, output, r.mixture, r.read, seed=r.seed, title=r.name, notice=r.notice)
+    _say(f"dataset → {output}")
+
+
+@app.command
+def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Train a recommender on a dataset repository with TRL. Run again after an interruption, it goes on from its last checkpoint.
+
+    Example: `grlm train datasets --output checkpoint --set train.model=Qwen/Qwen3-4B-Instruct-2507 --set train.bf16=true`
+
+    Parameters
+    ----------
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        Folder that receives the checkpoint.
+    """
+    from grlm_hf.recipe import load_recipe, make_checkpoint
+
+    r = load_recipe(recipe, set_ or [])
+    make_checkpoint(datasets, output, r.train, seed=r.seed)
+    _say(f"checkpoint → {output}")
+
+
+@app.command
+def evaluate(
+    checkpoint: str,
+    datasets: str,
+    *,
+    output: Path = Path("report.json"),
+    part: Annotated[str, Parameter(help="test, or validation while choosing settings.")] = "test",
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure a checkpoint and the baselines on every held-out user, over the full catalog.
+
+    Example: `grlm evaluate checkpoint datasets --output report.json`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id.
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        The report; a plot is written beside it.
+    """
+    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.recipe import load_recipe, make_report
+
+    r = load_recipe(recipe, set_ or [])
+    report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
+    print(json.dumps(report, indent=2) if as_json else text_table(report))
+
+
+@app.command
+def recommend(
+    checkpoint: str,
+    *,
+    history: str,
+    k: int = 10,
+    exclude_seen: bool = False,
+    num_beams: int | None = None,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
+) -> None:
+    """Recommend the next items after a history.
+
+    Example: `grlm recommend grlm-quickstart/checkpoint --history B0001,B0042 --k 5 --json`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id.
+    history
+        Item ids, oldest first, separated by commas.
+    k
+        How many items.
+    exclude_seen
+        Leave out items of the history.
+    num_beams
+        Width of the search; by default at least 20.
+    """
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    items = [i.strip() for i in history.split(",") if i.strip()]
+    found = grlm.recommend(items, k, exclude_seen=exclude_seen, num_beams=num_beams)
+    print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else _listing(found))
+
+
+@app.command
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    public: Annotated[bool, Parameter(negative=(), help="Create the repository public; by default it is private.")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Publish a checkpoint, a dataset folder or a catalog on the Hub, in one commit.
+
+    Example: `grlm push grlm-quickstart/checkpoint my-org/my-recommender`
+
+    Parameters
+    ----------
+    folder
+        What `grlm train`, `grlm dataset` or `grlm terms` wrote.
+    repo_id
+        ORG/NAME; created if need be.
+    """
+    from grlm_hf.hub import publish
+
+    print(publish(folder, repo_id, private=not public, dry_run=dry_run))
+
+
+# --- talk --------------------------------------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _listing(found: list[Any]) -> str:
+    return "\n".join(f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1))
+
+
+def _show(report: dict[str, Any], output: Path) -> None:
+    from datasets import load_dataset
+
+    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
+    case = load_dataset(str(output / "datasets"), "cases", split="test")[0]
+    history = case["history"][-3:]
+    print(f"\n{text_table(report)}\n\nUser {case['user_id']} had, last:")
+    for item in history:
+        print(f"     {grlm.catalog[item].title}  ({item})")
+    print("and is recommended:")
+    print(_listing(grlm.recommend(case["history"], 5, exclude_seen=True)))
+    print(f"\nPlot: {output / 'report.png'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
+
+
+def _settings_help(*sections: tuple[str, Any]) -> str:
+    """A list of settings with their defaults and what the dataclasses say of them."""
+    lines = ["Settings (`--set KEY=VALUE`, or the same keys in a recipe):", ""]
+    for prefix, value in sections:
+        said = _field_docs(type(value))
+        for f in fields(value):
+            default = getattr(value, f.name)
+            if is_dataclass(default):
+                lines += _settings_help((f"{prefix}{f.name}.", default)).splitlines()[2:]
+            else:
+                lines.append(f"- `{prefix}{f.name}={json.dumps(default)}` {said.get(f.name, '')}")
+    return "\n".join(lines)
+
+
+def _field_docs(owner: type) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
+    return {
+        a.target.id: " ".join(d.value.value.split())
+        for a, d in zip(body, body[1:], strict=False)
+        if isinstance(a, ast.AnnAssign) and isinstance(d, ast.Expr) and isinstance(d.value, ast.Constant)
+    }  # fmt: skip
+
+
+def _add_settings_help() -> None:
+    from grlm_hf.recipe import Recipe
+
+    r = Recipe()
+    read, mix = ("read.", r.read), ("mixture.", r.mixture)
+    of = {
+        "terms": [("terms.", r.terms), read],
+        "dataset": [mix, read],
+        "train": [("train.", r.train)],
+        "evaluate": [("evaluate.", r.evaluate)],
+        "run": [("", r)],
+    }
+    for verb, sections in of.items():
+        app[verb].help_epilogue = _settings_help(*sections)
+
+
+def main() -> None:
+    """Entry point of `grlm`: exit status 0, 2 for a mistake in the call or the input, 130 after Ctrl-C."""
+    if "--help" in sys.argv or "-h" in sys.argv:
+        _add_settings_help()
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=True)
+    except CycloptsError:
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(_fail("Interrupted. Run the same command again: finished stages are kept, training goes on from its last checkpoint.", 130))
+    except (ValueError, ImportError) as error:
+        sys.exit(_fail(str(error)))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            sys.exit(_fail(f"The disk is full ({error.filename or error.strerror}). What was written before is intact; free some space and run again."))
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"grlm: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,1 @@
+"""Methods to beat, under the same protocol."""

@@ -1,0 +1,42 @@
+"""A GRLM checkpoint as methods of the evaluator: held to the trie, or writing freely and grounded afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
+from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.modeling import GRLMForRecommendation
+
+
+def constrained(grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64) -> Method:
+    """`GRLMForRecommendation.recommend`; an identifier counts as a direct hit if the catalog holds it."""
+
+    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+        k = min(DEPTH, len(grlm.catalog))
+        answers = grlm.recommend(histories, k, exclude_seen=exclude_seen, num_beams=num_beams, batch_size=batch_size)
+        direct = [[bool(grlm.catalog.positions_of(r.term_id)) for r in a[:RATES_AT]] for a in answers]
+        return Rankings([[r.item_id for r in a] for a in answers], [sum(d) / max(len(d), 1) for d in direct])
+
+    return method
+
+
+def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", num_beams: int = 20) -> Method:
+    """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow."""
+    grounder = grlm.grounder(form)
+
+    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+        items, direct = [], []
+        for history in histories:
+            written = grlm.write_freely(history, num_beams)
+            found = [grounder.ground(terms) if terms else None for terms in written]
+            seen = set(history) if exclude_seen else set()
+            ranking: list[str | None] = []
+            for grounded in found:
+                new = [i.item_id for i in grounded.items if i.item_id not in seen] if grounded else [None]
+                ranking += [i for i in new if i is None or i not in ranking]
+            items.append(ranking[:DEPTH])
+            direct.append(sum(g is not None and g.exact for g in found[:RATES_AT]) / RATES_AT)
+        return Rankings(items, direct)
+
+    return method

@@ -1,0 +1,53 @@
+"""Ranking metrics of leave-one-out style cases: pure functions of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+RECALL_AT = (1, 5, 10, 20)
+NDCG_AT = (5, 10, 20)
+DEPTH = 20
+"""Length of a ranking that is evaluated; MRR counts a target that stands deeper as 0."""
+
+
+def ranks(rankings: Sequence[Sequence[str | None]], targets: Sequence[str]) -> np.ndarray:
+    """The place, from 1, of each target in its ranking; 0 where it is absent. int64 [cases]."""
+    found = np.zeros(len(targets), np.int64)
+    for i, (ranking, target) in enumerate(zip(rankings, targets, strict=True)):
+        for place, item in enumerate(ranking[:DEPTH], 1):
+            if item == target:
+                found[i] = place
+                break
+    return found
+
+
+def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
+    """Metric name → value for each case, float64 [cases], from `ranks`.
+
+    With one target: recall@k is 1 within the first k, ndcg@k is 1 / log2(rank + 1) there (Järvelin and Kekäläinen 2002; the ideal DCG
+    is 1), mrr is 1 / rank.
+    """
+    hit = rank > 0
+    safe = np.maximum(rank, 1)
+    values = {f"recall@{k}": (hit & (rank <= k)).astype(float) for k in RECALL_AT}
+    values |= {f"ndcg@{k}": np.where(hit & (rank <= k), 1 / np.log2(safe + 1), 0.0) for k in NDCG_AT}
+    values["mrr"] = np.where(hit, 1 / safe, 0.0)
+    return values
+
+
+def bootstrap(values: dict[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Mean of each metric with its 95 % percentile bootstrap interval over cases: name → ``{value, low, high}``.
+
+    All metrics share the resamples, so that a run's intervals are reproducible by `seed`.
+    """
+    table = np.stack(list(values.values()), 1)
+    rng = np.random.default_rng(seed)
+    n = len(table)
+    means = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ table / n for _ in range(resamples)])
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    return {
+        name: {"value": float(v), "low": float(a), "high": float(b)}
+        for name, v, a, b in zip(values, table.mean(0), low, high, strict=True)
+    }

@@ -1,0 +1,28 @@
+"""The quickstart: the synthetic sample shop through the very recipe that real data take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from grlm_hf.recipe import EvaluateConfig, Recipe
+from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
+from grlm_hf.training.scratch import ScratchConfig
+from grlm_hf.training.sft import TrainConfig
+
+QUICKSTART = Recipe(
+    name="quickstart (synthetic shop)",
+    notice=SYNTHETIC_NOTICE,
+    train=TrainConfig(
+        scratch=ScratchConfig(vocab_size=2048, hidden_size=128, layers=2), epochs=6, learning_rate=3e-3, batch_size=64, weight_decay=0.05, dropout=0.1
+    ),
+    evaluate=EvaluateConfig(free_users=100),
+)  # fmt: skip
+
+
+def quickstart_recipe(output: str | Path) -> Recipe:
+    """Writes the sample shop to ``output/data`` (unless it is there) and returns the recipe that runs on it."""
+    data = Path(output) / "data"
+    if not (data / "interactions.jsonl").is_file():
+        write_sample(data)
+    return replace(QUICKSTART, data=str(data), output=str(output))
