@@ -303,7 +303,8 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
     if not title:
         if missing_title == "error":
             raise ValueError(
-                f"{where}: item {text('item_id')!r} has an empty title. Give it one, or let brand and category stand in: missing_title=fill."
+                f"{where}: item {text('item_id')!r} has an empty title. "
+                "Give it one, or let brand and category stand in: read.missing_title=fill."
             )
         title = " ".join(filter(None, (text("brand"), *categories[-1:]))) or text("item_id")
     return Item(

@@ -226,7 +226,9 @@ def _say(text: str) -> None:
 
 
 def _listing(found: list[Any]) -> str:
-    return "\n".join(f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1))
+    return "\n".join(
+        f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1)
+    )
 
 
 def _show(report: dict[str, Any], output: Path) -> None:
@@ -261,12 +263,14 @@ def _settings_help(*sections: tuple[str, Any]) -> str:
 
 
 def _field_docs(owner: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
-    return {
-        a.target.id: " ".join(d.value.value.split())
-        for a, d in zip(body, body[1:], strict=False)
-        if isinstance(a, ast.AnnAssign) and isinstance(d, ast.Expr) and isinstance(d.value, ast.Constant)
-    }  # fmt: skip
+    said: dict[str, str] = {}
+    name = ""
+    for line in ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body:  # type: ignore[attr-defined]
+        if isinstance(line, ast.AnnAssign):
+            name = ast.unparse(line.target)
+        elif isinstance(line, ast.Expr) and name:  # the string below a field
+            said[name] = " ".join(str(ast.literal_eval(line.value)).split())
+    return said
 
 
 def _add_settings_help() -> None:
@@ -274,7 +278,7 @@ def _add_settings_help() -> None:
 
     r = Recipe()
     read, mix = ("read.", r.read), ("mixture.", r.mixture)
-    of = {
+    of: dict[str, list[tuple[str, Any]]] = {
         "terms": [("terms.", r.terms), read],
         "dataset": [mix, read],
         "train": [("train.", r.train)],
@@ -294,12 +298,18 @@ def main() -> None:
     except CycloptsError:
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(_fail("Interrupted. Run the same command again: finished stages are kept, training goes on from its last checkpoint.", 130))
+        sys.exit(
+            _fail("Interrupted. Run the same command again: finished stages are kept, training goes on from its last checkpoint.", 130)
+        )
     except (ValueError, ImportError) as error:
         sys.exit(_fail(str(error)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            sys.exit(_fail(f"The disk is full ({error.filename or error.strerror}). What was written before is intact; free some space and run again."))
+            sys.exit(
+                _fail(
+                    f"The disk is full ({error.filename or error.strerror}). What was written before is intact; free some space and run again."
+                )
+            )
         sys.exit(_fail(str(error)))
 
 

@@ -48,7 +48,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         number += 1
                         yield f"{path}:row {number}", row
             return
-        with (gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")) as raw:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
             if name.endswith(".csv"):
                 reader = csv.DictReader(text, strict=True)

@@ -138,7 +138,9 @@ def dataset_facts(path_or_repo: str | Path) -> dict[str, Any]:
             path = Path(hf_hub_download(str(path_or_repo), DATASET_FACTS, repo_type="dataset"))
     facts = read_json(path)
     if not isinstance(facts, dict) or facts.get("schema") != 1:
-        raise ValueError(f"{path} has schema {facts.get('schema') if isinstance(facts, dict) else None}; this grlm-hf reads 1. pip install -U grlm-hf")
+        raise ValueError(
+            f"{path} has schema {facts.get('schema') if isinstance(facts, dict) else None}; this grlm-hf reads 1. pip install -U grlm-hf"
+        )
     return facts
 
 

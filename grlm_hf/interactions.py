@@ -51,9 +51,7 @@ def interaction_features() -> Features:
     `timestamp` is in unix seconds, null where unknown."""
     from datasets import Features, Value
 
-    return Features(
-        {"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")}
-    )
+    return Features({"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")})
 
 
 def load_histories(path: str | Path, item_ids: Collection[str], short_users: str = "error", unknown_items: str = "error") -> list[History]:
@@ -70,7 +68,10 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
     Raises:
         ValueError: a missing column or id, a time that cannot be read, and what the two policies refuse; names the line.
     """
-    for name, value, allowed in (("short_users", short_users, ("error", "drop", "keep")), ("unknown_items", unknown_items, ("error", "drop"))):
+    for name, value, allowed in (
+        ("short_users", short_users, ("error", "drop", "keep")),
+        ("unknown_items", unknown_items, ("error", "drop")),
+    ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
     events: dict[str, list[tuple[int | None, str]]] = {}
@@ -98,7 +99,7 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
             elif unknown_items == "error":
                 raise ValueError(
                     f"{where}: user {user_id!r} has item {item_id!r}, which is not among the {len(item_ids)} items of the catalog. "
-                    "Add it to the items file, or leave such events out: unknown_items=drop."
+                    "Add it to the items file, or leave such events out: read.unknown_items=drop."
                 )
         events.setdefault(user_id, []).extend(known)
     histories = []
@@ -111,7 +112,7 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
         if len(rows) < MIN_ITEMS and short_users == "error":
             raise ValueError(
                 f"{first_seen[user_id]}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. "
-                "Leave such users out: short_users=drop."
+                "Leave such users out: read.short_users=drop."
             )
         if len(rows) >= MIN_ITEMS or (rows and short_users == "keep"):
             histories.append(History(user_id, tuple(i for _, i in rows), tuple(t for t, _ in rows) if timed else ()))  # type: ignore[misc]
@@ -147,7 +148,7 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
     """
     if any(not h.timestamps for h in histories):
         raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out where times are unknown.")
-    if not (0 < validation and 0 < test and validation + test < 1):
+    if not (validation > 0 and test > 0 and validation + test < 1):
         raise ValueError(f"validation={validation} and test={test} must be positive and sum to less than 1.")
     times = sorted(t for h in histories for t in h.timestamps)
     first_validation, first_test = times[int(len(times) * (1 - validation - test))], times[int(len(times) * (1 - test))]
@@ -194,7 +195,9 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
                 asked.add(item)
                 cases[part[item]].append(Case(h.user_id, past, item))
         if known:
-            train.append(History(h.user_id, tuple(h.items[j] for j in known), tuple(h.timestamps[j] for j in known) if h.timestamps else ()))
+            train.append(
+                History(h.user_id, tuple(h.items[j] for j in known), tuple(h.timestamps[j] for j in known) if h.timestamps else ())
+            )
     return Split("unseen-items", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
 
 
@@ -205,7 +208,9 @@ def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for h in split.train:
         for i, item in enumerate(h.items):
-            rows["train"].append({"user_id": h.user_id, "item_id": item, "position": i, "timestamp": h.timestamps[i] if h.timestamps else None})
+            rows["train"].append(
+                {"user_id": h.user_id, "item_id": item, "position": i, "timestamp": h.timestamps[i] if h.timestamps else None}
+            )
     for name, cases in (("validation", split.validation), ("test", split.test)):
         for c in cases:
             rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": None})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -47,7 +47,8 @@ class GRLMConfig:
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """One recommended item. `score` is the natural-log probability of its Term ID after the history, normalised over the full vocabulary
-    or over the trie's legal children, as the checkpoint was trained (`GRLMConfig.objective`). Items that share a Term ID share the score and stand in ascending order of item_id."""
+    or over the trie's legal children, as the checkpoint was trained (`GRLMConfig.objective`). Items that share a Term ID share the
+    score and stand in ascending order of item_id."""
 
     item_id: str
     score: float
@@ -91,12 +92,12 @@ class GRLMForRecommendation:
         self.catalog = catalog
         self.config = config
         self._paths = identifier_tokens(tokenizer, catalog.term_ids)
-        self.trie = Trie(
-            [self._paths[catalog.positions_of(tid)[0]] for tid in catalog.identifiers], tokenizer.eos_token_id, found
-        )
+        self.trie = Trie([self._paths[catalog.positions_of(tid)[0]] for tid in catalog.identifiers], tokenizer.eos_token_id, found)
         vocab = model.get_input_embeddings().weight.shape[0]
         if self.trie.vocab > vocab:
-            raise ValueError(f"The tokenizer makes ids up to {self.trie.vocab - 1}, the model has {vocab} embeddings: they do not belong together.")
+            raise ValueError(
+                f"The tokenizer makes ids up to {self.trie.vocab - 1}, the model has {vocab} embeddings: they do not belong together."
+            )
         self._walker = TrieWalker(self.trie, self.device)
 
     @property
@@ -129,7 +130,8 @@ class GRLMForRecommendation:
             if not (folder / name).is_file():
                 raise ValueError(
                     f"{path_or_repo} holds no {name}: it is not a GRLM checkpoint (a plain language model?). "
-                    "Train one with `grlm train`, or join the parts: GRLMForRecommendation(model, tokenizer, catalog).save_pretrained(folder)."
+                    "Train one with `grlm train`, or join the parts: "
+                    "GRLMForRecommendation(model, tokenizer, catalog).save_pretrained(folder)."
                 )
         values = read_json(folder / CONFIG_FILE)
         known = {f.name for f in fields(GRLMConfig)}
@@ -158,7 +160,7 @@ class GRLMForRecommendation:
             write_json(new / CONFIG_FILE, asdict(self.config))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Publishes the checkpoint with its catalog as a model repository (private unless said otherwise) in one commit; returns its URL."""
+        """Publishes the checkpoint with its catalog as a model repository in one commit; returns its URL."""
         import tempfile
 
         from grlm_hf.hub import push_folder
@@ -169,10 +171,6 @@ class GRLMForRecommendation:
 
     # --- recommending --------------------------------------------------------------------------------------------------------------
 
-    @overload
-    def recommend(self, history: Sequence[str], k: int = 10, **options: Any) -> list[Recommendation]: ...
-    @overload
-    def recommend(self, history: Sequence[Sequence[str]], k: int = 10, **options: Any) -> list[list[Recommendation]]: ...
     def recommend(
         self,
         history: Any,
@@ -193,7 +191,7 @@ class GRLMForRecommendation:
             progress: called with the number of histories done since the last call.
 
         Returns:
-            A list of `Recommendation` (of lists, for a list of histories). It is shorter than `k` only when `exclude_seen` leaves fewer items.
+            A list of `Recommendation`, or one such list a history. It is shorter than `k` only when `exclude_seen` leaves fewer items.
 
         Raises:
             ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` too small for `k`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from grlm_hf.recipe import EvaluateConfig, Recipe
+from grlm_hf.recipe import Recipe
 from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
@@ -14,10 +14,15 @@ QUICKSTART = Recipe(
     name="quickstart (synthetic shop)",
     notice=SYNTHETIC_NOTICE,
     train=TrainConfig(
-        scratch=ScratchConfig(vocab_size=2048, hidden_size=128, layers=2), epochs=6, learning_rate=3e-3, batch_size=64, weight_decay=0.05, dropout=0.1
+        objective="trie",
+        scratch=ScratchConfig(vocab_size=3072, hidden_size=128, layers=2),
+        epochs=10,
+        learning_rate=3e-3,
+        batch_size=64,
+        weight_decay=0.05,
+        dropout=0.1,
     ),
-    evaluate=EvaluateConfig(free_users=100),
-)  # fmt: skip
+)
 
 
 def quickstart_recipe(output: str | Path) -> Recipe:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class EvaluateConfig:
     resamples: int = 1000
     """Of the bootstrap."""
     free_users: int = 0
-    """Let the model also write without the trie, for so many users, grounded afterwards (method grlm_free); needs objective "vocabulary"."""
+    """Let the model also write without the trie, for so many users, grounded afterwards; needs objective "vocabulary"."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
     for setting in settings:
         if "=" not in setting:
             raise ValueError(f"Setting {setting!r} is not of the form key=value, such as train.epochs=3.")
-        parts.append((f"setting {setting!r}", lambda s=setting: OmegaConf.from_dotlist([s])))
+        parts.append((f"setting {setting!r}", partial(OmegaConf.from_dotlist, [setting])))
     merged = OmegaConf.structured(recipe)
     for where, load in parts:
         try:
@@ -148,7 +149,9 @@ def _reason(error: Exception) -> str:
             owner = getattr(owner, name, owner)
         known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
         near = difflib.get_close_matches(last, known, 1)
-        return f"unknown key {key!r}" + (f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else f"; known there: {', '.join(known)}.")
+        return f"unknown key {key!r}" + (
+            f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else f"; known there: {', '.join(known)}."
+        )
     return str(error).splitlines()[0] + (f" (at {key})" if key else "")
 
 
@@ -174,7 +177,9 @@ def make_terms(data: str | Path, output: str | Path, config: TermsConfig | None 
     if config.source == "file":
         given = load_term_ids(find_data(data, "term_ids", "term_ids_official"))
         if missing := [i.item_id for i in items if i.item_id not in given]:
-            raise ValueError(f"{len(missing)} items have no Term ID in the file, such as {missing[:3]}; extract them: terms.source=extract.")
+            raise ValueError(
+                f"{len(missing)} items have no Term ID in the file, such as {missing[:3]}; extract them: terms.source=extract."
+            )
         term_ids = [given[i.item_id] for i in items]
     elif config.source == "extract":
         from grlm_hf.identifiers.extract import extract_terms
@@ -226,7 +231,9 @@ def make_dataset(
 
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
     catalog = Catalog.from_pretrained(catalog_folder)
-    histories = load_histories(find_data(data, "interactions", "sequences"), catalog, read.short_users, read.unknown_items)
+    histories = load_histories(
+        find_data(data, "interactions", "sequences"), {i.item_id for i in catalog}, read.short_users, read.unknown_items
+    )
     split = make_split(histories, read.split, seed)
     tables = {
         "items": {"train": items_to_dataset(catalog.items)},
@@ -258,7 +265,13 @@ def make_checkpoint(
     sft = load_dataset(str(datasets), "sft")
     work = Path(work) if work else Path(output).parent / f".{Path(output).name}-training"
     grlm = train(
-        Catalog.from_pretrained(datasets), sft["train"], work, config, validation=sft["validation"], max_history=facts["max_history"], seed=seed
+        Catalog.from_pretrained(datasets),
+        sft["train"],
+        work,
+        config,
+        validation=sft["validation"],
+        max_history=facts["max_history"],
+        seed=seed,
     )
     grlm.save_pretrained(output)
     shutil.rmtree(work, ignore_errors=True)
@@ -305,7 +318,9 @@ def make_report(
     report = evaluate(methods, cases, grlm.catalog, **common)  # type: ignore[arg-type]
     if config.free_users:
         if grlm.config.objective != "vocabulary":
-            raise ValueError("free_users needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt to write freely.")
+            raise ValueError(
+                "free_users needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt to write freely."
+            )
         freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, **common)  # type: ignore[arg-type]
         report["methods"] |= freely["methods"]
         report["protocol"]["grlm_free"] = f"first {freely['protocol']['users']} users; no trie, grounded in the paper's form"
@@ -337,24 +352,37 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
         work(key)
         write_json(record, {"key": key})
 
+    events = find_data(recipe.data, "interactions", "sequences")
+    r = recipe
+
     stage(
-        "terms", [find_data(recipe.data, "items"), *given], [recipe.terms, recipe.read], [catalog],
-        lambda _: make_terms(recipe.data, catalog, recipe.terms, recipe.read),
-    )  # fmt: skip
+        "terms",
+        [find_data(r.data, "items"), *given],
+        [r.terms, r.read],
+        [catalog],
+        lambda _: make_terms(r.data, catalog, r.terms, r.read),
+    )
     stage(
-        "dataset", [find_data(recipe.data, "interactions", "sequences"), catalog], [recipe.mixture, recipe.read, seed, recipe.name], [datasets],
-        lambda _: make_dataset(
-            recipe.data, catalog, datasets, recipe.mixture, recipe.read, seed=seed, title=recipe.name, notice=recipe.notice
-        ),
-    )  # fmt: skip
+        "dataset",
+        [events, catalog],
+        [r.mixture, r.read, seed, r.name, r.notice],
+        [datasets],
+        lambda _: make_dataset(r.data, catalog, datasets, r.mixture, r.read, seed=seed, title=r.name, notice=r.notice),
+    )
     stage(
-        "train", [datasets], [recipe.train, seed, prompt_hash()], [checkpoint],
-        lambda key: make_checkpoint(datasets, checkpoint, recipe.train, work=state / f"train-{key}", seed=seed),
-    )  # fmt: skip
+        "train",
+        [datasets],
+        [r.train, seed, prompt_hash()],
+        [checkpoint],
+        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=seed),
+    )
     stage(
-        "evaluate", [datasets, checkpoint], [recipe.evaluate, seed], [report_file, report_file.with_suffix(".png")],
-        lambda key: make_report(checkpoint, datasets, report_file, recipe.evaluate, work=state / f"evaluate-{key}", seed=seed, name=recipe.name),
-    )  # fmt: skip
+        "evaluate",
+        [datasets, checkpoint],
+        [r.evaluate, seed],
+        [report_file, report_file.with_suffix(".png")],
+        lambda key: make_report(checkpoint, datasets, report_file, r.evaluate, work=state / f"evaluate-{key}", seed=seed, name=r.name),
+    )
     report = read_json(report_file)
     write_model_card(checkpoint, report, recipe.name, recipe.notice)
     for leftover in [*state.glob("evaluate-*"), *state.glob("train-*")]:
@@ -363,7 +391,9 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
 
 
 def _fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
-    digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if hasattr(s, "__dataclass_fields__") else s for s in settings]]).encode())
+    digest = hashlib.sha256(
+        json.dumps([name, __version__, [asdict(s) if hasattr(s, "__dataclass_fields__") else s for s in settings]]).encode()
+    )
     for path in inputs:
         for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md") if path.is_dir() else [path]:
             with open(file, "rb") as content:

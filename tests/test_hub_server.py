@@ -178,7 +178,7 @@ def test_what_is_missing_raises_the_clients_own_exceptions(hub, api):
         hf_hub_download(repo_id, "README.md")
     with pytest.raises(EntryNotFoundError):
         list(api.list_repo_tree(repo_id, "absent"))
-    with pytest.raises(ValueError, match="Invalid metadata in README.md"):
+    with pytest.raises(ValueError, match="Invalid metadata in README"):
         api.upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=b"---\na: [\n---\n")
     with pytest.raises(HfHubHTTPError, match="501"):  # what the server does not speak, it says
         api.list_repo_commits(repo_id)

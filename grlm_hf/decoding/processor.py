@@ -8,6 +8,7 @@ from transformers import LogitsProcessor
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES, TrieWalker, segment_log_softmax
 
+
 class TrieConstrainedLogitsProcessor(LogitsProcessor):
     """Lets a model write nothing but identifiers of the trie.
 
@@ -71,14 +72,19 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
         closing = (state < 0) | (self._walker.leaf[state.clamp(min=0)] >= 0)
         constrained[:, self.eos_token_id].masked_fill_(closing, 0.0)
-        return constrained
+        return constrained  # type: ignore[return-value]
 
     def _start(self, input_ids: torch.Tensor) -> int:
         """Where the prompt of the running ``generate()`` ends: a call that does not go on by one token opens another generation."""
-        rows, length = input_ids.shape
-        known = self._prompt
-        goes_on = known is not None and known.device == input_ids.device and length == self._length + 1 and rows == len(known)
-        if not goes_on or not torch.equal(input_ids[:, : known.shape[1]], known):  # type: ignore[union-attr]
+        known, length = self._prompt, input_ids.shape[1]
+        goes_on = (
+            known is not None
+            and length == self._length + 1
+            and len(input_ids) == len(known)
+            and known.device == input_ids.device
+            and torch.equal(input_ids[:, : known.shape[1]], known)
+        )
+        if known is None or not goes_on:
             self._prompt = known = input_ids.clone()
         self._length = length
-        return known.shape[1]  # type: ignore[union-attr]
+        return known.shape[1]

@@ -62,7 +62,9 @@ class Trie:
             if bad.any():
                 i = int(np.argmax(bad))
                 a, b = sorted((int(order[i]), int(order[i + 1])))
-                raise ValueError(f"Identifiers {a} and {b} {'are ' if kind == 'equal' else ''}{kind} in tokens {list(paths[a])}, {list(paths[b])}.")
+                raise ValueError(
+                    f"Identifiers {a} and {b} {'are ' if kind == 'equal' else ''}{kind} in tokens {list(paths[a])}, {list(paths[b])}."
+                )
         shared = np.concatenate(([0], shared))
         # 3. level by level: a row opens a new edge at a level that it does not share with the row before it
         parents, tokens = [], []

@@ -28,8 +28,8 @@ class Rankings:
     `direct_hits`, of methods that write identifiers: the share of the first ten outputs that named an item exactly, without grounding.
     """
 
-    items: list[list[str | None]]
-    direct_hits: list[float] | None = None
+    items: Sequence[Sequence[str | None]]
+    direct_hits: Sequence[float] | None = None
 
 
 Method = Callable[[Sequence[Sequence[str]]], Rankings]
@@ -101,7 +101,7 @@ def _measure(rankings: Rankings, cases: Sequence[Case], catalog: Catalog, resamp
 def _ranked(name: str, method: Method, cases: Sequence[Case], work: Path | None, chunk: int) -> Rankings:
     from tqdm.auto import tqdm
 
-    items: list[list[str | None]] = []
+    items: list[Sequence[str | None]] = []
     direct: list[float] = []
     with tqdm(total=len(cases), desc=name, unit="user", disable=len(cases) < 200) as bar:
         for start in range(0, len(cases), chunk):

@@ -48,6 +48,5 @@ def bootstrap(values: dict[str, np.ndarray], resamples: int = 1000, seed: int = 
     means = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ table / n for _ in range(resamples)])
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return {
-        name: {"value": float(v), "low": float(a), "high": float(b)}
-        for name, v, a, b in zip(values, table.mean(0), low, high, strict=True)
+        name: {"value": float(v), "low": float(a), "high": float(b)} for name, v, a, b in zip(values, table.mean(0), low, high, strict=True)
     }

@@ -46,7 +46,9 @@ def text_table(report: dict[str, Any]) -> str:
         for row, m in zip(_rows(report), report["methods"].values(), strict=True)
     ]
     width = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, width, strict=True))] for line in (head, *rows)]
+    lines = [
+        [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, width, strict=True))] for line in (head, *rows)
+    ]
     p = report["protocol"]
     note = f"{report['dataset']}: {p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked, seen items {p['seen_items']}."
     return "\n".join([*("  ".join(line) for line in lines), note])

@@ -75,9 +75,7 @@ class TrieSFTTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         labels = inputs["labels"][:, 1:]
         # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
-        out = model(
-            **{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1
-        )
+        out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         state = label_states(labels, self._walker, self._eos)  # type: ignore[arg-type]
         used = state != DEAD
         embedding = self.accelerator.unwrap_model(model).get_output_embeddings().weight

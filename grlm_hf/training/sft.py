@@ -43,6 +43,8 @@ class TrainConfig:
     """A checkpoint to resume from is written every so many steps."""
     max_steps: int = -1
     """Stop after so many steps; -1: as many as `epochs` takes."""
+    validation_examples: int = 1000
+    """Validation users whose loss is watched after each epoch; 0: none."""
 
 
 def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_length: int | None = None) -> Dataset:
@@ -122,7 +124,9 @@ def train(
     limit = getattr(model.config, "max_position_embeddings", None)
     # 2. the data
     examples = tokenize_mixture(mixture, tokenizer, catalog, limit)
-    held_out = tokenize_mixture(validation, tokenizer, catalog, limit) if validation is not None else None
+    held_out = None
+    if validation is not None and (watched := min(config.validation_examples, len(validation))):
+        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit)
     # 3. TRL
     sft_args = SFTConfig(
         output_dir=str(work),
@@ -154,9 +158,7 @@ def train(
     )
     parts: dict[str, Any] = {"args": sft_args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
     trainer = (
-        SFTTrainer(model, **parts)
-        if config.objective == "vocabulary"
-        else TrieSFTTrainer(model, trie=catalog.trie(tokenizer), **parts)
+        SFTTrainer(model, **parts) if config.objective == "vocabulary" else TrieSFTTrainer(model, trie=catalog.trie(tokenizer), **parts)
     )
     hooks = _add_dropout(trainer.model, config.dropout)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
@@ -178,8 +180,8 @@ def train(
 
 
 def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
-    # Each identifier counts once, as does each user turn: what is frequent in the catalog, not in the logs, gets a token.
-    return [*map(item_line, catalog.identifiers), *(f"user\n{row[-1]['content']}\nassistant\n" for row in mixture["prompt"])]
+    # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
+    return [*map(item_line, catalog.identifiers * 10), *(f"user\n{row[-1]['content']}\nassistant\n" for row in mixture["prompt"])]
 
 
 def _add_dropout(model: Any, p: float) -> list[Any]:

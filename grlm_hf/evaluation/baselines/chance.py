@@ -15,7 +15,7 @@ def chance(catalog: Catalog, exclude_seen: bool, seed: int = 0) -> Method:
     order = [i.item_id for i in catalog]
 
     def method(histories: Sequence[Sequence[str]]) -> Rankings:
-        items: list[list[str | None]] = []
+        items = []
         for history in histories:
             seen = set(history) if exclude_seen else set()
             picked = random.Random(f"{seed}:{'|'.join(history)}").sample(order, min(len(order), DEPTH + len(seen)))

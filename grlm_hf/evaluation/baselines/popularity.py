@@ -17,7 +17,7 @@ def popularity(catalog: Catalog, train: Iterable[History], exclude_seen: bool) -
     order = sorted((i.item_id for i in catalog), key=lambda item: (-count[item], item))
 
     def method(histories: Sequence[Sequence[str]]) -> Rankings:
-        items: list[list[str | None]] = []
+        items = []
         for history in histories:
             seen = set(history) if exclude_seen else set()
             items.append([i for i in order[: DEPTH + len(seen)] if i not in seen][:DEPTH])
