@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import read_rows, replacing
+from grlm_hf.files import clean, read_rows, replacing
 from grlm_hf.identifiers.terms import TermID, normalise, validate
 
 if TYPE_CHECKING:
@@ -87,18 +87,25 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
 
 
 def load_term_ids(path: str | Path) -> dict[str, TermID]:
-    """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised."""
+    """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised.
+
+    Raises:
+        ValueError: a missing or repeated item_id, no terms, a term without a letter or digit; names the line.
+    """
     found: dict[str, TermID] = {}
     for where, row in read_rows(path):
         terms = row.get("terms")
         if isinstance(terms, str):
             terms = terms.strip().strip("[]").split(",")
-        if not row.get("item_id") or not isinstance(terms, list) or not terms:
+        item_id = clean(row.get("item_id"))
+        if not item_id or not isinstance(terms, list) or not terms:
             raise ValueError(f"{where} needs `item_id` and a list `terms`; found {row}.")
         tid = tuple(normalise(str(term)) for term in terms)
         if not all(tid):
-            raise ValueError(f"{where}: item {row['item_id']!r} has a term without a letter or digit: {terms}.")
-        found[str(row["item_id"])] = tid
+            raise ValueError(f"{where}: item {item_id!r} has a term without a letter or digit: {terms}.")
+        if item_id in found:
+            raise ValueError(f"{where}: item_id {item_id!r} has a Term ID already; expected one row an item.")
+        found[item_id] = tid
     return found
 
 
@@ -255,10 +262,8 @@ class Catalog:
             raise ValueError(
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
-        if missing := set(item_features()) | {"terms"} - set(schema.names):
-            missing -= set(schema.names)
-            if missing:
-                raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
+        if missing := (set(item_features()) | {"terms"}) - set(schema.names):
+            raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
         rows = [row for _, row in read_rows(path)]
         items = [Item(**{**row, "categories": tuple(row["categories"])}) for row in ({k: r[k] for k in item_features()} for r in rows)]
         return cls(items, [tuple(row["terms"]) for row in rows])
@@ -280,8 +285,7 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
             raise ValueError(f"{where} has no column {column!r}; found {sorted(row)}.")
 
     def text(name: str) -> str:
-        value = row.get(name)
-        return "" if value is None else " ".join(str(value).split())
+        return clean(row.get(name))
 
     if not text("item_id"):
         raise ValueError(f"{where} has an empty item_id.")
@@ -290,12 +294,12 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
         categories = categories.split(">")
     if not isinstance(categories, list | tuple) or any(isinstance(c, list | dict) for c in categories):
         raise ValueError(f"{where}: categories must be a list of strings or a path 'A > B > C'; found {categories!r}.")
-    categories = tuple(c for c in (" ".join(str(c).split()) for c in categories) if c)
+    categories = tuple(c for c in map(clean, categories) if c)
     price = row.get("price")
-    if price is not None and not isinstance(price, int | float):
+    if price is not None:
         try:
             price = float(price) if str(price).strip() else None
-        except ValueError:
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: price {price!r} is not a number; write it like 12.99, or leave it empty.") from None
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number.")
@@ -313,6 +317,6 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
         brand=text("brand"),
         categories=categories,
         description=text("description"),
-        price=None if price is None else float(price),
+        price=price,
         domain=text("domain"),
     )

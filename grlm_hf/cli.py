@@ -305,11 +305,8 @@ def main() -> None:
         sys.exit(_fail(str(error)))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            sys.exit(
-                _fail(
-                    f"The disk is full ({error.filename or error.strerror}). What was written before is intact; free some space and run again."
-                )
-            )
+            where = error.filename or error.strerror
+            sys.exit(_fail(f"The disk is full ({where}). What was written before is intact; free some space and run again."))
         sys.exit(_fail(str(error)))
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,16 @@ def find_table(folder: str | Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
+def clean(value: Any) -> str:
+    """A cell as text: white space collapsed and trimmed, ``""`` for a missing value. Every id and title is read through it."""
+    return "" if value is None else " ".join(str(value).split())
+
+
 def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (``file:line``, row) from a CSV, JSONL (both also ``.gz``) or parquet file.
 
-    Raises ``ValueError`` that names file and line for text that is not UTF-8, broken JSON, ragged CSV rows and truncated files.
+    Raises ``ValueError`` that names file and line for text that is not UTF-8, broken JSON, ragged CSV rows and truncated files (of a
+    parquet file, the file only).
     """
     path = Path(path)
     if not path.is_file():
@@ -57,27 +64,67 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     if None in row or None in row.values():
                         raise ValueError(f"{where} has {'more' if None in row else 'fewer'} fields than the header's {reader.fieldnames}.")
                     yield where, row
+                    where = f"{path}:{reader.line_num + 1}"  # where the next row begins, should it be broken
                 return
             for number, line in enumerate(text, 1):
                 where = f"{path}:{number}"
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                row = _from_json(where, line)
                 if not isinstance(row, dict):
                     raise ValueError(f"{where} holds a JSON {type(row).__name__}; expected an object like {{'item_id': ...}}.")
                 yield where, row
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (near {where}: {error.reason}). Save it as UTF-8.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Mend or remove that line.") from error
+        raise ValueError(f"{path}:{_first_bad_line(path)} is not UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
     except csv.Error as error:
         raise ValueError(f"{where}: not valid CSV ({error}); the file may be truncated.") from error
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or broken gzip file (after {where}): {error}.") from error
-    except Exception as error:
-        if type(error).__module__.startswith("pyarrow"):
-            raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+    except Exception as error:  # pyarrow is not imported for the other formats; it says OSError of broken pages
+        if type(error).__module__.startswith("pyarrow") or (name.endswith(".parquet") and isinstance(error, OSError)):
+            raise ValueError(f"{path} is not a readable parquet file: {str(error).strip()}") from error
         raise
+
+
+def _from_json(where: str, line: str) -> Any:
+    try:
+        value = json.loads(line)
+        if "\\ud" in line.lower():  # half of a surrogate pair is legal in JSON, but no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} holds half of a character (\\u{ord(error.object[error.start]):04x}). Mend or remove that line.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Mend or remove that line.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise ValueError(f"{where} is not JSON that can be read ({error}). Mend or remove that line.") from error
+
+
+def _first_bad_line(path: Path) -> int:
+    number = 0
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
+        for number, line in enumerate(raw, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                break
+    return number
+
+
+def check_replaceable(folder: str | Path, sign: str) -> None:
+    """Refuses to let a folder be replaced that grlm did not write. Call it before the work whose result takes `folder`'s place.
+
+    Raises:
+        ValueError: `folder` is a file, or holds something but no file named `sign`.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        found = sorted(p.name for p in folder.iterdir())
+        if found and sign not in found:
+            some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            raise ValueError(f"{folder} holds {some} but no {sign}: grlm did not write it, and will not replace it. Choose another folder.")
+    elif folder.exists():
+        raise ValueError(f"{folder} is a file, and will not be replaced by a folder. Choose another folder.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import read_rows
+from grlm_hf.files import clean, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -77,7 +77,7 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
     events: dict[str, list[tuple[int | None, str]]] = {}
     first_seen: dict[str, str] = {}
     for where, row in read_rows(path):
-        user_id = str(row.get("user_id") or "")
+        user_id = clean(row.get("user_id"))
         if not user_id or not ("item_id" in row or "items" in row):
             raise ValueError(f"{where} needs `user_id` and either `item_id` or `items`; found {row}.")
         if "items" in row:
@@ -86,11 +86,11 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
             if user_id in events:
                 raise ValueError(f"{where}: user {user_id!r} stands already at {first_seen[user_id]}; expected one row a user.")
             times = row.get("timestamps") or [None] * len(row["items"])
-            if len(times) != len(row["items"]):
-                raise ValueError(f"{where}: {len(row['items'])} items but {len(times)} timestamps.")
-            new = [(_seconds(where, t), str(i)) for t, i in zip(times, row["items"], strict=True)]
+            if not isinstance(times, list) or len(times) != len(row["items"]):
+                raise ValueError(f"{where}: `timestamps` must be a list of {len(row['items'])} times, one an item; found {times!r}.")
+            new = [(_seconds(where, t), clean(i)) for t, i in zip(times, row["items"], strict=True)]
         else:
-            new = [(_seconds(where, row.get("timestamp")), str(row["item_id"] if row["item_id"] is not None else ""))]
+            new = [(_seconds(where, row.get("timestamp")), clean(row["item_id"]))]
         first_seen.setdefault(user_id, where)
         known = []
         for time, item_id in new:

@@ -7,12 +7,8 @@ nothing; nor does the end of an identifier. Scores of a model trained so are nor
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from trl import SFTTrainer
 
-from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import DEAD, TrieWalker, segment_log_softmax
 
 IGNORED = -100
@@ -62,27 +58,3 @@ def trie_nll(hidden: torch.Tensor, embedding: torch.Tensor, state: torch.Tensor,
     scores = torch.einsum("nh,nh->n", hidden[choice][row], embedding[walker.token[edge]]).float()
     log_p = segment_log_softmax(scores, row, len(choice))
     return nll.index_put((choice,), -log_p[walker.token[edge] == label[choice][row]])
-
-
-class TrieSFTTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` with the trie-normalised loss: the sum over the labels divided by their number."""
-
-    def __init__(self, *args: Any, trie: Trie, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._walker = TrieWalker(trie, self.args.device)
-        self._eos = trie.eos_token_id
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        labels = inputs["labels"][:, 1:]
-        # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
-        out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-        state = label_states(labels, self._walker, self._eos)  # type: ignore[arg-type]
-        used = state != DEAD
-        embedding = self.accelerator.unwrap_model(model).get_output_embeddings().weight
-        with self.compute_loss_context_manager():
-            nll = trie_nll(out.hidden_states[-1][:, :-1][used], embedding, state[used], labels[used], self._walker)
-        count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = nll.sum() / count
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        return (loss, {"loss": loss.detach()}) if return_outputs else loss

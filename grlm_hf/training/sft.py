@@ -101,9 +101,7 @@ def train(
         ValueError: see `tokenize_mixture`; or the loss became NaN.
     """
     try:
-        from trl import SFTConfig, SFTTrainer
-
-        from grlm_hf.training.objective import TrieSFTTrainer
+        from trl import SFTConfig
     except ImportError as error:
         raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
     import torch
@@ -111,8 +109,11 @@ def train(
     from transformers.trainer_utils import get_last_checkpoint
 
     from grlm_hf.modeling import GRLMConfig, GRLMForRecommendation
+    from grlm_hf.training.trainer import TermIDTrainer
 
     config = config or TrainConfig()
+    if config.objective not in ("vocabulary", "trie"):
+        raise ValueError(f"train.objective is {config.objective!r}; expected 'vocabulary' or 'trie'.")
     work = Path(work)
     # 1. the model
     if config.model == "scratch":
@@ -146,27 +147,27 @@ def train(
         gradient_checkpointing=config.model != "scratch",
         completion_only_loss=True,
         max_length=None,
-        train_sampling_strategy="group_by_length",
         eval_strategy="epoch" if held_out is not None else "no",
         save_steps=config.save_steps,
         save_total_limit=2,
-        logging_steps=50,
+        logging_steps=10,
         logging_nan_inf_filter=False,
         seed=seed,
         data_seed=seed,
         report_to="none",
     )
-    parts: dict[str, Any] = {"args": sft_args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
-    trainer = (
-        SFTTrainer(model, **parts) if config.objective == "vocabulary" else TrieSFTTrainer(model, trie=catalog.trie(tokenizer), **parts)
+    trainer = TermIDTrainer(
+        model,
+        trie=catalog.trie(tokenizer) if config.objective == "trie" else None,
+        args=sft_args,
+        train_dataset=examples,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
     )
     hooks = _add_dropout(trainer.model, config.dropout)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
     for hook in hooks:
         hook.remove()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if any(loss != loss for loss in losses):
-        raise ValueError("The training loss became NaN; lower learning_rate.")
     (work / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     # 4. the checkpoint
     return GRLMForRecommendation(

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from toys import all_histories, toy_catalog, toy_grlm, toy_histories
+
+from grlm_hf.evaluation.baselines.chance import chance
+from grlm_hf.evaluation.baselines.popularity import popularity
+from grlm_hf.evaluation.evaluate import Rankings, evaluate
+from grlm_hf.evaluation.generative import constrained, free
+from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
+from grlm_hf.interactions import Case, leave_one_out
+
+CATALOG = toy_catalog()
+SPLIT = leave_one_out(toy_histories())
+ABOUT = {"dataset": "toy", "split": "leave-one-out", "seen": "kept"}
+
+
+def oracle(histories: Sequence[Sequence[str]]) -> Rankings:
+    answers = {c.history: c.target for c in SPLIT.test}
+    return Rankings([[answers[tuple(h)], None, "gone"] for h in histories], [0.5] * len(histories))
+
+
+def test_report_has_the_stated_form_and_figures(tmp_path: Path) -> None:
+    methods = {"oracle": oracle, "popularity": popularity(CATALOG, SPLIT.train, True), "random": chance(CATALOG, True)}
+    report = evaluate(methods, SPLIT.test, CATALOG, resamples=50, **ABOUT)
+    assert report["schema"] == "grlm.report/1"
+    assert report["dataset"] == "toy"
+    assert {"split", "users", "candidates", "seed", "ties"} <= report["protocol"].keys()
+    assert report["protocol"]["users"] == len(SPLIT.test) == 40
+    best = report["methods"]["oracle"]
+    assert best["recall@1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert best["mrr"]["value"] == 1
+    assert best["valid_rate"]["value"] == pytest.approx(1 / 3)  # None and an unknown id are no items
+    assert best["direct_hit_rate"]["value"] == 0.5
+    assert best["coverage"]["value"] == len({c.target for c in SPLIT.test}) / len(CATALOG)
+    assert "direct_hit_rate" not in report["methods"]["popularity"]
+    save_report(report, tmp_path / "report.json")
+    assert load_report(tmp_path / "report.json") == report
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "oracle" in text_table(report)
+    assert markdown_table(report).count("\n") == 4
+
+
+def test_baselines_leave_out_seen_items_and_rank_all_else() -> None:
+    histories = all_histories(3)
+    for method in (popularity(CATALOG, SPLIT.train, True), chance(CATALOG, True, seed=5)):
+        for history, ranking in zip(histories, method(histories).items, strict=True):
+            assert sorted([*ranking, *history]) == sorted(i.item_id for i in CATALOG)
+        assert method(histories) == method(histories)
+    counts = [sum(h.items.count(i) for h in SPLIT.train) for i in popularity(CATALOG, SPLIT.train, False)([[]]).items[0]]
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_grlm_as_a_method_is_valid_and_complete(exclude_seen: bool) -> None:
+    method = constrained(toy_grlm(), exclude_seen)
+    histories = all_histories(3)
+    answer = method(histories)
+    assert answer.direct_hits == [1.0] * len(histories)
+    for history, ranking in zip(histories, answer.items, strict=True):
+        expected = {i.item_id for i in CATALOG} - (set(history) if exclude_seen else set())
+        assert set(ranking) == expected
+        assert len(ranking) == len(expected)
+
+
+def test_free_writing_is_grounded_or_counted_as_invalid() -> None:
+    answer = free(toy_grlm(), True, num_beams=4)(all_histories(2)[:4])
+    known = {i.item_id for i in CATALOG} | {None}
+    assert all(set(r) <= known for r in answer.items)
+    assert len(answer.direct_hits or []) == 4
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    asked = []
+
+    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+        asked.append(len(histories))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return oracle(histories)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, chunk=16, resamples=10, **ABOUT)
+    again = evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, chunk=16, resamples=10, **ABOUT)
+    assert asked == [16, 16, 8, 8]
+    assert again == evaluate({"m": oracle}, SPLIT.test, CATALOG, resamples=10, **ABOUT)
+
+
+def test_refuses_no_cases_and_broken_methods() -> None:
+    with pytest.raises(ValueError, match="No cases"):
+        evaluate({}, [], CATALOG, **ABOUT)
+    with pytest.raises(ValueError, match="ranks an item twice"):
+        evaluate({"m": lambda h: Rankings([["a", "a"]] * len(h))}, [Case("u", ("i20",), "i19")], CATALOG, **ABOUT)
+    with pytest.raises(ValueError, match="answered 1 histories with 0"):
+        evaluate({"m": lambda h: Rankings([])}, [Case("u", ("i20",), "i19")], CATALOG, **ABOUT)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toys import all_histories, brute_force, close, toy_catalog, toy_grlm, toy_model, toy_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grlm_hf import Catalog, GRLMForRecommendation, TrieConstrainedLogitsProcessor
+from grlm_hf.training.scratch import train_tokenizer
+
+IDS = [i.item_id for i in toy_catalog()]
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_recommend_equals_brute_force(objective: str, seed: int) -> None:
+    grlm = toy_grlm(objective, seed)
+    histories = all_histories(6)  # longer than max_history, too
+    for history, got in zip(histories, grlm.recommend(histories, len(IDS), batch_size=5), strict=True):
+        scores = brute_force(grlm, history)
+        want = [i.item_id for t in sorted(scores, key=lambda t: -scores[t]) for i in grlm.catalog.items_of(t)]
+        assert [r.item_id for r in got] == want
+        assert all(close(r.score, scores[r.term_id]) for r in got)
+        assert all(r.title == grlm.catalog[r.item_id].title for r in got)
+
+
+def test_trie_normalised_probabilities_sum_to_one() -> None:
+    grlm = toy_grlm("trie")
+    by_tid = {r.term_id: r.score for r in grlm.recommend(["i20"], len(IDS))}
+    assert sum(torch.tensor(s).exp().item() for s in by_tid.values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_seen_items_are_left_out_and_nothing_else() -> None:
+    grlm = toy_grlm()
+    for history in all_histories(4):
+        everything = [r.item_id for r in grlm.recommend(history, len(IDS))]
+        unseen = [i for i in everything if i not in history]
+        for k in (1, 3, len(IDS)):
+            assert [r.item_id for r in grlm.recommend(history, k, exclude_seen=True)] == unseen[:k]
+    assert grlm.recommend(IDS, 5, exclude_seen=True) == []  # all seen: an empty list, not an error
+
+
+def test_batches_do_not_change_answers() -> None:
+    grlm = toy_grlm()
+    histories = all_histories(4)
+    alone = [grlm.recommend(h, 5) for h in histories]
+    for batch_size in (1, 3, 64):
+        for one, other in zip(alone, grlm.recommend(histories, 5, batch_size=batch_size), strict=True):
+            assert [r.item_id for r in one] == [r.item_id for r in other]
+            assert all(close(a.score, b.score) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("history", "options", "message"),
+    [
+        ([], {}, "history is empty"),
+        ([["i20"], []], {}, "history is empty"),
+        (["i20", "nope"], {}, "Item 'nope' is not in the catalog of 12 items"),
+        ("i20", {}, "expected a list of item ids"),
+        (["i20"], {"k": 0}, "k=0; expected 1 to 12"),
+        (["i20"], {"k": 13}, "k=13; expected 1 to 12"),
+        (["i20"], {"num_beams": 0}, "num_beams=0"),
+        (["i20"], {"k": 9, "num_beams": 2}, "needs a wider search"),
+        (["i20"], {"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_bad_calls(history: object, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_grlm().recommend(history, **options)
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "checkpoint"
+    toy_grlm("trie").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def test_round_trip(checkpoint: Path) -> None:
+    saved, loaded = toy_grlm("trie"), GRLMForRecommendation.from_pretrained(checkpoint)
+    assert loaded.catalog == saved.catalog
+    assert loaded.config == saved.config
+    assert loaded.recommend([IDS[:3]], 12) == saved.recommend([IDS[:3]], 12)
+    assert not [p.name for p in checkpoint.parent.iterdir() if p != checkpoint]  # no temporary leftovers
+
+
+def test_plain_transformers_gives_the_same_items_and_scores(checkpoint: Path) -> None:
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    catalog = Catalog.from_pretrained(checkpoint)
+    history = IDS[:3]
+    prompt = grlm.prompt_tokens(history)
+    processor = TrieConstrainedLogitsProcessor(catalog.trie(tokenizer), objective=grlm.config.objective)
+    out = lm.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        num_beams=11,
+        num_return_sequences=11,
+        max_new_tokens=grlm.trie.depth + 1,
+        length_penalty=0.0,
+        logits_processor=[processor],
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    texts = tokenizer.batch_decode(out.sequences[:, prompt.shape[1] :], skip_special_tokens=True)
+    want = {r.term_id: r.score for r in grlm.recommend(history, 12)}
+    assert [t.strip("[]\n").split(", ") for t in texts] == [list(t) for t in want]
+    assert all(close(a, b) for a, b in zip(out.sequences_scores.tolist(), want.values(), strict=True))
+
+
+def test_pushing_or_saving_twice_is_the_same(copy: Path) -> None:
+    before = {p.name: p.read_bytes() for p in copy.iterdir()}
+    GRLMForRecommendation.from_pretrained(copy).save_pretrained(copy)
+    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+
+
+def test_a_checkpoint_without_its_catalog(copy: Path) -> None:
+    (copy / "catalog.parquet").unlink()
+    with pytest.raises(ValueError, match=r"holds no catalog\.parquet: it is not a GRLM checkpoint"):
+        GRLMForRecommendation.from_pretrained(copy)
+
+
+def test_a_checkpoint_of_a_newer_version(copy: Path) -> None:
+    config = json.loads((copy / "grlm_config.json").read_text())
+    (copy / "grlm_config.json").write_text(json.dumps(config | {"schema": 99, "news": 1}))
+    with pytest.raises(ValueError, match=r"config schema 99; this grlm-hf reads up to 1"):
+        GRLMForRecommendation.from_pretrained(copy)
+    (copy / "grlm_config.json").write_text("{")
+    with pytest.raises(ValueError, match="not a readable JSON"):
+        GRLMForRecommendation.from_pretrained(copy)
+
+
+def test_another_tokenizer_is_refused(copy: Path) -> None:
+    train_tokenizer(["quite other words\n"] * 9, 380).save_pretrained(copy)
+    with pytest.raises(ValueError, match="is not the one that this checkpoint was trained with"):
+        GRLMForRecommendation.from_pretrained(copy)
+
+
+def test_other_prompts_or_objectives_are_refused() -> None:
+    config = toy_grlm().config
+    for change, message in (({"prompt_hash": "0"}, "other prompts"), ({"objective": "words"}, "objective is 'words'")):
+        with pytest.raises(ValueError, match=message):
+            GRLMForRecommendation(toy_model(), toy_tokenizer(), toy_catalog(), dataclasses.replace(config, **change))
+
+
+def test_a_model_smaller_than_its_tokenizer_is_refused() -> None:
+    model = toy_model()
+    model.resize_token_embeddings(100)
+    with pytest.raises(ValueError, match="do not belong together"):
+        GRLMForRecommendation(model, toy_tokenizer(), toy_catalog())
+
+
+def test_no_such_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither a folder here nor a Hub id"):
+        GRLMForRecommendation.from_pretrained(tmp_path / "gone")

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from toys import TERM_IDS, toy_catalog, toy_histories
+
+from grlm_hf import Catalog, GRLMForRecommendation
+from grlm_hf.evaluation.report import load_report
+from grlm_hf.quickstart import quickstart_recipe
+from grlm_hf.recipe import Recipe, TermsConfig, load_recipe, run
+from grlm_hf.training.scratch import ScratchConfig
+from grlm_hf.training.sft import TrainConfig
+
+SHAPE = ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    data = tmp_path / "shop"
+    data.mkdir()
+    items = [f"{i.item_id},{i.title},{i.description.replace(',', ' ')}" for i in toy_catalog()]
+    (data / "items.csv").write_text("\n".join(["item_id,title,description", *items]) + "\n", encoding="utf-8")
+    events = [f"{h.user_id},{item},{1000 + n}" for h in toy_histories() for n, item in enumerate(h.items)]
+    (data / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *events]) + "\n")
+    rows = [json.dumps({"item_id": i.item_id, "terms": t}) for i, t in zip(toy_catalog(), TERM_IDS, strict=True)]
+    (data / "term_ids.jsonl").write_text("\n".join(rows) + "\n")
+    train = TrainConfig(objective="trie", scratch=SHAPE, epochs=2, batch_size=8, learning_rate=5e-3, validation_examples=8)
+    terms = TermsConfig(source="file", resolve=False)
+    return Recipe(name="toy", data=str(data), output=str(tmp_path / "out"), notice="Toys only.", terms=terms, train=train)
+
+
+def ran(recipe: Recipe) -> list[str]:
+    """The stages that were not skipped."""
+    said: list[str] = []
+    run(recipe, said.append)
+    return [line.split(":")[0] for line in said if "unchanged" not in line]
+
+
+def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
+    said: list[str] = []
+    report = run(recipe, said.append)
+    out = Path(recipe.output)
+    assert {p.name for p in out.iterdir()} == {".grlm", "catalog", "datasets", "checkpoint", "report.json", "report.png"}
+    assert report == load_report(out / "report.json")
+    assert report["methods"].keys() == {"grlm", "popularity", "random"}
+    assert report["methods"]["grlm"]["valid_rate"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert Catalog.from_pretrained(out / "catalog") == Catalog.from_pretrained(out / "checkpoint")
+    assert Catalog.from_pretrained(out / "catalog").term_ids == tuple(TERM_IDS)
+    grlm = GRLMForRecommendation.from_pretrained(out / "checkpoint")
+    assert len({r.item_id for r in grlm.recommend(["i20"], 5)}) == 5
+    card = (out / "checkpoint" / "README.md").read_text()
+    assert "Toys only." in card
+    assert f"{report['methods']['grlm']['recall@10']['value']:.4f}" in card
+    assert load_dataset(str(out / "datasets"), "sft", split="train").column_names == ["task", "key", "prompt", "completion"]
+
+
+def test_only_what_changed_runs_again(recipe: Recipe) -> None:
+    assert ran(recipe) == ["terms", "dataset", "train", "evaluate"]
+    assert ran(recipe) == []
+    assert ran(replace(recipe, evaluate=replace(recipe.evaluate, resamples=20))) == ["evaluate"]
+    assert ran(replace(recipe, train=replace(recipe.train, epochs=1))) == ["train", "evaluate"]
+    shutil.rmtree(Path(recipe.output) / "catalog")
+    assert "terms" in ran(recipe)
+    with open(Path(recipe.data) / "interactions.csv", "a") as file:
+        file.write("new,i20,1\nnew,i19,2\nnew,i18,3\n")
+    assert ran(recipe) == ["dataset", "train", "evaluate"]
+
+
+def test_terms_from_text(recipe: Recipe) -> None:
+    out = Path(recipe.output)
+    assert ran(replace(recipe, terms=TermsConfig(neighbors=3)))[0] == "terms"
+    catalog = Catalog.from_pretrained(out / "catalog")
+    assert all(len(set(t)) == 5 for t in catalog.term_ids)
+    assert load_dataset(str(out / "datasets"), "neighbors", split="train").num_rows == len(catalog)
+
+
+def test_an_interrupted_stage_leaves_the_last_good_output(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(recipe, lambda _: None)
+    out = Path(recipe.output)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts}
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grlm_hf.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(recipe, terms=TermsConfig(neighbors=3)), lambda _: None)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts} == before
+    monkeypatch.undo()
+    assert "terms" in ran(replace(recipe, terms=TermsConfig(neighbors=3)))
+
+
+def test_the_quickstart_takes_the_same_path(tmp_path: Path) -> None:
+    recipe = quickstart_recipe(tmp_path / "q")
+    assert load_recipe(None, []).read == recipe.read
+    assert {p.name for p in Path(recipe.data).iterdir()} == {"items.jsonl", "interactions.jsonl", "README.md"}
+    again = quickstart_recipe(tmp_path / "q")
+    assert again == recipe
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda p: p.name)
+def test_the_recipes_load(path: Path) -> None:
+    assert load_recipe(path).name

@@ -1,0 +1,105 @@
+"""Toys that the tests share: a dozen items with a collision and shared prefixes, a byte-level tokenizer, a tiny random Qwen3."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import torch
+
+from grlm_hf import Catalog, GRLMForRecommendation, Item
+from grlm_hf.identifiers.terms import TermID
+from grlm_hf.interactions import History
+from grlm_hf.modeling import GRLMConfig
+from grlm_hf.tasks.prompts import history_tokens, identifier_tokens, prompt_hash, tokenizer_hash
+from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+
+TERM_IDS: list[TermID] = [
+    ("tent", "camping", "light", "two", "green"),
+    ("tent", "camping", "light", "two", "red"),
+    ("tent", "camping", "light", "four", "red"),
+    ("tent", "camping", "heavy", "four", "red"),
+    ("stove", "camping", "gas", "small", "steel"),
+    ("stove", "kitchen", "gas", "large", "steel"),
+    ("lamp", "head", "led", "small", "rechargeable"),
+    ("lamp", "head", "led", "small", "rechargeable"),  # shares its Term ID with the one before
+    ("lamp", "desk", "led", "long-lasting", "steel"),
+    ("mug", "kitchen", "steel", "small", "green"),
+    ("3d-print", "café", "1/2-inch", "naïve", "e.l.f."),
+    ("水", "kitchen", "gas", "small", "steel"),
+]
+
+
+def toy_catalog() -> Catalog:
+    # ids descend, so that the tie order (ascending ids) is not the order in the file
+    items = [Item(f"i{20 - n}", f"Title {n} {t[0]}", description=" ".join(t)) for n, t in enumerate(TERM_IDS)]
+    return Catalog(items, TERM_IDS)
+
+
+def toy_histories(n: int = 40) -> list[History]:
+    ids = [i.item_id for i in toy_catalog()]
+    return [History(f"u{u}", tuple(ids[(u + s * (1 + u % 2)) % len(ids)] for s in range(3 + u % 5))) for u in range(n)]
+
+
+@functools.cache
+def toy_tokenizer(vocab_size: int = 380) -> Any:
+    """Merges across spaces (``, tent``), and splits rare words into bytes."""
+    lines = ["[" + ", ".join(t) + "]\n" for t in TERM_IDS]
+    return train_tokenizer([*lines * 3, "user\nassistant\nNext items after:\nTerm ID of:\nTitle: "], vocab_size)
+
+
+def toy_model(seed: int = 0, sharpness: float = 8.0) -> Any:
+    tokenizer = toy_tokenizer()
+    model = make_model(
+        ScratchConfig(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=1, head_dim=32, max_positions=512), tokenizer, seed
+    )
+    with torch.no_grad():  # random weights give near-uniform scores; sharper ones tell beams apart
+        model.get_input_embeddings().weight.mul_(sharpness)
+    return model.eval()
+
+
+def toy_grlm(objective: str = "vocabulary", seed: int = 0) -> GRLMForRecommendation:
+    tokenizer = toy_tokenizer()
+    config = GRLMConfig(max_history=4, prompt_hash=prompt_hash(), tokenizer_hash=tokenizer_hash(tokenizer), objective=objective)
+    return GRLMForRecommendation(toy_model(seed), tokenizer, toy_catalog(), config)
+
+
+@torch.no_grad()
+def brute_force(grlm: GRLMForRecommendation, history: list[str]) -> dict[TermID, float]:
+    """log p of every identifier after a history: one plain forward each, no cache, no batch, no trie code."""
+    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers), strict=True))
+    positions = [grlm.catalog.position(i) for i in history][-grlm.config.max_history :]
+    all_paths = identifier_tokens(grlm.tokenizer, grlm.catalog.term_ids)
+    (prompt,) = history_tokens(grlm.tokenizer, all_paths, [positions], grlm.catalog.term_ids)
+    scores = {}
+    for tid, path in paths.items():
+        logits = grlm.model(torch.tensor([[*prompt.tolist(), *path]])).logits[0, len(prompt) - 1 : -1].double()
+        total = 0.0
+        for i, token in enumerate(path):
+            row = logits[i]
+            if grlm.config.objective == "trie":
+                legal = sorted({p[i] for p in paths.values() if p[:i] == path[:i]})
+                total += float(row[token] - row[legal].logsumexp(0))
+            else:
+                total += float(row[token] - row.logsumexp(0))
+        scores[tid] = total
+    return scores
+
+
+def scripted(values: dict[int, float], vocab: int) -> torch.Tensor:
+    """One row of scores, [1, vocab]: `values` where given, -5 elsewhere."""
+    row = torch.full((1, vocab), -5.0)
+    for token, value in values.items():
+        row[0, token] = value
+    return row
+
+
+def all_histories(longest: int) -> list[list[str]]:
+    ids = [i.item_id for i in toy_catalog()]
+    return [list(h) for n in range(1, longest + 1) for h in itertools.islice(itertools.permutations(ids, n), 7)]
+
+
+def close(a: float, b: float, tolerance: float = 1e-4) -> bool:
+    return math.isclose(a, b, rel_tol=0, abs_tol=tolerance)

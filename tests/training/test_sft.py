@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toys import toy_catalog, toy_histories, toy_tokenizer
+
+from grlm_hf.interactions import leave_one_out
+from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset
+from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.training.scratch import ScratchConfig
+from grlm_hf.training.sft import TrainConfig, tokenize_mixture, train
+
+CATALOG = toy_catalog()
+MIXTURE = build_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3))
+TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+
+
+def test_each_completion_is_its_items_trie_paths_and_eos() -> None:
+    tokenizer = toy_tokenizer()
+    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    tokenized = tokenize_mixture(MIXTURE, tokenizer, CATALOG)
+    assert {"sequence", "internalise"} == set(MIXTURE["task"])
+    for row, text in zip(tokenized, MIXTURE["completion"], strict=True):
+        labels = [t for t, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
+        terms = [tuple(line.strip("[]").split(", ")) for line in text[0]["content"].splitlines()]
+        assert labels == [token for tid in terms for token in paths[tid]] + [tokenizer.eos_token_id]
+
+
+def test_tokens_are_those_that_trl_itself_would_make() -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    from grlm_hf.training.scratch import make_model
+
+    tokenizer = toy_tokenizer()
+    sample = MIXTURE.select(range(8))
+    ours = tokenize_mixture(sample, tokenizer, CATALOG)
+    trainer = SFTTrainer(
+        make_model(TINY, tokenizer, 0),
+        args=SFTConfig(output_dir="unused", report_to="none", use_cpu=True, bf16=False, max_length=None),
+        train_dataset=sample.remove_columns(["task", "key"]),
+        processing_class=tokenizer,
+    )
+    for mine, theirs in zip(ours, trainer.train_dataset, strict=True):
+        # ChatML closes a turn with a newline behind EOS, which no one trains on
+        assert theirs["input_ids"][: len(mine["input_ids"])] == mine["input_ids"]
+        assert tokenizer.decode(theirs["input_ids"][len(mine["input_ids"]) :]).strip() == ""
+
+
+def test_refuses_foreign_completions_and_long_examples() -> None:
+    foreign = examples_to_dataset([Example("sequence", "u1", "Next items after:\n[a]", "[no, such, item]\n")])
+    with pytest.raises(ValueError, match=r"'u1'.*no identifier of the catalog"):
+        tokenize_mixture(foreign, toy_tokenizer(), CATALOG)
+    with pytest.raises(ValueError, match=r"the model takes 20; lower max_history"):
+        tokenize_mixture(MIXTURE, toy_tokenizer(), CATALOG, max_length=20)
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+def test_training_learns_and_is_reproducible(objective: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        objective=objective, scratch=TINY, epochs=6, learning_rate=1e-2, batch_size=8, dropout=0.1, validation_examples=0, save_steps=1000
+    )
+    models = []
+    for run in "ab":
+        grlm = train(CATALOG, MIXTURE, tmp_path / run, config, max_history=3, seed=3)
+        losses = [e["loss"] for e in json.loads((tmp_path / run / "log.json").read_text()) if "loss" in e]
+        assert losses[-1] < losses[0] * 0.8
+        models.append(grlm)
+        assert grlm.config.objective == objective
+        assert type(grlm.model).__name__ == "Qwen3ForCausalLM"
+        grlm.model.train()  # dropout leaves nothing behind
+        first, again = (grlm.model(torch.arange(9)[None]).logits for _ in range(2))
+        assert torch.equal(first, again)
+    a, b = (m.model.state_dict() for m in models)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_diverging_loss_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
+    config = TrainConfig(scratch=TINY, epochs=3, learning_rate=1e12, warmup=0, batch_size=4, validation_examples=0)
+    with pytest.raises(ValueError, match="became nan"):
+        train(CATALOG, MIXTURE, tmp_path, config)
+
+
+SCRIPT = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from training_toy import run
+    run({work!r})
+"""
+
+
+def test_resumes_after_sigkill_with_the_same_result(tmp_path: Path) -> None:
+    def start(work: Path) -> subprocess.Popen[bytes]:
+        code = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parents[1]), work=str(work)))
+        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed" / "work").glob("checkpoint-*/trainer_state.json")):
+        assert killed.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    for work in ("killed", "whole"):
+        assert start(tmp_path / work).wait(120) == 0
+    from safetensors.torch import load_file
+
+    a, b = (load_file(tmp_path / w / "checkpoint" / "model.safetensors") for w in ("killed", "whole"))
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
