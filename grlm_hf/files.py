@@ -75,7 +75,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise ValueError(f"{where} holds a JSON {type(row).__name__}; expected an object like {{'item_id': ...}}.")
                 yield where, row
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{_first_bad_line(path)} is not UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
+        raise ValueError(f"{path}{_first_bad_line(path)} is not UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
     except csv.Error as error:
         raise ValueError(f"{where}: not valid CSV ({error}); the file may be truncated.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -89,26 +89,27 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _from_json(where: str, line: str) -> Any:
     try:
         value = json.loads(line)
-        if "\\ud" in line.lower():  # half of a surrogate pair is legal in JSON, but no text
+        if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is legal in JSON, but no text
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} holds half of a character (\\u{ord(error.object[error.start]):04x}). Mend or remove that line.") from error
+        raise ValueError(
+            f"{where} holds half of a character (\\u{ord(error.object[error.start]):04x}). Mend or remove that line."
+        ) from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Mend or remove that line.") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise ValueError(f"{where} is not JSON that can be read ({error}). Mend or remove that line.") from error
 
 
-def _first_bad_line(path: Path) -> int:
-    number = 0
+def _first_bad_line(path: Path) -> str:
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
         for number, line in enumerate(raw, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError:
-                break
-    return number
+                return f":{number}"
+    return ""  # a parquet file
 
 
 def check_replaceable(folder: str | Path, sign: str) -> None:
@@ -145,12 +146,12 @@ def replacing(target: str | Path) -> Iterator[Path]:
             os.replace(new, target)
             return
         old = work / "old"
-        if target.exists():
-            os.rename(target, old)
         try:
+            if target.exists():
+                os.rename(target, old)
             os.rename(new, target)
         except BaseException:
-            if old.exists():
+            if old.exists() and not target.exists():
                 os.rename(old, target)
             raise
     finally:

@@ -146,12 +146,14 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
     Raises:
         ValueError: histories without timestamps, or shares that leave nothing to train on.
     """
-    if any(not h.timestamps for h in histories):
+    if not histories or any(not h.timestamps for h in histories):
         raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out where times are unknown.")
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise ValueError(f"validation={validation} and test={test} must be positive and sum to less than 1.")
     times = sorted(t for h in histories for t in h.timestamps)
-    first_validation, first_test = times[int(len(times) * (1 - validation - test))], times[int(len(times) * (1 - test))]
+    first_validation, first_test = (times[min(int(len(times) * (1 - s)), len(times) - 1)] for s in (validation + test, test))
+    if times[0] == first_validation:
+        raise ValueError(f"No event is earlier than the first to be tested or validated ({first_validation}): nothing is left to train on.")
     train, cases = [], {"validation": [], "test": []}  # type: ignore[var-annotated]
     for h in histories:
         kept = sum(t < first_validation for t in h.timestamps)
@@ -233,8 +235,10 @@ def _seconds(where: str, value: Any) -> int | None:
         when = value
     else:
         try:
-            return int(float(value))
-        except (TypeError, ValueError):
+            seconds = int(float(value))
+            if abs(seconds) < 2**63:  # what a column of int64 holds
+                return seconds
+        except (TypeError, ValueError, OverflowError):
             pass
         try:
             when = datetime.fromisoformat(str(value).strip())

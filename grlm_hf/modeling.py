@@ -19,7 +19,7 @@ from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.decoding.search import beam_search
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES, TrieWalker
-from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.identifiers.terms import TermID, parse
 from grlm_hf.tasks.prompts import history_tokens, identifier_tokens, prompt_hash, tokenizer_hash
 
@@ -145,11 +145,18 @@ class GRLMForRecommendation:
             raise ValueError(f"{folder / CONFIG_FILE} holds {sorted(values)}; expected {sorted(known)}.")
         catalog = Catalog.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
+            tokenizer.init_kwargs.pop(name, None)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **model_kwargs)
         return cls(model, tokenizer, catalog, GRLMConfig(**values))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the checkpoint: model, tokenizer, catalog and config. It takes the place of `folder` as a whole, or not at all."""
+        """Writes the checkpoint: model, tokenizer, catalog and config. It takes the place of `folder` as a whole, or not at all.
+
+        Raises:
+            ValueError: `folder` holds other files and no catalog.
+        """
+        check_replaceable(folder, CATALOG_FILE)
         with replacing(folder) as new:
             self.model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would bend the scores
                 eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id

@@ -16,7 +16,7 @@ QUICKSTART = Recipe(
     train=TrainConfig(
         objective="trie",
         scratch=ScratchConfig(vocab_size=3072, hidden_size=128, layers=2),
-        epochs=10,
+        epochs=6,
         learning_rate=3e-3,
         batch_size=64,
         weight_decay=0.05,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf import __version__
-from grlm_hf.catalog import Catalog, items_to_dataset, load_items, load_term_ids
-from grlm_hf.files import find_table, read_json, replacing, write_json
+from grlm_hf.catalog import CATALOG_FILE, Catalog, items_to_dataset, load_items, load_term_ids
+from grlm_hf.files import check_replaceable, find_table, read_json, replacing, write_json
 from grlm_hf.interactions import (
     Case,
     History,
@@ -130,9 +130,12 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
     merged = OmegaConf.structured(recipe)
     for where, load in parts:
         try:
-            merged = OmegaConf.merge(merged, load())
+            loaded = load()
+            if not OmegaConf.is_dict(loaded):
+                raise ValueError("expected keys and values, such as `name: my-shop`.")
+            merged = OmegaConf.merge(merged, loaded)
             OmegaConf.to_object(merged)
-        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"{where}: {_reason(error)}") from error
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
@@ -152,6 +155,8 @@ def _reason(error: Exception) -> str:
         return f"unknown key {key!r}" + (
             f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else f"; known there: {', '.join(known)}."
         )
+    if mark := getattr(error, "problem_mark", None):  # broken YAML
+        return f"line {mark.line + 1}: {error.problem}."  # type: ignore[attr-defined]
     return str(error).splitlines()[0] + (f" (at {key})" if key else "")
 
 
@@ -172,6 +177,7 @@ def find_data(data: str | Path, *stems: str) -> Path:
 def make_terms(data: str | Path, output: str | Path, config: TermsConfig | None = None, read: DataConfig | None = None) -> Catalog:
     """Gives every item a Term ID and writes the catalog to `output`, with ``neighbors.parquet`` beside it where terms are extracted."""
     config, read = config or TermsConfig(), read or DataConfig()
+    check_replaceable(output, CATALOG_FILE)
     items = load_items(find_data(data, "items"), read.missing_title)
     neighbors = None
     if config.source == "file":
@@ -230,6 +236,7 @@ def make_dataset(
     from grlm_hf.hub import save_datasets
 
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
+    check_replaceable(output, CATALOG_FILE)
     catalog = Catalog.from_pretrained(catalog_folder)
     histories = load_histories(
         find_data(data, "interactions", "sequences"), {i.item_id for i in catalog}, read.short_users, read.unknown_items
@@ -261,6 +268,7 @@ def make_checkpoint(
     from grlm_hf.hub import dataset_facts
     from grlm_hf.training.sft import train
 
+    check_replaceable(output, CATALOG_FILE)
     facts = dataset_facts(datasets)
     sft = load_dataset(str(datasets), "sft")
     work = Path(work) if work else Path(output).parent / f".{Path(output).name}-training"

@@ -26,16 +26,19 @@ def normalise(text: str) -> str:
 
     Characters that the written form or a chat template reserve are dropped. Returns ``""`` if no letter or digit is left.
     """
-    text = _RESERVED.sub(" ", unicodedata.normalize("NFKC", text).lower())
+    text = unicodedata.normalize("NFKC", text).lower()
     text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cs", "Co", "Cn"))
+    text = _RESERVED.sub(" ", unicodedata.normalize("NFKC", text))  # again: letters that were lowered or moved together may compose
     term = _HYPHENS.sub("-", _SPACES.sub("-", text.strip())).strip("-'")
     if term.count(".") == 1:  # the end of a sentence, not of an abbreviation (``e.l.f.``)
-        term = term.removesuffix(".")
+        term = term.removesuffix(".").rstrip("-'")
     return term if any(c.isalnum() for c in term) else ""
 
 
 def validate(terms: Iterable[str], n_terms: int | None = None) -> TermID:
     """The terms as a Term ID. Raises ``ValueError`` when one is not in normal form or, given `n_terms`, when the count differs."""
+    if isinstance(terms, str):
+        raise ValueError(f"Found the text {terms!r}; expected a tuple of terms. Read a written Term ID with parse.")
     tid = tuple(terms)
     if not tid or (n_terms is not None and len(tid) != n_terms):
         raise ValueError(f"A Term ID needs {n_terms or 'at least one'} terms; found {len(tid)}: {list(tid)}.")

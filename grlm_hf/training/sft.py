@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog
+from grlm_hf.files import read_json
 from grlm_hf.tasks.prompts import identifier_tokens, item_line, prompt_hash, request_tokens, tokenizer_hash
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 
@@ -106,7 +108,6 @@ def train(
         raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.trainer_utils import get_last_checkpoint
 
     from grlm_hf.modeling import GRLMConfig, GRLMForRecommendation
     from grlm_hf.training.trainer import TermIDTrainer
@@ -165,7 +166,7 @@ def train(
         processing_class=tokenizer,
     )
     hooks = _add_dropout(trainer.model, config.dropout)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
     for hook in hooks:
         hook.remove()
     (work / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
@@ -183,6 +184,18 @@ def train(
 def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
     return [*map(item_line, catalog.identifiers * 10), *(f"user\n{row[-1]['content']}\nassistant\n" for row in mixture["prompt"])]
+
+
+def _last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end; a half-written one, left by a kill, is removed."""
+    for folder in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
+        try:
+            read_json(folder / "trainer_state.json")  # the trainer writes it last
+        except ValueError:
+            shutil.rmtree(folder)
+            continue
+        return str(folder)
+    return None
 
 
 def _add_dropout(model: Any, p: float) -> list[Any]:
