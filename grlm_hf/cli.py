@@ -6,6 +6,8 @@ import ast
 import errno
 import inspect
 import json
+import os
+import re
 import sys
 import textwrap
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -39,6 +41,7 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
     from grlm_hf.quickstart import quickstart_recipe
     from grlm_hf.recipe import override, run
 
+    _quiet()
     report = run(override(quickstart_recipe(output), set_ or []), _say)
     _show(report, output)
 
@@ -60,6 +63,7 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     """
     from grlm_hf.recipe import load_recipe, run
 
+    _quiet()
     loaded = load_recipe(recipe, set_ or [])
     loaded = replace(loaded, data=str(data or loaded.data), output=str(output or loaded.output or f"runs/{recipe.stem}"))
     _show(run(loaded, _say), Path(loaded.output))
@@ -123,6 +127,7 @@ def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Setti
     from grlm_hf.recipe import load_recipe, make_checkpoint
 
     r = load_recipe(recipe, set_ or [])
+    _quiet()
     make_checkpoint(datasets, output, r.train, seed=r.seed)
     _say(f"checkpoint → {output}")
 
@@ -155,6 +160,7 @@ def evaluate(
     from grlm_hf.recipe import load_recipe, make_report
 
     r = load_recipe(recipe, set_ or [])
+    _quiet()
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     print(json.dumps(report, indent=2) if as_json else text_table(report))
 
@@ -188,6 +194,7 @@ def recommend(
     """
     from grlm_hf.modeling import GRLMForRecommendation
 
+    _quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     items = [i.strip() for i in history.split(",") if i.strip()]
     found = grlm.recommend(items, k, exclude_seen=exclude_seen, num_beams=num_beams)
@@ -219,6 +226,13 @@ def push(
 
 
 # --- talk --------------------------------------------------------------------------------------------------------------------------
+
+
+def _quiet() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _say(text: str) -> None:
@@ -293,6 +307,7 @@ def main() -> None:
     """Entry point of `grlm`: exit status 0, 2 for a mistake in the call or the input, 130 after Ctrl-C."""
     if "--help" in sys.argv or "-h" in sys.argv:
         _add_settings_help()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a stage is ours; theirs are many and short
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=True)
     except CycloptsError:
@@ -303,11 +318,19 @@ def main() -> None:
         )
     except (ValueError, ImportError) as error:
         sys.exit(_fail(str(error)))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = error.filename or error.strerror
+    except Exception as error:
+        if _disk_full(error):
+            where = getattr(error, "filename", None) or getattr(error, "strerror", None) or error
             sys.exit(_fail(f"The disk is full ({where}). What was written before is intact; free some space and run again."))
-        sys.exit(_fail(str(error)))
+        if isinstance(error, OSError):
+            sys.exit(_fail(str(error)))
+        raise
+
+
+def _disk_full(error: Exception) -> bool:
+    rust = re.search(r"os error (\d+)", str(error))  # safetensors raises an error of its own, whose text has the number
+    number = int(rust[1]) if rust else getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -81,8 +81,7 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
         axis.set_axisbelow(True)
     left.legend(frameon=False)
     p = report["protocol"]
-    figure.suptitle(
-        f"{report['dataset']} — {p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked; bars: 95 % bootstrap", fontsize=9
-    )
+    said = f"{p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked; whiskers: 95 % bootstrap interval"
+    figure.suptitle(f"{report['dataset']} — {said}", fontsize=9)
     with replacing(path) as new:
         figure.savefig(new, format="png", dpi=150, metadata={"Software": None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,33 +131,36 @@ def train(
     if validation is not None and (watched := min(config.validation_examples, len(validation))):
         held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit)
     # 3. TRL
-    sft_args = SFTConfig(
-        output_dir=str(work),
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        bf16=config.bf16,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=config.model != "scratch",
-        completion_only_loss=True,
-        max_length=None,
-        eval_strategy="epoch" if held_out is not None else "no",
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        seed=seed,
-        data_seed=seed,
-        report_to="none",
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
+        sft_args = SFTConfig(
+            output_dir=str(work),
+            num_train_epochs=config.epochs,
+            max_steps=config.max_steps,
+            learning_rate=config.learning_rate,
+            per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup,
+            weight_decay=config.weight_decay,
+            adam_beta2=0.95,
+            max_grad_norm=1.0,
+            bf16=config.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=config.model != "scratch",
+            completion_only_loss=True,
+            max_length=None,
+            eval_strategy="epoch" if held_out is not None else "no",
+            save_steps=config.save_steps,
+            save_total_limit=2,
+            logging_steps=10,
+            logging_nan_inf_filter=False,
+            seed=seed,
+            data_seed=seed,
+            disable_tqdm=False,
+            report_to="none",
+        )
     trainer = TermIDTrainer(
         model,
         trie=catalog.trie(tokenizer) if config.objective == "trie" else None,

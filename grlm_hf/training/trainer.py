@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
@@ -25,6 +25,9 @@ class TermIDTrainer(SFTTrainer):
     def __init__(self, model: Any, *, trie: Trie | None, **kwargs: Any):
         super().__init__(model, **kwargs)
         self.add_callback(_StopAtNaN())
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(_OneBar())
         self._walker = TrieWalker(trie, self.args.device) if trie else None
         self._eos = trie.eos_token_id if trie else None
 
@@ -62,6 +65,18 @@ class _SeededLengthSampler(LengthGroupedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
+
+
+class _OneBar(ProgressCallback):
+    """Losses at the end of the one training bar, instead of a printed dictionary each time and a bar for every evaluation."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.training_bar is not None:
+            self.shown = getattr(self, "shown", {}) | {n: f"{v:.3f}" for n, v in (logs or {}).items() if n in ("loss", "eval_loss")}
+            self.training_bar.set_postfix(self.shown)
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 class _StopAtNaN(TrainerCallback):
