@@ -16,6 +16,9 @@ lint: $(DEV)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(DEV)  ## measured comparisons; rewrites benchmarks/results
+	$(BIN)/python benchmarks/decoding/recommend.py
+
 $(DEV): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "grlm-hf needs Python 3.11 or newer; found " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)

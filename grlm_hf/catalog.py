@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import clean, read_rows, replacing
+from grlm_hf.files import clean, read_rows, rows_to_dataset, write_parquet
 from grlm_hf.identifiers.terms import TermID, normalise, validate
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def item_features() -> Features:
 
 def items_to_dataset(items: Sequence[Item]) -> Dataset:
     """The ``items`` table, one row an item, with `item_features`."""
-    from datasets import Dataset
-
-    return Dataset.from_list([_item_row(item) for item in items], features=item_features())
+    return rows_to_dataset([_item_row(item) for item in items], item_features())
 
 
 def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
@@ -212,20 +210,15 @@ class Catalog:
 
     def to_dataset(self) -> Dataset:
         """One row an item: the columns of `item_features` and `terms`, a list of strings."""
-        from datasets import Dataset, Features, List, Value
+        from datasets import Features, List, Value
 
         rows = [{**_item_row(item), "terms": list(tid)} for item, tid in zip(self.items, self.term_ids, strict=True)]
-        return Dataset.from_list(rows, features=Features({**item_features(), "terms": List(Value("string"))}))
+        return rows_to_dataset(rows, Features({**item_features(), "terms": List(Value("string"))}))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``folder/catalog.parquet`` (atomically) and returns its path."""
-        import pyarrow.parquet as pq
-
-        table = self.to_dataset().with_format("arrow")[:]
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _SCHEMA_KEY: str(CATALOG_SCHEMA).encode()})
         target = Path(folder) / CATALOG_FILE
-        with replacing(target) as new:
-            pq.write_table(table, new)
+        write_parquet(self.to_dataset(), target, {_SCHEMA_KEY: str(CATALOG_SCHEMA).encode()})
         return target
 
     @classmethod

@@ -10,10 +10,13 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
@@ -112,6 +115,13 @@ def _first_bad_line(path: Path) -> str:
     return ""  # a parquet file
 
 
+def rows_to_dataset(rows: Sequence[dict[str, Any]], features: Features) -> Dataset:
+    """Rows as a table with these columns; also no rows, of which ``Dataset.from_list`` makes no table."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
+
+
 def check_replaceable(folder: str | Path, sign: str) -> None:
     """Refuses to let a folder be replaced that grlm did not write. Call it before the work whose result takes `folder`'s place.
 
@@ -137,7 +147,8 @@ def replacing(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    _sweep(target)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}-", dir=target.parent))
     try:
         new = work / "new"
         yield new
@@ -158,6 +169,27 @@ def replacing(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _sweep(target: Path) -> None:
+    """Removes what a killed process left beside `target`; if it died between the two renames, the old folder returns first."""
+    for left in target.parent.glob(f".{target.name}.*-*"):
+        pid = left.name.removeprefix(f".{target.name}.").split("-")[0]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if (left / "old").exists() and not target.exists():
+            os.rename(left / "old", target)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
     with replacing(path) as new:
@@ -167,6 +199,20 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes indented JSON atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_parquet(rows: Dataset, path: str | Path, metadata: dict[bytes, bytes] | None = None) -> None:
+    """Writes a dataset as one parquet file atomically, with its features, so that ``load_dataset`` restores them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = rows.with_format("arrow")[:]
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
+    # By way of memory: on a full disk pyarrow's own writer can end the whole process where Python raises an error.
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    with replacing(path) as new:
+        new.write_bytes(buffer.getvalue())
 
 
 def read_json(path: str | Path) -> Any:

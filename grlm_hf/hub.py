@@ -9,7 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import CATALOG_FILE, Catalog
-from grlm_hf.files import read_json, replacing, write_json, write_text
+from grlm_hf.files import read_json, replacing, write_json, write_parquet, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -114,7 +114,7 @@ def save_datasets(tables: dict[str, dict[str, Dataset]], catalog: Catalog, folde
             lines += [f"- config_name: {config}", *(["  default: true"] if n == 0 else []), "  data_files:"]
             for split, rows in splits.items():
                 (new / config).mkdir(exist_ok=True)
-                rows.to_parquet(new / config / f"{split}-00000-of-00001.parquet")
+                write_parquet(rows, new / config / f"{split}-00000-of-00001.parquet")
                 lines += [f"  - split: {split}", f"    path: {config}/{split}-*.parquet"]
         counts = [f"| `{c}` | {', '.join(f'{s}: {len(rows):,}' for s, rows in splits.items())} |" for c, splits in tables.items()]
         catalog.save_pretrained(new)

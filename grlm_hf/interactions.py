@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import clean, read_rows
+from grlm_hf.files import clean, read_rows, rows_to_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -205,8 +205,6 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
 
 def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
     """The ``interactions`` table as ``{"train", "validation", "test"}``: what trains, and each case's target, with its position."""
-    from datasets import Dataset
-
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for h in split.train:
         for i, item in enumerate(h.items):
@@ -216,16 +214,16 @@ def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
     for name, cases in (("validation", split.validation), ("test", split.test)):
         for c in cases:
             rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": None})
-    return {name: Dataset.from_list(part, features=interaction_features()) for name, part in rows.items()}
+    return {name: rows_to_dataset(part, interaction_features()) for name, part in rows.items()}
 
 
 def cases_to_dataset(cases: Sequence[Case]) -> Dataset:
     """The ``cases`` table: `user_id`, `history` (item ids, oldest first) and `target`."""
-    from datasets import Dataset, Features, List, Value
+    from datasets import Features, List, Value
 
     text = Value("string")
     rows = [{"user_id": c.user_id, "history": list(c.history), "target": c.target} for c in cases]
-    return Dataset.from_list(rows, features=Features({"user_id": text, "history": List(text), "target": text}))
+    return rows_to_dataset(rows, Features({"user_id": text, "history": List(text), "target": text}))
 
 
 def _seconds(where: str, value: Any) -> int | None:

@@ -147,7 +147,7 @@ class GRLMForRecommendation:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
             tokenizer.init_kwargs.pop(name, None)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **model_kwargs)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
         return cls(model, tokenizer, catalog, GRLMConfig(**values))
 
     def save_pretrained(self, folder: str | Path) -> None:

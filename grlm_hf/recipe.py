@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf import __version__
 from grlm_hf.catalog import CATALOG_FILE, Catalog, items_to_dataset, load_items, load_term_ids
-from grlm_hf.files import check_replaceable, find_table, read_json, replacing, write_json
+from grlm_hf.files import check_replaceable, find_table, read_json, replacing, write_json, write_parquet
 from grlm_hf.interactions import (
     Case,
     History,
@@ -203,19 +203,26 @@ def make_terms(data: str | Path, output: str | Path, config: TermsConfig | None 
     with replacing(output) as new:
         catalog.save_pretrained(new)
         if neighbors is not None:
-            neighbors.to_dataset().to_parquet(str(new / "neighbors.parquet"))
+            write_parquet(neighbors.to_dataset(), new / "neighbors.parquet")
     return catalog
 
 
 def make_split(histories: Sequence[History], how: str, seed: int) -> Split:
-    """Cuts histories as `DataConfig.split` says."""
+    """Cuts histories as `DataConfig.split` says. Raises ``ValueError`` when nothing is left to validate on or to test on."""
     if how == "leave-one-out":
-        return leave_one_out(histories)
-    if how == "time":
-        return split_by_time(histories)
-    if how == "unseen-items":
-        return hold_out_items(histories, seed=seed)
-    raise ValueError(f"read.split is {how!r}; expected one of {SPLITS}.")
+        split = leave_one_out(histories)
+    elif how == "time":
+        split = split_by_time(histories)
+    elif how == "unseen-items":
+        split = hold_out_items(histories, seed=seed)
+    else:
+        raise ValueError(f"read.split is {how!r}; expected one of {SPLITS}.")
+    if not (split.validation and split.test):
+        raise ValueError(
+            f"read.split={how} leaves {len(split.validation)} validation and {len(split.test)} test cases of {len(histories)} users; "
+            "expected some of each. Give more data, or choose another split."
+        )
+    return split
 
 
 def make_dataset(

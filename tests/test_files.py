@@ -329,3 +329,18 @@ def test_only_folders_of_ours_are_replaced(tmp_path: Path) -> None:
     put(tmp_path / "file", "file", "x")
     with pytest.raises(ValueError, match=r"file is a file.*Choose another folder"):
         check_replaceable(tmp_path / "file", "sign")
+
+
+def test_what_a_killed_process_left_is_swept_and_the_old_folder_returns(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".out.{gone.pid}-abc"
+    (left / "old").mkdir(parents=True)  # killed between the two renames
+    (left / "old" / "last-good").write_text("1")
+    running = tmp_path / f".out.{os.getpid()}-def"
+    running.mkdir()
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert (tmp_path / "out" / "last-good").read_text() == "1"
+    assert not left.exists()
+    assert running.exists()  # another writer at work is left alone

@@ -41,7 +41,7 @@ def validate(terms: Iterable[str], n_terms: int | None = None) -> TermID:
         raise ValueError(f"Found the text {terms!r}; expected a tuple of terms. Read a written Term ID with parse.")
     tid = tuple(terms)
     if not tid or (n_terms is not None and len(tid) != n_terms):
-        raise ValueError(f"A Term ID needs {n_terms or 'at least one'} terms; found {len(tid)}: {list(tid)}.")
+        raise ValueError(f"A Term ID needs {n_terms or 'one or more'} terms; found {len(tid)}: {list(tid)}.")
     for term in tid:
         if not isinstance(term, str) or not term or normalise(term) != term:
             raise ValueError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog
+from grlm_hf.files import rows_to_dataset
 from grlm_hf.interactions import Case, History
 from grlm_hf.tasks.prompts import internalise_request, item_line, next_item_request
 
@@ -78,9 +79,7 @@ def build_mixture(catalog: Catalog, histories: Iterable[History], config: Mixtur
 
 def examples_to_dataset(examples: Iterable[Example]) -> Dataset:
     """The ``sft`` table: `prompt` and `completion` as chat messages, `task` and `key` beside them."""
-    from datasets import Dataset
-
-    return Dataset.from_list([_row(e) for e in examples], features=mixture_features())
+    return rows_to_dataset([_row(e) for e in examples], mixture_features())
 
 
 def mixture_features() -> Features:

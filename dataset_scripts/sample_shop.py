@@ -1,0 +1,25 @@
+"""Writes the synthetic sample shop as a data folder: items.jsonl and interactions.jsonl, the layout that every recipe reads.
+
+python dataset_scripts/sample_shop.py shop
+grlm run recipes/beauty-cpu.yaml --data shop --output runs/shop --set terms.source=extract --set terms.resolve=true
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="receives the tables; replaced if it exists")
+    parser.add_argument("--seed", type=int, default=0, help="another shop for another seed (default 0)")
+    args = parser.parse_args()
+    write_sample(args.folder, args.seed)
+    print(f"{args.folder}: {SYNTHETIC_NOTICE}")
+
+
+if __name__ == "__main__":
+    main()
