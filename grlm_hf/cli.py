@@ -23,6 +23,7 @@ app = App(
     version=grlm_hf.__version__,
     help="Generative recommendation with Term IDs: from a catalog and logs to a recommender.\n\nStart with `grlm quickstart`.",
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
 Settings = Annotated[list[str] | None, Parameter(name=["--set"], negative=(), help="Change one setting, as key=value; repeat for more.")]
@@ -63,8 +64,8 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     """
     from grlm_hf.recipe import load_recipe, run
 
-    _quiet()
     loaded = load_recipe(recipe, set_ or [])
+    _quiet()
     loaded = replace(loaded, data=str(data or loaded.data), output=str(output or loaded.output or f"runs/{recipe.stem}"))
     _show(run(loaded, _say), Path(loaded.output))
 

@@ -278,7 +278,10 @@ def make_checkpoint(
     check_replaceable(output, CATALOG_FILE)
     facts = dataset_facts(datasets)
     sft = load_dataset(str(datasets), "sft")
-    work = Path(work) if work else Path(output).parent / f".{Path(output).name}-training"
+    config = config or TrainConfig()
+    if work is None:  # named by all that the result depends on: never resumed from with other settings
+        key = _fingerprint("train", [Path(datasets)] if Path(datasets).exists() else [], [config, seed, str(datasets), prompt_hash()])
+        work = Path(output).parent / f".{Path(output).name}-training-{key}"
     grlm = train(
         Catalog.from_pretrained(datasets),
         sft["train"],

@@ -65,7 +65,6 @@ def refused(folder: Path, *args: str) -> str:
 
 TERMS = ("terms", "shop", "--output", "out")
 DATASET = ("dataset", "shop", "--catalog", "catalog", "--output", "out")
-RUN = ("run", "recipe.yaml", "--data", "shop", "--output", "out")
 
 
 def test_good_input_is_accepted(shop: Path) -> None:
@@ -259,7 +258,7 @@ def test_ctrl_c(shop: Path) -> None:
         ("terms.resolve=maybe", "setting 'terms.resolve=maybe': Value 'maybe' is not a valid bool"),
         ("terms=3", "setting 'terms=3': Merge error"),
         ("terms.neighbors", "Setting 'terms.neighbors' is not of the form key=value, such as train.epochs=3"),
-        ("name=[a", "setting 'name=[a': line 1: "),
+        ("name=[a", "setting 'name=[a': line "),
         ("mixture.max_history=0", "setting 'mixture.max_history=0': max_history=0; expected at least 1"),
         ("terms.source=magic", "terms.source is 'magic'; expected 'extract' or 'file'"),
         ("read.missing_title=guess", "missing_title is 'guess'; expected 'error' or 'fill'"),
@@ -281,14 +280,24 @@ def test_bad_settings(shop: Path, setting: str, message: str) -> None:
         (b"3\n", "recipe.yaml: "),
         ("name: café\n".encode("latin-1"), "recipe.yaml: 'utf-8' codec can't decode byte 0xe9"),
         (b"name: ${oc.env:GRLM_NO_SUCH_NAME}\n", "recipe.yaml: KeyError raised while resolving interpolation"),
-        (b"read: {split: by-moon}\nterms: {source: file}\n", "shop holds no term_ids.*"),
+        (b"terms: {source: file}\n", "shop holds no term_ids.*"),
     ],
     ids=["none", "unknown", "type", "twice", "broken", "list", "scalar", "not UTF-8", "environment", "stages"],
 )
 def test_bad_recipes(shop: Path, recipe: bytes | None, message: str) -> None:
     if recipe is not None:
         (shop / "recipe.yaml").write_bytes(recipe)
-    assert message in refused(shop, *RUN)
+    assert message in refused(shop, *TERMS, "--recipe", "recipe.yaml")
+
+
+def test_run_refuses_as_well(shop: Path) -> None:
+    run = ("run", "recipe.yaml", "--data", "shop", "--output", "out")
+    assert "No recipe at recipe.yaml" in refused(shop, *run)
+    (shop / "recipe.yaml").write_text("name: toy\n")
+    assert "did you mean 'train.epochs'?" in refused(shop, *run, "--set", "train.epoch=3")
+    (shop / "shop" / "interactions.jsonl").unlink()
+    assert "shop holds no interactions.* or sequences.*" in refused(shop, *run)
+    assert "No data folder at ''" in refused(shop, "run", "recipe.yaml", "--output", "out")
 
 
 # --- the call itself ---------------------------------------------------------------------------------------------------------------

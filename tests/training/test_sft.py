@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import toy_catalog, toy_histories, toy_tokenizer
+from toys import toy_catalog, toy_grlm, toy_histories, toy_tokenizer
 
 from grlm_hf.interactions import leave_one_out
 from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset
@@ -80,6 +80,17 @@ def test_training_learns_and_is_reproducible(objective: str, tmp_path: Path) -> 
         assert torch.equal(first, again)
     a, b = (m.model.state_dict() for m in models)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+def test_a_given_model_takes_the_same_path(objective: str, tmp_path: Path) -> None:
+    toy_grlm().save_pretrained(tmp_path / "base")  # an ordinary causal LM in a folder, as Qwen3 would be
+    config = TrainConfig(model=str(tmp_path / "base"), objective=objective, epochs=1, batch_size=8, bf16=True, validation_examples=0)
+    grlm = train(CATALOG, MIXTURE, tmp_path / "work", config, max_history=3)
+    assert grlm.model.dtype == torch.bfloat16
+    assert len({r.item_id for r in grlm.recommend(["i20", "i12"], 12)}) == 12
+    before, after = (m.get_input_embeddings().weight.float() for m in (toy_grlm().model, grlm.model))
+    assert not torch.allclose(before, after)
 
 
 def test_a_diverging_loss_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
