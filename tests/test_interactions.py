@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from grlm_hf.interactions import (
     load_histories,
     split_by_time,
 )
+from grlm_hf.recipe import make_split
 
 ITEMS = {"a", "b", "c", "d"}
 
@@ -89,6 +92,18 @@ def test_both_layouts_give_the_same_histories(
         assert all(h.timestamps == () for h in a)
 
 
+@pytest.fixture
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the clock on the wall says must not matter."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("this platform's time zone cannot be set")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "FAR-11")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
@@ -104,11 +119,13 @@ def test_both_layouts_give_the_same_histories(
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.usefixtures("far_from_utc")
 def test_times(tmp_path: Path, suffix: str, written: Any, seconds: int) -> None:
     (history,) = load_histories(write(tmp_path / f"i{suffix}", one_user("abc", written, written, written)), ITEMS)
     assert history.timestamps == (seconds,) * 3
 
 
+@pytest.mark.usefixtures("far_from_utc")
 def test_times_of_parquet(tmp_path: Path) -> None:
     table = pa.table(
         {"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": pa.array([3_000_000, 1, 2_000_000], pa.timestamp("us"))}
@@ -333,6 +350,13 @@ def test_held_out_items_depend_on_the_seed_only() -> None:
 def test_hold_out_items_refuses(share: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         hold_out_items([History("u", ("a", "b", "c"))], share)
+
+
+@pytest.mark.parametrize("how", ["leave-one-out", "unseen-items"])
+def test_a_recipe_refuses_a_split_that_asks_nothing(how: str) -> None:
+    short = [History(f"u{n}", (f"i{n}",)) for n in range(20)]  # an empty part could not be loaded with load_dataset
+    with pytest.raises(ValueError, match=f"read.split={how} leaves 0 validation and 0 test cases of 20 users"):
+        make_split(short, how, seed=0)
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------------------

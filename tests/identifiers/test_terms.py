@@ -74,6 +74,10 @@ def test_case_spacing_and_width_do_not_matter(text: str) -> None:
     assert normalise(plain) == normalise(plain.upper()) == normalise(f" {plain}\t") == normalise(wide)
 
 
+def test_the_written_form() -> None:
+    assert render(("hair", "long-lasting", "2.5")) == "[hair, long-lasting, 2.5]"
+
+
 @settings(max_examples=500, deadline=None)
 @given(term_ids, term_ids)
 def test_what_is_rendered_is_parsed_again(tid: TermID, other: TermID) -> None:
