@@ -40,7 +40,8 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
         Folder that receives data/, catalog/, datasets/, checkpoint/, report.json and report.png.
     """
     from grlm_hf.quickstart import quickstart_recipe
-    from grlm_hf.recipe import override, run
+    from grlm_hf.recipe import override
+    from grlm_hf.stages import run
 
     _quiet()
     report = run(override(quickstart_recipe(output), set_ or []), _say)
@@ -51,7 +52,7 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
 def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None) -> None:
     """Run a recipe's stages: terms, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
 
-    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set train.epochs=5`
+    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.source=extract`
 
     Parameters
     ----------
@@ -62,11 +63,14 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     output
         Another output folder than the recipe's.
     """
-    from grlm_hf.recipe import load_recipe, run
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import run
 
     loaded = load_recipe(recipe, set_ or [])
     _quiet()
-    loaded = replace(loaded, data=str(data or loaded.data), output=str(output or loaded.output or f"runs/{recipe.stem}"))
+    if data is not None:  # the recipe's name and notice speak of its own data
+        loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
+    loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
     _show(run(loaded, _say), Path(loaded.output))
 
 
@@ -83,7 +87,8 @@ def terms(data: Path, *, output: Path, recipe: RecipeFile = None, set_: Settings
     output
         Folder that receives catalog.parquet.
     """
-    from grlm_hf.recipe import load_recipe, make_terms
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_terms
 
     r = load_recipe(recipe, set_ or [])
     catalog = make_terms(data, output, r.terms, r.read)
@@ -105,7 +110,8 @@ def dataset(data: Path, *, catalog: Path, output: Path, recipe: RecipeFile = Non
     output
         Folder that receives the tables; `load_dataset(output, "sft")` reads it.
     """
-    from grlm_hf.recipe import load_recipe, make_dataset
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_dataset
 
     r = load_recipe(recipe, set_ or [])
     make_dataset(data, catalog, output, r.mixture, r.read, seed=r.seed, title=r.name, notice=r.notice)
@@ -125,7 +131,8 @@ def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Setti
     output
         Folder that receives the checkpoint.
     """
-    from grlm_hf.recipe import load_recipe, make_checkpoint
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_checkpoint
 
     r = load_recipe(recipe, set_ or [])
     _quiet()
@@ -158,7 +165,8 @@ def evaluate(
         The report; a plot is written beside it.
     """
     from grlm_hf.evaluation.report import text_table
-    from grlm_hf.recipe import load_recipe, make_report
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_report
 
     r = load_recipe(recipe, set_ or [])
     _quiet()
@@ -247,19 +255,18 @@ def _listing(found: list[Any]) -> str:
 
 
 def _show(report: dict[str, Any], output: Path) -> None:
-    from datasets import load_dataset
-
     from grlm_hf.evaluation.report import text_table
+    from grlm_hf.hub import load_table
     from grlm_hf.modeling import GRLMForRecommendation
 
     grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
-    case = load_dataset(str(output / "datasets"), "cases", split="test")[0]
+    case = load_table(output / "datasets", "cases", "test")[0]
     history = case["history"][-3:]
     print(f"\n{text_table(report)}\n\nUser {case['user_id']} had, last:")
     for item in history:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print("and is recommended:")
-    print(_listing(grlm.recommend(case["history"], 5, exclude_seen=True)))
+    print(_listing(grlm.recommend(case["history"], min(5, len(grlm.catalog)), exclude_seen=True)))
     print(f"\nPlot: {output / 'report.png'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
 
 
@@ -331,6 +338,8 @@ def main() -> None:
 def _disk_full(error: Exception) -> bool:
     rust = re.search(r"os error (\d+)", str(error))  # safetensors raises an error of its own, whose text has the number
     number = int(rust[1]) if rust else getattr(error, "errno", None)
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save, whose error has no number
+        return True
     return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

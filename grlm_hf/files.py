@@ -122,15 +122,17 @@ def rows_to_dataset(rows: Sequence[dict[str, Any]], features: Features) -> Datas
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
-def check_replaceable(folder: str | Path, sign: str) -> None:
+def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) -> None:
     """Refuses to let a folder be replaced that grlm did not write. Call it before the work whose result takes `folder`'s place.
 
     Raises:
-        ValueError: `folder` is a file, or holds something but no file named `sign`.
+        ValueError: `folder` is a file, or holds something but no file named `sign`, or one of `never`.
     """
     folder = Path(folder)
     if folder.is_dir():
         found = sorted(p.name for p in folder.iterdir())
+        if other := sorted(set(found) & set(never)):
+            raise ValueError(f"{folder} holds {other[0]}: it is something else that grlm wrote, and stays. Choose another folder.")
         if found and sign not in found:
             some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
             raise ValueError(f"{folder} holds {some} but no {sign}: grlm did not write it, and will not replace it. Choose another folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -48,19 +49,25 @@ def push_folder(
 ) -> str:
     """Uploads a folder in one commit, creating the repository (private unless said otherwise) if need be; returns its URL.
 
-    Files of the repository that the folder does not hold are removed in the same commit, so the repository is what the folder is.
+    In a repository that grlm-hf wrote before, data files that the folder no longer holds are removed in the same commit; its card stays.
+
+    Raises:
+        ValueError: no files; or the repository exists and is public where a private one was asked for.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     folder = Path(folder)
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    paths = _visible_files(folder)
     if not paths:
         raise ValueError(f"{folder} holds no files to push.")
     api = HfApi(token=token)
     with _explained(repo_id):
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise ValueError(f"{repo_id} exists and is public. Say that it may be (--public), or name another repository.")
         names = [p.relative_to(folder).as_posix() for p in paths]
-        gone = set(api.list_repo_files(repo_id, repo_type=repo_type)) - set(names) - {".gitattributes"}
+        there = set(api.list_repo_files(repo_id, repo_type=repo_type))
+        gone = there - set(names) - {".gitattributes", CARD} if there & {CATALOG_FILE, DATASET_FACTS} else set()
         operations: list[Any] = [CommitOperationDelete(name) for name in sorted(gone)]
         operations += [CommitOperationAdd(name, path) for name, path in zip(names, paths, strict=True)]
         api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message or f"Upload {folder.name} with grlm-hf")
@@ -84,11 +91,15 @@ def publish(folder: str | Path, repo_id: str, *, private: bool = True, dry_run: 
         raise ValueError(f"{folder} holds neither a checkpoint (grlm_config.json) nor a dataset or catalog ({CATALOG_FILE}).")
     Catalog.from_pretrained(folder)  # a broken one is not published
     if dry_run:
-        files_ = sorted(p for p in folder.rglob("*") if p.is_file())
-        return "\n".join([f"{repo_type} {repo_id}:", *(f"  {p.relative_to(folder)}  {p.stat().st_size:,} bytes" for p in files_)])
+        sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in _visible_files(folder))
+        return "\n".join([f"{repo_type} {repo_id}:", *sizes])
     if repo_type == "dataset" and not (folder / CARD).is_file():
         return push_catalog(Catalog.from_pretrained(folder), repo_id, private=private, token=token)
     return push_folder(folder, repo_id, repo_type=repo_type, private=private, token=token)
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def push_catalog(catalog: Catalog, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -111,11 +122,17 @@ def save_datasets(tables: dict[str, dict[str, Dataset]], catalog: Catalog, folde
         new.mkdir()
         lines = []
         for n, (config, splits) in enumerate(tables.items()):
-            lines += [f"- config_name: {config}", *(["  default: true"] if n == 0 else []), "  data_files:"]
+            digest, data_files = hashlib.sha256(), []
             for split, rows in splits.items():
                 (new / config).mkdir(exist_ok=True)
-                write_parquet(rows, new / config / f"{split}-00000-of-00001.parquet")
-                lines += [f"  - split: {split}", f"    path: {config}/{split}-*.parquet"]
+                path = new / config / f"{split}-00000-of-00001.parquet"
+                write_parquet(rows, path)
+                digest.update(path.read_bytes())
+                data_files += [f"  - split: {split}", f"    path: {config}/{split}-*.parquet"]
+            # load_dataset caches a local folder by its name and its card's YAML alone: without the digest it would serve an older
+            # folder of this name, or what this folder held before.
+            about = [f"  description: content {digest.hexdigest()[:16]}", *(["  default: true"] if n == 0 else [])]
+            lines += [f"- config_name: {config}", *about, "  data_files:", *data_files]
         counts = [f"| `{c}` | {', '.join(f'{s}: {len(rows):,}' for s, rows in splits.items())} |" for c, splits in tables.items()]
         catalog.save_pretrained(new)
         card = card_template("dataset").substitute(
@@ -124,6 +141,16 @@ def save_datasets(tables: dict[str, dict[str, Dataset]], catalog: Catalog, folde
         )  # fmt: skip
         (new / CARD).write_text(card, encoding="utf-8")
         write_json(new / DATASET_FACTS, facts)
+
+
+def load_table(path_or_repo: str | Path, config: str, split: str) -> Dataset:
+    """One split of a table of a dataset folder or repository. Raises ``ValueError`` if there is no such table."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(str(path_or_repo), config, split=split)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{path_or_repo} holds no table {config!r} with a split {split!r}: {error}") from error
 
 
 def dataset_facts(path_or_repo: str | Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,13 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question to a recommender: after `history` (oldest first, never empty), which item comes? `target` is the answer."""
+    """One question to a recommender: after `history` (oldest first, never empty), which item comes? `target` is the answer, and
+    `timestamp` its time in unix seconds, where known."""
 
     user_id: str
     history: tuple[str, ...]
     target: str
+    timestamp: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ def leave_one_out(histories: Iterable[History]) -> Split:
             train.append(history)
             continue
         train.append(History(history.user_id, items[:-2], history.timestamps[:-2]))
-        validation.append(Case(history.user_id, items[:-2], items[-2]))
-        test.append(Case(history.user_id, items[:-1], items[-1]))
+        times = history.timestamps or (None, None)
+        validation.append(Case(history.user_id, items[:-2], items[-2], times[-2]))
+        test.append(Case(history.user_id, items[:-1], items[-1], times[-1]))
     return Split("leave-one-out", tuple(train), tuple(validation), tuple(test))
 
 
@@ -160,7 +163,9 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
         if kept:
             train.append(History(h.user_id, h.items[:kept], h.timestamps[:kept]))
         for i in range(max(kept, 1), len(h.items)):
-            cases["test" if h.timestamps[i] >= first_test else "validation"].append(Case(h.user_id, h.items[:i], h.items[i]))
+            cases["test" if h.timestamps[i] >= first_test else "validation"].append(
+                Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i])
+            )
     return Split("time", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
 
 
@@ -195,7 +200,7 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
             past = tuple(h.items[j] for j in known if j < i)
             if item in part and item not in asked and past:
                 asked.add(item)
-                cases[part[item]].append(Case(h.user_id, past, item))
+                cases[part[item]].append(Case(h.user_id, past, item, h.timestamps[i] if h.timestamps else None))
         if known:
             train.append(
                 History(h.user_id, tuple(h.items[j] for j in known), tuple(h.timestamps[j] for j in known) if h.timestamps else ())
@@ -213,7 +218,7 @@ def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
             )
     for name, cases in (("validation", split.validation), ("test", split.test)):
         for c in cases:
-            rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": None})
+            rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": c.timestamp})
     return {name: rows_to_dataset(part, interaction_features()) for name, part in rows.items()}
 
 

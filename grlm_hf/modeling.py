@@ -6,7 +6,8 @@ with two files more: ``catalog.parquet`` and ``grlm_config.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ class GRLMForRecommendation:
         Args:
             history: item ids, oldest first; or a list of histories. Only the last ``config.max_history`` items are read.
             exclude_seen: leave out all items of the history (also those too old to be read).
-            num_beams: width of the search; by default the larger of 20 and what `k` needs. A wider search is more exact and slower.
+            num_beams: width of the search, by default the larger of 20 and `k`; a wider search is more exact and slower. With
+                `exclude_seen` it is widened by the number of seen Term IDs.
             batch_size: histories searched at once.
             progress: called with the number of histories done since the last call.
 
@@ -201,44 +203,42 @@ class GRLMForRecommendation:
             A list of `Recommendation`, or one such list a history. It is shorter than `k` only when `exclude_seen` leaves fewer items.
 
         Raises:
-            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` too small for `k`.
+            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k`.
         """
         if isinstance(history, str):
             raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
         history = list(history)
         single = not history or isinstance(history[0], str)
+        if not single and any(isinstance(h, str) or not isinstance(h, Sequence) for h in history):
+            raise ValueError(f"history is {history[:3]!r}; expected item ids, which are strings, or lists of them.")
         histories: list[list[str]] = [history] if single else [list(h) for h in history]
         if not 1 <= k <= len(self.catalog):
             raise ValueError(f"k={k}; expected 1 to {len(self.catalog)}, the size of the catalog.")
-        if num_beams is not None and num_beams < 1:
-            raise ValueError(f"num_beams={num_beams}; expected at least 1.")
+        if num_beams is not None and num_beams < min(k, len(self.trie)):
+            raise ValueError(f"num_beams={num_beams} cannot give k={k} items; expected at least {min(k, len(self.trie))}.")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         positions = [[self.catalog.position(i) for i in h] for h in histories]
         shown = [p[-self.config.max_history :] for p in positions]
         prompts = history_tokens(self.tokenizer, self._paths, shown, self.catalog.term_ids)
         results: list[list[Recommendation]] = [[] for _ in histories]
-        # Users of a like prompt length share a batch: little padding.
-        order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            seen = [set(positions[i]) if exclude_seen else set() for i in batch]
-            # Seen items can fill beams, so there must be as many more.
-            width = num_beams or max(MIN_BEAMS, k + max(len({self.catalog.term_ids[p] for p in s}) for s in seen))
-            leaves, scores = beam_search(
-                self.model, self._walker, [prompts[i] for i in batch], min(width, len(self.trie)), self.config.objective
-            )
-            for i, skip, leaf_row, score_row in zip(batch, seen, leaves.tolist(), scores.tolist(), strict=True):
+        # Seen items can fill beams, so there must be as many more; in steps of eight, so that many users share a width.
+        seen = [set(p) if exclude_seen else set() for p in positions]
+        extra = [-(-len({self.catalog.term_ids[p] for p in s}) // 8) * 8 for s in seen]
+        width = [min((num_beams or max(MIN_BEAMS, k)) + e, len(self.trie)) for e in extra]
+        # Users of the same width and a like prompt length share a batch: an answer never depends on the others, and padding is little.
+        order = sorted(range(len(histories)), key=lambda i: (width[i], len(prompts[i])))
+        for batch in _batches(order, width, batch_size):
+            leaves, scores = beam_search(self.model, self._walker, [prompts[i] for i in batch], width[batch[0]], self.config.objective)
+            for i, leaf_row, score_row in zip(batch, leaves.tolist(), scores.tolist(), strict=True):
                 ranked = (
                     (p, score)
                     for leaf, score in zip(leaf_row, score_row, strict=True)
                     if leaf >= 0
                     for p in self.catalog.positions_of(self.catalog.identifiers[leaf])
-                    if p not in skip
+                    if p not in seen[i]
                 )
                 results[i] = [self._recommendation(p, score) for (p, score), _ in zip(ranked, range(k), strict=False)]
-                if num_beams is not None and len(results[i]) < min(k, len(self.catalog) - len(skip)):
-                    raise ValueError(f"num_beams={num_beams} found {len(results[i])} items; k={k} needs a wider search.")
             if progress:
                 progress(len(batch))
         return results[0] if single else results
@@ -276,3 +276,10 @@ class GRLMForRecommendation:
     def grounder(self, form: str = "paper") -> Grounder:
         """Elastic Identifier Grounding onto this catalog; see `grlm_hf.decoding.grounding`."""
         return Grounder(self.catalog, form)
+
+
+def _batches(order: list[int], width: list[int], size: int) -> Iterator[list[int]]:
+    """Runs of at most `size` of `order` that have the same width."""
+    for _, same in itertools.groupby(order, key=width.__getitem__):
+        run = list(same)
+        yield from (run[i : i + size] for i in range(0, len(run), size))

@@ -324,6 +324,8 @@ def test_only_folders_of_ours_are_replaced(tmp_path: Path) -> None:
     put(tmp_path / "ours", "folder", "x")
     (tmp_path / "ours" / "sign").touch()
     check_replaceable(tmp_path / "ours", "sign")
+    with pytest.raises(ValueError, match=r"ours holds below: it is something else that grlm wrote.*Choose another folder"):
+        check_replaceable(tmp_path / "ours", "sign", never=("other", "below"))
     put(tmp_path / "theirs", "folder", "sign")  # below, not in it
     with pytest.raises(ValueError, match=r"theirs holds below but no sign.*Choose another folder"):
         check_replaceable(tmp_path / "theirs", "sign")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.files import write_json
 from grlm_hf.hub import publish, push_folder
-from grlm_hf.recipe import make_dataset
+from grlm_hf.stages import make_dataset
 
 HISTORY = ["i20", "i15"]
 
@@ -75,7 +75,8 @@ def test_a_push_that_dies_leaves_readers_the_last_version(
         hub.fail_after = None
     assert hub.files("org/toy-dying", "dataset") == before
     push_folder(tmp_path / "new", "org/toy-dying", repo_type="dataset")
-    assert hub.files("org/toy-dying", "dataset").keys() - {".gitattributes"} == {"catalog.parquet", "more.json"}  # what was there is gone
+    left = hub.files("org/toy-dying", "dataset").keys() - {".gitattributes"}
+    assert left == {"README.md", "catalog.parquet", "more.json"}  # the tables are gone, the card stays
     assert Catalog.from_pretrained("org/toy-dying") == catalog
 
 
@@ -84,7 +85,19 @@ def test_publish_refuses_other_folders_and_lists_files_when_dry(tmp_path: Path, 
         publish(tmp_path, "org/x")
     listing = publish(datasets_folder, "org/never", dry_run=True)
     assert listing.startswith("dataset org/never:")
-    assert "sft/train-00000-of-00001.parquet" in listing
+    assert "sft/train-" in listing
+    assert ".gitattributes" not in listing
+
+
+def test_a_push_removes_nothing_that_is_not_ours(hub: HubServer) -> None:
+    api = HfApi()
+    api.create_repo("org/precious", repo_type="dataset", private=True)
+    api.upload_file(repo_id="org/precious", repo_type="dataset", path_in_repo="precious.csv", path_or_fileobj=b"1")
+    toy_catalog().push_to_hub("org/precious")
+    assert {"precious.csv", "catalog.parquet"} <= hub.files("org/precious", "dataset").keys()
+    api.create_repo("org/open", repo_type="dataset", private=False)
+    with pytest.raises(ValueError, match="exists and is public"):
+        toy_catalog().push_to_hub("org/open")
 
 
 def test_errors_name_the_repository(hub: HubServer) -> None:

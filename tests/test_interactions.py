@@ -29,7 +29,7 @@ from grlm_hf.interactions import (
     load_histories,
     split_by_time,
 )
-from grlm_hf.recipe import make_split
+from grlm_hf.stages import make_split
 
 ITEMS = {"a", "b", "c", "d"}
 
@@ -240,6 +240,7 @@ def test_leave_one_out(given_: list[History]) -> None:
         assert validation[h.user_id].history == train[h.user_id].items
         assert test[h.user_id].history == (*validation[h.user_id].history, validation[h.user_id].target)
         assert train[h.user_id].timestamps == h.timestamps[:-2]
+        assert (validation[h.user_id].timestamp, test[h.user_id].timestamp) == (h.timestamps[-2:] or (None, None))
 
 
 @given(histories(timed=True, min_users=3), st.floats(0.01, 0.6), st.floats(0.01, 0.6))
@@ -264,7 +265,8 @@ def test_split_by_time(given_: list[History], validation: float, test: float) ->
             at = len(case.history)  # position of the target in its user's events
             assert of[case.user_id].items[: at + 1] == (*case.history, case.target)
             assert at >= kept.get(case.user_id, 0)
-            asked[name].append(of[case.user_id].timestamps[at])
+            assert case.timestamp == of[case.user_id].timestamps[at]
+            asked[name].append(case.timestamp)
     first = min(asked["validation"] + asked["test"], default=31)
     assert max(learnt) < first  # every training event precedes everything that is asked, of any user
     if asked["validation"] and asked["test"]:
@@ -331,6 +333,7 @@ def test_hold_out_items(given_: list[History], share: float, seed: int) -> None:
             case = cases.get((h.user_id, item))
             if past:
                 assert case == Case(h.user_id, past, item)
+                assert case.timestamp == (h.timestamps[h.items.index(item)] if h.timestamps else None)
             elif not late:
                 assert case is None
     if given_[0].timestamps:  # those first seen last
@@ -369,8 +372,8 @@ def test_tables() -> None:
     rows = {name: [tuple(row.values()) for row in table] for name, table in tables.items()}
     assert rows == {
         "train": [("u", "a", 0, 1), ("u", "b", 1, 2), ("v", "a", 0, None), ("v", "b", 1, None)],
-        "validation": [("u", "c", 2, None)],
-        "test": [("u", "d", 3, None)],
+        "validation": [("u", "c", 2, 3)],
+        "test": [("u", "d", 3, 4)],
     }
     assert list(cases_to_dataset(split.test)) == [{"user_id": "u", "history": ["a", "b", "c"], "target": "d"}]
     assert cases_to_dataset([]).column_names == ["user_id", "history", "target"]

@@ -10,7 +10,7 @@ import torch
 from toys import all_histories, brute_force, close, toy_catalog, toy_grlm, toy_model, toy_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grlm_hf import Catalog, GRLMForRecommendation, TrieConstrainedLogitsProcessor
+from grlm_hf import Catalog, GRLMForRecommendation, Item, TrieConstrainedLogitsProcessor
 from grlm_hf.training.scratch import train_tokenizer
 
 IDS = [i.item_id for i in toy_catalog()]
@@ -55,6 +55,35 @@ def test_batches_do_not_change_answers() -> None:
             assert all(close(a.score, b.score) for a, b in zip(one, other, strict=True))
 
 
+def test_an_answer_does_not_depend_on_who_shares_the_batch() -> None:
+    grlm = toy_grlm("trie", seed=2)
+    for num_beams in (2, 3):
+        alone = grlm.recommend(["i20"], 2, exclude_seen=True, num_beams=num_beams)
+        together = grlm.recommend([["i20"], IDS[:10], IDS[2:5]], 2, exclude_seen=True, num_beams=num_beams)[0]
+        assert [r.item_id for r in alone] == [r.item_id for r in together]
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_tiny_catalogs(objective: str, n: int) -> None:
+    tokenizer = toy_tokenizer()
+    items = [Item(f"i{i}", f"Title {i}") for i in range(n)]
+    catalog = Catalog(items, [(word,) for word in ("mug", "tent", "lamp", "stove", "steel")[:n]])
+    config = dataclasses.replace(toy_grlm().config, objective=objective)
+    grlm = GRLMForRecommendation(toy_model(), tokenizer, catalog, config)
+    scores = brute_force(grlm, ["i0"])
+    got = grlm.recommend(["i0"], n)
+    assert [r.term_id for r in got] == sorted(scores, key=lambda t: -scores[t])
+    assert all(close(r.score, scores[r.term_id]) for r in got)
+
+
+def test_a_model_that_does_not_see_the_whole_context_is_refused() -> None:
+    grlm = toy_grlm()
+    grlm.model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="do not attend to the whole context"):
+        grlm.recommend(["i20"], 2)
+
+
 @pytest.mark.parametrize(
     ("history", "options", "message"),
     [
@@ -65,7 +94,8 @@ def test_batches_do_not_change_answers() -> None:
         (["i20"], {"k": 0}, "k=0; expected 1 to 12"),
         (["i20"], {"k": 13}, "k=13; expected 1 to 12"),
         (["i20"], {"num_beams": 0}, "num_beams=0"),
-        (["i20"], {"k": 9, "num_beams": 2}, "needs a wider search"),
+        (["i20"], {"k": 9, "num_beams": 2}, "num_beams=2 cannot give k=9"),
+        ([1, 2], {}, "expected item ids, which are strings"),
         (["i20"], {"batch_size": 0}, "batch_size=0"),
     ],
 )

@@ -12,11 +12,12 @@ from toys import TERM_IDS, toy_catalog, toy_histories
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.evaluation.report import load_report
 from grlm_hf.quickstart import quickstart_recipe
-from grlm_hf.recipe import Recipe, TermsConfig, load_recipe, run
+from grlm_hf.recipe import Recipe, TermsConfig, load_recipe
+from grlm_hf.stages import make_checkpoint, make_dataset, make_terms, run
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
 
-SHAPE = ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+SHAPE = ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
 
 
 @pytest.fixture
@@ -101,6 +102,45 @@ def test_the_quickstart_takes_the_same_path(tmp_path: Path) -> None:
     assert {p.name for p in Path(recipe.data).iterdir()} == {"items.jsonl", "interactions.jsonl", "README.md"}
     again = quickstart_recipe(tmp_path / "q")
     assert again == recipe
+
+
+def test_wrong_settings_are_found_before_any_work() -> None:
+    for setting, message in (
+        ("train.objective=words", "expected 'vocabulary' or 'trie'"),
+        ("train.epochs=0", "more than 0"),
+        ("read.split=random", "leave-one-out"),
+        ("terms.source=llm", "'extract' or 'file'"),
+        ("mixture.max_history=0", "max_history=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe(None, [setting])
+    with pytest.raises(ValueError, match="never learns to write freely"):
+        load_recipe(None, ["train.objective=trie", "evaluate.free_users=5"])
+
+
+def test_other_outputs_of_ours_are_not_replaced(recipe: Recipe) -> None:
+    run(recipe, lambda _: None)
+    out = Path(recipe.output)
+    for make, wrong in (
+        (lambda o: make_terms(recipe.data, o, recipe.terms), "checkpoint"),
+        (lambda o: make_terms(recipe.data, o, recipe.terms), "datasets"),
+        (lambda o: make_dataset(recipe.data, out / "catalog", o), "catalog"),
+        (lambda o: make_checkpoint(out / "datasets", o, recipe.train), "datasets"),
+    ):
+        before = {p: p.read_bytes() for p in (out / wrong).rglob("*") if p.is_file()}
+        with pytest.raises(ValueError, match="Choose another folder"):
+            make(out / wrong)
+        assert {p: p.read_bytes() for p in (out / wrong).rglob("*") if p.is_file()} == before
+
+
+def test_a_dataset_with_other_prompts_is_not_trained_on(recipe: Recipe) -> None:
+    out = Path(recipe.output)
+    make_terms(recipe.data, out / "catalog", recipe.terms)
+    make_dataset(recipe.data, out / "catalog", out / "datasets")
+    facts = json.loads((out / "datasets" / "grlm_dataset.json").read_text())
+    (out / "datasets" / "grlm_dataset.json").write_text(json.dumps(facts | {"prompt_hash": "0"}))
+    with pytest.raises(ValueError, match="made with other prompts"):
+        make_checkpoint(out / "datasets", out / "checkpoint", recipe.train)
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda p: p.name)

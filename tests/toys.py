@@ -44,7 +44,7 @@ def toy_histories(n: int = 40) -> list[History]:
 
 
 @functools.cache
-def toy_tokenizer(vocab_size: int = 380) -> Any:
+def toy_tokenizer(vocab_size: int = 300) -> Any:
     """Merges across spaces (``, tent``), and splits rare words into bytes."""
     lines = ["[" + ", ".join(t) + "]\n" for t in TERM_IDS]
     return train_tokenizer([*lines * 3, "user\nassistant\nNext items after:\nTerm ID of:\nTitle: "], vocab_size)

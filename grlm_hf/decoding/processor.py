@@ -20,7 +20,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
     With ``objective="trie"`` the legal tokens' scores are normalised to probabilities among themselves, for checkpoints that were trained
     so (`GRLMConfig.objective`).
 
-    One processor serves many ``generate()`` calls, one after the other; concurrent calls need one each (the trie is shared).
+    One processor serves many ``generate()`` calls, one after the other. Concurrent calls need one each (the trie is shared), and so does a
+    call whose prompt continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`.
 
     Args:
         trie: from ``catalog.trie(tokenizer)``.
@@ -46,8 +47,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         self.eos_token_id = eos
         self.objective = objective
         self.prompt_length = prompt_length
-        self._prompt: torch.Tensor | None = None
-        self._length = 0
+        self._prompt = 0
+        self._last: torch.Tensor | None = None
         self._walker: TrieWalker | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -72,19 +73,21 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
         closing = (state < 0) | (self._walker.leaf[state.clamp(min=0)] >= 0)
         constrained[:, self.eos_token_id].masked_fill_(closing, 0.0)
+        if closing.all():
+            self._last = None  # this generation is over, however the next prompt begins
         return constrained  # type: ignore[return-value]
 
     def _start(self, input_ids: torch.Tensor) -> int:
-        """Where the prompt of the running ``generate()`` ends: a call that does not go on by one token opens another generation."""
-        known, length = self._prompt, input_ids.shape[1]
+        """Where the prompt of the running ``generate()`` ends. A call goes on if each of its rows is a row of the call before it and one
+        token more; any other opens another generation."""
+        last = self._last
         goes_on = (
-            known is not None
-            and length == self._length + 1
-            and len(input_ids) == len(known)
-            and known.device == input_ids.device
-            and torch.equal(input_ids[:, : known.shape[1]], known)
+            last is not None
+            and last.shape == (len(input_ids), input_ids.shape[1] - 1)
+            and last.device == input_ids.device
+            and bool((input_ids[:, None, :-1] == last).all(-1).any(1).all())
         )
-        if known is None or not goes_on:
-            self._prompt = known = input_ids.clone()
-        self._length = length
-        return known.shape[1]
+        if not goes_on:
+            self._prompt = input_ids.shape[1]
+        self._last = input_ids.clone()
+        return self._prompt

@@ -92,9 +92,9 @@ def beam_search(
         seen = seen.gather(1, beam[..., None].expand(-1, -1, seen.shape[2]))
         # 4. one forward of the beams that have a choice, packed to the left; complete and dead ones need none
         needs = (state >= 0) & ~free[state.clamp(min=0)]
+        slot = torch.where(needs, needs.cumsum(1) - 1, 0)
         n_slots = int(needs.sum(1).max())
         if n_slots:
-            slot = torch.where(needs, needs.cumsum(1) - 1, 0)
             row, which = needs.nonzero().unbind(1)
             tokens = torch.full((batch, n_slots), pad_token_id, device=device)
             tokens[row, slot[row, which]] = walker.token[state[row, which] - 1]
@@ -116,6 +116,13 @@ def beam_search(
 
 
 def _check_attention(model: Any) -> None:
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+        raise ValueError(
+            f"{type(model).__name__} has layers that do not attend to the whole context ({', '.join(sorted(layers))}), "
+            "which this search needs. Use generate() with TrieConstrainedLogitsProcessor instead."
+        )
     implementation = getattr(model.config, "_attn_implementation", "eager")
     if implementation not in ("eager", "sdpa"):
         raise ValueError(

@@ -88,10 +88,12 @@ def evaluate(
 def _measure(rankings: Rankings, cases: Sequence[Case], catalog: Catalog, resamples: int, seed: int) -> dict[str, dict[str, float]]:
     values = per_case(ranks(rankings.items, [c.target for c in cases]))
     heads = [ranking[:RATES_AT] for ranking in rankings.items]
-    values["valid_rate"] = np.array([np.mean([i in catalog for i in head]) if head else 0.0 for head in heads])
+    # of the ten answers asked for, or of all there can be once the history is left out
+    due = [min(RATES_AT, len(catalog) - len(set(c.history))) for c in cases]
+    values["valid_rate"] = np.array([sum(i in catalog for i in head) / max(d, len(head), 1) for head, d in zip(heads, due, strict=True)])
     if rankings.direct_hits is not None:
         values["direct_hit_rate"] = np.array(rankings.direct_hits)
-    measured = bootstrap(values, resamples, seed)
+    measured = bootstrap(values, [c.user_id for c in cases], resamples, seed)
     coverage = len({i for head in heads for i in head if i in catalog}) / len(catalog)
     # a property of this set of users and no mean over them, so it has no bootstrap interval
     measured["coverage"] = {"value": coverage, "low": coverage, "high": coverage}

@@ -37,16 +37,24 @@ def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-def bootstrap(values: dict[str, np.ndarray], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Mean of each metric with its 95 % percentile bootstrap interval over cases: name → ``{value, low, high}``.
+def bootstrap(values: dict[str, np.ndarray], users: Sequence[str], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Mean over cases of each metric with its 95 % percentile bootstrap interval: name → ``{value, low, high}``.
 
-    All metrics share the resamples, so that a run's intervals are reproducible by `seed`.
+    Users are drawn, each with all its cases, since a user's cases are not independent. All metrics share the resamples.
+
+    Args:
+        values: metric name → float64 [cases].
+        users: the user of each case.
     """
-    table = np.stack(list(values.values()), 1)
+    table = np.stack([*values.values(), np.ones(len(users))], 1)
+    _, user = np.unique(np.asarray(users), return_inverse=True)
+    n = int(user.max()) + 1
+    sums = np.zeros((n, table.shape[1]))
+    np.add.at(sums, user, table)
     rng = np.random.default_rng(seed)
-    n = len(table)
-    means = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ table / n for _ in range(resamples)])
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
+    low, high = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
     return {
-        name: {"value": float(v), "low": float(a), "high": float(b)} for name, v, a, b in zip(values, table.mean(0), low, high, strict=True)
+        name: {"value": float(v), "low": float(a), "high": float(b)}
+        for name, v, a, b in zip(values, table[:, :-1].mean(0), low, high, strict=True)
     }

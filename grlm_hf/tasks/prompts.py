@@ -68,6 +68,8 @@ def request_tokens(tokenizer: Any, requests: Sequence[str]) -> list[list[int]]:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(f"{_name(tokenizer)} has no chat template; expected an instruction-tuned model's tokenizer.")
     head, tail = _turn_frame(tokenizer, tokenizer.chat_template)
+    for special in tokenizer.all_special_tokens:  # a title must not be able to end the turn
+        requests = [request.replace(special, " ") for request in requests]
     return tokenizer([head + request + tail for request in requests], add_special_tokens=False)["input_ids"] if requests else []
 
 

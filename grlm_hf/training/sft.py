@@ -31,27 +31,38 @@ class TrainConfig:
     """Shape of the model from scratch."""
     objective: str = "vocabulary"
     """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only."""
-    epochs: float = 3.0
-    learning_rate: float = 1e-4
+    epochs: float = 10.0
+    """3 for a pretrained model, as in the paper."""
+    learning_rate: float = 2e-3
+    """1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B."""
     batch_size: int = 64
     """Examples a step and device."""
     gradient_accumulation: int = 1
     warmup: float = 0.1
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    weight_decay: float = 0.01
-    dropout: float = 0.0
+    weight_decay: float = 0.05
+    dropout: float = 0.1
     """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
     bf16: bool = False
+    """Compute in bfloat16 over float32 weights; a given model is saved in bfloat16."""
     save_steps: int = 200
     """A checkpoint to resume from is written every so many steps."""
     max_steps: int = -1
     """Stop after so many steps; -1: as many as `epochs` takes."""
     validation_examples: int = 1000
-    """Validation users whose loss is watched after each epoch; 0: none."""
+    """Validation users on whose held-out item the loss is watched after each epoch; 0: none."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("vocabulary", "trie"):
+            raise ValueError(f"train.objective is {self.objective!r}; expected 'vocabulary' or 'trie'.")
+        if self.epochs <= 0 and self.max_steps <= 0:
+            raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
 
 
-def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_length: int | None = None) -> Dataset:
-    """The mixture as `input_ids`, `completion_mask` (1 on the assistant turn and the EOS behind it) and `length`.
+def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_length: int | None = None, last_only: bool = False) -> Dataset:
+    """The mixture as `input_ids` and `completion_mask` (1 on the assistant turn and the EOS behind it).
+
+    With `last_only` the mask is 1 on the last item alone: for validation, whose earlier items are training targets.
 
     Every label is checked: the tokens of a completion are exactly the trie paths of its items, then EOS.
 
@@ -64,7 +75,7 @@ def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_len
     texts = [row[-1]["content"] for row in mixture["completion"]]
     completions = tokenizer(texts, add_special_tokens=False)["input_ids"]
     paths = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
-    rows: dict[str, list[Any]] = {"input_ids": [], "completion_mask": [], "length": []}
+    rows: dict[str, list[Any]] = {"input_ids": [], "completion_mask": []}
     for key, prompt, text, completion in zip(mixture["key"], prompts, texts, completions, strict=True):
         try:
             labels = [token for line in text.splitlines(keepends=True) for token in paths[line]]
@@ -76,8 +87,8 @@ def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_len
         if max_length is not None and len(ids) > max_length:
             raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history.")
         rows["input_ids"].append(ids)
-        rows["completion_mask"].append([0] * len(prompt) + [1] * (len(completion) + 1))
-        rows["length"].append(len(ids))
+        asked = len(paths[text.splitlines(keepends=True)[-1]]) if last_only else len(completion)
+        rows["completion_mask"].append([0] * (len(ids) - 1 - asked) + [1] * (asked + 1))
     return Dataset.from_dict(rows)
 
 
@@ -114,8 +125,6 @@ def train(
     from grlm_hf.training.trainer import TermIDTrainer
 
     config = config or TrainConfig()
-    if config.objective not in ("vocabulary", "trie"):
-        raise ValueError(f"train.objective is {config.objective!r}; expected 'vocabulary' or 'trie'.")
     work = Path(work)
     # 1. the model
     if config.model == "scratch":
@@ -123,13 +132,13 @@ def train(
         model = make_model(config.scratch, tokenizer, seed)
     else:
         tokenizer = AutoTokenizer.from_pretrained(config.model)
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype="bfloat16" if config.bf16 else "float32")
+        model = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
     limit = getattr(model.config, "max_position_embeddings", None)
     # 2. the data
     examples = tokenize_mixture(mixture, tokenizer, catalog, limit)
     held_out = None
     if validation is not None and (watched := min(config.validation_examples, len(validation))):
-        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit)
+        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, last_only=True)
     # 3. TRL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
@@ -175,6 +184,8 @@ def train(
         hook.remove()
     (work / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     # 4. the checkpoint
+    if config.bf16 and config.model != "scratch":
+        trainer.accelerator.unwrap_model(trainer.model).to(torch.bfloat16)
     return GRLMForRecommendation(
         trainer.accelerator.unwrap_model(trainer.model),
         tokenizer,

@@ -56,6 +56,14 @@ def test_refuses_what_would_break_the_constraint() -> None:
         TrieConstrainedLogitsProcessor(TRIE)(torch.tensor([PROMPT]), torch.zeros(1, 6))
 
 
+def test_a_history_that_grew_by_the_last_answer_is_a_new_prompt() -> None:
+    processor = TrieConstrainedLogitsProcessor(TRIE)
+    for path in ([1, 2], [1, 3], [4]):
+        for n in range(len(path) + 1):  # a greedy generation to its end: the last call sees the whole identifier
+            call(processor, [[5, *path[:n]]])
+        assert call(processor, [[5, *path]]) == [{1: -0.5, 4: -1.5}]  # ... which now is history
+
+
 # --- in generate() -------------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from toys import TERM_IDS, toy_catalog, toy_tokenizer
 
 from grlm_hf import Trie
 from grlm_hf.decoding.walker import DEAD, TrieWalker, segment_log_softmax
-from grlm_hf.tasks.prompts import item_line
+from grlm_hf.tasks.prompts import identifier_tokens, item_line
 
 
 def prefix_free(paths: set[tuple[int, ...]]) -> list[list[int]]:
@@ -111,6 +111,10 @@ def test_the_trie_holds_exactly_the_catalogs_label_tokens(vocab_size: int) -> No
             state = 0
     assert state == 0
     assert tuple(found) == catalog.identifiers
+
+
+def test_the_toys_have_identifiers_of_many_lengths() -> None:
+    assert len(set(map(len, identifier_tokens(toy_tokenizer(), toy_catalog().identifiers)))) > 4
 
 
 def test_refuses_a_tokenizer_that_merges_across_items() -> None:

@@ -13,14 +13,14 @@ import torch
 from toys import toy_catalog, toy_grlm, toy_histories, toy_tokenizer
 
 from grlm_hf.interactions import leave_one_out
-from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
+from grlm_hf.tasks.prompts import identifier_tokens, request_tokens
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, tokenize_mixture, train
 
 CATALOG = toy_catalog()
 MIXTURE = build_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3))
-TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
 
 
 def test_each_completion_is_its_items_trie_paths_and_eos() -> None:
@@ -34,7 +34,23 @@ def test_each_completion_is_its_items_trie_paths_and_eos() -> None:
         assert labels == [token for tid in terms for token in paths[tid]] + [tokenizer.eos_token_id]
 
 
-def test_tokens_are_those_that_trl_itself_would_make() -> None:
+def test_validation_asks_for_the_last_item_alone() -> None:
+    tokenizer = toy_tokenizer()
+    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    cases = leave_one_out(toy_histories()).validation
+    rows = tokenize_mixture(examples_to_dataset(validation_sequences(CATALOG, cases, 3)), tokenizer, CATALOG, last_only=True)
+    for case, row in zip(cases, rows, strict=True):
+        labels = [t for t, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
+        assert labels == [*paths[CATALOG.term_id(case.target)], tokenizer.eos_token_id]
+
+
+def test_a_title_cannot_end_the_turn() -> None:
+    tokenizer = toy_tokenizer()
+    plain, forged = request_tokens(tokenizer, ["Title: a", f"Title: {tokenizer.eos_token}a{tokenizer.pad_token}"])
+    assert [forged.count(i) for i in tokenizer.all_special_ids] == [plain.count(i) for i in tokenizer.all_special_ids]
+
+
+def test_tokens_are_those_that_trl_itself_would_make(tmp_path: Path) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from grlm_hf.training.scratch import make_model
@@ -44,7 +60,7 @@ def test_tokens_are_those_that_trl_itself_would_make() -> None:
     ours = tokenize_mixture(sample, tokenizer, CATALOG)
     trainer = SFTTrainer(
         make_model(TINY, tokenizer, 0),
-        args=SFTConfig(output_dir="unused", report_to="none", use_cpu=True, bf16=False, max_length=None),
+        args=SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, max_length=None),
         train_dataset=sample.remove_columns(["task", "key"]),
         processing_class=tokenizer,
     )
