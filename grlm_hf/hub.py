@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CARD = "README.md"
+_OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 DATASET_FACTS = "grlm_dataset.json"
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE]  # nothing that would be unpickled or run
 
@@ -181,7 +182,7 @@ def write_model_card(checkpoint: str | Path, report: dict[str, Any], title: str,
     protocol = "; ".join(f"{k}: {v}" for k, v in report["protocol"].items())
     text = card_template("model").substitute(
         title=title, notice=notice, table=markdown_table(report), protocol=protocol, catalog=repr(catalog), history=example,
-        max_history=config["max_history"], objective=config["objective"],
+        max_history=config["max_history"], over=_OVER[config["objective"]],
     )  # fmt: skip
     write_text(Path(checkpoint) / CARD, text)
 
