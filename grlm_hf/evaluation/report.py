@@ -82,6 +82,6 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
     left.legend(frameon=False)
     p = report["protocol"]
     said = f"{p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked; whiskers: 95 % bootstrap interval"
-    figure.suptitle(f"{report['dataset']} — {said}", fontsize=9)
+    figure.suptitle(f"{report['dataset']}\n{said}", fontsize=9)
     with replacing(path) as new:
         figure.savefig(new, format="png", dpi=150, metadata={"Software": None})

@@ -1,0 +1,24 @@
+"""What README says is what the report files hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grlm_hf.evaluation.report import load_report, markdown_table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "beauty-cpu"])
+def test_the_tables_of_the_readme(name: str) -> None:
+    report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
+    assert markdown_table(report) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert targets
+    assert all(t.startswith("https://") or (ROOT / t).is_file() for t in targets)
