@@ -40,11 +40,10 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
         Folder that receives data/, catalog/, datasets/, checkpoint/, report.json and report.png.
     """
     from grlm_hf.quickstart import quickstart_recipe
-    from grlm_hf.recipe import override
     from grlm_hf.stages import run
 
     _quiet()
-    report = run(override(quickstart_recipe(output), set_ or []), _say)
+    report = run(quickstart_recipe(output, set_ or []), _say)
     _show(report, output)
 
 

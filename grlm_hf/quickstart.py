@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grlm_hf.recipe import Recipe
+from grlm_hf.recipe import Recipe, override
 from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
@@ -25,9 +26,14 @@ QUICKSTART = Recipe(
 )
 
 
-def quickstart_recipe(output: str | Path) -> Recipe:
-    """Writes the sample shop to ``output/data`` (unless it is there) and returns the recipe that runs on it."""
+def quickstart_recipe(output: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Writes the sample shop to ``output/data`` (unless it is there) and returns the recipe that runs on it, with `settings` applied.
+
+    Raises:
+        ValueError: a setting that does not exist or is wrong; then nothing is written.
+    """
+    recipe = override(QUICKSTART, settings)
     data = Path(output) / "data"
     if not (data / "interactions.jsonl").is_file():
         write_sample(data)
-    return replace(QUICKSTART, data=str(data), output=str(output))
+    return replace(recipe, data=str(data), output=str(output))

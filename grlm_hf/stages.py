@@ -201,6 +201,8 @@ def make_report(
     from grlm_hf.evaluation.report import save_report
     from grlm_hf.modeling import GRLMForRecommendation
 
+    if Path(output).is_dir():
+        raise ValueError(f"{output} is a folder; name the file that the report is to be, such as {Path(output) / 'report.json'}.")
     config = config or EvaluateConfig()
     facts = dataset_facts(datasets)
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
