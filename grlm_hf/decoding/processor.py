@@ -49,6 +49,7 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         self.prompt_length = prompt_length
         self._prompt = 0
         self._last: torch.Tensor | None = None
+        self._over = False
         self._walker: TrieWalker | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -73,19 +74,19 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
         closing = (state < 0) | (self._walker.leaf[state.clamp(min=0)] >= 0)
         constrained[:, self.eos_token_id].masked_fill_(closing, 0.0)
-        if closing.all():
-            self._last = None  # this generation is over, however the next prompt begins
+        self._over = bool(closing.all())
         return constrained  # type: ignore[return-value]
 
     def _start(self, input_ids: torch.Tensor) -> int:
         """Where the prompt of the running ``generate()`` ends. A call goes on if each of its rows is a row of the call before it and one
-        token more; any other opens another generation."""
+        token more, EOS where all rows had come to their end; any other opens another generation."""
         last = self._last
         goes_on = (
             last is not None
             and last.shape == (len(input_ids), input_ids.shape[1] - 1)
             and last.device == input_ids.device
             and bool((input_ids[:, None, :-1] == last).all(-1).any(1).all())
+            and not (self._over and not (input_ids[:, -1] == self.eos_token_id).any())
         )
         if not goes_on:
             self._prompt = input_ids.shape[1]

@@ -64,6 +64,13 @@ def test_a_history_that_grew_by_the_last_answer_is_a_new_prompt() -> None:
         assert call(processor, [[5, *path]]) == [{1: -0.5, 4: -1.5}]  # ... which now is history
 
 
+def test_a_generation_that_does_not_stop_at_eos_writes_nothing_more() -> None:
+    processor = TrieConstrainedLogitsProcessor(TRIE)
+    for tail in ([], [4], [4, EOS], [4, EOS, EOS]):
+        found = call(processor, [[5, *tail]])
+    assert found == [{EOS: 0.0}]
+
+
 # --- in generate() -------------------------------------------------------------------------------------------------------------------
 
 
