@@ -208,6 +208,21 @@ class Catalog:
         keep = [p for p in range(len(self)) if p not in gone]
         return Catalog([self.items[p] for p in keep], [self.term_ids[p] for p in keep])
 
+    def update(self, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> Catalog:
+        """A catalog with these items in the place of those with the same ids, with other Term IDs if given.
+
+        Raises ``ValueError`` for an unknown id.
+        """
+        if term_ids is not None and len(term_ids) != len(items):
+            raise ValueError(f"Found {len(items)} items and {len(term_ids)} Term IDs; expected one Term ID an item.")
+        new_items, new_tids = list(self.items), list(self.term_ids)
+        for i, item in enumerate(items):
+            position = self.position(item.item_id)
+            new_items[position] = item
+            if term_ids is not None:
+                new_tids[position] = term_ids[i]
+        return Catalog(new_items, new_tids)
+
     def to_dataset(self) -> Dataset:
         """One row an item: the columns of `item_features` and `terms`, a list of strings."""
         from datasets import Features, List, Value

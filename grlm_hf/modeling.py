@@ -6,23 +6,26 @@ with two files more: ``catalog.parquet`` and ``grlm_config.json``.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog
+from grlm_hf.catalog import CATALOG_FILE, Catalog, Item
 from grlm_hf.decoding.grounding import Grounder
-from grlm_hf.decoding.search import beam_search
+from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.decoding.search import Found, beam_search, edge_search
 from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import OBJECTIVES, TrieWalker
+from grlm_hf.decoding.walker import OBJECTIVES
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.identifiers.terms import TermID, parse
-from grlm_hf.tasks.prompts import history_tokens, identifier_tokens, prompt_hash, tokenizer_hash
+from grlm_hf.tasks.prompts import history_tokens, prompt_hash, tokenizer_hash
 
 CONFIG_FILE = "grlm_config.json"
 CONFIG_SCHEMA = 1
@@ -47,14 +50,36 @@ class GRLMConfig:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One recommended item. `score` is the natural-log probability of its Term ID after the history, normalised over the full vocabulary
-    or over the trie's legal children, as the checkpoint was trained (`GRLMConfig.objective`). Items that share a Term ID share the
-    score and stand in ascending order of item_id."""
+    """One recommended item.
+
+    `score` is what items are ranked by: the natural-log probability of the Term ID after the history, normalised over the full vocabulary
+    or over the trie's legal children, as the checkpoint was trained (`GRLMConfig.objective`), and changed by what the call asked for
+    (prior, share, length penalty). `log_prob` is that probability alone. Items that share a Term ID and a score stand in ascending order
+    of item_id.
+    """
 
     item_id: str
     score: float
     term_id: TermID
     title: str
+    log_prob: float
+
+
+class Recommendations(list[Recommendation]):
+    """Recommended items, best first, and what is known of the list.
+
+    Attributes:
+        certified: no other item ranks above any of them (``exact=True``, when it had time enough).
+        gap: no item left out scores higher than the last one by more than this; 0 if certified, ``inf`` if fewer than asked for were
+            found in time, ``nan`` without ``exact=True``.
+        forwards: calls of the model, shared by the histories of a batch.
+        version: of the catalog that was searched (`GRLMForRecommendation.version`).
+    """
+
+    def __init__(self, items: Iterable[Recommendation] = (), certified: bool = False, gap: float = float("nan"), forwards: int = 0,
+                 version: int = 0):  # fmt: skip
+        super().__init__(items)
+        self.certified, self.gap, self.forwards, self.version = certified, gap, forwards, version
 
 
 class GRLMForRecommendation:
@@ -90,25 +115,37 @@ class GRLMForRecommendation:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.catalog = catalog
         self.config = config
-        self._paths = identifier_tokens(tokenizer, catalog.term_ids)
-        self.trie = Trie([self._paths[catalog.positions_of(tid)[0]] for tid in catalog.identifiers], tokenizer.eos_token_id, found)
+        self._index = SearchIndex.build(catalog, tokenizer)  # one reference to an immutable value: readers see all of an update or none
+        self._writing = threading.Lock()
         vocab = model.get_input_embeddings().weight.shape[0]
         if self.trie.vocab > vocab:
             raise ValueError(
                 f"The tokenizer makes ids up to {self.trie.vocab - 1}, the model has {vocab} embeddings: they do not belong together."
             )
-        self._walker = TrieWalker(self.trie, self.device)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog as it is now."""
+        return self._index.catalog
+
+    @property
+    def trie(self) -> Trie:
+        """The trie of the catalog as it is now."""
+        return self._index.trie
+
+    @property
+    def version(self) -> int:
+        """How often the catalog has changed since it was loaded."""
+        return self._index.version
 
     @property
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
 
     def to(self, device: torch.device | str) -> GRLMForRecommendation:
-        """Moves the model and the trie."""
+        """Moves the model."""
         self.model.to(device)
-        self._walker = TrieWalker(self.trie, self.device)
         return self
 
     # --- on disk and on the Hub ----------------------------------------------------------------------------------------------------
@@ -177,80 +214,195 @@ class GRLMForRecommendation:
             self.save_pretrained(Path(work) / "checkpoint")
             return push_folder(Path(work) / "checkpoint", repo_id, private=private, token=token)
 
+    # --- a living catalog ----------------------------------------------------------------------------------------------------------
+
+    def add_items(self, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> int:
+        """Adds items: they can be recommended, and stand in histories, at once; nothing is trained and no token is new.
+
+        Calls that run meanwhile go on with the catalog that they began with.
+
+        Args:
+            term_ids: one an item; by default they are extracted from the items' texts, beside those of the catalog
+                (`grlm_hf.identifiers.extract.extend_terms`).
+
+        Returns:
+            The new `version`.
+
+        Raises:
+            ValueError: an item_id that the catalog has already, an illegal Term ID; then nothing is changed.
+        """
+        return self._change(lambda catalog: catalog.add(items, self._terms_of(catalog, items) if term_ids is None else term_ids))
+
+    def remove_items(self, item_ids: Iterable[str]) -> int:
+        """Removes items. Returns the new `version`. Raises ``ValueError`` for an unknown id, or when none would be left."""
+        item_ids = list(item_ids)
+        return self._change(lambda catalog: catalog.remove(item_ids))
+
+    def update_items(self, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> int:
+        """Replaces items by others of the same ids, all at once. Returns the new `version`.
+
+        Args:
+            term_ids: one an item; by default each keeps its own.
+
+        Raises:
+            ValueError: an unknown id.
+        """
+        return self._change(lambda catalog: catalog.update(items, term_ids))
+
+    def _terms_of(self, catalog: Catalog, items: Sequence[Item]) -> Sequence[TermID]:
+        from grlm_hf.identifiers.extract import extend_terms
+
+        return extend_terms(catalog, items)
+
+    def _change(self, change: Callable[[Catalog], Catalog]) -> int:
+        with self._writing:
+            new = self._index.updated(change(self._index.catalog), self.tokenizer)
+            if new.trie.vocab > (vocab := self.model.get_input_embeddings().weight.shape[0]):
+                raise ValueError(f"A new Term ID uses token {new.trie.vocab - 1}; the model has {vocab} embeddings.")
+            self._index = new
+            return new.version
+
     # --- recommending --------------------------------------------------------------------------------------------------------------
 
+    @overload
+    def recommend(self, history: Sequence[str], k: int = 10, **options: Any) -> Recommendations: ...
+    @overload
+    def recommend(self, history: Sequence[Sequence[str]], k: int = 10, **options: Any) -> list[Recommendations]: ...
     def recommend(
         self,
         history: Any,
         k: int = 10,
         *,
         exclude_seen: bool = False,
+        allow: Collection[str] | np.ndarray | None = None,
+        exclude: Collection[str] = (),
+        banned_terms: Collection[str] = (),
+        prior: Mapping[str, float] | np.ndarray | None = None,
+        prior_weight: float = 1.0,
+        shared: str = "full",
+        length_penalty: float = 0.0,
         num_beams: int | None = None,
+        edge_wise: bool = False,
+        exact: bool = False,
+        deadline_ms: float | None = None,
+        max_forwards: int | None = None,
         batch_size: int = 32,
         progress: Callable[[int], None] | None = None,
     ) -> Any:
         """The `k` likeliest next items, best first; distinct and all in the catalog.
 
+        Rules and priors are part of the search: beams go only where something allowed is left, so the answer is that of a search over the
+        allowed items alone (probabilities stay those of the whole catalog).
+
         Args:
             history: item ids, oldest first; or a list of histories. Only the last ``config.max_history`` items are read.
             exclude_seen: leave out all items of the history (also those too old to be read).
-            num_beams: width of the search, by default the larger of 20 and `k`; a wider search is more exact and slower. With
-                `exclude_seen` it is widened by the number of seen Term IDs.
+            allow: recommend these only: ids, or a bool mask over the catalog.
+            exclude: leave out these ids.
+            banned_terms: leave out items that have one of these terms.
+            prior: a non-negative weight for each item, float [n_items], or [n_histories, n_items]; or by id for some, the others having 1.
+                Items rank by ``log p(Term ID | history) + prior_weight · log prior``; weight 0 leaves an item out.
+            prior_weight: λ.
+            shared: what items that share a Term ID get of its probability: ``"full"``, each all of it; ``"equal"``, the same part each;
+                ``"prior"``, in proportion to their priors.
+            length_penalty: rank by ``log p / tokens ** length_penalty``; log-probabilities alone favour Term IDs of few tokens.
+            num_beams: width of the search, by default the larger of 20 and `k`; a wider search is nearer to exact, and slower.
+            edge_wise: search from choice to choice instead of from token to token: fewer forwards, but not quite the beams that
+                transformers' ``generate()`` would keep.
+            exact: find the true best `k` and certify them: ``Recommendations.certified`` and ``gap`` say how far it came.
+            deadline_ms: stop an exact search after so many milliseconds and return the best found so far.
+            max_forwards: the same as a number of forwards, each batch.
             batch_size: histories searched at once.
             progress: called with the number of histories done since the last call.
 
         Returns:
-            A list of `Recommendation`, or one such list a history. It is shorter than `k` only when `exclude_seen` leaves fewer items.
+            `Recommendations`, or a list of them, one a history. They hold fewer than `k` items where no more are allowed (none at all is a
+            possible answer), or where the deadline came first.
 
         Raises:
-            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k`.
+            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k` or above the number
+                of Term IDs, a mask or prior of the wrong length, a negative prior.
         """
-        if isinstance(history, str):
-            raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
-        history = list(history)
-        single = not history or isinstance(history[0], str)
-        if not single and any(isinstance(h, str) or not isinstance(h, Sequence) for h in history):
-            raise ValueError(f"history is {history[:3]!r}; expected item ids, which are strings, or lists of them.")
-        histories: list[list[str]] = [history] if single else [list(h) for h in history]
-        if not 1 <= k <= len(self.catalog):
-            raise ValueError(f"k={k}; expected 1 to {len(self.catalog)}, the size of the catalog.")
-        if num_beams is not None and num_beams < min(k, len(self.trie)):
-            raise ValueError(f"num_beams={num_beams} cannot give k={k} items; expected at least {min(k, len(self.trie))}.")
+        started = time.perf_counter()
+        index = self._index  # this call's version of the catalog
+        histories, single = _histories(history)
+        catalog, n = index.catalog, len(index.trie)
+        if not 1 <= k <= len(catalog):
+            raise ValueError(f"k={k}; expected 1 to {len(catalog)}, the size of the catalog.")
+        if num_beams is not None and not min(k, n) <= num_beams <= n:
+            raise ValueError(f"num_beams={num_beams}; expected {min(k, n)} (for k={k} items) to {n}, the number of Term IDs.")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
-        positions = [[self.catalog.position(i) for i in h] for h in histories]
+        if length_penalty < 0:
+            raise ValueError(f"length_penalty={length_penalty}; expected at least 0.")
+        if not exact and (deadline_ms is not None or max_forwards is not None):
+            raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
+        deadline = None if deadline_ms is None else started + deadline_ms / 1000
+        positions = [[catalog.position(i) for i in h] for h in histories]
         shown = [p[-self.config.max_history :] for p in positions]
-        prompts = history_tokens(self.tokenizer, self._paths, shown, self.catalog.term_ids)
-        results: list[list[Recommendation]] = [[] for _ in histories]
-        # Seen items can fill beams, so there must be as many more; in steps of eight, so that many users share a width.
-        seen = [set(p) if exclude_seen else set() for p in positions]
-        extra = [-(-len({self.catalog.term_ids[p] for p in s}) // 8) * 8 for s in seen]
-        width = [min((num_beams or max(MIN_BEAMS, k)) + e, len(self.trie)) for e in extra]
-        # Users of the same width and a like prompt length share a batch: an answer never depends on the others, and padding is little.
-        order = sorted(range(len(histories)), key=lambda i: (width[i], len(prompts[i])))
-        for batch in _batches(order, width, batch_size):
-            leaves, scores = beam_search(self.model, self._walker, [prompts[i] for i in batch], width[batch[0]], self.config.objective)
-            for i, leaf_row, score_row in zip(batch, leaves.tolist(), scores.tolist(), strict=True):
-                ranked = (
-                    (p, score)
-                    for leaf, score in zip(leaf_row, score_row, strict=True)
-                    if leaf >= 0
-                    for p in self.catalog.positions_of(self.catalog.identifiers[leaf])
-                    if p not in seen[i]
-                )
-                results[i] = [self._recommendation(p, score) for (p, score), _ in zip(ranked, range(k), strict=False)]
+        paths = {q: index.path(q) for p in shown for q in p}
+        prompts = history_tokens(self.tokenizer, paths, shown, catalog.term_ids)
+        ask = {"allow": allow, "banned_terms": banned_terms, "prior_weight": prior_weight, "shared": shared}
+        own_prior = isinstance(prior, np.ndarray) and prior.ndim == 2
+        if own_prior and len(prior) != len(histories):  # type: ignore[arg-type]
+            raise ValueError(f"prior has {len(prior)} rows for {len(histories)} histories; expected one a history.")  # type: ignore[arg-type]
+        common = None if own_prior else index.item_bonus(prior=prior, exclude=exclude, **ask)
+        common_max = index.bonus(common)
+        item_bonus, bonus = [common] * len(histories), [common_max] * len(histories)
+        for i, h in enumerate(histories):
+            if own_prior:
+                item_bonus[i] = index.item_bonus(prior=prior[i], exclude=(*exclude, *(h if exclude_seen else ())), **ask)  # type: ignore[index]
+            elif exclude_seen:
+                mine = np.zeros(len(catalog)) if common is None else common.copy()
+                mine[positions[i]] = -np.inf
+                item_bonus[i] = mine
+            if item_bonus[i] is not common:
+                bonus[i] = index.bonus(item_bonus[i])
+        results = [Recommendations(version=index.version) for _ in histories]
+
+        def search(which: list[int], width: int) -> list[Found]:
+            options: dict[str, Any] = {"bonus": [bonus[i] for i in which], "length_penalty": length_penalty}
+            asked = self.model, index.walker, [prompts[i] for i in which], width, self.config.objective
+            if exact:
+                return edge_search(*asked, k=min(k, n), exact=True, deadline=deadline, max_forwards=max_forwards, **options)
+            return edge_search(*asked, **options) if edge_wise else beam_search(*asked, **options)
+
+        # Users of a like prompt length share a batch: padding is little.
+        order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
+        for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            width, left = min(num_beams or max(MIN_BEAMS, k), n), batch
+            while left:
+                short = []
+                for i, found in zip(left, search(left, width), strict=True):
+                    results[i] = self._ranked(index, found, k, item_bonus[i], length_penalty)
+                    wanted = min(k, len(catalog) if item_bonus[i] is None else int((item_bonus[i] > -np.inf).sum()))  # type: ignore[operator]
+                    if len(results[i]) < wanted and not exact and width < n:
+                        short.append(i)
+                left, width = short, min(2 * width, n)  # beams can run dry where few items are allowed; wider ones do not
             if progress:
                 progress(len(batch))
         return results[0] if single else results
 
-    def _recommendation(self, position: int, score: float) -> Recommendation:
-        item = self.catalog.items[position]
-        return Recommendation(item.item_id, score, self.catalog.term_ids[position], item.title)
+    def _ranked(
+        self, index: SearchIndex, found: Found, k: int, item_bonus: np.ndarray | None, length_penalty: float
+    ) -> Recommendations:
+        catalog = index.catalog
+        score = found.log_prob
+        if length_penalty:
+            score = score / index.walker.length(index.trie.rank[found.leaf]).astype(np.float64) ** length_penalty
+        ranked = index.items(found.leaf, score, item_bonus)[:k]
+        items = (
+            Recommendation(catalog.items[p].item_id, s, catalog.term_ids[p], catalog.items[p].title, float(found.log_prob[i]))
+            for p, s, i in ranked
+        )
+        return Recommendations(items, found.certified, found.gap, found.forwards, index.version)
 
     def prompt_tokens(self, history: Sequence[str]) -> torch.Tensor:
         """The prompt of one history, int64 [1, length] on the model's device: for ``generate()`` and other engines."""
-        positions = [self.catalog.position(i) for i in history][-self.config.max_history :]
-        (prompt,) = history_tokens(self.tokenizer, self._paths, [positions], self.catalog.term_ids)
+        index = self._index
+        positions = [index.catalog.position(i) for i in history][-self.config.max_history :]
+        paths = {q: index.path(q) for q in positions}
+        (prompt,) = history_tokens(self.tokenizer, paths, [positions], index.catalog.term_ids)
         return torch.from_numpy(prompt)[None].to(self.device)
 
     @torch.inference_mode()
@@ -278,8 +430,12 @@ class GRLMForRecommendation:
         return Grounder(self.catalog, form)
 
 
-def _batches(order: list[int], width: list[int], size: int) -> Iterator[list[int]]:
-    """Runs of at most `size` of `order` that have the same width."""
-    for _, same in itertools.groupby(order, key=width.__getitem__):
-        run = list(same)
-        yield from (run[i : i + size] for i in range(0, len(run), size))
+def _histories(history: Any) -> tuple[list[list[str]], bool]:
+    """What was given as a list of histories, and whether it was one."""
+    if isinstance(history, str):
+        raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
+    history = list(history)
+    single = not history or isinstance(history[0], str)
+    if not single and any(isinstance(h, str) or not isinstance(h, Sequence) for h in history):
+        raise ValueError(f"history is {history[:3]!r}; expected item ids, which are strings, or lists of them.")
+    return ([history] if single else [list(h) for h in history]), single

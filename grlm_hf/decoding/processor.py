@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
+import numpy as np
 import torch
 from transformers import LogitsProcessor
 
@@ -12,83 +16,246 @@ from grlm_hf.decoding.walker import OBJECTIVES, TrieWalker, segment_log_softmax
 class TrieConstrainedLogitsProcessor(LogitsProcessor):
     """Lets a model write nothing but identifiers of the trie.
 
-    The prompt is what the first call sees; all later tokens of a row are walked through the trie, so beams may move freely. Legal next
-    tokens keep their score, all others get ``-inf``. At the end of an identifier only EOS is legal, and its score is 0: ending
+    The prompt is what the first call sees; all later tokens of a row are walked through the trie. A row's node follows from its own
+    tokens, never from its number, so beams may move freely; it is one step from that of the row of the call before that it continues.
+    Legal next tokens keep their score, all others get ``-inf``. At the end of an identifier only EOS is legal, and its score is 0: ending
     costs nothing, so a beam's score is the identifier's own log-probability (natural log; set ``length_penalty=0.0``). A row that has
     left the trie (more beams than identifiers) keeps a beam score of ``-inf``.
 
     With ``objective="trie"`` the legal tokens' scores are normalised to probabilities among themselves, for checkpoints that were trained
     so (`GRLMConfig.objective`).
 
+    Nothing of size rows × vocabulary is computed: the result is a tensor of ``-inf`` with the legal entries written into it, and it is
+    used again, those entries restored, once nobody else holds it. On an accelerator no call waits for the device.
+
     One processor serves many ``generate()`` calls, one after the other. Concurrent calls need one each (the trie is shared), and so does a
-    call whose prompt continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`.
+    call whose prompt continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`. Continuous
+    batching (``generate_batch``) drops logits processors; do not use it with this one.
 
     Args:
         trie: from ``catalog.trie(tokenizer)``.
         eos_token_id: what ends the generation; by default the EOS of the trie's tokenizer.
         objective: ``"vocabulary"`` keeps the scores as they come; ``"trie"`` renormalises them over the legal tokens.
         prompt_length: tokens of the (padded) prompt, if the first call is not at its end.
+        tokenizer: the model's; refused if the trie was built with another.
 
     Raises:
-        ValueError: EOS is a token that identifiers use, or the model's vocabulary is smaller than the trie's.
+        ValueError: no EOS, or one that identifiers use; another tokenizer; a model whose vocabulary is smaller than the trie's; rows of ids
+            that are not rows of scores.
     """
 
     supports_continuous_batching = False
 
-    def __init__(self, trie: Trie, eos_token_id: int | None = None, objective: str = "vocabulary", prompt_length: int | None = None):
+    def __init__(
+        self,
+        trie: Trie,
+        eos_token_id: int | None = None,
+        objective: str = "vocabulary",
+        prompt_length: int | None = None,
+        tokenizer: Any = None,
+    ):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is {objective!r}; expected one of {OBJECTIVES}.")
+        if tokenizer is not None:
+            from grlm_hf.tasks.prompts import tokenizer_hash
+
+            if trie.tokenizer_hash != (found := tokenizer_hash(tokenizer)):
+                raise ValueError(
+                    f"The trie was built with another tokenizer (hash {trie.tokenizer_hash or 'unknown'}) than the one given (hash {found}); "
+                    "its paths would not be this model's labels. Build it with catalog.trie(tokenizer)."
+                )
         eos = trie.eos_token_id if eos_token_id is None else eos_token_id
         if eos is None or eos < 0:
             raise ValueError(f"eos_token_id is {eos!r}; expected the id of the token that ends a generation (the tokenizer has none).")
-        if (trie.token == eos).any():
+        if (trie.tokens == eos).any():
             raise ValueError(f"EOS token {eos} occurs inside identifiers; generation would stop in the middle of one.")
         self.trie = trie
         self.eos_token_id = eos
         self.objective = objective
         self.prompt_length = prompt_length
-        self._prompt = 0
-        self._last: torch.Tensor | None = None
-        self._over = False
-        self._walker: TrieWalker | None = None
+        self._canvases = _Canvases()
+        self._rows: _HostRows | _DeviceRows | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """`input_ids` [rows, length] int64, `scores` [rows, vocabulary] float → a new tensor of scores, same shape and dtype."""
+        """`input_ids` [rows, length] int64, `scores` [rows, vocabulary] float → another tensor of scores, same shape and dtype."""
+        if input_ids.dim() != 2 or scores.dim() != 2 or len(input_ids) != len(scores):
+            raise ValueError(
+                f"Found input_ids {list(input_ids.shape)} and scores {list(scores.shape)}; expected one row of scores for each row of ids, "
+                "as generate() gives them. Continuous batching is not supported."
+            )
         if scores.shape[-1] < max(self.trie.vocab, self.eos_token_id + 1):
             raise ValueError(
                 f"The trie uses token ids up to {max(self.trie.vocab - 1, self.eos_token_id)}; the model scores only {scores.shape[-1]}. "
                 "The trie was built with another model's tokenizer."
             )
-        if self._walker is None or self._walker.key.device != input_ids.device:
-            self._walker = TrieWalker(self.trie, input_ids.device)
-        start = self.prompt_length if self.prompt_length is not None else self._start(input_ids)
-        state = input_ids.new_zeros(len(input_ids))
-        for token in input_ids[:, start:].unbind(1):
-            state = self._walker.step(state, token)
-        constrained = torch.full_like(scores, -torch.inf)
-        row, edge = self._walker.edges(state)
-        token = self._walker.token[edge]
-        legal = scores[row, token]
-        constrained[row, token] = legal if self.objective == "vocabulary" else segment_log_softmax(legal, row, len(state))
+        if self._rows is None or self._rows.device != input_ids.device:
+            kind = _HostRows if input_ids.device.type == "cpu" else _DeviceRows
+            self._rows = kind(self.trie, self.eos_token_id, self.prompt_length, input_ids.device)
+        index, values = self._rows.legal(input_ids, scores, self.objective == "trie")
+        return self._canvases.paint(scores, index, values)  # type: ignore[return-value]
+
+
+class _HostRows:
+    """Where each row of the call before stands in the trie. NumPy: several times faster than tensors for so few numbers."""
+
+    def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device):
+        self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie), eos, prompt_length, device
+        self._weights = _hash_weights(64)
+        self._shape = (0, 0)
+
+    def legal(self, input_ids: torch.Tensor, scores: torch.Tensor, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flat indices of the legal entries of `scores`, and what to write there."""
+        ids = input_ids.numpy()
+        lo, hi, depth = self._nodes(ids, scores.shape[1])
+        if len(lo) > 1 and (lo == lo[0]).all() and (hi == hi[0]).all():  # as at the root, which has the most children
+            _, token, child_lo, child_hi = (np.tile(x, len(lo)) for x in self.walker.children(lo[:1], hi[:1], depth))
+            row = np.repeat(np.arange(len(lo)), len(token) // len(lo))
+        else:
+            row, token, child_lo, child_hi = self.walker.children(lo, hi, depth)
+        flat = row * scores.shape[1] + token
+        self._children = flat, child_lo, child_hi
+        index = torch.from_numpy(flat)
+        values = torch.take(scores, index)
+        if renormalise:
+            values = segment_log_softmax(values, torch.from_numpy(row), len(scores))
         # A complete identifier may only end; so may a row off the trie, where EOS itself and all padding behind it lead. A beam that
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
-        closing = (state < 0) | (self._walker.leaf[state.clamp(min=0)] >= 0)
-        constrained[:, self.eos_token_id].masked_fill_(closing, 0.0)
-        self._over = bool(closing.all())
-        return constrained  # type: ignore[return-value]
+        has_child = np.zeros(len(ids), bool)
+        has_child[row] = True
+        self._over = not len(row)
+        if not has_child.all():
+            closing = torch.from_numpy(np.flatnonzero(~has_child) * scores.shape[1] + self.eos)
+            index, values = torch.cat((index, closing)), torch.cat((values, values.new_zeros(len(closing))))
+        return index, values
 
-    def _start(self, input_ids: torch.Tensor) -> int:
-        """Where the prompt of the running ``generate()`` ends. A call goes on if each of its rows is a row of the call before it and one
-        token more, EOS where all rows had come to their end; any other opens another generation."""
-        last = self._last
-        goes_on = (
-            last is not None
-            and last.shape == (len(input_ids), input_ids.shape[1] - 1)
-            and last.device == input_ids.device
-            and bool((input_ids[:, None, :-1] == last).all(-1).any(1).all())
-            and not (self._over and not (input_ids[:, -1] == self.eos_token_id).any())
-        )
-        if not goes_on:
-            self._prompt = input_ids.shape[1]
-        self._last = input_ids.clone()
-        return self._prompt
+    def _nodes(self, ids: np.ndarray, vocab: int) -> tuple[np.ndarray, np.ndarray, int]:
+        n, length = ids.shape
+        if length > len(self._weights):
+            self._weights = np.concatenate((self._weights, _hash_weights(length)))  # what was hashed before stays as it is
+        digest = ids @ self._weights[:length]
+        parent = self._parents(ids, digest)
+        if parent is not None:
+            key, child_lo, child_hi = self._children
+            lo = hi = np.zeros(n, np.int64)
+            if len(key):
+                wanted = parent * vocab + ids[:, -1]
+                at = key.searchsorted(wanted)
+                at[at == len(key)] = 0
+                hit = key[at] == wanted
+                lo, hi = child_lo[at] * hit, child_hi[at] * hit
+            self._depth += 1
+        else:
+            self._start = length if self.prompt_length is None else self.prompt_length
+            lo, hi, depth = self.walker.root(n)
+            for token in ids[:, self._start :].T:
+                lo, hi, depth = self.walker.step(lo, hi, depth, token)
+            self._depth = length - self._start
+        self._shape, self._digest, self._written = ids.shape, digest, ids[:, self._start :].copy()
+        return lo, hi, self._depth
+
+    def _parents(self, ids: np.ndarray, digest: np.ndarray) -> np.ndarray | None:
+        """Which row of the call before each row continues by one token. ``None`` where not all do, or where a token that is not EOS follows
+        rows that had all come to their end: then another generation begins."""
+        n, length = ids.shape
+        if self._shape != (n, length - 1) or (self._over and not (ids[:, -1] == self.eos).any()):
+            return None
+        before = digest - ids[:, -1] * self._weights[length - 1]
+        parent = np.arange(n)
+        if not (before == self._digest).all():
+            order = self._digest.argsort()
+            at = self._digest[order].searchsorted(before)
+            at[at == n] = 0
+            parent = order[at]
+            if not (self._digest[parent] == before).all():
+                return None
+        # Equal hashes settle that the prompts are equal; what the node depends on is compared itself.
+        return parent if (self._written[parent] == ids[:, self._start : -1]).all() else None
+
+
+class _DeviceRows:
+    """The same as tensors of fixed shapes, so that nothing has to be read back from the device: children are padded to the widest node."""
+
+    def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device):
+        self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie, device), eos, prompt_length, device
+        self._weights = torch.from_numpy(_hash_weights(64)).to(device)
+        self._shape = (0, 0)
+
+    def legal(self, input_ids: torch.Tensor, scores: torch.Tensor, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        n, length = input_ids.shape
+        if length > len(self._weights):
+            self._weights = torch.cat((self._weights, torch.from_numpy(_hash_weights(length)).to(self.device)))
+        digest = (input_ids * self._weights[:length]).sum(1)
+        lo, hi, depth = self.walker.root(n)
+        if self._shape == (n, length - 1) and length != self.prompt_length:
+            last = input_ids[:, -1]
+            same = (digest - last * self._weights[length - 1])[:, None] == self._digest
+            continued = same.any(1)
+            goes_on = continued.all() & ~(self._over & (last != self.eos).all())
+            if self.prompt_length is not None:  # where the prompt ends is known: rows that continue nothing are off the trie
+                goes_on = torch.ones_like(goes_on)
+            parent = same.int().argmax(1)
+            match = (self._token[parent] == last[:, None]) & continued[:, None]
+            at = match.int().argmax(1, keepdim=True)
+            hit = match.any(1)
+            below = (torch.where(hit, x[parent].gather(1, at)[:, 0], 0) for x in (self._lo, self._hi))
+            lo, hi = (torch.where(goes_on, x, root) for x, root in zip(below, (lo, hi), strict=True))
+            depth = torch.where(goes_on, self._depth + 1, 0)
+        elif self.prompt_length is not None:
+            for token in input_ids[:, self.prompt_length :].unbind(1):
+                lo, hi, depth = self.walker.step(lo, hi, depth, token)
+        self._depth, self._shape, self._digest = depth, (n, length), digest
+        token, self._lo, self._hi, valid = self.walker.children_padded(lo, hi, depth)
+        self._token = torch.where(valid, token, -1)
+        closing = ~valid[:, :1]
+        self._over = closing.all()
+        # Padding repeats the row's first entry: written twice, the same.
+        token = torch.where(closing, self.eos, torch.where(valid, token, token[:, :1]))
+        values = scores.gather(1, token)
+        if renormalise:
+            values = values.masked_fill(~valid & ~closing, -torch.inf).log_softmax(1)
+            values = torch.where(valid, values, values[:, :1])
+        values = torch.where(closing, values.new_zeros(()), values)
+        row = torch.arange(n, device=self.device)[:, None] * scores.shape[1]
+        return (row + token).flatten(), values.flatten()
+
+
+class _Canvases:
+    """Tensors of ``-inf``, at most two, handed out again when nobody else holds them and nobody has written into them: to restore the few
+    entries written last costs less than to fill rows × vocabulary."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[torch.Tensor, int, torch.Tensor]] = []  # tensor, its version as handed out, entries to restore
+
+    def paint(self, like: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """A tensor as `like`, ``-inf`` but for `values` [n] at the flat `index` [n]."""
+        canvas = self._take(like)
+        canvas.put_(index, values)
+        if not canvas.is_inference():  # those have no version that would tell of changes
+            self._kept.append((canvas, canvas._version, index))
+            del self._kept[:-2]
+        return canvas
+
+    def _take(self, like: torch.Tensor) -> torch.Tensor:
+        for i, kept in enumerate(self._kept):
+            canvas, version, index = kept
+            fits = canvas.shape == like.shape and canvas.dtype == like.dtype and canvas.device == like.device
+            del canvas
+            if fits and kept[0]._version == version and _holders(kept) == _ALONE:
+                canvas = self._kept.pop(i)[0]
+                canvas.view(-1).index_fill_(0, index, -torch.inf)
+                return canvas
+        return torch.full_like(like, -torch.inf, memory_format=torch.contiguous_format)
+
+
+def _holders(kept: tuple[torch.Tensor, int, torch.Tensor]) -> tuple[int, int]:
+    """How many hold a tensor, and its storage (a view of it does). -1 where this torch does not tell; that equals no `_ALONE`."""
+    count = getattr(torch._C, "_storage_Use_Count", None)  # what its CUDA graphs ask, too
+    return sys.getrefcount(kept[0]), count(kept[0].untyped_storage()._cdata) if count else -1
+
+
+_ALONE = tuple(map(abs, _holders((torch.zeros(1), 0, torch.zeros(1)))))
+
+
+def _hash_weights(n: int) -> np.ndarray:
+    """Int64 [n], odd and random: two rows that differ have equal weighted sums with a chance of 2**-46 at most."""
+    return np.random.default_rng().integers(-(2**63), 2**63 - 1, n, np.int64) | 1

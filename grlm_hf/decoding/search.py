@@ -1,140 +1,339 @@
-"""Our own beam search over a trie: the prompt is computed once a user and shared by its beams; only legal children are scored.
+"""Our own searches over a trie. All compute a prompt once a user, and score legal children only (`grlm_hf.decoding.prefixes`).
 
-It keeps the candidates that transformers' beam search keeps (``num_beams`` live prefixes; a complete identifier competes once more with
-the next tokens of the others before it is accepted), so items and scores are those of ``generate()`` with the processor and
-``length_penalty=0.0``.
+- `beam_search` keeps the beams that transformers' beam search keeps, token by token, so its items and scores are those of
+  ``generate()`` with the processor and ``length_penalty=0.0``; but forced tokens are computed a run at a time.
+- `edge_search` goes from choice to choice instead of from token to token: fewer forwards, another (usually as good) set of beams. With
+  ``exact=True`` it goes on best-first over what it had given up, until no prefix can hold anything better: a prefix's log-probability
+  bounds that of its completions (A* over the trie with an admissible bound; Hart, Nilsson and Raphael, 1968).
 
-The beams of a user are further query positions of one sequence, each seeing the prompt and its own ancestors through a 4-D attention
-mask. So the key-value cache is only ever appended to: no copy a beam, no reordering.
+What a request adds is a number an identifier, its bonus: ``-inf`` forbids it, ``λ log prior`` weighs it. A prefix is ranked by its
+log-probability plus the greatest bonus below it, a range maximum over the trie's leaf order, so that beams head for what is allowed and
+the bound of the exact search stays a bound.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from grlm_hf.decoding.walker import DEAD, TrieWalker, segment_log_softmax
+from grlm_hf.decoding.prefixes import Expansion, Prefixes
+from grlm_hf.decoding.walker import RangeMax, TrieWalker
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One user's identifiers, best first.
+
+    Attributes:
+        leaf: int64 [k]; which (`Trie`'s numbering of the paths given to it).
+        log_prob: float64 [k]; natural-log probability of the identifier.
+        score: float64 [k]; what they are ranked by: ``log_prob / tokens ** length_penalty + bonus``.
+        certified: nothing better exists. Always False after a beam search.
+        gap: nothing that was left out is better than the last one by more than this; 0 where certified, nan after a beam search.
+        forwards: calls of the model, shared with the users of the same batch.
+    """
+
+    leaf: np.ndarray
+    log_prob: np.ndarray
+    score: np.ndarray
+    certified: bool
+    gap: float
+    forwards: int
+
+
+class Ranking:
+    """How identifiers and prefixes are ranked, for each user.
+
+    Args:
+        walker: the trie, as NumPy arrays.
+        bonus: a `RangeMax` over float [n] by rank, or ``None``, for each user; users may share one.
+        length_penalty: as in transformers: log-probabilities are divided by ``tokens ** length_penalty``.
+    """
+
+    def __init__(self, walker: TrieWalker, bonus: Sequence[RangeMax | None], length_penalty: float = 0.0):
+        self.walker, self.bonus, self.length_penalty = walker, list(bonus), length_penalty
+        if length_penalty:
+            self._longest = RangeMax(walker.length(np.arange(walker.n)).astype(np.float32))
+
+    def __call__(self, user: np.ndarray, logp: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """The score of identifiers, and for prefixes a bound on the score of all their completions. float64 [n]."""
+        if self.length_penalty:
+            logp = logp / self._longest(lo, hi).astype(np.float64) ** self.length_penalty
+        groups: dict[int, tuple[RangeMax, list[int]]] = {}
+        for i, bonus in enumerate(self.bonus):
+            if bonus is not None:
+                groups.setdefault(id(bonus), (bonus, []))[1].append(i)
+        if groups:
+            logp = logp.copy()
+        for bonus, users in groups.values():
+            mine = np.isin(user, users) if len(users) < len(self.bonus) else slice(None)
+            logp[mine] += bonus(lo[mine], hi[mine])
+        return logp
+
+
+def _best(user: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order by user and, within one, by falling key; and each one's place in that order, from 0."""
+    order = np.lexsort((-key, user))
+    grouped = user[order]
+    return order, np.arange(len(order)) - grouped.searchsorted(grouped)
+
+
+class _Complete:
+    """The best `k` complete identifiers of each user so far."""
+
+    def __init__(self, n_users: int, k: int):
+        self.k, self.n_users = k, n_users
+        self.user, self.rank = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.logp, self.score = np.zeros(0), np.zeros(0)
+        self.worst = np.full(n_users, -np.inf)
+
+    def add(self, user: np.ndarray, rank: np.ndarray, logp: np.ndarray, score: np.ndarray) -> None:
+        """Also updates `worst` [users]: the score that another one has to beat, -inf while there are fewer than `k`."""
+        if not len(user):
+            return
+        together = [np.concatenate(x) for x in ((self.user, user), (self.rank, rank), (self.logp, logp), (self.score, score))]
+        order, place = _best(together[0], together[3])
+        order = order[place < self.k]
+        self.user, self.rank, self.logp, self.score = (x[order] for x in together)
+        full = np.bincount(self.user, minlength=self.n_users) == self.k
+        ends = np.cumsum(np.bincount(self.user, minlength=self.n_users)) - 1
+        self.worst = np.where(full, self.score[ends.clip(0)], -np.inf)
+
+    def found(self, leaf: np.ndarray, forwards: int, gaps: np.ndarray) -> list[Found]:
+        borders = np.searchsorted(self.user, np.arange(self.n_users + 1))
+        return [
+            Found(leaf[self.rank[a:b]].astype(np.int64), self.logp[a:b], self.score[a:b], bool(gap == 0), float(gap), forwards)
+            for a, b, gap in zip(borders[:-1], borders[1:], gaps, strict=True)
+        ]
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Any, walker: TrieWalker, prompts: Sequence[np.ndarray], num_beams: int, objective: str = "vocabulary", pad_token_id: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `num_beams` best identifiers of each prompt.
+    model: Any,
+    walker: TrieWalker,
+    prompts: Sequence[np.ndarray],
+    num_beams: int,
+    objective: str = "vocabulary",
+    *,
+    bonus: Sequence[RangeMax | None] | None = None,
+    length_penalty: float = 0.0,
+    pad_token_id: int = 0,
+    lookahead: int | None = None,
+) -> list[Found]:
+    """The best identifiers of each prompt, `num_beams` at most, token by token as transformers' beam search goes.
+
+    Live prefixes compete at equal length, and a complete identifier competes once more with the next tokens of the others before it
+    is accepted.
 
     Args:
         model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context.
-        walker: the trie, on the model's device.
+        walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt; lengths may differ.
         num_beams: width of the search.
         objective: what probabilities are normalised over (`grlm_hf.decoding.walker.OBJECTIVES`). Under ``"trie"`` forced tokens have
             probability 1, so a beam with nothing left to choose needs no forward.
-
-    Returns:
-        Leaves, int64 [prompts, num_beams], best first, -1 where there are fewer identifiers than beams; and their natural-log
-        probabilities, float32, ``-inf`` there.
+        bonus, length_penalty: as in `Ranking`.
+        lookahead: forced tokens that one forward computes at most; ``None``: all. It changes the cost, not the result.
 
     Raises:
         ValueError: the model's attention takes no 4-D mask.
     """
-    _check_attention(model)
-    device, dtype = walker.key.device, model.dtype
-    batch, width = len(prompts), num_beams
-    free = walker.forced if objective == "trie" else walker.leaf >= 0  # states whose further tokens need no logits
-    input_ids, prompt_mask = _left_pad(prompts, pad_token_id, device)
-    positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
-    out = model(input_ids=input_ids, attention_mask=prompt_mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache, position = out.past_key_values, positions[:, -1:]
-    hidden = torch.finfo(dtype).min
-    neg_inf = torch.tensor(-torch.inf, device=device)
-
-    done_score, done_leaf = neg_inf.expand(batch, width), torch.full((batch, width), -1, device=device)
-    # Live beams [batch, beams]: score; trie state; slot, the column of the last forward's logits (any, where none is needed); and
-    # which of the slots computed so far are ancestors [batch, beams, slots].
-    score, state = torch.zeros(batch, 1, device=device), torch.zeros(batch, 1, dtype=torch.int64, device=device)
-    slot, seen = torch.zeros_like(state), torch.zeros(batch, 1, 0, dtype=torch.bool, device=device)
-    logits = out.logits.float()
+    prefixes = Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+    ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
+    complete = _Complete(len(prompts), num_beams)
+    known = _Records(prefixes.root())
+    # Live beams, all `depth` tokens long: user, log-probability, node; the record that tells what follows, -1 if none does yet; and
+    # where their computed part ends: its slot and number of tokens.
+    user = np.arange(len(prompts))
+    logp, record, slot, have = np.zeros(len(user)), user.copy(), user * 0 - 1, user * 0
+    lo, hi, _ = walker.root(len(user))
+    depth = 0
     while True:
-        # 1. candidates: every legal child of every live beam, and, behind them, the beams that stand at the end of an identifier
-        beams = score.shape[1]
-        flat, edge = walker.edges(state.flatten())
-        owner, beam = flat // beams, flat % beams
-        token_score = logits[owner, slot.flatten()[flat], walker.token[edge]]
+        # 1. forwards: whoever needs to know what follows, and with them whoever will
+        at = np.full(len(user), depth)
+        ended = walker.ends(lo, hi, at)
+        lacks = ~ended & ((record < 0) | (known.end[record] < depth))
         if objective == "trie":
-            token_score = segment_log_softmax(token_score, flat, state.numel())
+            lacks &= hi - lo > 1
+            urgent = lacks & (prefixes.choice_depth(lo, hi) == depth) if lacks.any() else lacks
         else:
-            token_score = token_score - logits.logsumexp(-1)[owner, slot.flatten()[flat]]
-        column = torch.arange(len(flat), device=device) - torch.searchsorted(owner, owner)
-        n_columns = int(column.max()) + 1 if len(flat) else 0
-        candidates = neg_inf.repeat(batch, n_columns + beams)
-        candidates[owner, column] = score.flatten()[flat] + token_score
-        source = torch.zeros(batch, n_columns + beams, 2, dtype=torch.int64, device=device)  # of each candidate: beam, state
-        source[owner, column] = torch.stack((beam, edge + 1), -1)
-        leaf = torch.where(state >= 0, walker.leaf[state.clamp(min=0)], -1)
-        candidates[:, n_columns:] = torch.where(leaf >= 0, score, neg_inf)
-        # 2. the best 2 * width; a complete identifier among the first `width` is accepted
-        top, index = candidates.topk(min(2 * width, candidates.shape[1]))
-        ends = index >= n_columns
-        accepted = torch.where(ends & (torch.arange(top.shape[1], device=device) < width), top, neg_inf)
-        accepted_leaf = leaf.gather(1, (index - n_columns).clamp(min=0))
-        done_score, best = torch.cat((done_score, accepted), 1).topk(width)
-        done_leaf = torch.cat((done_leaf, accepted_leaf), 1).gather(1, best)
-        # 3. the best others live on, unless no completion of them can still enter
-        score, best = torch.where(ends, neg_inf, top).topk(min(width, top.shape[1]))
-        score = torch.where(score > done_score[:, -1:], score, neg_inf)
-        if not (score > neg_inf).any():
-            return torch.where(done_score > neg_inf, done_leaf, -1), done_score
-        beam, state = source.gather(1, index.gather(1, best)[..., None].expand(-1, -1, 2)).unbind(-1)
-        state = torch.where(score > neg_inf, state, DEAD)
-        seen = seen.gather(1, beam[..., None].expand(-1, -1, seen.shape[2]))
-        # 4. one forward of the beams that have a choice, packed to the left; complete and dead ones need none
-        needs = (state >= 0) & ~free[state.clamp(min=0)]
-        slot = torch.where(needs, needs.cumsum(1) - 1, 0)
-        n_slots = int(needs.sum(1).max())
-        if n_slots:
-            row, which = needs.nonzero().unbind(1)
-            tokens = torch.full((batch, n_slots), pad_token_id, device=device)
-            tokens[row, slot[row, which]] = walker.token[state[row, which] - 1]
-            new = torch.zeros(*state.shape, n_slots, dtype=torch.bool, device=device)
-            new[row, which, slot[row, which]] = True
-            seen = torch.cat((seen, new), 2)
-            visible = torch.zeros(batch, n_slots, seen.shape[2], dtype=torch.bool, device=device)
-            visible[row, slot[row, which]] = seen[row, which]
-            visible = torch.cat((prompt_mask.bool()[:, None].expand(-1, n_slots, -1), visible), 2)
-            position = position + 1
-            out = model(
-                input_ids=tokens,
-                attention_mask=torch.where(visible, 0.0, hidden).to(dtype)[:, None],
-                position_ids=position.expand(-1, n_slots),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = out.logits.float()
+            urgent = lacks
+        if urgent.any():
+            record[lacks] = known.add(prefixes.expand(user[lacks], slot[lacks], have[lacks], lo[lacks], hi[lacks]), have[lacks])
+            lacks[:] = False
+        # 2. candidates: the ends of identifiers, forced tokens, and children at a choice
+        forced = ~ended & (lacks | (depth < known.end[record]) | ((hi - lo == 1) & (objective == "trie")))
+        one = np.flatnonzero(ended | forced)
+        gain = np.where(forced[one] & ~lacks[one], known.forced(record[one], depth), 0.0)
+        beam, child_lo, child_hi, child_logp = known.children(np.flatnonzero(~ended & ~forced), record)
+        source = np.concatenate((one, beam))
+        chosen = np.arange(len(source)) >= len(one)
+        next_lo, next_hi = np.concatenate((lo[one], child_lo)), np.concatenate((hi[one], child_hi))
+        next_logp = logp[source] + np.concatenate((gain, child_logp))
+        key = ranking(user[source], next_logp, next_lo, next_hi)
+        # 3. the best 2 * width; a complete identifier among the first `width` is accepted
+        legal = np.flatnonzero(key > -np.inf)
+        order, place = _best(user[source[legal]], key[legal])
+        pick = legal[order[place < 2 * num_beams]]
+        place = place[place < 2 * num_beams]
+        done = ended[source[pick]] & ~chosen[pick]
+        accepted = pick[done & (place < num_beams)]
+        complete.add(user[source[accepted]], next_lo[accepted], next_logp[accepted], key[accepted])
+        # 4. the best others live on, unless no completion of them can still enter
+        pick = pick[~done]
+        order, place = _best(user[source[pick]], key[pick])
+        pick = pick[order[place < num_beams]]
+        pick = pick[key[pick] > complete.worst[user[source[pick]]]]
+        if not len(pick):
+            return complete.found(walker.trie.leaf, prefixes.forwards, np.full(len(prompts), np.nan))
+        beam, fresh = source[pick], chosen[pick]
+        slot = np.where(fresh, known.slot[record[beam]], slot[beam])
+        have = np.where(fresh, depth, have[beam])
+        user, logp, lo, hi = user[beam], next_logp[pick], next_lo[pick], next_hi[pick]
+        record = np.where(fresh, -1, record[beam])
+        depth += 1
 
 
-def _check_attention(model: Any) -> None:
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
-        raise ValueError(
-            f"{type(model).__name__} has layers that do not attend to the whole context ({', '.join(sorted(layers))}), "
-            "which this search needs. Use generate() with TrieConstrainedLogitsProcessor instead."
-        )
-    implementation = getattr(model.config, "_attn_implementation", "eager")
-    if implementation not in ("eager", "sdpa"):
-        raise ValueError(
-            f"The model runs {implementation!r} attention, which takes no 4-D mask; load it with attn_implementation='sdpa' to recommend."
-        )
+class _Records:
+    """What all forwards so far have told, a row a node (see `Expansion`)."""
+
+    def __init__(self, root: Expansion):
+        self.slot, self.end = root.slot, root.end
+        self._from = root.end * 0  # depth of the first token in `_chain`
+        self._chain = np.zeros((len(root.slot), 0))
+        self._first = np.concatenate(([0], np.cumsum(np.bincount(root.row, minlength=len(root.slot)))))
+        self._lo, self._hi, self._logp = root.lo, root.hi, root.logp
+
+    def add(self, new: Expansion, have: np.ndarray) -> np.ndarray:
+        """The rows of the added."""
+        before = len(self.slot)
+        self.slot, self.end = np.concatenate((self.slot, new.slot)), np.concatenate((self.end, new.end))
+        self._from = np.concatenate((self._from, have + 1))
+        width = max(self._chain.shape[1], new.chain.shape[1])
+        self._chain = np.concatenate([np.pad(c, ((0, 0), (0, width - c.shape[1]))) for c in (self._chain, new.chain)])
+        count = np.bincount(new.row, minlength=len(new.slot))
+        self._first = np.concatenate((self._first, self._first[-1] + np.cumsum(count)))
+        self._lo, self._hi = np.concatenate((self._lo, new.lo)), np.concatenate((self._hi, new.hi))
+        self._logp = np.concatenate((self._logp, new.logp))
+        return np.arange(before, len(self.slot))
+
+    def forced(self, record: np.ndarray, depth: int) -> np.ndarray:
+        """Log-probability of the forced token at `depth`; anything where there is none."""
+        if not self._chain.shape[1]:
+            return np.zeros(len(record))
+        return self._chain[record, (depth - self._from[record]).clip(0, self._chain.shape[1] - 1)]
+
+    def children(self, beam: np.ndarray, record: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(beam, lo, hi, logp) of the children of these beams."""
+        first, count = self._first[record[beam]], np.diff(self._first)[record[beam]]
+        which = np.repeat(np.arange(len(beam)), count)
+        at = np.arange(len(which)) + (first - (count.cumsum() - count))[which]
+        return beam[which], self._lo[at], self._hi[at], self._logp[at]
 
 
-def _left_pad(prompts: Sequence[np.ndarray], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    length = max(map(len, prompts))
-    ids = np.full((len(prompts), length), pad, np.int64)
-    mask = np.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, length - len(prompt) :] = prompt
-        mask[i, length - len(prompt) :] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+@torch.inference_mode()
+def edge_search(
+    model: Any,
+    walker: TrieWalker,
+    prompts: Sequence[np.ndarray],
+    num_beams: int,
+    objective: str = "vocabulary",
+    *,
+    k: int | None = None,
+    exact: bool = False,
+    deadline: float | None = None,
+    max_forwards: int | None = None,
+    bonus: Sequence[RangeMax | None] | None = None,
+    length_penalty: float = 0.0,
+    pad_token_id: int = 0,
+    lookahead: int | None = None,
+) -> list[Found]:
+    """The best `k` identifiers of each prompt, from choice to choice.
+
+    First a beam search whose steps are choices: of all children of the last nodes, the best `num_beams` are expanded, each with its
+    whole forced run. If `exact`, the search then goes on with the best `num_beams` prefixes that it knows of, wherever they stand,
+    until none can still beat the `k` found.
+
+    Args:
+        model, walker, prompts, objective, bonus, length_penalty: as in `beam_search`.
+        num_beams: nodes expanded at once.
+        k: identifiers wanted, by default `num_beams`.
+        exact: go on until the best `k` are certain.
+        deadline: `time.perf_counter` value after which no further forward starts. One that runs is not stopped.
+        max_forwards: the same as a number of forwards.
+
+    Returns:
+        Where the search was stopped early, `Found.gap` says how much better than the last one found a missing identifier could be;
+        ``inf`` if fewer than `k` were found.
+    """
+    k = k or num_beams
+    prefixes = Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+    ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
+    complete = _Complete(len(prompts), k)
+    users = np.arange(len(prompts))
+    front = _Front.empty()
+    found, logp = prefixes.root(), np.zeros(len(users))
+    user = users
+    diving = np.ones(len(users), bool)
+    while True:
+        new = _Front(user[found.row], found.slot[found.row], found.end[found.row], found.lo, found.hi, logp[found.row] + found.logp)
+        key = ranking(new.user, new.logp, new.lo, new.hi)
+        single = new.hi - new.lo == 1
+        over = single if objective == "trie" else single & (new.have + 1 == walker.length(new.lo))
+        complete.add(new.user[over], new.lo[over], new.logp[over], key[over])
+        young, young_key = new[~over], key[~over]
+        old, old_key = front, ranking(front.user, front.logp, front.lo, front.hi)
+        front = _Front.join(young, old)
+        key = np.concatenate((young_key, old_key))
+        open_ = (key > complete.worst[front.user]) & (key > -np.inf)
+        fresh = np.arange(len(key)) < len(young.user)
+        # While a user dives, only what the last forward found is expanded; what it passes over waits, or is given up.
+        diving &= np.bincount(front.user[open_ & fresh], minlength=len(users)) > 0
+        ready = open_ & (fresh | ~diving[front.user]) if exact else open_ & fresh
+        order, place = _best(front.user[ready], key[ready])
+        pick = np.flatnonzero(ready)[order[place < num_beams]]
+        late = (deadline is not None and time.perf_counter() >= deadline) or (max_forwards and prefixes.forwards >= max_forwards)
+        if not len(pick) or late:
+            gap = np.full(len(users), np.nan)
+            if exact:
+                best_left = np.full(len(users), -np.inf)
+                np.maximum.at(best_left, front.user[open_], key[open_])
+                gap = np.where(best_left > -np.inf, best_left - complete.worst, 0.0)
+            return complete.found(walker.trie.leaf, prefixes.forwards, gap)
+        chosen = front[pick]
+        if exact:
+            open_[pick] = False
+            front = front[open_]
+        else:
+            front = _Front.empty()
+        found = prefixes.expand(chosen.user, chosen.slot, chosen.have, chosen.lo, chosen.hi)
+        user, logp = chosen.user, chosen.logp + found.chain.sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Front:
+    """Nodes that have been scored and not computed: whose, the slot and depth that they continue, interval, log-probability."""
+
+    user: np.ndarray
+    slot: np.ndarray
+    have: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+    logp: np.ndarray
+
+    @classmethod
+    def empty(cls) -> _Front:
+        none = np.zeros(0, np.int64)
+        return cls(none, none, none, none, none, np.zeros(0))
+
+    def __getitem__(self, at: np.ndarray) -> _Front:
+        return _Front(self.user[at], self.slot[at], self.have[at], self.lo[at], self.hi[at], self.logp[at])
+
+    @classmethod
+    def join(cls, one: _Front, other: _Front) -> _Front:
+        return cls(*(np.concatenate((getattr(one, n), getattr(other, n))) for n in ("user", "slot", "have", "lo", "hi", "logp")))

@@ -1,20 +1,31 @@
-"""All identifiers as one immutable trie over token ids, in flat arrays.
+"""All identifiers as one immutable trie over token ids: the sorted paths, front-coded, in flat arrays.
 
-States are numbered level by level from the root, 0. An edge ends in a state that no other edge enters, so edges can share the numbers
-of the states they end in: edge ``e`` ends in state ``e + 1``, the children of state ``s`` are the edges ``first[s]:first[s + 1]``, and
-the key ``state * vocab + token`` ascends with the edge number. A transition is then one binary search, vectorised over any number of
-states. (The numbered-array style follows STATIC, arXiv 2602.22647; its table is dense, this one is not.)
+A node is an interval of the sorted paths and a depth: the paths ``lo … hi - 1`` share their first ``depth`` tokens. So a node's leaves
+are contiguous: what holds below it (the best prior, whether anything allowed is left) is a range query over leaf order, and the empty
+interval is a prefix that no identifier has. `shared[i]` is what path ``i`` has in common with the path before it (the LCP array of
+suffix arrays: Manber and Myers, 1993). The children of a node begin at `lo` and wherever ``shared == depth`` inside the interval; with
+these borders sorted by (depth, row) they are one slice, found by two binary searches. Tokens are stored once an edge. (For the flat
+arrays of a decoding trie see also STATIC, arXiv 2602.22647; its table has a row a state, this one a row an identifier.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grlm_hf.files import replacing
+
 if TYPE_CHECKING:
     from grlm_hf.catalog import Catalog
+
+FORMAT = 1
+_ARRAYS = ("tokens", "start", "shared", "leaf", "border")
 
 
 class Trie:
@@ -24,95 +35,412 @@ class Trie:
         paths: token ids of each identifier; leaf ``i`` is ``paths[i]``.
         eos_token_id: what ends a generation behind an identifier, if known.
         tokenizer_hash: `grlm_hf.tasks.prompts.tokenizer_hash` of the tokenizer that made the paths, or ``""`` if unknown.
+        pad_token_id: what fills up shorter rows, if known.
 
-    Attributes:
-        first: int64 [n_states + 1]; the children of state ``s`` are the edges ``first[s]:first[s + 1]``.
-        token: int64 [n_edges]; the token of each edge, ascending within a state. Edge ``e`` ends in state ``e + 1``.
-        leaf: int64 [n_states]; which path ends in the state, else -1.
-        key: int64 [n_edges]; ``parent * vocab + token``, ascending.
-        forced: bool [n_states]; nothing is left to choose: the state has one leaf below it, or is one.
+    Attributes (`n` identifiers, numbered by rank, that is in the lexical order of their paths):
+        tokens: int32 [n_edges]; of each path what it does not share with the one before: the edges of the trie in depth-first order.
+        start: int [n + 1]; ``tokens[start[i]:start[i + 1]]`` are those of rank ``i``.
+        shared: uint8 or uint16 [n]; tokens that rank ``i`` has in common with rank ``i - 1``; 0 for the first.
+        leaf: int32 [n]; which of `paths` has rank ``i``.
+        border: int [n - 1]; ``shared[i] * n + i`` for all ranks but the first, ascending.
         vocab: one more than the largest token id.
         depth: tokens of the longest path.
 
     Raises:
-        ValueError: no paths, an empty path, a negative token id, two equal paths, or one path that begins another.
+        ValueError: no paths, an empty path, a negative token id, two equal paths, one path that begins another, or EOS or the pad
+            token inside a path.
     """
 
-    def __init__(self, paths: Sequence[Sequence[int]], eos_token_id: int | None = None, tokenizer_hash: str = ""):
-        self.eos_token_id = eos_token_id
-        self.tokenizer_hash = tokenizer_hash
-        if not len(paths):
-            raise ValueError("A trie needs at least one identifier; found none.")
+    tokens: np.ndarray
+    start: np.ndarray
+    shared: np.ndarray
+    leaf: np.ndarray
+    border: np.ndarray
+
+    def __init__(
+        self, paths: Sequence[Sequence[int]], eos_token_id: int | None = None, tokenizer_hash: str = "", pad_token_id: int | None = None
+    ):
         lengths = np.fromiter((len(p) for p in paths), np.int64, len(paths))
-        if not lengths.all():
-            raise ValueError(f"Identifier {int(np.argmin(lengths))} has no tokens.")
-        self.depth = int(lengths.max())
-        # 1. rows [n, depth], -1 behind the end of a path; sorted
-        rows = np.full((len(paths), self.depth), -1, np.int64)
-        rows[np.arange(self.depth) < lengths[:, None]] = np.fromiter((t for p in paths for t in p), np.int64, int(lengths.sum()))
-        if (rows < -1).any() or (rows[np.arange(self.depth) < lengths[:, None]] < 0).any():
-            raise ValueError("Token ids must not be negative.")
-        self.vocab = int(rows.max()) + 1
-        order = np.lexsort(rows.T[::-1])
-        rows, lengths = rows[order], lengths[order]
-        # 2. shared[i]: tokens that row i has in common with row i - 1
-        differs = rows[1:] != rows[:-1]
-        shared = np.where(differs.any(1), differs.argmax(1), self.depth)
-        for kind, bad in (("equal", shared >= np.maximum(lengths[1:], lengths[:-1])), ("begin one another", shared >= lengths[:-1])):
-            if bad.any():
-                i = int(np.argmax(bad))
-                a, b = sorted((int(order[i]), int(order[i + 1])))
-                raise ValueError(
-                    f"Identifiers {a} and {b} {'are ' if kind == 'equal' else ''}{kind} in tokens {list(paths[a])}, {list(paths[b])}."
-                )
-        shared = np.concatenate(([0], shared))
-        # 3. level by level: a row opens a new edge at a level that it does not share with the row before it
-        parents, tokens = [], []
-        leaf = [np.full(1, -1, np.int64)]
-        state = np.zeros(len(paths), np.int64)  # of each row at this level
-        n_states = 1
-        for level in range(self.depth):
-            alive = lengths > level
-            opens = alive & (shared <= level)
-            parents.append(state[opens])
-            tokens.append(rows[opens, level])
-            state = np.where(alive, n_states + np.cumsum(opens) - 1, state)
-            leaf.append(np.where(lengths[opens] == level + 1, order[opens], -1))
-            n_states += int(opens.sum())
-        parent = np.concatenate(parents)
-        self.token = np.concatenate(tokens)
-        self.leaf = np.concatenate(leaf)
-        self.key = parent * self.vocab + self.token
-        self.first = np.searchsorted(parent, np.arange(n_states + 1))
-        # 4. leaves below each state, from the last state up: a parent has a smaller number than its children
-        below = (self.leaf >= 0).astype(np.int64)
-        end = n_states
-        for parent in reversed(parents):
-            np.add.at(below, parent, below[end - len(parent) : end])
-            end -= len(parent)
-        self.forced = below == 1
-        for array in (self.first, self.token, self.leaf, self.key, self.forced):
-            array.setflags(write=False)
+        tokens = np.fromiter(itertools.chain.from_iterable(paths), np.int64, int(lengths.sum()))
+        self._build(tokens, lengths, eos_token_id, tokenizer_hash, pad_token_id)
+
+    @classmethod
+    def from_flat(
+        cls,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        eos_token_id: int | None = None,
+        tokenizer_hash: str = "",
+        pad_token_id: int | None = None,
+    ) -> Trie:
+        """The same from arrays, for millions of identifiers: `tokens` int [total], all paths one behind the other; `lengths` int [n]."""
+        trie = cls.__new__(cls)
+        trie._build(np.asarray(tokens), np.asarray(lengths), eos_token_id, tokenizer_hash, pad_token_id)
+        return trie
 
     @classmethod
     def from_catalog(cls, catalog: Catalog, tokenizer: Any) -> Trie:
         """The trie of ``catalog.identifiers``; its paths are the label tokens of training."""
         from grlm_hf.tasks.prompts import identifier_tokens, tokenizer_hash
 
-        return cls(identifier_tokens(tokenizer, catalog.identifiers), tokenizer.eos_token_id, tokenizer_hash(tokenizer))
+        paths = identifier_tokens(tokenizer, catalog.identifiers)
+        return cls(paths, tokenizer.eos_token_id, tokenizer_hash(tokenizer), tokenizer.pad_token_id)
 
-    @property
-    def n_states(self) -> int:
-        return len(self.leaf)
+    # --- construction --------------------------------------------------------------------------------------------------------------
+
+    def _build(self, tokens: np.ndarray, lengths: np.ndarray, eos: int | None, tokenizer_hash: str, pad: int | None) -> None:
+        n = len(lengths)
+        if not n:
+            raise ValueError("A trie needs at least one identifier; found none.")
+        if not (lengths > 0).all():
+            raise ValueError(f"Identifier {int(np.argmin(lengths))} has no tokens.")
+        if len(tokens) != lengths.sum():
+            raise ValueError(f"Found {len(tokens)} tokens for lengths that sum to {int(lengths.sum())}.")
+        if int(tokens.min()) < 0 or int(tokens.max()) >= 2**31 - 1:
+            raise ValueError("Token ids must not be negative or above 2**31 - 2.")
+        depth = int(lengths.max())
+        if depth >= 2**16:
+            raise ValueError(f"An identifier has {depth} tokens; expected fewer than {2**16}.")
+        # 1. rows [n, depth], 0 behind the end of a path, else token + 1; sorted
+        column = np.arange(depth, dtype=np.uint16)
+        rows = np.zeros((n, depth), np.int32)
+        rows[column < lengths[:, None]] = tokens + 1
+        order = _lexical_order(rows)
+        rows, lengths = rows[order], lengths[order]
+        # 2. what each row shares with the one before it
+        shared = np.zeros(n, np.uint8 if depth < 256 else np.uint16)
+        if n > 1:
+            differs = rows[1:] != rows[:-1]
+            shared[1:] = np.where(differs.any(1), differs.argmax(1), depth)
+        _check_prefix_free(shared, lengths, order, rows)
+        # 3. what is left of each row, in one array
+        own = (column >= shared[:, None]) & (column < lengths[:, None])
+        self._finish(rows[own] - 1, lengths - shared, shared, order, int(tokens.max()) + 1, eos, tokenizer_hash, pad)
+
+    def _finish(
+        self,
+        tokens: np.ndarray,
+        own_lengths: np.ndarray,
+        shared: np.ndarray,
+        leaf: np.ndarray,
+        vocab: int,
+        eos: int | None,
+        tokenizer_hash: str,
+        pad: int | None,
+    ) -> None:
+        n = len(shared)
+        self.tokens, self.shared, self.leaf, self.vocab = tokens, shared, leaf.astype(np.int32, copy=False), vocab
+        self.start = np.zeros(n + 1, np.int32 if len(tokens) < 2**31 else np.int64)
+        np.cumsum(own_lengths, out=self.start[1:])
+        row = np.argsort(shared[1:], kind="stable") + 1  # a radix sort
+        self.border = shared[row].astype(np.int32 if (int(shared.max()) + 2) * n < 2**31 else np.int64)
+        self.border *= n
+        self.border += row
+        self.eos_token_id, self.tokenizer_hash, self.pad_token_id = eos, tokenizer_hash, pad
+        for name, special in (("EOS", eos), ("Pad", pad)):
+            if special is not None and 0 <= special < vocab and (tokens == special).any():
+                raise ValueError(f"{name} token {special} occurs inside identifiers; generation would stop or be cut in the middle of one.")
+        for name in _ARRAYS:
+            getattr(self, name).setflags(write=False)
+
+    # --- a living catalog ----------------------------------------------------------------------------------------------------------
+
+    def add(self, paths: Sequence[Sequence[int]]) -> Trie:
+        """A trie with these identifiers too, as leaves ``len(self) …``. A thousand into a million take tens of milliseconds, since
+        only what stands beside them is touched.
+
+        Raises:
+            ValueError: as for the constructor; positions are those of the new trie's leaves.
+        """
+        if not len(paths):
+            return self
+        new = Trie(paths)  # sorts and checks them among themselves
+        rows, length = new._rows(), new._lengths
+        n = len(self)
+        # 1. where each one leaves this trie: the node, and the rank before which it goes
+        lo, hi, depth, at = self._leave_points(rows, length)
+        inside = (depth == length) | ((hi - lo == 1) & (depth == self._lengths[lo]))
+        for i in np.flatnonzero(inside):
+            other, mine = int(self.leaf[lo[i]]), n + int(new.leaf[i])
+            equal = depth[i] == length[i] == self._lengths[lo[i]]
+            tokens = rows[i, : length[i]].tolist()
+            raise ValueError(f"Identifiers {other} and {mine} {'are equal' if equal else 'begin one another'} in tokens {tokens}.")
+        # 2. shared tokens: of each new path with what stands before it, and of the old path behind a run of new ones
+        first = np.ones(len(new), bool)  # of the new paths inserted at one rank
+        first[1:] = at[1:] != at[:-1]
+        last = np.roll(first, -1)
+        last[-1] = True
+        before = np.where(at > lo, depth, self.shared[lo])
+        shared_new = np.where(first, before, new.shared)
+        own_lengths, shared = np.diff(self.start), self.shared.astype(np.uint16)
+        behind = last & (at < hi)
+        drop = np.zeros(len(new), np.int64)  # tokens that the old path behind a run loses to it
+        drop[behind] = depth[behind] - shared[at[behind]]
+        shared[at[behind]] = depth[behind]
+        own_lengths[at[behind]] -= drop[behind]
+        # 3. splice
+        pieces: list[np.ndarray] = []
+        cut = 0
+        for i in range(len(new)):
+            if first[i]:
+                end = int(self.start[at[i]])
+                pieces.append(self.tokens[cut:end])
+                cut = end
+            pieces.append(rows[i, shared_new[i] : length[i]])
+            cut += int(drop[i])
+        pieces.append(self.tokens[cut:])
+        shared = np.insert(shared, at, shared_new)
+        return self._spliced(
+            np.concatenate(pieces),
+            np.insert(own_lengths, at, length - shared_new),
+            shared,
+            np.insert(self.leaf, at, n + new.leaf),
+            max(self.vocab, new.vocab),
+        )
+
+    def remove(self, leaves: Sequence[int] | np.ndarray, renumbered: np.ndarray | None = None) -> Trie:
+        """A trie without these leaves. The others keep their order, or get the number ``renumbered[leaf]`` (int [n]).
+
+        Raises:
+            ValueError: a leaf that there is not, or none would be left.
+        """
+        gone = np.zeros(len(self), bool)
+        leaves = np.asarray(leaves, np.int64)
+        if len(leaves) and not (0 <= leaves.min() and leaves.max() < len(self)):
+            raise ValueError(f"Leaves are numbered 0 to {len(self) - 1}; found {int(leaves.min())} to {int(leaves.max())}.")
+        gone[leaves] = True
+        if gone.all():
+            raise ValueError("A trie needs at least one identifier; none would be left.")
+        number = np.cumsum(~gone, dtype=np.int32) - 1 if renumbered is None else np.asarray(renumbered, np.int32)
+        dropped = gone[self.leaf]
+        shared, own_lengths = self.shared.copy(), np.diff(self.start)
+        # Runs of dropped ranks; the path behind a run takes over the tokens that only the run still spelled out for it.
+        edges = np.flatnonzero(np.diff(dropped.astype(np.int8), prepend=0, append=0))
+        pieces: list[np.ndarray] = []
+        cut = 0
+        for begin, end in edges.reshape(-1, 2).tolist():
+            pieces.append(self.tokens[cut : self.start[begin]])
+            cut = int(self.start[end])
+            if end < len(self):
+                common = int(self.shared[begin : end + 1].min())
+                taken = self._part(begin, end, common, int(self.shared[end]))
+                pieces.append(taken)
+                own_lengths[end] += len(taken)
+                shared[end] = common
+        pieces.append(self.tokens[cut:])
+        keep = ~dropped
+        return self._spliced(np.concatenate(pieces), own_lengths[keep], shared[keep], number[self.leaf[keep]], self.vocab)
+
+    def _spliced(self, tokens: np.ndarray, own_lengths: np.ndarray, shared: np.ndarray, leaf: np.ndarray, vocab: int) -> Trie:
+        trie = Trie.__new__(Trie)
+        shared = shared.astype(np.uint8 if int(shared.max()) < 256 else np.uint16, copy=False)
+        trie._finish(tokens, own_lengths, shared, leaf, vocab, self.eos_token_id, self.tokenizer_hash, self.pad_token_id)
+        return trie
+
+    def _part(self, begin: int, end: int, low: int, high: int) -> np.ndarray:
+        """Tokens ``low … high - 1`` of rank `end`, which the ranks ``begin … end - 1`` spell out."""
+        found = np.empty(high - low, self.tokens.dtype)
+        for rank in range(end - 1, begin - 1, -1):
+            own = int(self.shared[rank])
+            if own < high:
+                at = int(self.start[rank]) - own
+                found[max(own, low) - low : high - low] = self.tokens[at + max(own, low) : at + high]
+                high = max(own, low)
+        return found
+
+    def _leave_points(self, rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """For each of the sorted paths the deepest node on it (lo, hi, depth), and the rank before which it is to be inserted."""
+        from grlm_hf.decoding.walker import TrieWalker
+
+        walker = TrieWalker(self)
+        lo, hi, depth = walker.root(len(rows))
+        at, going = hi.copy(), np.arange(len(rows))
+        for d in range(rows.shape[1] + 1):
+            if not len(going):
+                break
+            # Paths at the same node stand together: each node's children are looked up once.
+            opens = np.diff(lo[going], prepend=-1) != 0
+            row, token, child_lo, child_hi = walker.children(*(x[going[opens]] for x in (lo, hi, depth)))
+            base = max(self.vocab, int(rows.max()) + 1)
+            key, where = row * base + token, np.cumsum(opens) - 1
+            wanted = where * base + (rows[going, d] if d < rows.shape[1] else 0)
+            found = key.searchsorted(wanted)
+            safe = np.minimum(found, len(key) - 1)
+            if not len(key):
+                break
+            behind = (found < len(key)) & (row[safe] == where)  # else it goes behind all children
+            at[going] = np.where(behind, child_lo[safe], hi[going])
+            legal = behind & (key[safe] == wanted) & (lengths[going] > d)
+            going, safe = going[legal], safe[legal]
+            lo[going], hi[going] = child_lo[safe], child_hi[safe]
+            depth[going] += 1
+            at[going] = hi[going]
+        return lo, hi, depth, at
+
+    # --- reading -------------------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """The number of identifiers."""
-        return int((self.leaf >= 0).sum())
+        return len(self.leaf)
 
     def __repr__(self) -> str:
-        return f"Trie({len(self)} identifiers, {self.n_states} states, depth {self.depth})"
+        return f"Trie({len(self)} identifiers, {len(self.tokens)} edges, depth {self.depth})"
 
-    def children(self, state: int) -> dict[int, int]:
-        """Token → next state of one state; for looking at a trie, not for decoding."""
-        edges = range(int(self.first[state]), int(self.first[state + 1]))
-        return {int(self.token[e]): e + 1 for e in edges}
+    @property
+    def nbytes(self) -> int:
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        """int64 [n]: tokens of each path, by rank."""
+        return np.diff(self.start).astype(np.int64) + self.shared
+
+    @cached_property
+    def depth(self) -> int:
+        return int(self._lengths.max())
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """int32 [n]: the rank of each leaf."""
+        rank = np.empty(len(self), np.int32)
+        rank[self.leaf] = np.arange(len(self), dtype=np.int32)
+        return rank
+
+    @cached_property
+    def border_key(self) -> np.ndarray:
+        """int64 [n - 1], ascending: for each border the index of its node's first border, times `vocab`, plus the token behind it. One
+        binary search in it finds a node's child by token."""
+        n = len(self)
+        shared = np.append(self.shared.astype(np.int32), -1)  # row -1, before the first
+        # before[i]: the last row that shares less than row i does; jumps double, so there are few rounds
+        before = np.arange(-1, n)
+        going = np.flatnonzero(shared[before[:n]] >= shared[:n])
+        while len(going):
+            before[going] = before[before[going]]
+            going = going[shared[before[going]] >= shared[going]]
+        depth, row = np.divmod(self.border.astype(np.int64), n)
+        index = np.arange(n - 1)
+        opens = np.ones(n - 1, bool)
+        opens[1:] = (depth[1:] != depth[:-1]) | (before[row[1:]] >= row[:-1])
+        key = np.maximum.accumulate(np.where(opens, index, 0)) * self.vocab + self.tokens[self.start[row]]
+        key.setflags(write=False)
+        return key
+
+    @cached_property
+    def widest(self) -> int:
+        """The most children that a node has."""
+        if len(self) == 1:
+            return 1
+        first = self.border_key // self.vocab
+        return 1 + int(np.diff(np.append(np.flatnonzero(np.diff(first, prepend=-1)), len(first))).max())
+
+    def _rows(self) -> np.ndarray:
+        """int32 [n, depth]: each path by rank, whatever behind its end."""
+        column, index = np.arange(self.depth, dtype=np.uint16), np.arange(len(self))
+        rows = np.zeros((len(self), self.depth), np.int32)
+        rows[(column >= self.shared[:, None]) & (column < self._lengths[:, None])] = self.tokens
+        for d in range(self.depth):  # what a row shares stands in the last row before it that spells it out
+            rows[:, d] = rows[np.maximum.accumulate(np.where(self.shared <= d, index, 0)), d]
+        return rows
+
+    def paths(self) -> list[np.ndarray]:
+        """int32 token ids of each identifier, as given to the constructor."""
+        return [row[:length] for row, length in zip(self._rows()[self.rank], self._lengths[self.rank].tolist(), strict=True)]
+
+    # --- on disk -------------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file (atomically), with a format version and a checksum; `load` maps it into memory."""
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        facts = {"format": FORMAT, "vocab": self.vocab, "tokenizer_hash": self.tokenizer_hash, "sha256": _checksum(arrays)}
+        facts |= {name: value for name in ("eos_token_id", "pad_token_id") if (value := getattr(self, name)) is not None}
+        data = save(arrays, metadata={name: str(value) for name, value in facts.items()})
+        with replacing(Path(path)) as new:
+            new.write_bytes(data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trie:
+        """Maps a trie that `save` wrote: its pages are shared by all processes that load it.
+
+        Raises:
+            ValueError: the file is missing, truncated, corrupted, no trie, or of a newer version.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"No trie at {path}; write one with Trie.save.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is not a readable trie file; it may be truncated ({error}). Save the trie again.") from error
+        version = facts.get("format", "")
+        if not version.isdigit() or arrays.keys() != set(_ARRAYS):
+            raise ValueError(f"{path} holds {sorted(arrays)} and no trie format; it was not written by Trie.save.")
+        if int(version) > FORMAT:
+            raise ValueError(f"{path} has trie format {version}; this grlm-hf reads up to {FORMAT}. pip install -U grlm-hf")
+        if facts.get("sha256") != _checksum(arrays):
+            raise ValueError(f"{path} is corrupted: its checksum does not match. Save the trie again.")
+        trie = cls.__new__(cls)
+        for name, array in arrays.items():
+            array.setflags(write=False)
+            setattr(trie, name, array)
+        trie.vocab, trie.tokenizer_hash = int(facts["vocab"]), facts["tokenizer_hash"]
+        trie.eos_token_id, trie.pad_token_id = (int(v) if (v := facts.get(k)) else None for k in ("eos_token_id", "pad_token_id"))
+        return trie
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in _ARRAYS:
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        digest.update(memoryview(arrays[name]).cast("B") if arrays[name].size else b"")
+    return digest.hexdigest()
+
+
+def _lexical_order(rows: np.ndarray) -> np.ndarray:
+    """int64 [n]: the order that sorts `rows`, non-negative int32 [n, columns]. As many columns at a time as a 64-bit key holds; then
+    only those rows go on that are still tied."""
+    n, columns = rows.shape
+    bits = max(1, int(rows.max()).bit_length())
+    order = np.arange(n)
+    tied, group, column = np.arange(n), np.zeros(n, np.int64), 0
+    while len(tied) and column < columns:
+        take = min(columns - column, (63 - int(group[-1]).bit_length()) // bits)
+        key = group
+        for c in range(column, column + take):
+            key = (key << bits) | rows[order[tied], c]
+        column += take
+        by_key = np.argsort(key)
+        order[tied] = order[tied[by_key]]
+        key = key[by_key]
+        opens = np.ones(len(key), bool)
+        opens[1:] = key[1:] != key[:-1]
+        group = np.cumsum(opens) - 1
+        still = np.bincount(group)[group] > 1
+        tied, group = tied[still], group[still]
+        group = np.cumsum(np.diff(group, prepend=group[:1]) > 0)
+    return order
+
+
+def _check_prefix_free(shared: np.ndarray, lengths: np.ndarray, order: np.ndarray, rows: np.ndarray) -> None:
+    bad = np.flatnonzero(shared[1:] >= lengths[:-1])
+    if len(bad):
+        i = int(bad[0])
+        (a, one), (b, other) = sorted((int(order[j]), (rows[j, : lengths[j]] - 1).tolist()) for j in (i, i + 1))
+        raise ValueError(f"Identifiers {a} and {b} {'are equal' if one == other else 'begin one another'} in tokens {one}, {other}.")
+
+
+def legal_tokens(trie: Trie, prefix: Sequence[int] = ()) -> Iterator[int]:
+    """The tokens that go on from a prefix, ascending: for looking at a trie, not for decoding."""
+    from grlm_hf.decoding.walker import TrieWalker
+
+    walker = TrieWalker(trie)
+    node = walker.root(1)
+    for token in prefix:
+        node = walker.step(*node, np.array([token]))
+    yield from walker.children(*node)[1].tolist()

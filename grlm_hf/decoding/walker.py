@@ -1,7 +1,15 @@
-"""A trie on a device: the vectorised moves that every decoder makes."""
+"""The vectorised moves in a trie that every decoder makes, on NumPy arrays or on the tensors of a device.
+
+A node is three int64 vectors ``lo, hi, depth`` of equal shape (`grlm_hf.decoding.trie`): an interval of ranks and the number of tokens
+read. ``lo == hi`` is a prefix that has left the trie.
+"""
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 import torch
 
 from grlm_hf.decoding.trie import Trie
@@ -9,38 +17,176 @@ from grlm_hf.decoding.trie import Trie
 OBJECTIVES = ("vocabulary", "trie")
 """What a token's probability is normalised over: the full vocabulary, or the legal children of the current trie node."""
 
-DEAD = -1
-"""The state of a prefix that has left the trie."""
+Node = tuple[Any, Any, Any]
 
 
 class TrieWalker:
-    """A trie's arrays as tensors on one device, and the two vectorised moves that decoding makes.
+    """A trie's arrays and the moves in it.
 
-    Attributes are those of `Trie`, as tensors.
+    Args:
+        trie: shared, never changed.
+        device: where the vectors live, as tensors; ``None``: they are NumPy arrays, which is several times faster on a CPU where
+            there are only a few.
     """
 
-    def __init__(self, trie: Trie, device: torch.device | str = "cpu"):
-        self.vocab = trie.vocab
-        self.first, self.token, self.leaf, self.key = (
-            torch.tensor(a, dtype=torch.int64, device=device) for a in (trie.first, trie.token, trie.leaf, trie.key)
-        )
-        self.forced = torch.tensor(trie.forced, device=device)
+    def __init__(self, trie: Trie, device: torch.device | str | None = None):
+        self.trie, self.device = trie, device
+        self.n, self.vocab = len(trie), trie.vocab
+        self.tokens, self.start, self.border = (self._put(a) for a in (trie.tokens, trie.start, trie.border))
+        self._origin = self._put(trie.start[:-1] - trie.shared)  # where a path's tokens would begin, if it spelled out all of them
+        self.where: Any = np.where if device is None else torch.where
+        self._repeat: Any = np.repeat if device is None else torch.repeat_interleave
 
-    def step(self, state: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """The state after `token`, `DEAD` where no identifier goes on so. Any shape, int64."""
-        key = state * self.vocab + token
-        edge = torch.searchsorted(self.key, key).clamp_(max=len(self.key) - 1)
-        legal = (self.key[edge] == key) & (state >= 0) & (token < self.vocab)
-        return torch.where(legal, edge + 1, DEAD)
+    @cached_property
+    def border_key(self) -> Any:
+        return self._put(self.trie.border_key)
 
-    def edges(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The legal children of `state` [n]: (row, edge), both int64 [total]; rows ascend, `DEAD` rows and leaves have none."""
-        live = state.clamp(min=0)
-        start = self.first[live]
-        count = torch.where(state >= 0, self.first[live + 1] - start, 0)
-        row = torch.repeat_interleave(torch.arange(len(state), device=state.device), count)
-        offset = torch.arange(len(row), device=state.device) - (count.cumsum(0) - count)[row]
-        return row, start[row] + offset
+    def _put(self, array: np.ndarray) -> Any:
+        return array if self.device is None else torch.tensor(array, device=self.device)
+
+    def _arange(self, n: int) -> Any:
+        return np.arange(n) if self.device is None else torch.arange(n, device=self.device)
+
+    def _search(self, row: Any, values: Any, side: str) -> Any:
+        if self.device is None:
+            return row.searchsorted(values.astype(row.dtype), side)
+        return torch.searchsorted(row, values.to(row.dtype), side=side)
+
+    def root(self, n: int) -> Node:
+        """`n` times the node of the empty prefix."""
+        zero = self._arange(n) * 0
+        return zero, zero + self.n, zero + 0
+
+    def length(self, lo: Any) -> Any:
+        """Tokens of the path at rank `lo`."""
+        return self.start[lo + 1] - self._origin[lo]
+
+    def ends(self, lo: Any, hi: Any, depth: Any) -> Any:
+        """Bool: the node is the end of an identifier."""
+        at = self.where(hi > lo, lo, 0)
+        return (hi - lo == 1) & (depth >= self.length(at))
+
+    def borders(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any]:
+        """The slice of `border` that splits the node into its children; empty where there is one child or none."""
+        base = depth * self.n
+        first = self._search(self.border, base + lo, "right")
+        return first, self.where(hi > lo, self._search(self.border, base + hi, "left"), first)
+
+    def children(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any, Any, Any]:
+        """The legal next tokens of nodes [n]: (row, token, lo, hi), each int64 [total]. Rows ascend, and tokens within a row.
+
+        `depth` may be one number for all.
+        """
+        first, last = self.borders(lo, hi, depth)
+        count = last - first + 1
+        count[(hi <= lo) | self.ends(lo, hi, depth)] = 0
+        row = self._repeat(self._arange(len(lo)), count)
+        if len(row) == len(lo) and bool((count == 1).all()):  # forced everywhere
+            return row, self.token(lo, depth), lo, hi
+        ends = count.cumsum(0)
+        base, depth = (x[row] if np.ndim(x) else x for x in (depth * self.n, depth))
+        at = self._arange(len(row)) + (first - ends + count)[row] - 1  # the border that opens the child; the first child has none
+        child_lo = self._take(self.border, at) - base
+        some = count > 0
+        child_lo[(ends - count)[some]] = lo[some]
+        child_hi = self._arange(len(row))
+        child_hi[:-1] = child_lo[1:]
+        child_hi[ends[some] - 1] = hi[some]
+        return row, self.token(child_lo, depth), child_lo, child_hi
+
+    def _take(self, array: Any, at: Any) -> Any:
+        """`array` at these places as int64, anything at places outside."""
+        if not len(array):
+            return at * 0
+        if self.device is None:
+            return array.take(at, mode="clip").astype(np.int64)
+        return array[at.clamp(0, len(array) - 1)].long()
+
+    def children_padded(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any, Any, Any]:
+        """The same as (token, lo, hi, valid), each [n, width] with the width of the trie's widest node; where not valid, any numbers.
+        Tensors only: the shape depends on no value, so no device is waited for."""
+        first, last = self.borders(lo, hi, depth)
+        count = torch.where((hi > lo) & ~self.ends(lo, hi, depth), last - first + 1, 0)[:, None]
+        column = torch.arange(self.trie.widest, device=lo.device)
+        valid = column < count
+        at = first[:, None] + column - 1
+        if depth.dim():
+            depth = depth[:, None]
+        lo, hi = lo[:, None].expand(valid.shape), hi[:, None].expand(valid.shape)
+        if len(self.border):
+            base = depth * self.n
+            lo = torch.where(valid & (column > 0), self.border[torch.where(valid & (column > 0), at, 0)] - base, lo)
+            inner = valid & (column < count - 1)
+            hi = torch.where(inner, self.border[torch.where(inner, at + 1, 0)] - base, hi)
+        safe = torch.where(valid, lo, 0)
+        return self.token(safe, torch.where(valid, depth, 0)), lo, hi, valid
+
+    def token(self, lo: Any, depth: Any) -> Any:
+        """The token at `depth` of the path at rank `lo`, where a node of that depth or the next begins at `lo`."""
+        found = self.tokens[self._origin[lo] + depth]
+        return found.astype(np.int64) if self.device is None else found.long()
+
+    def step(self, lo: Any, hi: Any, depth: Any, token: Any) -> Node:
+        """The nodes behind `token`, all of equal shape; ``lo == hi`` where no identifier goes on so."""
+        first, last = self.borders(lo, hi, depth)
+        alive = (hi > lo) & ~self.ends(lo, hi, depth)
+        base, safe = depth * self.n, self.where(alive, lo, 0)
+        eldest = alive & (self.token(safe, self.where(alive, depth, 0)) == token)
+        if len(self.border) == 0:
+            hit, at = eldest & ~eldest, first
+        else:
+            key = first * self.vocab + token
+            at = self._search(self.border_key, key, "left")
+            at = self.where(at < len(self.border), at, 0)
+            hit = alive & (self.border_key[at] == key) & (at < last) & (at >= first) & (token < self.vocab) & (token >= 0)
+        following = self.where(hit, at + 1, first)
+        inside = following < last
+        edge = self.border[self.where(inside, following, 0)] - base if len(self.border) else hi
+        new_hi = self.where(inside, edge, hi)
+        new_lo = self.where(hit, self.border[self.where(hit, at, 0)] - base, lo) if len(self.border) else lo
+        legal = eldest | hit
+        return self.where(legal, new_lo, lo), self.where(legal, new_hi, lo), depth + 1
+
+
+class RangeMax:
+    """The greatest value in any interval of an array, for many intervals at once: blocks of 32, and a sparse table over their maxima
+    (Bender and Farach-Colton, 2000).
+
+    Args:
+        values: float [n].
+    """
+
+    BLOCK = 32
+
+    def __init__(self, values: np.ndarray):
+        n = len(values)
+        self.values = np.full(-(-n // self.BLOCK) * self.BLOCK, -np.inf, values.dtype if values.dtype.kind == "f" else np.float32)
+        self.values[:n] = values
+        level = self.values.reshape(-1, self.BLOCK).max(1)
+        self.levels = [level]
+        while 1 << len(self.levels) <= len(self.levels[0]):
+            half = 1 << (len(self.levels) - 1)
+            level = np.maximum(level[:-half], level[half:])
+            self.levels.append(level)
+
+    def __call__(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Maximum of ``values[lo:hi]``, -inf for empty intervals; `lo`, `hi` int [m] → float [m]."""
+        step = np.arange(self.BLOCK)
+        first, last = -(-lo // self.BLOCK), hi // self.BLOCK  # whole blocks inside: first … last - 1
+        found = np.full(len(lo), -np.inf, self.values.dtype)
+        for begin, end in ((lo, np.minimum(hi, first * self.BLOCK)), (np.maximum(lo, last * self.BLOCK), hi)):
+            at = begin[:, None] + step
+            inside = at < end[:, None]
+            found = np.maximum(found, np.where(inside, self.values[np.where(inside, at, 0)], -np.inf).max(1, initial=-np.inf))
+        whole = np.flatnonzero(last > first)
+        if len(whole):
+            count = (last - first)[whole]
+            level = np.frexp(count)[1] - 1  # floor(log2)
+            for k in np.unique(level):
+                rows = whole[level == k]
+                table = self.levels[k]
+                found[rows] = np.maximum(found[rows], np.maximum(table[first[rows]], table[last[rows] - (1 << int(k))]))
+        return found
 
 
 def segment_log_softmax(values: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:

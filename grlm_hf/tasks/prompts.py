@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -125,12 +125,12 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def history_tokens(
-    tokenizer: Any, paths: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], term_ids: Sequence[TermID]
+    tokenizer: Any, paths: Mapping[int, Sequence[int]] | Sequence[Sequence[int]], positions: Sequence[Sequence[int]], term_ids: Sequence[TermID]
 ) -> list[np.ndarray]:
     """Prompts of sequence prediction: for each history the request on its first item, then the paths of the others.
 
     Args:
-        paths: token path of each catalog position (`identifier_tokens`).
+        paths: token path of each catalog position that occurs (`identifier_tokens`).
         positions: catalog positions of each history, oldest first.
         term_ids: Term ID of each catalog position.
 

@@ -9,52 +9,58 @@ from __future__ import annotations
 
 import torch
 
-from grlm_hf.decoding.walker import DEAD, TrieWalker, segment_log_softmax
+from grlm_hf.decoding.walker import Node, TrieWalker, segment_log_softmax
 
 IGNORED = -100
 
 
-def label_states(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int) -> torch.Tensor:
-    """The trie state before each label, `DEAD` where there is none (not a label, or EOS). Int64 [batch, length], as `labels`.
+def label_nodes(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int) -> Node:
+    """The trie node before each label, empty (``lo == hi``) where there is none (not a label, or EOS). Three int64 [batch, length].
+
+    `walker` lives where `labels` do; on a CPU a walker of NumPy arrays is much faster.
 
     Raises:
         ValueError: a label that continues no identifier.
     """
-    state = labels.new_zeros(len(labels))
-    columns = []
-    for label in labels.unbind(1):
-        counts = (label != IGNORED) & (label != eos_token_id)
-        columns.append(torch.where(counts, state, DEAD))
-        after = walker.step(state, label)
-        state = torch.where(counts, torch.where(walker.leaf[after.clamp(min=0)] >= 0, 0, after), state)
-        # a dead state stays dead, so one look at the end finds any illegal label
-    if (state == DEAD).any():
+    found = labels if walker.device is not None else labels.numpy()
+    counts = (found != IGNORED) & (found != eos_token_id)
+    node = root = walker.root(len(labels))
+    columns, off = [], counts[:, 0] & False
+    for label, counted in zip(found.T, counts.T, strict=True):
+        columns.append((node[0], walker.where(counted, node[1], node[0]), node[2]))
+        after = walker.step(*node, label)
+        off |= counted & (after[0] == after[1])
+        ends = walker.ends(*after)
+        node = tuple(walker.where(counted, walker.where(ends, r, a), n) for r, a, n in zip(root, after, node, strict=True))  # type: ignore[assignment]
+    if off.any():
         raise ValueError("A completion holds tokens that are no identifier of the catalog.")
-    return torch.stack(columns, 1)
+    lo, hi, depth = (torch.stack([torch.as_tensor(x) for x in column], 1) for column in zip(*columns, strict=True))
+    return lo, hi, depth
 
 
-def trie_nll(hidden: torch.Tensor, embedding: torch.Tensor, state: torch.Tensor, label: torch.Tensor, walker: TrieWalker) -> torch.Tensor:
-    """Negative natural-log probability of each label among the children of its state; 0 for the only child.
+def trie_nll(hidden: torch.Tensor, embedding: torch.Tensor, node: Node, label: torch.Tensor, walker: TrieWalker) -> torch.Tensor:
+    """Negative natural-log probability of each label among the children of its node; 0 for the only child.
 
     Args:
         hidden: float [n, hidden], the model's last hidden states where the labels are predicted.
         embedding: float [vocab, hidden], the output embeddings.
-        state: int64 [n], the trie state before each label.
-        label: int64 [n], a child of that state.
+        node: three int64 [n], the trie node before each label.
+        label: int64 [n], a child of that node.
 
     Returns:
         float32 [n].
     """
     nll = torch.zeros(len(label), device=hidden.device)
-    at_root = state == 0
+    at_root = node[2] == 0
     # The root has by far the most children and every item starts there: one dense product.
-    children = walker.token[: walker.first[1]]
+    children = walker.children(*walker.root(1))[1]
     logits = (hidden[at_root] @ embedding[children].T).float()
     index = torch.searchsorted(children, label[at_root])
     nll = nll.index_put((at_root.nonzero()[:, 0],), torch.nn.functional.cross_entropy(logits, index, reduction="none"))
     # Elsewhere children are few: score just those.
-    choice = (~at_root & (walker.first[state + 1] - walker.first[state] > 1)).nonzero()[:, 0]
-    row, edge = walker.edges(state[choice])
-    scores = torch.einsum("nh,nh->n", hidden[choice][row], embedding[walker.token[edge]]).float()
+    first, last = walker.borders(*node)
+    choice = (~at_root & (last > first)).nonzero()[:, 0]
+    row, token, _, _ = walker.children(*(x[choice] for x in node))
+    scores = torch.einsum("nh,nh->n", hidden[choice][row], embedding[token]).float()
     log_p = segment_log_softmax(scores, row, len(choice))
-    return nll.index_put((choice,), -log_p[walker.token[edge] == label[choice][row]])
+    return nll.index_put((choice,), -log_p[token == label[choice][row]])

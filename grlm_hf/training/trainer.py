@@ -11,8 +11,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import DEAD, TrieWalker
-from grlm_hf.training.objective import IGNORED, label_states, trie_nll
+from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
 
 
 class TermIDTrainer(SFTTrainer):
@@ -29,6 +29,7 @@ class TermIDTrainer(SFTTrainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(_OneBar())
         self._walker = TrieWalker(trie, self.args.device) if trie else None
+        self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
         self._eos = trie.eos_token_id if trie else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -42,11 +43,12 @@ class TermIDTrainer(SFTTrainer):
         labels = inputs["labels"][:, 1:]
         # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
         out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-        state = label_states(labels, self._walker, self._eos)  # type: ignore[arg-type]
-        used = state != DEAD
+        node = label_nodes(labels, self._labels, self._eos)  # type: ignore[arg-type]
+        used = node[1] > node[0]
+        node = tuple(x[used] for x in node)
         embedding = self.accelerator.unwrap_model(model).get_output_embeddings().weight
         with self.compute_loss_context_manager():
-            nll = trie_nll(out.hidden_states[-1][:, :-1][used], embedding, state[used], labels[used], self._walker)
+            nll = trie_nll(out.hidden_states[-1][:, :-1][used], embedding, node, labels[used], self._walker)
         count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = nll.sum() / count
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
