@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from grlm_hf.decoding.trie import Trie
 
 CATALOG_FILE = "catalog.parquet"
+TRIE_FILE = "catalog.trie"  # beside it in a checkpoint; safetensors inside, but not called so, or other tools would take it for weights
 CATALOG_SCHEMA = 1
 _SCHEMA_KEY = b"grlm_catalog_schema"
 
@@ -180,6 +182,14 @@ class Catalog:
         return tuple(self._groups)
 
     @cached_property
+    def identifiers_hash(self) -> str:
+        """Identifies `identifiers` and their order: a saved trie states whose it is."""
+        digest = hashlib.sha256()
+        for tid in self.identifiers:
+            digest.update(("\t".join(tid) + "\n").encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
     def collisions(self) -> dict[TermID, tuple[Item, ...]]:
         """Term IDs shared by several items, with those items in tie order."""
         return {tid: tuple(self.items[p] for p in group) for tid, group in self._groups.items() if len(group) > 1}
@@ -199,14 +209,42 @@ class Catalog:
         return Trie.from_catalog(self, tokenizer)
 
     def add(self, items: Sequence[Item], term_ids: Sequence[TermID]) -> Catalog:
-        """A catalog with these items added at the end; existing identifiers stay as they are."""
-        return Catalog(self.items + tuple(items), self.term_ids + tuple(term_ids))
+        """A catalog with these items added at the end; existing identifiers stay as they are.
+
+        Raises ``ValueError`` as for a new catalog, and for an item_id that is there already.
+        """
+        if not len(items) and not len(term_ids):
+            return self
+        new = Catalog(items, term_ids)
+        for item_id in new._position:
+            if item_id in self._position:
+                raise ValueError(f"item_id {item_id!r} is in the catalog already; item ids must be unique. To replace it, use update.")
+        n = len(self)
+        catalog = self._changed(self.items + new.items, self.term_ids + new.term_ids)
+        catalog._position = self._position | {item_id: n + p for item_id, p in new._position.items()}
+        groups = dict(self._groups)
+        for position, tid in enumerate(new.term_ids, n):
+            both = (*groups.get(tid, ()), position)
+            groups[tid] = tuple(sorted(both, key=lambda p: catalog.items[p].item_id)) if len(both) > 1 else both
+        catalog.__dict__["_groups"] = groups
+        return catalog
 
     def remove(self, item_ids: Iterable[str]) -> Catalog:
         """A catalog without these items. Raises ``ValueError`` for an unknown id or when none would be left."""
         gone = {self.position(item_id) for item_id in item_ids}
+        if len(gone) == len(self):
+            raise ValueError("A catalog needs at least one item; none would be left.")
         keep = [p for p in range(len(self)) if p not in gone]
-        return Catalog([self.items[p] for p in keep], [self.term_ids[p] for p in keep])
+        catalog = self._changed(tuple(self.items[p] for p in keep), tuple(self.term_ids[p] for p in keep))
+        catalog._position = {item.item_id: p for p, item in enumerate(catalog.items)}
+        return catalog
+
+    @staticmethod
+    def _changed(items: tuple[Item, ...], term_ids: tuple[TermID, ...]) -> Catalog:
+        # Of parts that have been checked: a change of a few items must not look at a million others.
+        catalog = Catalog.__new__(Catalog)
+        catalog.items, catalog.term_ids = items, term_ids
+        return catalog
 
     def update(self, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> Catalog:
         """A catalog with these items in the place of those with the same ids, with other Term IDs if given.

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog
+from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog
 from grlm_hf.files import read_json, replacing, write_json, write_parquet, write_text
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CARD = "README.md"
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 DATASET_FACTS = "grlm_dataset.json"
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE]  # nothing that would be unpickled or run
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE, TRIE_FILE]  # nothing that would be unpickled or run
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:

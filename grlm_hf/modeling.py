@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog, Item
+from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog, Item
 from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.decoding.index import SearchIndex
-from grlm_hf.decoding.search import Found, beam_search, edge_search
+from grlm_hf.decoding.search import Found, search
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
@@ -28,6 +28,11 @@ from grlm_hf.identifiers.terms import TermID, parse
 from grlm_hf.tasks.prompts import history_tokens, prompt_hash, tokenizer_hash
 
 CONFIG_FILE = "grlm_config.json"
+CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
+    "custom_generate/generate.py": "# The search of grlm-hf over the catalog of this repository.\n"
+    "from grlm_hf.generation import generate  # noqa: F401\n",
+    "custom_generate/requirements.txt": "grlm-hf\n",
+}
 CONFIG_SCHEMA = 1
 MIN_BEAMS = 20
 """Width of the search at least, as in the paper."""
@@ -90,13 +95,14 @@ class GRLMForRecommendation:
         tokenizer: its tokenizer, with a chat template and an EOS token.
         catalog: the items and their Term IDs.
         config: as saved; by default made from the parts.
+        trie: as saved; by default, or where it is not of this catalog, made anew.
 
     Raises:
         ValueError: the tokenizer is not the one that the config names, has no EOS or pad token, or exceeds the model's vocabulary; or
             the prompts of this version are not those that the checkpoint was trained with.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, config: GRLMConfig | None = None):
+    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, config: GRLMConfig | None = None, trie: Trie | None = None):
         found = tokenizer_hash(tokenizer)
         config = config or GRLMConfig(prompt_hash=prompt_hash(), tokenizer_hash=found)
         if config.tokenizer_hash != found:
@@ -116,7 +122,8 @@ class GRLMForRecommendation:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.config = config
-        self._index = SearchIndex.build(catalog, tokenizer)  # one reference to an immutable value: readers see all of an update or none
+        # One reference to an immutable value: readers see all of an update or nothing of it.
+        self._index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
         self._writing = threading.Lock()
         vocab = model.get_input_embeddings().weight.shape[0]
         if self.trie.vocab > vocab:
@@ -152,9 +159,13 @@ class GRLMForRecommendation:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None, **model_kwargs: Any
+        cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None, model: Any = None, **model_kwargs: Any
     ) -> GRLMForRecommendation:
-        """Loads a checkpoint from a folder or the Hub. `model_kwargs` go to ``AutoModelForCausalLM.from_pretrained``.
+        """Loads a checkpoint from a folder or the Hub.
+
+        Args:
+            model: its language model, if that is loaded already.
+            model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
             ValueError: the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
@@ -185,8 +196,10 @@ class GRLMForRecommendation:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
             tokenizer.init_kwargs.pop(name, None)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
-        return cls(model, tokenizer, catalog, GRLMConfig(**values))
+        trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
+        return cls(model, tokenizer, catalog, GRLMConfig(**values), trie)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the checkpoint: model, tokenizer, catalog and config. It takes the place of `folder` as a whole, or not at all.
@@ -195,14 +208,19 @@ class GRLMForRecommendation:
             ValueError: `folder` holds other files and no catalog.
         """
         check_replaceable(folder, CATALOG_FILE)
+        index = self._index
         with replacing(folder) as new:
             self.model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would bend the scores
                 eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
             )
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
-            self.catalog.save_pretrained(new)
+            index.catalog.save_pretrained(new)
             write_json(new / CONFIG_FILE, asdict(self.config))
+            index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
+            for name, text in CUSTOM_GENERATE.items():
+                (new / name).parent.mkdir(exist_ok=True)
+                (new / name).write_text(text, encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the checkpoint with its catalog as a model repository in one commit; returns its URL."""
@@ -360,20 +378,18 @@ class GRLMForRecommendation:
                 bonus[i] = index.bonus(item_bonus[i])
         results = [Recommendations(version=index.version) for _ in histories]
 
-        def search(which: list[int], width: int) -> list[Found]:
-            options: dict[str, Any] = {"bonus": [bonus[i] for i in which], "length_penalty": length_penalty}
-            asked = self.model, index.walker, [prompts[i] for i in which], width, self.config.objective
-            if exact:
-                return edge_search(*asked, k=min(k, n), exact=True, deadline=deadline, max_forwards=max_forwards, **options)
-            return edge_search(*asked, **options) if edge_wise else beam_search(*asked, **options)
-
         # Users of a like prompt length share a batch: padding is little.
         order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
         for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
             width, left = min(num_beams or max(MIN_BEAMS, k), n), batch
             while left:
                 short = []
-                for i, found in zip(left, search(left, width), strict=True):
+                answers = search(
+                    self.model, index.walker, [prompts[i] for i in left], width, self.config.objective, k=min(k, n),
+                    bonus=[bonus[i] for i in left], length_penalty=length_penalty, pad_token_id=self.tokenizer.pad_token_id,
+                    edge_wise=edge_wise, exact=exact, deadline=deadline, max_forwards=max_forwards,
+                )  # fmt: skip
+                for i, found in zip(left, answers, strict=True):
                     results[i] = self._ranked(index, found, k, item_bonus[i], length_penalty)
                     wanted = min(k, len(catalog) if item_bonus[i] is None else int((item_bonus[i] > -np.inf).sum()))  # type: ignore[operator]
                     if len(results[i]) < wanted and not exact and width < n:

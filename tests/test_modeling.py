@@ -94,7 +94,7 @@ def test_a_model_that_does_not_see_the_whole_context_is_refused() -> None:
         (["i20"], {"k": 0}, "k=0; expected 1 to 12"),
         (["i20"], {"k": 13}, "k=13; expected 1 to 12"),
         (["i20"], {"num_beams": 0}, "num_beams=0"),
-        (["i20"], {"k": 9, "num_beams": 2}, "num_beams=2 cannot give k=9"),
+        (["i20"], {"k": 9, "num_beams": 2}, "num_beams=2; expected 9"),
         ([1, 2], {}, "expected item ids, which are strings"),
         (["i20"], {"batch_size": 0}, "batch_size=0"),
     ],

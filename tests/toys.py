@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,3 +105,62 @@ def all_histories(longest: int) -> list[list[str]]:
 
 def close(a: float, b: float, tolerance: float = 1e-4) -> bool:
     return math.isclose(a, b, rel_tol=0, abs_tol=tolerance)
+
+
+# --- random catalogs ---------------------------------------------------------------------------------------------------------------
+
+WORDS = ("tent", "camping", "light", "led", "lamp", "small", "te", "水", "1/2-inch")
+"""One token, or several; some begin others."""
+
+
+def random_catalog(rng: random.Random, most: int = 25) -> Catalog:
+    """1 to `most` items with Term IDs of one to three of a few words: many share a prefix, some the whole Term ID."""
+    n = rng.randint(1, most)
+    names = [f"i{number}" for number in range(n)]
+    rng.shuffle(names)  # the tie order is not that of the file
+    return Catalog(
+        [Item(name, f"Title of {name}") for name in names], [tuple(rng.choice(WORDS) for _ in range(rng.randint(1, 3))) for _ in names]
+    )
+
+
+def random_history(rng: random.Random, catalog: Catalog, longest: int = 6) -> list[str]:
+    return [rng.choice(catalog.items).item_id for _ in range(rng.randint(1, longest))]
+
+
+@functools.cache
+def shared_model(seed: int, double: bool = False) -> Any:
+    """`toy_model`, made once: not to be changed. Under float64 weights nearly all rounding is the same in any batch."""
+    model = toy_model(seed, sharpness=4.0 if seed % 2 else 8.0)
+    return model.double() if double else model
+
+
+def random_grlm(rng: random.Random, objective: str, most: int = 25, double: bool = False) -> GRLMForRecommendation:
+    """One of four tiny models, with a catalog of its own."""
+    tokenizer = toy_tokenizer()
+    config = GRLMConfig(max_history=4, prompt_hash=prompt_hash(), tokenizer_hash=tokenizer_hash(tokenizer), objective=objective)
+    return GRLMForRecommendation(shared_model(rng.randint(0, 3), double), tokenizer, random_catalog(rng, most), config)
+
+
+def prompt_and_paths(grlm: GRLMForRecommendation, history: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a history's prompt, and those of each of ``catalog.identifiers``."""
+    catalog = grlm.catalog
+    shown = [[catalog.position(i) for i in history][-grlm.config.max_history :]]
+    (prompt,) = history_tokens(grlm.tokenizer, identifier_tokens(grlm.tokenizer, catalog.term_ids), shown, catalog.term_ids)
+    return prompt.tolist(), identifier_tokens(grlm.tokenizer, catalog.identifiers)
+
+
+@torch.no_grad()
+def fast_brute_force(grlm: GRLMForRecommendation, history: Sequence[str]) -> list[float]:
+    """`brute_force` by leaf, in one forward: what is padded on the right changes nothing before it."""
+    prompt, paths = prompt_and_paths(grlm, history)
+    longest = max(map(len, paths))
+    rows = torch.tensor([[*prompt, *path, *[0] * (longest - len(path))] for path in paths])
+    logits = grlm.model(rows).logits[:, len(prompt) - 1 :].double()
+    totals = []
+    for path, row in zip(paths, logits, strict=True):
+        total = 0.0
+        for i, token in enumerate(path):
+            over = sorted({p[i] for p in paths if p[:i] == path[:i]}) if grlm.config.objective == "trie" else slice(None)
+            total += float(row[i, token] - row[i, over].logsumexp(0))
+        totals.append(total)
+    return totals

@@ -107,7 +107,7 @@ class _HostRows:
         """Flat indices of the legal entries of `scores`, and what to write there."""
         ids = input_ids.numpy()
         lo, hi, depth = self._nodes(ids, scores.shape[1])
-        if len(lo) > 1 and (lo == lo[0]).all() and (hi == hi[0]).all():  # as at the root, which has the most children
+        if depth == 0:  # the root has the most children, and all rows are there
             _, token, child_lo, child_hi = (np.tile(x, len(lo)) for x in self.walker.children(lo[:1], hi[:1], depth))
             row = np.repeat(np.arange(len(lo)), len(token) // len(lo))
         else:
@@ -132,17 +132,18 @@ class _HostRows:
         n, length = ids.shape
         if length > len(self._weights):
             self._weights = np.concatenate((self._weights, _hash_weights(length)))  # what was hashed before stays as it is
-        digest = ids @ self._weights[:length]
-        parent = self._parents(ids, digest)
+        before = ids[:, :-1] @ self._weights[: length - 1]
+        last = ids[:, -1]
+        parent = self._parents(ids, before)
         if parent is not None:
             key, child_lo, child_hi = self._children
-            lo = hi = np.zeros(n, np.int64)
+            wanted = parent * vocab + last
             if len(key):
-                wanted = parent * vocab + ids[:, -1]
                 at = key.searchsorted(wanted)
-                at[at == len(key)] = 0
-                hit = key[at] == wanted
-                lo, hi = child_lo[at] * hit, child_hi[at] * hit
+                hit = key.take(at, mode="clip") == wanted
+                lo, hi = child_lo.take(at, mode="clip") * hit, child_hi.take(at, mode="clip") * hit
+            else:
+                lo = hi = parent * 0
             self._depth += 1
         else:
             self._start = length if self.prompt_length is None else self.prompt_length
@@ -150,22 +151,19 @@ class _HostRows:
             for token in ids[:, self._start :].T:
                 lo, hi, depth = self.walker.step(lo, hi, depth, token)
             self._depth = length - self._start
-        self._shape, self._digest, self._written = ids.shape, digest, ids[:, self._start :].copy()
+        self._shape, self._digest, self._written = ids.shape, before + last * self._weights[length - 1], ids[:, self._start :].copy()
         return lo, hi, self._depth
 
-    def _parents(self, ids: np.ndarray, digest: np.ndarray) -> np.ndarray | None:
+    def _parents(self, ids: np.ndarray, before: np.ndarray) -> np.ndarray | None:
         """Which row of the call before each row continues by one token. ``None`` where not all do, or where a token that is not EOS follows
         rows that had all come to their end: then another generation begins."""
         n, length = ids.shape
         if self._shape != (n, length - 1) or (self._over and not (ids[:, -1] == self.eos).any()):
             return None
-        before = digest - ids[:, -1] * self._weights[length - 1]
         parent = np.arange(n)
         if not (before == self._digest).all():
             order = self._digest.argsort()
-            at = self._digest[order].searchsorted(before)
-            at[at == n] = 0
-            parent = order[at]
+            parent = order.take(self._digest[order].searchsorted(before), mode="clip")
             if not (self._digest[parent] == before).all():
                 return None
         # Equal hashes settle that the prompts are equal; what the node depends on is compared itself.

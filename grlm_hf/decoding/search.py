@@ -112,6 +112,26 @@ class _Complete:
         ]
 
 
+def search(
+    model: Any,
+    walker: TrieWalker,
+    prompts: Sequence[np.ndarray],
+    num_beams: int,
+    objective: str,
+    *,
+    k: int,
+    edge_wise: bool = False,
+    exact: bool = False,
+    deadline: float | None = None,
+    max_forwards: int | None = None,
+    **options: Any,
+) -> list[Found]:
+    """`beam_search`, or `edge_search` if `edge_wise` or `exact`."""
+    if exact:
+        options |= {"k": k, "exact": True, "deadline": deadline, "max_forwards": max_forwards}
+    return (edge_search if exact or edge_wise else beam_search)(model, walker, prompts, num_beams, objective, **options)
+
+
 @torch.inference_mode()
 def beam_search(
     model: Any,

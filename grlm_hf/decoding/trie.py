@@ -56,6 +56,7 @@ class Trie:
     shared: np.ndarray
     leaf: np.ndarray
     border: np.ndarray
+    of: str = ""
 
     def __init__(
         self, paths: Sequence[Sequence[int]], eos_token_id: int | None = None, tokenizer_hash: str = "", pad_token_id: int | None = None
@@ -349,12 +350,15 @@ class Trie:
 
     # --- on disk -------------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Writes one safetensors file (atomically), with a format version and a checksum; `load` maps it into memory."""
+    def save(self, path: str | Path, of: str = "") -> None:
+        """Writes one file in the safetensors format (atomically), with a format version and a checksum; `load` maps it into memory.
+
+        `of` is any text, such as the hash of what the identifiers are; the loaded trie has it as an attribute.
+        """
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        facts = {"format": FORMAT, "vocab": self.vocab, "tokenizer_hash": self.tokenizer_hash, "sha256": _checksum(arrays)}
+        facts = {"format": FORMAT, "vocab": self.vocab, "tokenizer_hash": self.tokenizer_hash, "of": of, "sha256": _checksum(arrays)}
         facts |= {name: value for name in ("eos_token_id", "pad_token_id") if (value := getattr(self, name)) is not None}
         data = save(arrays, metadata={name: str(value) for name, value in facts.items()})
         with replacing(Path(path)) as new:
@@ -389,7 +393,7 @@ class Trie:
         for name, array in arrays.items():
             array.setflags(write=False)
             setattr(trie, name, array)
-        trie.vocab, trie.tokenizer_hash = int(facts["vocab"]), facts["tokenizer_hash"]
+        trie.vocab, trie.tokenizer_hash, trie.of = int(facts["vocab"]), facts["tokenizer_hash"], facts["of"]
         trie.eos_token_id, trie.pad_token_id = (int(v) if (v := facts.get(k)) else None for k in ("eos_token_id", "pad_token_id"))
         return trie
 

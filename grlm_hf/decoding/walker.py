@@ -62,15 +62,13 @@ class TrieWalker:
         return self.start[lo + 1] - self._origin[lo]
 
     def ends(self, lo: Any, hi: Any, depth: Any) -> Any:
-        """Bool: the node is the end of an identifier."""
-        at = self.where(hi > lo, lo, 0)
-        return (hi - lo == 1) & (depth >= self.length(at))
+        """Bool: the node is the end of an identifier, or off the trie. No path begins another, so no longer one hides behind `lo`."""
+        return (depth >= self.length(lo)) | (hi <= lo)
 
     def borders(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any]:
-        """The slice of `border` that splits the node into its children; empty where there is one child or none."""
+        """The slice of `border` that splits the node into its children; empty, or of negative length, where there is one child or none."""
         base = depth * self.n
-        first = self._search(self.border, base + lo, "right")
-        return first, self.where(hi > lo, self._search(self.border, base + hi, "left"), first)
+        return self._search(self.border, base + lo, "right"), self._search(self.border, base + hi, "left")
 
     def children(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any, Any, Any]:
         """The legal next tokens of nodes [n]: (row, token, lo, hi), each int64 [total]. Rows ascend, and tokens within a row.
@@ -78,11 +76,13 @@ class TrieWalker:
         `depth` may be one number for all.
         """
         first, last = self.borders(lo, hi, depth)
-        count = last - first + 1
-        count[(hi <= lo) | self.ends(lo, hi, depth)] = 0
+        goes_on = ~self.ends(lo, hi, depth)
+        if bool((last <= first).all()):  # nothing to choose anywhere, as at most steps
+            row = goes_on.nonzero()[0] if self.device is None else goes_on.nonzero()[:, 0]
+            lo = lo[row]
+            return row, self.token(lo, depth[row] if np.ndim(depth) else depth), lo, hi[row]
+        count = (last - first + 1) * goes_on
         row = self._repeat(self._arange(len(lo)), count)
-        if len(row) == len(lo) and bool((count == 1).all()):  # forced everywhere
-            return row, self.token(lo, depth), lo, hi
         ends = count.cumsum(0)
         base, depth = (x[row] if np.ndim(x) else x for x in (depth * self.n, depth))
         at = self._arange(len(row)) + (first - ends + count)[row] - 1  # the border that opens the child; the first child has none
@@ -106,7 +106,7 @@ class TrieWalker:
         """The same as (token, lo, hi, valid), each [n, width] with the width of the trie's widest node; where not valid, any numbers.
         Tensors only: the shape depends on no value, so no device is waited for."""
         first, last = self.borders(lo, hi, depth)
-        count = torch.where((hi > lo) & ~self.ends(lo, hi, depth), last - first + 1, 0)[:, None]
+        count = ((last - first + 1) * ~self.ends(lo, hi, depth))[:, None]
         column = torch.arange(self.trie.widest, device=lo.device)
         valid = column < count
         at = first[:, None] + column - 1
@@ -129,7 +129,7 @@ class TrieWalker:
     def step(self, lo: Any, hi: Any, depth: Any, token: Any) -> Node:
         """The nodes behind `token`, all of equal shape; ``lo == hi`` where no identifier goes on so."""
         first, last = self.borders(lo, hi, depth)
-        alive = (hi > lo) & ~self.ends(lo, hi, depth)
+        alive = ~self.ends(lo, hi, depth)
         base, safe = depth * self.n, self.where(alive, lo, 0)
         eldest = alive & (self.token(safe, self.where(alive, depth, 0)) == token)
         if len(self.border) == 0:

@@ -15,10 +15,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from grlm_hf.catalog import Item
-from grlm_hf.identifiers.neighbors import Neighbors
+from grlm_hf.catalog import Catalog, Item
+from grlm_hf.identifiers.neighbors import Neighbors, embed, nearest
 from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def _set(text: str) -> frozenset[str]:
@@ -286,3 +290,22 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
     reads = _read(_fields(items, brands), brands)
     used = Counter(term for read in reads for term in read.weights)
     return [_choose(read, [reads[j] for j in neighbors.of(at)], used, len(items), n_terms) for at, read in enumerate(reads)]
+
+
+def extend_terms(catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None) -> list[TermID]:
+    """Term IDs for new items beside those of a catalog, whose own do not change: `extract_terms` on all of them, with words counted, and
+    neighbours found, among old and new.
+
+    Args:
+        items: the new ones; ids that the catalog lacks.
+        n_neighbors, embedder: as in `grlm_hf.identifiers.neighbors.find_neighbors`.
+
+    Returns:
+        One Term ID a new item, of as many terms as the catalog's longest.
+    """
+    if not items:
+        return []
+    everything = (*catalog.items, *items)
+    new = range(len(catalog), len(everything))
+    neighbors = Neighbors(tuple(i.item_id for i in everything), *nearest(embed(everything, embedder), n_neighbors, rows=new))
+    return extract_terms(everything, neighbors, max(map(len, catalog.term_ids)))[len(catalog) :]

@@ -143,12 +143,15 @@ def embed(items: Sequence[Item], embedder: SentenceTransformer | str | None = No
     return np.where(empty, 0, vectors / np.where(empty, 1, norms)).astype(np.float32)
 
 
-def nearest(vectors: np.ndarray, k: int, min_score: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    vectors: np.ndarray, k: int, min_score: float | None = None, rows: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices int32 `[n, k]` and scores float32 `[n, k]` of `Neighbors`, for float32 vectors `[n, d]` of length 1 or 0.
 
     faiss (`IndexFlatIP`, exact) proposes; the scores are recomputed in float64, where they depend on the two vectors alone, so that
     equal ones are equal and fall in catalog order. Rows whose k-th score may be tied beyond what was fetched fetch more. Zero vectors
-    have no neighbours and are nobody's. `min_score` leaves out what is less similar.
+    have no neighbours and are nobody's. `min_score` leaves out what is less similar. Only `rows` are searched for, if given; the
+    others have no neighbours then.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}.")
@@ -162,7 +165,8 @@ def nearest(vectors: np.ndarray, k: int, min_score: float | None = None) -> tupl
     points = np.ascontiguousarray(vectors[live], dtype=np.float32)
     index = _needs("faiss").IndexFlatIP(points.shape[1])
     index.add(points)
-    pending, fetch = np.arange(len(live)), min(len(live), k + 1 + 8)
+    pending = np.arange(len(live)) if rows is None else np.flatnonzero(np.isin(live, np.asarray(rows)))
+    fetch = min(len(live), k + 1 + 8)
     while len(pending):
         unsettled = []
         step = max(1, _BLOCK // (fetch * points.shape[1]))
