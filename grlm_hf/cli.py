@@ -179,8 +179,15 @@ def recommend(
     *,
     history: str,
     k: int = 10,
-    exclude_seen: bool = False,
+    exclude_seen: Annotated[bool, Parameter(negative=())] = False,
+    allow: str = "",
+    exclude: str = "",
+    ban_terms: str = "",
     num_beams: int | None = None,
+    edge_wise: Annotated[bool, Parameter(negative=())] = False,
+    exact: Annotated[bool, Parameter(negative=())] = False,
+    deadline_ms: float | None = None,
+    length_penalty: float = 0.0,
     as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
 ) -> None:
     """Recommend the next items after a history.
@@ -197,15 +204,38 @@ def recommend(
         How many items.
     exclude_seen
         Leave out items of the history.
+    allow
+        Recommend only these item ids, separated by commas.
+    exclude
+        Never these item ids.
+    ban_terms
+        No item whose Term ID has one of these terms.
     num_beams
         Width of the search; by default at least 20.
+    edge_wise
+        Search from choice to choice: fewer forward passes, slightly other beams.
+    exact
+        Find the true best and certify them.
+    deadline_ms
+        With --exact: the best found in so many milliseconds, and what may be missing.
+    length_penalty
+        Rank by log p / tokens ** this; above 0 favours long Term IDs.
     """
     from grlm_hf.modeling import GRLMForRecommendation
 
     _quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
-    items = [i.strip() for i in history.split(",") if i.strip()]
-    found = grlm.recommend(items, k, exclude_seen=exclude_seen, num_beams=num_beams)
+
+    def listed(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    found = grlm.recommend(
+        listed(history), k, exclude_seen=exclude_seen, allow=listed(allow) if allow else None, exclude=listed(exclude),
+        banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact, deadline_ms=deadline_ms,
+        length_penalty=length_penalty,
+    )  # fmt: skip
+    if exact and not found.certified:
+        _say(f"grlm: the deadline came first; a missing item could score up to {found.gap:.3g} more than the last one.")
     print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else _listing(found))
 
 

@@ -67,8 +67,8 @@ def generate(
             `GRLMForRecommendation.recommend`, by identifier.
 
     Returns:
-        int64 [prompts · num_return_sequences, longest]: prompt, identifier, EOS, padding. Where fewer are allowed, the rest is EOS behind the
-        prompt, at a score of ``-inf``. With `return_dict_in_generate` also `sequences_scores`, float32.
+        int64 [prompts · num_return_sequences, longest]: prompt, identifier, EOS, padding. Where fewer are allowed, the rest is EOS
+        behind the prompt, at a score of ``-inf``. With `return_dict_in_generate` also `sequences_scores`, float32.
 
     Raises:
         ValueError: the model has no catalog; sampling, penalties, logits processors or other options that the search does not have.
@@ -82,7 +82,9 @@ def generate(
         if others.get(name) not in legal:
             raise ValueError(f"custom_generate searches the catalog and has no {name}={others[name]!r}; leave it out.")
     if logits_processor:
-        raise ValueError("custom_generate applies no logits processors; leave them out, or use generate() with TrieConstrainedLogitsProcessor.")
+        raise ValueError(
+            "custom_generate applies no logits processors; leave them out, or use generate() with TrieConstrainedLogitsProcessor."
+        )
     beams = num_beams or getattr(config, "num_beams", None)
     k = num_return_sequences or getattr(config, "num_return_sequences", None) or 1
     if return_dict_in_generate is None:
@@ -99,10 +101,10 @@ def generate(
     # Not an argument by name: generate() would pass it twice to a callable that has one.
     mask = torch.ones_like(prompts) if (given := others.get("attention_mask")) is None else given
     rows = [row[keep.bool()].cpu().numpy() for row, keep in zip(prompts, mask, strict=True)]
-    item_bonus = index.item_bonus(allow=allow, exclude=exclude, banned_terms=banned_terms, prior=prior, prior_weight=prior_weight)
+    bonus = index.bonus(allow=allow, exclude=exclude, banned_terms=banned_terms, prior=prior, prior_weight=prior_weight).by_rank
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     found = search(
-        model, index.walker, rows, width, objective, k=k, bonus=[index.bonus(item_bonus)] * len(rows), length_penalty=length_penalty,
+        model, index.walker, rows, width, objective, k=k, bonus=[bonus] * len(rows), length_penalty=length_penalty,
         pad_token_id=pad, edge_wise=edge_wise, exact=exact, deadline=deadline,
     )  # fmt: skip
     tails = torch.full((len(rows) * k, index.trie.depth + 1), pad, dtype=prompts.dtype)

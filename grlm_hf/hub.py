@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 CARD = "README.md"
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 DATASET_FACTS = "grlm_dataset.json"
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE, TRIE_FILE]  # nothing that would be unpickled or run
+# nothing that would be unpickled or run
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE, TRIE_FILE]
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog, Item
 from grlm_hf.decoding.grounding import Grounder
-from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.decoding.index import Bonus, SearchIndex
 from grlm_hf.decoding.search import Found, search
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES
@@ -286,7 +286,7 @@ class GRLMForRecommendation:
     def recommend(self, history: Sequence[str], k: int = 10, **options: Any) -> Recommendations: ...
     @overload
     def recommend(self, history: Sequence[Sequence[str]], k: int = 10, **options: Any) -> list[Recommendations]: ...
-    def recommend(
+    def recommend(  # type: ignore[misc]  # the overloads leave the options to this signature
         self,
         history: Any,
         k: int = 10,
@@ -338,8 +338,8 @@ class GRLMForRecommendation:
             possible answer), or where the deadline came first.
 
         Raises:
-            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k` or above the number
-                of Term IDs, a mask or prior of the wrong length, a negative prior.
+            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k` or above the
+                number of Term IDs, a mask or prior of the wrong length, a negative prior.
         """
         started = time.perf_counter()
         index = self._index  # this call's version of the catalog
@@ -360,22 +360,10 @@ class GRLMForRecommendation:
         shown = [p[-self.config.max_history :] for p in positions]
         paths = {q: index.path(q) for p in shown for q in p}
         prompts = history_tokens(self.tokenizer, paths, shown, catalog.term_ids)
-        ask = {"allow": allow, "banned_terms": banned_terms, "prior_weight": prior_weight, "shared": shared}
-        own_prior = isinstance(prior, np.ndarray) and prior.ndim == 2
-        if own_prior and len(prior) != len(histories):  # type: ignore[arg-type]
-            raise ValueError(f"prior has {len(prior)} rows for {len(histories)} histories; expected one a history.")  # type: ignore[arg-type]
-        common = None if own_prior else index.item_bonus(prior=prior, exclude=exclude, **ask)
-        common_max = index.bonus(common)
-        item_bonus, bonus = [common] * len(histories), [common_max] * len(histories)
-        for i, h in enumerate(histories):
-            if own_prior:
-                item_bonus[i] = index.item_bonus(prior=prior[i], exclude=(*exclude, *(h if exclude_seen else ())), **ask)  # type: ignore[index]
-            elif exclude_seen:
-                mine = np.zeros(len(catalog)) if common is None else common.copy()
-                mine[positions[i]] = -np.inf
-                item_bonus[i] = mine
-            if item_bonus[i] is not common:
-                bonus[i] = index.bonus(item_bonus[i])
+        bonuses = index.bonuses(
+            histories, exclude_seen=exclude_seen, allow=allow, exclude=exclude, banned_terms=banned_terms, prior=prior,
+            prior_weight=prior_weight, shared=shared,
+        )  # fmt: skip
         results = [Recommendations(version=index.version) for _ in histories]
 
         # Users of a like prompt length share a batch: padding is little.
@@ -386,27 +374,24 @@ class GRLMForRecommendation:
                 short = []
                 answers = search(
                     self.model, index.walker, [prompts[i] for i in left], width, self.config.objective, k=min(k, n),
-                    bonus=[bonus[i] for i in left], length_penalty=length_penalty, pad_token_id=self.tokenizer.pad_token_id,
+                    bonus=[bonuses[i].by_rank for i in left], length_penalty=length_penalty, pad_token_id=self.tokenizer.pad_token_id,
                     edge_wise=edge_wise, exact=exact, deadline=deadline, max_forwards=max_forwards,
                 )  # fmt: skip
                 for i, found in zip(left, answers, strict=True):
-                    results[i] = self._ranked(index, found, k, item_bonus[i], length_penalty)
-                    wanted = min(k, len(catalog) if item_bonus[i] is None else int((item_bonus[i] > -np.inf).sum()))  # type: ignore[operator]
-                    if len(results[i]) < wanted and not exact and width < n:
+                    results[i] = self._ranked(index, found, k, bonuses[i], length_penalty)
+                    if len(results[i]) < min(k, bonuses[i].allowed) and not exact and width < n:
                         short.append(i)
                 left, width = short, min(2 * width, n)  # beams can run dry where few items are allowed; wider ones do not
             if progress:
                 progress(len(batch))
         return results[0] if single else results
 
-    def _ranked(
-        self, index: SearchIndex, found: Found, k: int, item_bonus: np.ndarray | None, length_penalty: float
-    ) -> Recommendations:
+    def _ranked(self, index: SearchIndex, found: Found, k: int, bonus: Bonus, length_penalty: float) -> Recommendations:
         catalog = index.catalog
         score = found.log_prob
         if length_penalty:
             score = score / index.walker.length(index.trie.rank[found.leaf]).astype(np.float64) ** length_penalty
-        ranked = index.items(found.leaf, score, item_bonus)[:k]
+        ranked = index.items(found.leaf, score, bonus)[:k]
         items = (
             Recommendation(catalog.items[p].item_id, s, catalog.term_ids[p], catalog.items[p].title, float(found.log_prob[i]))
             for p, s, i in ranked

@@ -23,7 +23,9 @@ tids = st.tuples(*[st.sampled_from(WORDS)] * 2, st.sampled_from(["led", "gas"]))
 def same_index(got: SearchIndex, want: SearchIndex) -> None:
     assert got.catalog == want.catalog
     assert got.catalog.identifiers == want.catalog.identifiers
-    assert {t: got.catalog.positions_of(t) for t in got.catalog.identifiers} == {t: want.catalog.positions_of(t) for t in want.catalog.identifiers}
+    assert {t: got.catalog.positions_of(t) for t in got.catalog.identifiers} == {
+        t: want.catalog.positions_of(t) for t in want.catalog.identifiers
+    }
     assert [p.tolist() for p in got.paths] == [p.tolist() for p in want.paths]
     for name in ("tokens", "start", "shared", "leaf", "border"):
         assert np.array_equal(getattr(got.trie, name), getattr(want.trie, name))

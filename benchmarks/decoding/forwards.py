@@ -10,20 +10,19 @@ identifiers; certified answers equal scoring every identifier. Writes results/de
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from catalogs import EOS
-from harness import RESULTS, dict_trie_fn, nested_dict, plot_ratios, record, save
+from harness import Results, dict_trie_fn, nested_dict
 from recommend import BEAMS, DictTrie, by_generate, histories, make, qwen3, same
 
 from grlm_hf import GRLMForRecommendation, TrieConstrainedLogitsProcessor
-from grlm_hf.decoding.search import beam_search
 
 COMMAND = "python benchmarks/decoding/forwards.py --checkpoint runs/beauty-cpu/checkpoint"
+MODES: dict[str, dict[str, Any]] = {"token by token": {}, "edge-wise": {"edge_wise": True}}
 
 
 def counts(grlm: GRLMForRecommendation, users: list[list[str]], **options: Any) -> tuple[float, float]:
@@ -35,12 +34,19 @@ def counts(grlm: GRLMForRecommendation, users: list[list[str]], **options: Any) 
     return float(np.mean(found)), tokens[0] / len(users)
 
 
+def usual_processor(grlm: GRLMForRecommendation) -> Any:
+    """Prompt length → what holds ``generate()`` to the catalog."""
+    if grlm.config.objective == "trie":  # which no other library has
+        return lambda _: TrieConstrainedLogitsProcessor(grlm.trie, objective="trie")
+    root = nested_dict([p.tolist() for p in grlm.trie.paths()])
+    return lambda n: DictTrie(dict_trie_fn(root, n, EOS), BEAMS)
+
+
 def forwards_of_generate(grlm: GRLMForRecommendation, users: list[list[str]]) -> float:
     calls = [0]
     hook = grlm.model.register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    objective = grlm.config.objective
     for h in users:
-        by_generate(grlm, h, lambda n: TrieConstrainedLogitsProcessor(grlm.trie, objective=objective))
+        by_generate(grlm, h, usual_processor(grlm))
     hook.remove()
     return calls[0] / len(users)
 
@@ -74,7 +80,7 @@ def every_identifier(grlm: GRLMForRecommendation, history: list[str], batch: int
     return found
 
 
-def certified(grlm: GRLMForRecommendation, users: list[list[str]], name: str, brute: int, budget: int) -> list[dict[str, Any]]:
+def certified(results: Results, grlm: GRLMForRecommendation, users: list[list[str]], name: str, brute: int, budget: int) -> None:
     gate = True
     for h in users[:brute]:
         score = every_identifier(grlm, h)
@@ -83,47 +89,41 @@ def certified(grlm: GRLMForRecommendation, users: list[list[str]], name: str, br
         want = {grlm.catalog.identifiers[i] for i in np.argsort(-score)[:10]}
         tids = list(dict.fromkeys(r.term_id for r in got))
         gate &= got.certified and set(tids) <= want and bool(np.allclose([r.log_prob for r in got[:1]], best[:1], atol=1e-4))
-    records = []
     answers = [grlm.recommend(h, 10, exact=True, max_forwards=budget) for h in users]
     share = float(np.mean([a.certified for a in answers]))
-    records.append(record(f"certified top-10 within {budget} forwards, {name}, {len(users)} users", "of users", share, None, COMMAND, gate=gate))  # fmt: skip
+    results.add(f"certified top-10 within {budget} forwards, {name}, {len(users)} users", "of users", share, gate=gate)
     used = [a.forwards for a in answers if a.certified] or [budget]
-    records.append(record(f"forwards to certify, where certified, {name}", "forwards", float(np.mean(used)), None, COMMAND, better="lower", gate=gate))  # fmt: skip
-    for label, options in (("token by token", {}), ("edge-wise", {"edge_wise": True})):
+    results.add(f"forwards to certify, where certified, {name}", "forwards", float(np.mean(used)), better="lower", gate=gate)
+    for label, options in MODES.items():
         agree = []
         for h, exact in zip(users, answers, strict=True):
             if exact.certified:
                 beam = {r.item_id for r in grlm.recommend(h, 10, num_beams=BEAMS, **options)}
                 agree.append(len(beam & {r.item_id for r in exact}) / len(exact))
-        records.append(record(f"certified top-10 found by {BEAMS} beams, {label}, {name}", "of items", float(np.mean(agree or [0])), None, COMMAND))  # fmt: skip
-    return records
+        results.add(f"certified top-10 found by {BEAMS} beams, {label}, {name}", "of items", float(np.mean(agree or [0])))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a trained checkpoint of Beauty")
     parser.add_argument("--users", type=int, default=10)
+    parser.add_argument("--budget", type=int, default=40, help="forwards that a certified search may take (default 40)")
     args = parser.parse_args()
-    records: list[dict[str, Any]] = []
+    results = Results("decoding-forwards", COMMAND)
     model = qwen3(layers=2, hidden=128)
     goals = {"vocabulary": (14, 9), "trie": (8, 8)}
     for objective in ("vocabulary", "trie"):
         grlm = make(objective, model)
         users = histories(grlm, args.users, length=200)
-        root = nested_dict([p.tolist() for p in grlm.trie.paths()])
         gate = True
         for h in users[:2]:
-            processor: Any = lambda n: TrieConstrainedLogitsProcessor(grlm.trie, objective="trie")  # noqa: E731, B023
-            if objective == "vocabulary":
-                processor = lambda n: DictTrie(dict_trie_fn(root, n, EOS), BEAMS)  # noqa: E731, B023
-            gate &= same(grlm, grlm.recommend(h, BEAMS, num_beams=BEAMS), by_generate(grlm, h, processor))
+            gate &= same(grlm, grlm.recommend(h, BEAMS, num_beams=BEAMS), by_generate(grlm, h, usual_processor(grlm)))
         name = f"objective {objective}, Qwen tokens"
-        usual = forwards_of_generate(grlm, users[:2])
-        records.append(record(f"forwards of generate(), {name}", "forwards", usual, None, COMMAND, better="lower"))
-        for label, options, goal in (("token by token", {}, goals[objective][0]), ("edge-wise", {"edge_wise": True}, goals[objective][1])):
+        results.add(f"generate(), {name}", "forwards", forwards_of_generate(grlm, users[:2]), better="lower")
+        for (label, options), goal in zip(MODES.items(), goals[objective], strict=True):
             n, tokens = counts(grlm, users, **options)
-            records.append(record(f"forwards {label}, {name}", "forwards", n, goal, COMMAND, better="lower", gate=gate))
-            records.append(record(f"tokens computed, {label}, {name}", "tokens", tokens, None, COMMAND, better="lower", gate=gate))
+            results.add(f"{label}, {name}", "forwards", n, goal, better="lower", gate=gate)
+            results.add(f"{label}, {name}: computed, prompt included", "tokens", tokens, better="lower", gate=gate)
     if args.checkpoint:
         from grlm_hf.hub import load_table
 
@@ -131,20 +131,13 @@ def main() -> None:
         rows = load_table(args.checkpoint.parent / "datasets", "cases", "test")
         rng = np.random.default_rng(0)
         users = [rows[int(i)]["history"] for i in rng.choice(len(rows), 200, replace=False)]
-        name = "trained on Beauty, 8,192 tokens"
-        for label, options in (("token by token", {}), ("edge-wise", {"edge_wise": True})):
-            n, _ = counts(grlm, users, **options)
-            records.append(record(f"forwards {label}, {name}", "forwards", n, 8, COMMAND, better="lower"))
-        start = time.perf_counter()
-        records += certified(grlm, users, name, brute=3, budget=40)
-        print(f"{time.perf_counter() - start:.0f} s")
-        probs = [(r.log_prob, len(grlm._index.path(grlm.catalog.position(r.item_id)))) for h in users for r in grlm.recommend(h, 20)]
-        correlation = float(np.corrcoef(np.array(probs).T)[0, 1])
-        records.append(record(f"correlation of log-probability with tokens, top 20, {name}", "r", correlation, None, COMMAND))
-        _ = beam_search
-    save("decoding-forwards", records)
-    plot_ratios("decoding-forwards", "Forward passes a recommendation (lower is better)", [r for r in records if r["unit"] == "forwards"])
-    print(RESULTS / "decoding-forwards.png")
+        name = f"trained on Beauty, {len(grlm.tokenizer):,} tokens"
+        for label, options in MODES.items():
+            results.add(f"{label}, {name}", "forwards", counts(grlm, users, **options)[0], 5, better="lower")
+        certified(results, grlm, users, name, brute=3, budget=args.budget)
+        scored = [(r.log_prob, len(grlm._index.path(grlm.catalog.position(r.item_id)))) for h in users for r in grlm.recommend(h, 20)]
+        results.add(f"correlation of log-probability with tokens, top 20, {name}", "r", float(np.corrcoef(np.array(scored).T)[0, 1]))
+    results.save("Forward passes a recommendation (lower is better)", "forwards")
 
 
 if __name__ == "__main__":

@@ -23,17 +23,30 @@ def hardware() -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} CPU threads"
 
 
-def record(
-    name: str, unit: str, measured: float, target: float | None, command: str, *, better: str = "higher", gate: bool = True
-) -> dict[str, Any]:
-    """One line of a result file, printed as it is made. `gate`: the compared results were checked to be equal."""
-    met = target is None or (measured >= target if better == "higher" else measured <= target)
-    goal = "" if target is None else f"   goal {'≥' if better == 'higher' else '≤'} {target:g}: {'met' if met and gate else 'NOT MET'}"
-    print(f"{name}: {measured:.4g} {unit}{goal}{'' if gate else '   GATE FAILED'}", flush=True)
-    return {
-        "name": name, "unit": unit, "measured": float(f"{measured:.4g}"), "target": target, "better": better, "met": bool(met and gate),
-        "gate_passed": bool(gate), "command": command, "hardware": hardware(), "date": date.today().isoformat(),
-    }  # fmt: skip
+class Results:
+    """The records of one benchmark: printed as they are made, kept in ``results/NAME.json``, a plot beside it."""
+
+    def __init__(self, name: str, command: str):
+        self.name, self.command = name, command
+        self.records: list[dict[str, Any]] = []
+
+    def add(self, name: str, unit: str, measured: float, target: float | None = None, *, better: str = "higher", gate: bool = True) -> None:
+        """`gate`: the compared results were checked to be equal."""
+        met = target is None or (measured >= target if better == "higher" else measured <= target)
+        goal = "" if target is None else f"   goal {'≥' if better == 'higher' else '≤'} {target:g}: {'met' if met and gate else 'NOT MET'}"
+        print(f"{name}: {measured:.4g} {unit}{goal}{'' if gate else '   GATE FAILED'}", flush=True)
+        self.records.append(
+            {
+                "name": name, "unit": unit, "measured": float(f"{measured:.4g}"), "target": target, "better": better,
+                "met": bool(met and gate), "gate_passed": bool(gate), "command": self.command, "hardware": hardware(),
+                "date": date.today().isoformat(),
+            }
+        )  # fmt: skip
+
+    def save(self, title: str, unit: str | None = None) -> None:
+        """Writes the records, and a bar for each in this unit beside its goal."""
+        write_json(RESULTS / f"{self.name}.json", self.records)
+        _plot(self.name, title, [r for r in self.records if unit is None or r["unit"] == unit])
 
 
 def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -48,11 +61,7 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, f
     return best
 
 
-def save(name: str, records: Sequence[dict[str, Any]]) -> None:
-    write_json(RESULTS / f"{name}.json", list(records))
-
-
-def plot_ratios(name: str, title: str, records: Sequence[dict[str, Any]]) -> None:
+def _plot(name: str, title: str, records: Sequence[dict[str, Any]]) -> None:
     """A bar a record, beside its goal."""
     import matplotlib
 

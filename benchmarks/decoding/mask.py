@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from catalogs import EOS, VOCAB, beauty, qwen_tokenizer, synthetic
-from harness import PaddedGather, dict_trie_fn, hash_dict_fn, nested_dict, plot_ratios, record, save
+from harness import PaddedGather, Results, dict_trie_fn, hash_dict_fn, nested_dict
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
 from grlm_hf import Trie, TrieConstrainedLogitsProcessor
@@ -43,7 +43,7 @@ def beams(trie: Trie, rows: int, seed: int = 0) -> tuple[list[torch.Tensor], lis
         parents.append(row[pick])
 
 
-def measure(name: str, trie: Trie, rows: int, rounds: int, peers: bool) -> tuple[list[dict[str, Any]], dict[int, float]]:
+def measure(results: Results, name: str, trie: Trie, rows: int, rounds: int, peers: bool) -> dict[int, float]:
     steps, parents = beams(trie, rows)
     scores = torch.randn(rows, VOCAB)
     paths = [p.tolist() for p in trie.paths()] if peers else []
@@ -83,14 +83,13 @@ def measure(name: str, trie: Trie, rows: int, rounds: int, peers: bool) -> tuple
     deep = slice(2, None)
     cost = {d: float(t) for d, t in enumerate(best["ours"])} | {-1: float(best["ours"][deep].mean())}
     label = f"{name}, {rows} rows"
-    records = []
     for peer, goals in (("dict", (20, 30)), ("hash", (None, None)), ("static", (1, 1))) if peers else ():
         known = {"dict": "nested-dict trie", "hash": "string-hash trie", "static": "padded gather"}[peer]
-        records.append(record(f"mask: {label}, depth 1, × {known}", "times faster", best[peer][1] / best["ours"][1], goals[0], COMMAND, gate=gate))  # fmt: skip
+        results.add(f"mask: {label}, depth 1, × {known}", "times faster", best[peer][1] / best["ours"][1], goals[0], gate=gate)
         ratio = best[peer][deep].sum() / best["ours"][deep].sum()
-        records.append(record(f"mask: {label}, depth ≥ 2, × {known}", "times faster", ratio, goals[1], COMMAND, gate=gate))
-    records.append(record(f"mask: {label}, a call at depth ≥ 2", "ms", cost[-1] * 1e3, None, COMMAND, better="lower", gate=gate))
-    return records, cost
+        results.add(f"mask: {label}, depth ≥ 2, × {known}", "times faster", ratio, goals[1], gate=gate)
+    results.add(f"mask: {label}, a call at depth ≥ 2", "ms", cost[-1] * 1e3, better="lower", gate=gate)
+    return cost
 
 
 def main() -> None:
@@ -99,7 +98,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the catalogs of 1 and 10 million")
     args = parser.parse_args()
     torch.manual_seed(0)
-    records: list[dict[str, Any]] = []
+    results = Results("decoding-mask", COMMAND)
     costs: dict[tuple[str, int], dict[int, float]] = {}
     tries: list[tuple[str, Any, tuple[int, ...], bool]] = [
         ("Beauty, 12 k", lambda: beauty().trie(qwen_tokenizer()), (20, 50, 160), True),
@@ -110,15 +109,13 @@ def main() -> None:
     for name, make, sizes, peers in tries:
         trie = make()
         for rows in sizes:
-            new, costs[name, rows] = measure(name, trie, rows, args.rounds if rows < 100 else 3, peers and len(trie) <= 100_000)
-            records += new
+            costs[name, rows] = measure(results, name, trie, rows, args.rounds if rows < 100 else 3, peers and len(trie) <= 100_000)
         del trie
     if not args.quick:
         for rows in (20, 50, 160):
             growth = costs["1 M", rows][-1] / costs["Beauty, 12 k", rows][-1]
-            records.append(record(f"mask: cost of 1 M over 12 k identifiers, {rows} rows, depth ≥ 2", "×", growth, 1.3, COMMAND, better="lower"))  # fmt: skip
-    save("decoding-mask", records)
-    plot_ratios("decoding-mask", "One processor call against its peers (higher is better)", [r for r in records if r["unit"] == "times faster"])  # fmt: skip
+            results.add(f"mask: cost of 1 M over 12 k identifiers, {rows} rows, depth ≥ 2", "×", growth, 1.3, better="lower")
+    results.save("One processor call against its peers (higher is better)", "times faster")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from catalogs import EOS, VOCAB, beauty, qwen_tokenizer
-from harness import dict_trie_fn, interleaved, nested_dict, plot_ratios, record, save
+from harness import Results, dict_trie_fn, interleaved, nested_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
@@ -88,8 +88,9 @@ def same(grlm: GRLMForRecommendation, ours: Any, theirs: list[tuple[tuple[int, .
     return all(abs(got[t] - want[t]) < 1e-4 for t in got if t in want) and all(t in got for t, s in want.items() if s > top + 1e-4)
 
 
-def steps(rounds: int) -> list[dict[str, Any]]:
-    """What a step costs beside the model: transformers' log-softmax, mask and top-k over beams × V, against gathering legal children."""
+def steps(results: Results, rounds: int) -> None:
+    """What a step costs beside the model: transformers' log-softmax, mask and top-k over beams × V, against
+    gathering legal children."""
     trie = beauty().trie(qwen_tokenizer())
     processor = TrieConstrainedLogitsProcessor
     from mask import PROMPT as LENGTH
@@ -138,10 +139,10 @@ def steps(rounds: int) -> list[dict[str, Any]]:
         n = min(int((a > -torch.inf).sum()), len(b))
         gate &= bool(torch.allclose(a[:n], b[:n], atol=1e-4)) and set(i[:n].tolist()) == set(j[:n].tolist())
     best = interleaved({"usual": lambda: usual(by_dict), "ours in generate()": lambda: usual(ours), "sparse": sparse}, rounds)
-    return [
-        record(f"whole step beside the model, own loop, {BEAMS} beams, × transformers", "times faster", best["usual"] / best["sparse"], 12, COMMAND, gate=gate),  # fmt: skip
-        record(f"whole step in generate(), our processor, {BEAMS} beams, × dict trie", "times faster", best["usual"] / best["ours in generate()"], None, COMMAND, gate=gate),  # fmt: skip
-    ]
+    name = f"whole step beside the model, {BEAMS} beams"
+    results.add(f"{name}: own loop against transformers", "times faster", best["usual"] / best["sparse"], 12, gate=gate)
+    ratio = best["usual"] / best["ours in generate()"]
+    results.add(f"{name}: our processor in generate() against the dict trie", "times faster", ratio, gate=gate)
 
 
 def main() -> None:
@@ -149,7 +150,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the fastest of each counts (default 3)")
     parser.add_argument("--layers", type=int, default=28, help="layers of the model (default 28, as Qwen3-0.6B); fewer to try it out")
     args = parser.parse_args()
-    records = steps(max(args.rounds, 5))
+    results = Results("decoding-recommend", COMMAND)
+    steps(results, max(args.rounds, 5))
     model = qwen3(args.layers)
     grlm = make("vocabulary", model)
     (history,) = histories(grlm, 1)
@@ -162,8 +164,9 @@ def main() -> None:
     gate = same(grlm, runs["ours"](), runs["generate"]())
     best = interleaved(runs, args.rounds)
     name = f"Qwen3-0.6B shape, {grlm.prompt_tokens(history).shape[1]}-token prompt, {BEAMS} beams"
-    records.append(record(f"whole recommendation, {name}, × generate() with a dict trie", "times faster", best["generate"] / best["ours"], 8, COMMAND, gate=gate))  # fmt: skip
-    records.append(record(f"the same edge-wise (other beams), {name}", "times faster", best["generate"] / best["edge-wise"], None, COMMAND))
+    usual = "against generate() with a dict trie"
+    results.add(f"whole recommendation, {name}, {usual}", "times faster", best["generate"] / best["ours"], 8, gate=gate)
+    results.add(f"the same edge-wise (other beams), {name}", "times faster", best["generate"] / best["edge-wise"])
     grlm = make("trie", model)
     runs = {
         "generate": lambda: by_generate(grlm, history, lambda n: TrieConstrainedLogitsProcessor(grlm.trie, objective="trie")),
@@ -171,10 +174,10 @@ def main() -> None:
     }
     gate = same(grlm, runs["ours"](), runs["generate"]())
     mine = interleaved({"ours": runs["ours"]}, args.rounds)
-    records.append(record(f"whole recommendation, trie-normalised, {name}, × generate() with a dict trie", "times faster", best["generate"] / mine["ours"], None, COMMAND, gate=gate))  # fmt: skip
-    print({k: round(v, 2) for k, v in best.items()}, {k: round(v, 2) for k, v in mine.items()})
-    save("decoding-recommend", records)
-    plot_ratios("decoding-recommend", "Recommending, and one step of it (higher is better)", records)
+    ratio = best["generate"] / mine["ours"]
+    results.add(f"whole recommendation, trie-normalised, {name}, {usual}", "times faster", ratio, gate=gate)
+    print({k: f"{v:.2f} s" for k, v in (best | {"trie-normalised": mine["ours"]}).items()})
+    results.save("Recommending, and one step of it (higher is better)")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,21 @@ items' priors."""
 
 
 @dataclass(frozen=True, eq=False)
+class Bonus:
+    """What a request adds to log-probabilities.
+
+    Attributes:
+        by_item: float64 [n_items]; ``-inf`` where the item may not be recommended. ``None``: nothing is asked.
+        by_rank: the same of identifiers, each that of its best item, in the trie's leaf order.
+        allowed: the number of items that may be recommended.
+    """
+
+    by_item: np.ndarray | None
+    by_rank: RangeMax | None
+    allowed: int
+
+
+@dataclass(frozen=True, eq=False)
 class SearchIndex:
     """Make one with `build`; `updated` gives the next.
 
@@ -54,7 +69,9 @@ class SearchIndex:
                 f"The trie was built with another tokenizer (hash {trie.tokenizer_hash}; this one has {tokenizer_hash(tokenizer)})."
             )
         elif len(trie) != len(catalog.identifiers):
-            raise ValueError(f"The trie holds {len(trie)} identifiers, the catalog {len(catalog.identifiers)}: they do not belong together.")
+            raise ValueError(
+                f"The trie holds {len(trie)} identifiers, the catalog {len(catalog.identifiers)}: they do not belong together."
+            )
         return cls(catalog, trie, trie.paths())
 
     def updated(self, catalog: Catalog, tokenizer: Any) -> SearchIndex:
@@ -95,7 +112,32 @@ class SearchIndex:
 
     # --- what a request asks -------------------------------------------------------------------------------------------------------
 
-    def item_bonus(
+    def bonuses(
+        self,
+        histories: Sequence[Sequence[str]],
+        *,
+        exclude_seen: bool,
+        prior: Mapping[str, float] | np.ndarray | None,
+        exclude: Iterable[str],
+        **rules: Any,
+    ) -> list[Bonus]:
+        """`bonus` for each history; `prior` may have a row for each. What all have in common is made once."""
+        if isinstance(prior, np.ndarray) and prior.ndim == 2:
+            if len(prior) != len(histories):
+                raise ValueError(f"prior has {len(prior)} rows for {len(histories)} histories; expected one a history.")
+            seen: Sequence[Sequence[str]] = histories if exclude_seen else [()] * len(histories)
+            return [self.bonus(prior=row, exclude=(*exclude, *s), **rules) for row, s in zip(prior, seen, strict=True)]
+        common = self.bonus(prior=prior, exclude=exclude, **rules)
+        if not exclude_seen:
+            return [common] * len(histories)
+        found = []
+        for history in histories:
+            by_item = np.zeros(len(self.catalog)) if common.by_item is None else common.by_item.copy()
+            by_item[[self.catalog.position(i) for i in history]] = -np.inf
+            found.append(self._bonus(by_item))
+        return found
+
+    def bonus(
         self,
         *,
         allow: Collection[str] | np.ndarray | None = None,
@@ -104,9 +146,9 @@ class SearchIndex:
         prior: Mapping[str, float] | np.ndarray | None = None,
         prior_weight: float = 1.0,
         shared: str = "full",
-    ) -> np.ndarray | None:
+    ) -> Bonus:
         """What is added to an item's log-probability: ``prior_weight · log prior``, its share of a Term ID, ``-inf`` if it may not be
-        recommended. float64 [n_items], or ``None`` where nothing is asked.
+        recommended.
 
         Args:
             allow: ids, or a bool mask over the catalog.
@@ -151,7 +193,7 @@ class SearchIndex:
         if shared == "equal" and len(self.trie) < n:
             bonus -= np.log(self._group_size)
             asked = True
-        return bonus if asked else None
+        return self._bonus(bonus) if asked else Bonus(None, None, n)
 
     @cached_property
     def _with_term(self) -> dict[str, list[int]]:
@@ -188,26 +230,23 @@ class SearchIndex:
             raise ValueError(f"prior is {weight[bad]} for item {self.catalog.items[bad].item_id!r}; expected finite weights of at least 0.")
         return weight
 
-    def bonus(self, item_bonus: np.ndarray | None) -> RangeMax | None:
-        """The same by identifier, in rank order: that of its best item."""
-        if item_bonus is None:
-            return None
+    def _bonus(self, by_item: np.ndarray) -> Bonus:
         items, first = self._groups
-        return RangeMax(np.maximum.reduceat(item_bonus[items], first[:-1]))
+        return Bonus(by_item, RangeMax(np.maximum.reduceat(by_item[items], first[:-1])), int((by_item > -np.inf).sum()))
 
-    def items(self, leaf: np.ndarray, score: np.ndarray, item_bonus: np.ndarray | None) -> list[tuple[int, float, int]]:
+    def items(self, leaf: np.ndarray, score: np.ndarray, bonus: Bonus) -> list[tuple[int, float, int]]:
         """The items of ranked identifiers, best first: (position, score, index in `leaf`). Items of equal score within an identifier stand
         in ascending order of item_id.
 
         Args:
             leaf: int64 [k].
             score: float64 [k], log-probabilities with length penalty and without bonus.
-            item_bonus: as from `item_bonus`; items at ``-inf`` are left out.
+            bonus: what the search was given; items at ``-inf`` are left out.
         """
         items, first = self._groups
         rank = self.trie.rank[leaf]
         found = [
-            (int(p), float(s) + (0.0 if item_bonus is None else float(item_bonus[p])), i)
+            (int(p), float(s) + (0.0 if bonus.by_item is None else float(bonus.by_item[p])), i)
             for i, (r, s) in enumerate(zip(rank, score, strict=True))
             for p in items[first[r] : first[r + 1]]
         ]

@@ -61,8 +61,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
 
             if trie.tokenizer_hash != (found := tokenizer_hash(tokenizer)):
                 raise ValueError(
-                    f"The trie was built with another tokenizer (hash {trie.tokenizer_hash or 'unknown'}) than the one given (hash {found}); "
-                    "its paths would not be this model's labels. Build it with catalog.trie(tokenizer)."
+                    f"The trie was built with another tokenizer (hash {trie.tokenizer_hash or 'unknown'}) than the one given (hash "
+                    f"{found}); its paths would not be this model's labels. Build it with catalog.trie(tokenizer)."
                 )
         eos = trie.eos_token_id if eos_token_id is None else eos_token_id
         if eos is None or eos < 0:
@@ -101,7 +101,7 @@ class _HostRows:
     def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device):
         self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie), eos, prompt_length, device
         self._weights = _hash_weights(64)
-        self._shape = (0, 0)
+        self._shape, self._depth, self._over = (0, 0), 0, False
 
     def legal(self, input_ids: torch.Tensor, scores: torch.Tensor, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Flat indices of the legal entries of `scores`, and what to write there."""
@@ -177,6 +177,7 @@ class _DeviceRows:
         self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie, device), eos, prompt_length, device
         self._weights = torch.from_numpy(_hash_weights(64)).to(device)
         self._shape = (0, 0)
+        self._depth = self._over = self._digest = self._token = self._lo = self._hi = torch.zeros(0, device=device)
 
     def legal(self, input_ids: torch.Tensor, scores: torch.Tensor, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
         n, length = input_ids.shape

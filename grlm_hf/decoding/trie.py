@@ -32,7 +32,7 @@ class Trie:
     """Immutable; safe to share between threads and requests.
 
     Args:
-        paths: token ids of each identifier; leaf ``i`` is ``paths[i]``.
+        paths: token ids of each identifier, sequences of int; leaf ``i`` is ``paths[i]``.
         eos_token_id: what ends a generation behind an identifier, if known.
         tokenizer_hash: `grlm_hf.tasks.prompts.tokenizer_hash` of the tokenizer that made the paths, or ``""`` if unknown.
         pad_token_id: what fills up shorter rows, if known.
@@ -58,9 +58,7 @@ class Trie:
     border: np.ndarray
     of: str = ""
 
-    def __init__(
-        self, paths: Sequence[Sequence[int]], eos_token_id: int | None = None, tokenizer_hash: str = "", pad_token_id: int | None = None
-    ):
+    def __init__(self, paths: Sequence[Any], eos_token_id: int | None = None, tokenizer_hash: str = "", pad_token_id: int | None = None):
         lengths = np.fromiter((len(p) for p in paths), np.int64, len(paths))
         tokens = np.fromiter(itertools.chain.from_iterable(paths), np.int64, int(lengths.sum()))
         self._build(tokens, lengths, eos_token_id, tokenizer_hash, pad_token_id)
@@ -109,7 +107,7 @@ class Trie:
         order = _lexical_order(rows)
         rows, lengths = rows[order], lengths[order]
         # 2. what each row shares with the one before it
-        shared = np.zeros(n, np.uint8 if depth < 256 else np.uint16)
+        shared: Any = np.zeros(n, np.uint8 if depth < 256 else np.uint16)
         if n > 1:
             differs = rows[1:] != rows[:-1]
             shared[1:] = np.where(differs.any(1), differs.argmax(1), depth)
@@ -146,7 +144,7 @@ class Trie:
 
     # --- a living catalog ----------------------------------------------------------------------------------------------------------
 
-    def add(self, paths: Sequence[Sequence[int]]) -> Trie:
+    def add(self, paths: Sequence[Any]) -> Trie:
         """A trie with these identifiers too, as leaves ``len(self) …``. A thousand into a million take tens of milliseconds, since
         only what stands beside them is touched.
 
@@ -181,14 +179,14 @@ class Trie:
         own_lengths[at[behind]] -= drop[behind]
         # 3. splice
         pieces: list[np.ndarray] = []
-        cut = 0
+        cut: Any = 0
         for i in range(len(new)):
             if first[i]:
-                end = int(self.start[at[i]])
+                end: Any = int(self.start[at[i]])
                 pieces.append(self.tokens[cut:end])
                 cut = end
             pieces.append(rows[i, shared_new[i] : length[i]])
-            cut += int(drop[i])
+            cut = cut + int(drop[i])
         pieces.append(self.tokens[cut:])
         shared = np.insert(shared, at, shared_new)
         return self._spliced(
@@ -207,7 +205,7 @@ class Trie:
         """
         gone = np.zeros(len(self), bool)
         leaves = np.asarray(leaves, np.int64)
-        if len(leaves) and not (0 <= leaves.min() and leaves.max() < len(self)):
+        if len(leaves) and not (leaves.min() >= 0 and leaves.max() < len(self)):
             raise ValueError(f"Leaves are numbered 0 to {len(self) - 1}; found {int(leaves.min())} to {int(leaves.max())}.")
         gone[leaves] = True
         if gone.all():
@@ -218,7 +216,7 @@ class Trie:
         # Runs of dropped ranks; the path behind a run takes over the tokens that only the run still spelled out for it.
         edges = np.flatnonzero(np.diff(dropped.astype(np.int8), prepend=0, append=0))
         pieces: list[np.ndarray] = []
-        cut = 0
+        cut: Any = 0
         for begin, end in edges.reshape(-1, 2).tolist():
             pieces.append(self.tokens[cut : self.start[begin]])
             cut = int(self.start[end])
@@ -402,7 +400,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in _ARRAYS:
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        digest.update(memoryview(arrays[name]).cast("B") if arrays[name].size else b"")
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -292,7 +292,9 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
     return [_choose(read, [reads[j] for j in neighbors.of(at)], used, len(items), n_terms) for at, read in enumerate(reads)]
 
 
-def extend_terms(catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None) -> list[TermID]:
+def extend_terms(
+    catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None
+) -> list[TermID]:
     """Term IDs for new items beside those of a catalog, whose own do not change: `extract_terms` on all of them, with words counted, and
     neighbours found, among old and new.
 

@@ -170,16 +170,16 @@ def nearest(
     while len(pending):
         unsettled = []
         step = max(1, _BLOCK // (fetch * points.shape[1]))
-        for rows in (pending[i : i + step] for i in range(0, len(pending), step)):
-            proposed, found = index.search(points[rows], fetch)
-            exact = np.einsum("rd,rfd->rf", points[rows].astype(np.float64), points[found].astype(np.float64)).astype(np.float32)
-            exact[found == rows[:, None]] = -np.inf  # the item itself, wherever it stands
+        for some in (pending[i : i + step] for i in range(0, len(pending), step)):
+            proposed, found = index.search(points[some], fetch)
+            exact = np.einsum("rd,rfd->rf", points[some].astype(np.float64), points[found].astype(np.float64)).astype(np.float32)
+            exact[found == some[:, None]] = -np.inf  # the item itself, wherever it stands
             order = np.lexsort((found, -exact))[:, :kept]
             best, chosen = np.take_along_axis(exact, order, 1), np.take_along_axis(found, order, 1)
-            settled = np.full(len(rows), fetch == len(live)) | (proposed[:, -1] < best[:, -1] - _FAISS_ERROR)
-            scores[live[rows[settled]], :kept] = best[settled].clip(-1, 1)
-            indices[live[rows[settled]], :kept] = live[chosen[settled]]
-            unsettled.append(rows[~settled])
+            settled = np.full(len(some), fetch == len(live)) | (proposed[:, -1] < best[:, -1] - _FAISS_ERROR)
+            scores[live[some[settled]], :kept] = best[settled].clip(-1, 1)
+            indices[live[some[settled]], :kept] = live[chosen[settled]]
+            unsettled.append(some[~settled])
         pending, fetch = np.concatenate(unsettled), min(len(live), 2 * fetch)
 
     if min_score is not None:

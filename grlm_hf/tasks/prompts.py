@@ -125,7 +125,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def history_tokens(
-    tokenizer: Any, paths: Mapping[int, Sequence[int]] | Sequence[Sequence[int]], positions: Sequence[Sequence[int]], term_ids: Sequence[TermID]
+    tokenizer: Any,
+    paths: Mapping[int, Any] | Sequence[Any],
+    positions: Sequence[Sequence[int]],
+    term_ids: Sequence[TermID],
 ) -> list[np.ndarray]:
     """Prompts of sequence prediction: for each history the request on its first item, then the paths of the others.
 
