@@ -26,7 +26,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
     so (`GRLMConfig.objective`).
 
     Nothing of size rows × vocabulary is computed: the result is a tensor of ``-inf`` with the legal entries written into it, and it is
-    used again, those entries restored, once nobody else holds it. On an accelerator no call waits for the device.
+    used again, those entries restored, once nobody else holds it. (Writes that torch does not count, such as through ``.data`` or
+    ``.numpy()``, would show in a later result.) On an accelerator no call waits for the device.
 
     One processor serves many ``generate()`` calls, one after the other. Concurrent calls need one each (the trie is shared), and so does a
     call whose prompt continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`. Continuous
@@ -88,6 +89,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
                 f"The trie uses token ids up to {max(self.trie.vocab - 1, self.eos_token_id)}; the model scores only {scores.shape[-1]}. "
                 "The trie was built with another model's tokenizer."
             )
+        if self.prompt_length is not None and input_ids.shape[1] < self.prompt_length:
+            raise ValueError(f"The rows have {input_ids.shape[1]} tokens, fewer than prompt_length={self.prompt_length}.")
         if self._rows is None or self._rows.device != input_ids.device:
             kind = _HostRows if input_ids.device.type == "cpu" else _DeviceRows
             self._rows = kind(self.trie, self.eos_token_id, self.prompt_length, input_ids.device)
@@ -118,6 +121,7 @@ class _HostRows:
         values = torch.take(scores, index)
         if renormalise:
             values = segment_log_softmax(values, torch.from_numpy(row), len(scores))
+            values = torch.where(values.isnan(), -torch.inf, values)  # where another processor left nothing
         # A complete identifier may only end; so may a row off the trie, where EOS itself and all padding behind it lead. A beam that
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
         has_child = np.zeros(len(ids), bool)
@@ -132,9 +136,11 @@ class _HostRows:
         n, length = ids.shape
         if length > len(self._weights):
             self._weights = np.concatenate((self._weights, _hash_weights(length)))  # what was hashed before stays as it is
-        before = ids[:, :-1] @ self._weights[: length - 1]
+        if not length:  # a prompt of embeddings
+            ids, length = np.zeros((n, 1), np.int64), 0
+        before = ids[:, :-1] @ self._weights[: ids.shape[1] - 1]
         last = ids[:, -1]
-        parent = self._parents(ids, before)
+        parent = self._parents(ids, before) if length else None
         if parent is not None:
             key, child_lo, child_hi = self._children
             wanted = parent * vocab + last
@@ -151,7 +157,8 @@ class _HostRows:
             for token in ids[:, self._start :].T:
                 lo, hi, depth = self.walker.step(lo, hi, depth, token)
             self._depth = length - self._start
-        self._shape, self._digest, self._written = ids.shape, before + last * self._weights[length - 1], ids[:, self._start :].copy()
+        self._shape, self._digest = (n, length), before + last * self._weights[length - 1]
+        self._written = ids[:, self._start : length].copy()
         return lo, hi, self._depth
 
     def _parents(self, ids: np.ndarray, before: np.ndarray) -> np.ndarray | None:
@@ -185,13 +192,14 @@ class _DeviceRows:
             self._weights = torch.cat((self._weights, torch.from_numpy(_hash_weights(length)).to(self.device)))
         digest = (input_ids * self._weights[:length]).sum(1)
         lo, hi, depth = self.walker.root(n)
-        if self._shape == (n, length - 1) and length != self.prompt_length:
+        if self.prompt_length is not None:  # the rows themselves say all
+            for token in input_ids[:, self.prompt_length :].unbind(1):
+                lo, hi, depth = self.walker.step(lo, hi, depth, token)
+        elif self._shape == (n, length - 1):
             last = input_ids[:, -1]
             same = (digest - last * self._weights[length - 1])[:, None] == self._digest
             continued = same.any(1)
             goes_on = continued.all() & ~(self._over & (last != self.eos).all())
-            if self.prompt_length is not None:  # where the prompt ends is known: rows that continue nothing are off the trie
-                goes_on = torch.ones_like(goes_on)
             parent = same.int().argmax(1)
             match = (self._token[parent] == last[:, None]) & continued[:, None]
             at = match.int().argmax(1, keepdim=True)
@@ -199,9 +207,6 @@ class _DeviceRows:
             below = (torch.where(hit, x[parent].gather(1, at)[:, 0], 0) for x in (self._lo, self._hi))
             lo, hi = (torch.where(goes_on, x, root) for x, root in zip(below, (lo, hi), strict=True))
             depth = torch.where(goes_on, self._depth + 1, 0)
-        elif self.prompt_length is not None:
-            for token in input_ids[:, self.prompt_length :].unbind(1):
-                lo, hi, depth = self.walker.step(lo, hi, depth, token)
         self._depth, self._shape, self._digest = depth, (n, length), digest
         token, self._lo, self._hi, valid = self.walker.children_padded(lo, hi, depth)
         self._token = torch.where(valid, token, -1)
@@ -213,6 +218,7 @@ class _DeviceRows:
         if renormalise:
             values = values.masked_fill(~valid & ~closing, -torch.inf).log_softmax(1)
             values = torch.where(valid, values, values[:, :1])
+            values = torch.where(values.isnan(), -torch.inf, values)
         values = torch.where(closing, values.new_zeros(()), values)
         row = torch.arange(n, device=self.device)[:, None] * scores.shape[1]
         return (row + token).flatten(), values.flatten()
@@ -229,7 +235,7 @@ class _Canvases:
         """A tensor as `like`, ``-inf`` but for `values` [n] at the flat `index` [n]."""
         canvas = self._take(like)
         canvas.put_(index, values)
-        if not canvas.is_inference():  # those have no version that would tell of changes
+        if not canvas.is_inference() and not canvas.requires_grad:  # the one has no version to tell of changes, the other a graph
             self._kept.append((canvas, canvas._version, index))
             del self._kept[:-2]
         return canvas
@@ -238,6 +244,7 @@ class _Canvases:
         for i, kept in enumerate(self._kept):
             canvas, version, index = kept
             fits = canvas.shape == like.shape and canvas.dtype == like.dtype and canvas.device == like.device
+            fits &= not canvas.requires_grad
             del canvas
             if fits and kept[0]._version == version and _holders(kept) == _ALONE:
                 canvas = self._kept.pop(i)[0]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _ARRAYS = ("tokens", "start", "shared", "leaf", "border")
+_FACTS = ("vocab", "tokenizer_hash", "eos_token_id", "pad_token_id")
 
 
 class Trie:
@@ -59,9 +60,7 @@ class Trie:
     of: str = ""
 
     def __init__(self, paths: Sequence[Any], eos_token_id: int | None = None, tokenizer_hash: str = "", pad_token_id: int | None = None):
-        lengths = np.fromiter((len(p) for p in paths), np.int64, len(paths))
-        tokens = np.fromiter(itertools.chain.from_iterable(paths), np.int64, int(lengths.sum()))
-        self._build(tokens, lengths, eos_token_id, tokenizer_hash, pad_token_id)
+        self._build(*_flat(paths), eos_token_id, tokenizer_hash, pad_token_id)
 
     @classmethod
     def from_flat(
@@ -74,7 +73,7 @@ class Trie:
     ) -> Trie:
         """The same from arrays, for millions of identifiers: `tokens` int [total], all paths one behind the other; `lengths` int [n]."""
         trie = cls.__new__(cls)
-        trie._build(np.asarray(tokens), np.asarray(lengths), eos_token_id, tokenizer_hash, pad_token_id)
+        trie._build(np.asarray(tokens), np.asarray(lengths, np.int64), eos_token_id, tokenizer_hash, pad_token_id)
         return trie
 
     @classmethod
@@ -87,12 +86,14 @@ class Trie:
 
     # --- construction --------------------------------------------------------------------------------------------------------------
 
-    def _build(self, tokens: np.ndarray, lengths: np.ndarray, eos: int | None, tokenizer_hash: str, pad: int | None) -> None:
+    def _build(
+        self, tokens: np.ndarray, lengths: np.ndarray, eos: int | None, tokenizer_hash: str, pad: int | None, numbered_from: int = 0
+    ) -> None:
         n = len(lengths)
         if not n:
             raise ValueError("A trie needs at least one identifier; found none.")
         if not (lengths > 0).all():
-            raise ValueError(f"Identifier {int(np.argmin(lengths))} has no tokens.")
+            raise ValueError(f"Identifier {int(np.argmin(lengths)) + numbered_from} has no tokens.")
         if len(tokens) != lengths.sum():
             raise ValueError(f"Found {len(tokens)} tokens for lengths that sum to {int(lengths.sum())}.")
         if int(tokens.min()) < 0 or int(tokens.max()) >= 2**31 - 1:
@@ -103,15 +104,15 @@ class Trie:
         # 1. rows [n, depth], 0 behind the end of a path, else token + 1; sorted
         column = np.arange(depth, dtype=np.uint16)
         rows = np.zeros((n, depth), np.int32)
-        rows[column < lengths[:, None]] = tokens + 1
+        rows[column < lengths[:, None]] = tokens.astype(np.int32, copy=False) + np.int32(1)
         order = _lexical_order(rows)
         rows, lengths = rows[order], lengths[order]
         # 2. what each row shares with the one before it
-        shared: Any = np.zeros(n, np.uint8 if depth < 256 else np.uint16)
+        shared: Any = np.zeros(n, np.uint16)
         if n > 1:
             differs = rows[1:] != rows[:-1]
             shared[1:] = np.where(differs.any(1), differs.argmax(1), depth)
-        _check_prefix_free(shared, lengths, order, rows)
+        _check_prefix_free(shared, lengths, order + numbered_from, rows)
         # 3. what is left of each row, in one array
         own = (column >= shared[:, None]) & (column < lengths[:, None])
         self._finish(rows[own] - 1, lengths - shared, shared, order, int(tokens.max()) + 1, eos, tokenizer_hash, pad)
@@ -128,7 +129,8 @@ class Trie:
         pad: int | None,
     ) -> None:
         n = len(shared)
-        self.tokens, self.shared, self.leaf, self.vocab = tokens, shared, leaf.astype(np.int32, copy=False), vocab
+        self.shared = shared.astype(np.uint8 if int(shared.max()) < 256 else np.uint16, copy=False)
+        self.tokens, self.leaf, self.vocab = tokens, leaf.astype(np.int32, copy=False), vocab
         self.start = np.zeros(n + 1, np.int32 if len(tokens) < 2**31 else np.int64)
         np.cumsum(own_lengths, out=self.start[1:])
         row = np.argsort(shared[1:], kind="stable") + 1  # a radix sort
@@ -153,7 +155,8 @@ class Trie:
         """
         if not len(paths):
             return self
-        new = Trie(paths)  # sorts and checks them among themselves
+        new = Trie.__new__(Trie)
+        new._build(*_flat(paths), None, "", None, numbered_from=len(self))  # sorts and checks them among themselves
         rows, length = new._rows(), new._lengths
         n = len(self)
         # 1. where each one leaves this trie: the node, and the rank before which it goes
@@ -180,13 +183,13 @@ class Trie:
         # 3. splice
         pieces: list[np.ndarray] = []
         cut: Any = 0
-        for i in range(len(new)):
-            if first[i]:
-                end: Any = int(self.start[at[i]])
+        for j in range(len(new)):
+            if first[j]:
+                end: Any = int(self.start[at[j]])
                 pieces.append(self.tokens[cut:end])
                 cut = end
-            pieces.append(rows[i, shared_new[i] : length[i]])
-            cut = cut + int(drop[i])
+            pieces.append(rows[j, shared_new[j] : length[j]])
+            cut = cut + int(drop[j])
         pieces.append(self.tokens[cut:])
         shared = np.insert(shared, at, shared_new)
         return self._spliced(
@@ -232,7 +235,6 @@ class Trie:
 
     def _spliced(self, tokens: np.ndarray, own_lengths: np.ndarray, shared: np.ndarray, leaf: np.ndarray, vocab: int) -> Trie:
         trie = Trie.__new__(Trie)
-        shared = shared.astype(np.uint8 if int(shared.max()) < 256 else np.uint16, copy=False)
         trie._finish(tokens, own_lengths, shared, leaf, vocab, self.eos_token_id, self.tokenizer_hash, self.pad_token_id)
         return trie
 
@@ -292,7 +294,9 @@ class Trie:
     @cached_property
     def _lengths(self) -> np.ndarray:
         """int64 [n]: tokens of each path, by rank."""
-        return np.diff(self.start).astype(np.int64) + self.shared
+        lengths = np.diff(self.start).astype(np.int64) + self.shared
+        lengths.setflags(write=False)
+        return lengths
 
     @cached_property
     def depth(self) -> int:
@@ -303,6 +307,7 @@ class Trie:
         """int32 [n]: the rank of each leaf."""
         rank = np.empty(len(self), np.int32)
         rank[self.leaf] = np.arange(len(self), dtype=np.int32)
+        rank.setflags(write=False)
         return rank
 
     @cached_property
@@ -356,9 +361,8 @@ class Trie:
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        facts = {"format": FORMAT, "vocab": self.vocab, "tokenizer_hash": self.tokenizer_hash, "of": of, "sha256": _checksum(arrays)}
-        facts |= {name: value for name in ("eos_token_id", "pad_token_id") if (value := getattr(self, name)) is not None}
-        data = save(arrays, metadata={name: str(value) for name, value in facts.items()})
+        facts = {"format": str(FORMAT), "of": of} | {name: str(getattr(self, name)) for name in _FACTS}
+        data = save(arrays, metadata=facts | {"sha256": _checksum(arrays, facts)})
         with replacing(Path(path)) as new:
             new.write_bytes(data)
 
@@ -380,24 +384,29 @@ class Trie:
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError, TypeError, RuntimeError) as error:
             raise ValueError(f"{path} is not a readable trie file; it may be truncated ({error}). Save the trie again.") from error
-        version = facts.get("format", "")
-        if not version.isdigit() or arrays.keys() != set(_ARRAYS):
-            raise ValueError(f"{path} holds {sorted(arrays)} and no trie format; it was not written by Trie.save.")
-        if int(version) > FORMAT:
+        version, checksum = facts.get("format", ""), facts.pop("sha256", "")
+        if version.isdecimal() and int(version) > FORMAT:
             raise ValueError(f"{path} has trie format {version}; this grlm-hf reads up to {FORMAT}. pip install -U grlm-hf")
-        if facts.get("sha256") != _checksum(arrays):
+        if not version.isdecimal() or arrays.keys() != set(_ARRAYS):
+            raise ValueError(f"{path} holds {sorted(arrays)} and no trie format; it was not written by Trie.save.")
+        if checksum != _checksum(arrays, facts):
             raise ValueError(f"{path} is corrupted: its checksum does not match. Save the trie again.")
         trie = cls.__new__(cls)
         for name, array in arrays.items():
             array.setflags(write=False)
             setattr(trie, name, array)
         trie.vocab, trie.tokenizer_hash, trie.of = int(facts["vocab"]), facts["tokenizer_hash"], facts["of"]
-        trie.eos_token_id, trie.pad_token_id = (int(v) if (v := facts.get(k)) else None for k in ("eos_token_id", "pad_token_id"))
+        trie.eos_token_id, trie.pad_token_id = (None if facts[k] == "None" else int(facts[k]) for k in ("eos_token_id", "pad_token_id"))
         return trie
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _flat(paths: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.fromiter((len(p) for p in paths), np.int64, len(paths))
+    return np.fromiter(itertools.chain.from_iterable(paths), np.int64, int(lengths.sum())), lengths
+
+
+def _checksum(arrays: dict[str, np.ndarray], facts: dict[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
     for name in _ARRAYS:
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
         digest.update(arrays[name].reshape(-1).view(np.uint8).data)

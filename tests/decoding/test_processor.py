@@ -108,6 +108,10 @@ def test_a_history_that_grew_by_the_last_answer_is_a_new_prompt(make: Make) -> N
         for n in range(len(path) + 1):  # a greedy generation to its end: the last call sees the whole identifier
             call(processor, [[5, *path[:n]]])
         assert call(processor, [[5, *path]]) == [{1: -0.5, 4: -1.5}]  # ... which now is history
+    for token in (1, 6):  # ... or the answer and one token more
+        call(processor, [[5]] * 2)
+        call(processor, [[5, 4]] * 2)
+        assert call(processor, [[5, 4, token]] * 2) == [{1: -0.5, 4: -1.5}] * 2
 
 
 @either
@@ -164,8 +168,11 @@ def path_sets(draw: st.DrawFn) -> list[list[int]]:
 
 
 def next_rows(tree: Tree, rows: list[list[int]], start: int, rng: random.Random) -> list[list[int]]:
-    """As a beam search or sampling goes on: each row continues some row, mostly by a legal token."""
+    """As a beam search or sampling goes on: each row continues some row, mostly by a legal token. If all came to their end, sometimes
+    none by EOS."""
     found = []
+    if rng.random() < 0.5 and not any(legal_after(tree, row[start:]) for row in rows):
+        return [[*row, rng.randrange(EOS)] for row in rows]
     for _ in rows:
         row = rng.choice(rows)
         legal = legal_after(tree, row[start:]) or [EOS]
