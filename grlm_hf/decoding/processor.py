@@ -154,7 +154,7 @@ class _HostRows:
         else:
             self._start = length if self.prompt_length is None else self.prompt_length
             lo, hi, depth = self.walker.root(n)
-            for token in ids[:, self._start :].T:
+            for token in ids[:, self._start : length].T:
                 lo, hi, depth = self.walker.step(lo, hi, depth, token)
             self._depth = length - self._start
         self._shape, self._digest = (n, length), before + last * self._weights[length - 1]
