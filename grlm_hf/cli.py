@@ -235,7 +235,8 @@ def recommend(
         length_penalty=length_penalty,
     )  # fmt: skip
     if exact and not found.certified:
-        _say(f"grlm: the deadline came first; a missing item could score up to {found.gap:.3g} more than the last one.")
+        missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
+        _say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
     print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else _listing(found))
 
 

@@ -326,6 +326,7 @@ def test_two_hundred_answers_under_random_rules_violate_none() -> None:
         for user, got in enumerate(case.recommend(k, num_beams=min(case.n, k + rng.randint(0, 2)), **search)):
             case.check_true(user, got)
             if "max_forwards" in search:
+                assert got.forwards <= 3
                 assert got.certified == (got.gap == 0)
                 left = [score for i, score in case.ranking[user].items() if i not in {r.item_id for r in got}]
                 if len(got) < min(k, len(case.ranking[user])):
@@ -336,6 +337,20 @@ def test_two_hundred_answers_under_random_rules_violate_none() -> None:
                 assert len(got) == min(k, len(case.ranking[user]))
             answers, recommended = answers + 1, recommended + len(got)
     assert recommended > 200
+
+
+@each_objective
+def test_a_deadline_gives_the_best_so_far_and_says_that_more_may_come(objective: str) -> None:
+    grlm = toy_grlm(objective)
+    histories = [["i20"], ["i11", "i9"]]
+    for got in grlm.recommend(histories, 5, exact=True, deadline_ms=0):
+        assert (got.forwards, got.certified) == (1, False)
+        assert got.gap > 0
+    for got, want in zip(
+        grlm.recommend(histories, 5, exact=True, deadline_ms=60_000), grlm.recommend(histories, 5, exact=True), strict=True
+    ):
+        assert got == want
+        assert (got.certified, got.gap) == (True, 0)
 
 
 # --- refused -----------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 import time
@@ -37,15 +38,19 @@ def few(examples: int) -> settings:
 class Case:
     """A random catalog, a random model, and one to three histories of different lengths."""
 
-    def __init__(self, rng: random.Random, objective: str, most: int = 25, double: bool = False):
-        self.grlm = random_grlm(rng, objective, most, double)
+    def __init__(self, rng: random.Random, objective: str, double: bool = False):
+        self.grlm = random_grlm(rng, objective, double=double)
         self.objective, self.model = objective, self.grlm.model
         self.histories = [random_history(rng, self.grlm.catalog) for _ in range(rng.randint(1, 3))]
         found = [prompt_and_paths(self.grlm, h) for h in self.histories]
-        self.prompts, self.paths = [np.array(prompt) for prompt, _ in found], found[0][1]
-        self.trie = Trie(self.paths, self.grlm.tokenizer.eos_token_id)
+        self.prompts = [np.array(prompt) for prompt, _ in found]
+        self.use(found[0][1])
+
+    def use(self, paths: list[list[int]]) -> None:
+        """Searches these paths, by default those of the catalog."""
+        self.paths, self.n = paths, len(paths)
+        self.trie = Trie(paths, self.grlm.tokenizer.eos_token_id)
         self.walker = TrieWalker(self.trie)
-        self.n = len(self.paths)
 
     @cached_property
     def log_probs(self) -> np.ndarray:
@@ -158,8 +163,8 @@ class DictTrie(LogitsProcessor):
         return out
 
 
-def generated(case: Case, num_beams: int) -> tuple[list[dict[int, float]], float]:
-    """Of each user what transformers writes, leaf → score, in its order; and the margin of that search."""
+def generated(case: Case, num_beams: int) -> tuple[list[dict[int, float]], DictTrie]:
+    """Of each user what transformers writes, leaf → score, in its order; and the constraint, which knows all prefixes' scores."""
     tokenizer, leaf_of = case.grlm.tokenizer, {tuple(p): leaf for leaf, p in enumerate(case.paths)}
     batch = tokenizer.pad({"input_ids": [p.tolist() for p in case.prompts]}, padding_side="left", return_tensors="pt")
     length = batch["input_ids"].shape[1]
@@ -179,7 +184,7 @@ def generated(case: Case, num_beams: int) -> tuple[list[dict[int, float]], float
     )
     written = [tuple(row[: row.index(tokenizer.eos_token_id)]) for row in out.sequences[:, length:].tolist()]
     if num_beams == 1:  # greedy: it states no sum
-        return [{leaf_of[path]: processor.log_prob[(user, *path)]} for user, path in enumerate(written)], processor.margin
+        return [{leaf_of[path]: processor.log_prob[(user, *path)]} for user, path in enumerate(written)], processor
     scores = out.sequences_scores.tolist()
     found: list[dict[int, float]] = [{} for _ in case.prompts]
     for row, (path, score) in enumerate(zip(written, scores, strict=True)):
@@ -187,7 +192,7 @@ def generated(case: Case, num_beams: int) -> tuple[list[dict[int, float]], float
             user = row // num_beams
             assert leaf_of[path] not in found[user]
             found[user][leaf_of[path]] = score
-    return found, processor.margin
+    return found, processor
 
 
 @each_objective
@@ -196,8 +201,8 @@ def generated(case: Case, num_beams: int) -> tuple[list[dict[int, float]], float
 def test_beam_search_is_that_of_transformers(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
     width = case.random_width(rng)
-    want, margin = generated(case, width)
-    assume(margin > 1e-4)
+    want, plain = generated(case, width)
+    assume(plain.margin > 1e-4)
     for found, theirs in zip(case.run("beam", width), want, strict=True):
         mine = dict(zip(found.leaf.tolist(), found.log_prob.tolist(), strict=True))
         assert mine.keys() == theirs.keys()
@@ -213,11 +218,30 @@ def test_beam_search_is_that_of_transformers(objective: str, rng: random.Random)
 def test_beam_search_is_that_of_transformers_with_more_beams_than_first_tokens(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
     width = len({p[0] for p in case.paths}) + rng.randint(1, 3)
-    want, margin = generated(case, width)
-    assume(margin > 1e-4)
+    want, plain = generated(case, width)
+    assume(plain.margin > 1e-4)
     for found, theirs in zip(case.run("beam", width), want, strict=True):
         assert set(found.leaf.tolist()) == theirs.keys()
         assert all(close(value, theirs[leaf]) for leaf, value in zip(found.leaf.tolist(), found.log_prob.tolist(), strict=True))
+
+
+@each_objective
+def test_an_identifier_that_ends_behind_better_prefixes_is_dropped_as_transformers_drops_it(objective: str) -> None:
+    dropped = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        case = Case(rng, objective)
+        case.prompts = case.prompts[:1]
+        with torch.no_grad():
+            likely = case.model(torch.tensor(case.prompts[0])[None]).logits[0, -1].argsort(descending=True).tolist()
+        short = likely[rng.randint(3, 100)]  # one token, or a likely one and three more
+        case.use([[short], *([likely[0], *rest] for rest in itertools.product(likely[:3], repeat=3))])
+        (theirs,), plain = generated(case, 3)
+        if plain.margin > 1e-4:
+            assert set(case.run("beam", 3)[0].leaf.tolist()) == theirs.keys()
+            lived, score = (0, short, plain.eos) in plain.log_prob, plain.log_prob[0, short]
+            dropped += lived and 0 not in theirs and score > min(theirs.values()) + 1e-4  # though the better one
+    assert dropped
 
 
 @each_objective
