@@ -351,8 +351,10 @@ class GRLMForRecommendation:
             raise ValueError(f"num_beams={num_beams}; expected {min(k, n)} (for k={k} items) to {n}, the number of Term IDs.")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
-        if length_penalty < 0:
-            raise ValueError(f"length_penalty={length_penalty}; expected at least 0.")
+        if not 0 <= length_penalty < float("inf"):
+            raise ValueError(f"length_penalty={length_penalty}; expected a finite number of at least 0.")
+        if max_forwards is not None and max_forwards < 1:
+            raise ValueError(f"max_forwards={max_forwards}; expected at least 1, which computes the prompt.")
         if not exact and (deadline_ms is not None or max_forwards is not None):
             raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
         deadline = None if deadline_ms is None else started + deadline_ms / 1000

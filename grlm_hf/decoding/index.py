@@ -122,6 +122,10 @@ class SearchIndex:
         **rules: Any,
     ) -> list[Bonus]:
         """`bonus` for each history; `prior` may have a row for each. What all have in common is made once."""
+        exclude = _several(exclude, "exclude")  # iterators would be used up by the first history
+        rules["banned_terms"] = _several(rules["banned_terms"], "banned_terms")
+        if rules["allow"] is not None and not isinstance(rules["allow"], np.ndarray):
+            rules["allow"] = _several(rules["allow"], "allow")
         if isinstance(prior, np.ndarray) and prior.ndim == 2:
             if len(prior) != len(histories):
                 raise ValueError(f"prior has {len(prior)} rows for {len(histories)} histories; expected one a history.")
@@ -173,10 +177,10 @@ class SearchIndex:
         if allow is not None:
             bonus[~self._mask(allow, "allow")] = -np.inf
             asked = True
-        for item_id in exclude:
+        for item_id in _several(exclude, "exclude"):
             bonus[self.catalog.position(item_id)] = -np.inf
             asked = True
-        for term in banned_terms:
+        for term in _several(banned_terms, "banned_terms"):
             if not (word := normalise(str(term))):
                 raise ValueError(f"banned_terms holds {term!r}, which is no term: it has no letter or digit.")
             bonus[self._with_term.get(word, [])] = -np.inf
@@ -184,8 +188,7 @@ class SearchIndex:
         if prior is not None:
             weight = self._weights(prior)
             with np.errstate(divide="ignore"):
-                if prior_weight:
-                    bonus += prior_weight * np.log(weight)
+                bonus += np.where(weight > 0, prior_weight * np.log(np.where(weight > 0, weight, 1.0)), -np.inf)
                 if shared == "prior":
                     total = np.bincount(self._leaf_of, weight)[self._leaf_of]
                     bonus += np.log(np.divide(weight, total, out=np.zeros(n), where=total > 0))
@@ -205,8 +208,8 @@ class SearchIndex:
 
     def _mask(self, asked: Collection[str] | np.ndarray, name: str) -> np.ndarray:
         n = len(self.catalog)
-        if isinstance(asked, str):
-            raise ValueError(f"{name} is the string {asked!r}; expected a collection of item ids, or a bool mask over the catalog.")
+        if not isinstance(asked, np.ndarray):
+            asked = _several(asked, name)
         if isinstance(asked, np.ndarray) or (asked and isinstance(next(iter(asked)), bool | np.bool_)):
             mask = np.asarray(asked)
             if mask.dtype != bool or mask.shape != (n,):
@@ -251,3 +254,9 @@ class SearchIndex:
             for p in items[first[r] : first[r + 1]]
         ]
         return sorted((f for f in found if f[1] > -np.inf), key=lambda f: -f[1])
+
+
+def _several(values: Iterable[Any], name: str) -> list[Any]:
+    if isinstance(values, str):
+        raise ValueError(f"{name} is the string {values!r}; expected a list, such as [{values!r}].")
+    return list(values)

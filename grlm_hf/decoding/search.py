@@ -317,13 +317,16 @@ def edge_search(
         ready = open_ & (fresh | ~diving[front.user]) if exact else open_ & fresh
         order, place = _best(front.user[ready], key[ready])
         pick = np.flatnonzero(ready)[order[place < num_beams]]
-        late = (deadline is not None and time.perf_counter() >= deadline) or (max_forwards and prefixes.forwards >= max_forwards)
+        late = (deadline is not None and time.perf_counter() >= deadline) or (
+            max_forwards is not None and prefixes.forwards >= max_forwards
+        )
         if not len(pick) or late:
             gap = np.full(len(users), np.nan)
             if exact:
                 best_left = np.full(len(users), -np.inf)
                 np.maximum.at(best_left, front.user[open_], key[open_])
-                gap = np.where(best_left > -np.inf, best_left - complete.worst, 0.0)
+                gap = np.zeros(len(users))
+                np.subtract(best_left, complete.worst, out=gap, where=best_left > -np.inf)
             return complete.found(walker.trie.leaf, prefixes.forwards, gap)
         chosen = front[pick]
         if exact:
