@@ -353,6 +353,8 @@ class GRLMForRecommendation:
             raise ValueError(f"batch_size={batch_size}; expected at least 1.")
         if not 0 <= length_penalty < float("inf"):
             raise ValueError(f"length_penalty={length_penalty}; expected a finite number of at least 0.")
+        if deadline_ms is not None and not deadline_ms >= 0:
+            raise ValueError(f"deadline_ms={deadline_ms}; expected at least 0 milliseconds.")
         if max_forwards is not None and max_forwards < 1:
             raise ValueError(f"max_forwards={max_forwards}; expected at least 1, which computes the prompt.")
         if not exact and (deadline_ms is not None or max_forwards is not None):
@@ -368,22 +370,17 @@ class GRLMForRecommendation:
         )  # fmt: skip
         results = [Recommendations(version=index.version) for _ in histories]
 
+        width = min(num_beams or max(MIN_BEAMS, k), n)
         # Users of a like prompt length share a batch: padding is little.
         order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
         for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-            width, left = min(num_beams or max(MIN_BEAMS, k), n), batch
-            while left:
-                short = []
-                answers = search(
-                    self.model, index.walker, [prompts[i] for i in left], width, self.config.objective, k=min(k, n),
-                    bonus=[bonuses[i].by_rank for i in left], length_penalty=length_penalty, pad_token_id=self.tokenizer.pad_token_id,
-                    edge_wise=edge_wise, exact=exact, deadline=deadline, max_forwards=max_forwards,
-                )  # fmt: skip
-                for i, found in zip(left, answers, strict=True):
-                    results[i] = self._ranked(index, found, k, bonuses[i], length_penalty)
-                    if len(results[i]) < min(k, bonuses[i].allowed) and not exact and width < n:
-                        short.append(i)
-                left, width = short, min(2 * width, n)  # beams can run dry where few items are allowed; wider ones do not
+            answers = search(
+                self.model, index.walker, [prompts[i] for i in batch], width, self.config.objective, k=min(k, n),
+                bonus=[bonuses[i].by_rank for i in batch], length_penalty=length_penalty, pad_token_id=self.tokenizer.pad_token_id,
+                edge_wise=edge_wise, exact=exact, deadline=deadline, max_forwards=max_forwards,
+            )  # fmt: skip
+            for i, found in zip(batch, answers, strict=True):
+                results[i] = self._ranked(index, found, k, bonuses[i], length_penalty)
             if progress:
                 progress(len(batch))
         return results[0] if single else results

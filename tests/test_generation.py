@@ -37,7 +37,18 @@ def batch(grlm: GRLMForRecommendation) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("how", ["repo", "callable"])
-@pytest.mark.parametrize("options", [{}, {"exact": True}, {"edge_wise": True}, {"exclude": IDS[:4]}, {"prior": {"i15": 50.0}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"exact": True},
+        {"edge_wise": True},
+        {"exclude": IDS[:4]},
+        {"exclude": IDS[:4], "exact": True},
+        {"exclude": IDS[:4], "edge_wise": True},
+        {"prior": {"i15": 50.0}},
+    ],
+)
 def test_writes_what_recommend_answers(repo: str, lm: Any, how: str, options: dict[str, Any]) -> None:
     grlm = GRLMForRecommendation.from_pretrained(repo)
     inputs = batch(grlm)

@@ -83,9 +83,10 @@ def measure(results: Results, name: str, trie: Trie, rows: int, rounds: int, pee
             for d, ids in enumerate(steps):
                 scores = logits.log_softmax(-1)
                 start = time.perf_counter()
-                out = call(ids, d, scores)
+                masked = call(ids, d, scores)
                 taken[m][d].append(time.perf_counter() - start)
-                out = out + running
+                total = masked + running
+                del masked, scores, total
     typical = {m: np.median(np.array(t), axis=1) for m, t in taken.items()}
     label = f"mask: {name}, {rows} rows"
     for peer in peers:

@@ -31,12 +31,10 @@ class Bonus:
     Attributes:
         by_item: float64 [n_items]; ``-inf`` where the item may not be recommended. ``None``: nothing is asked.
         by_rank: the same of identifiers, each that of its best item, in the trie's leaf order.
-        allowed: the number of items that may be recommended.
     """
 
     by_item: np.ndarray | None
     by_rank: RangeMax | None
-    allowed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +122,10 @@ class SearchIndex:
         """`bonus` for each history; `prior` may have a row for each. What all have in common is made once."""
         exclude = _several(exclude, "exclude")  # iterators would be used up by the first history
         rules["banned_terms"] = _several(rules["banned_terms"], "banned_terms")
-        if rules["allow"] is not None and not isinstance(rules["allow"], np.ndarray):
+        if rules["allow"] is not None and not hasattr(rules["allow"], "__array__"):
             rules["allow"] = _several(rules["allow"], "allow")
-        if isinstance(prior, np.ndarray) and prior.ndim == 2:
+        if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 2:
+            prior = np.asarray(prior)
             if len(prior) != len(histories):
                 raise ValueError(f"prior has {len(prior)} rows for {len(histories)} histories; expected one a history.")
             seen: Sequence[Sequence[str]] = histories if exclude_seen else [()] * len(histories)
@@ -196,7 +195,7 @@ class SearchIndex:
         if shared == "equal" and len(self.trie) < n:
             bonus -= np.log(self._group_size)
             asked = True
-        return self._bonus(bonus) if asked else Bonus(None, None, n)
+        return self._bonus(bonus) if asked else Bonus(None, None)
 
     @cached_property
     def _with_term(self) -> dict[str, list[int]]:
@@ -208,8 +207,7 @@ class SearchIndex:
 
     def _mask(self, asked: Collection[str] | np.ndarray, name: str) -> np.ndarray:
         n = len(self.catalog)
-        if not isinstance(asked, np.ndarray):
-            asked = _several(asked, name)
+        asked = np.asarray(asked) if hasattr(asked, "__array__") else _several(asked, name)
         if isinstance(asked, np.ndarray) or (asked and isinstance(next(iter(asked)), bool | np.bool_)):
             mask = np.asarray(asked)
             if mask.dtype != bool or mask.shape != (n,):
@@ -235,7 +233,7 @@ class SearchIndex:
 
     def _bonus(self, by_item: np.ndarray) -> Bonus:
         items, first = self._groups
-        return Bonus(by_item, RangeMax(np.maximum.reduceat(by_item[items], first[:-1])), int((by_item > -np.inf).sum()))
+        return Bonus(by_item, RangeMax(np.maximum.reduceat(by_item[items], first[:-1])))
 
     def items(self, leaf: np.ndarray, score: np.ndarray, bonus: Bonus) -> list[tuple[int, float, int]]:
         """The items of ranked identifiers, best first: (position, score, index in `leaf`). Items of equal score within an identifier stand

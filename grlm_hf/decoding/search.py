@@ -281,6 +281,7 @@ def edge_search(
 
     Args:
         model, walker, prompts, objective, bonus, length_penalty: as in `beam_search`.
+        lookahead: as there if `exact`; otherwise a run that is cut competes as a choice, and the result may differ.
         num_beams: nodes expanded at once.
         k: identifiers wanted, by default `num_beams`.
         exact: go on until the best `k` are certain.
@@ -305,7 +306,8 @@ def edge_search(
         key = ranking(new.user, new.logp, new.lo, new.hi)
         single = new.hi - new.lo == 1
         over = single if objective == "trie" else single & (new.have + 1 == walker.length(new.lo))
-        complete.add(new.user[over], new.lo[over], new.logp[over], key[over])
+        legal = over & (key > -np.inf)
+        complete.add(new.user[legal], new.lo[legal], new.logp[legal], key[legal])
         young, young_key = new[~over], key[~over]
         old, old_key = front, ranking(front.user, front.logp, front.lo, front.hi)
         front = _Front.join(young, old)

@@ -255,6 +255,15 @@ def test_a_uniform_prior_and_no_rules_change_no_ranking() -> None:
         assert all(close(a.log_prob, b.log_prob) for a, b in zip(got, plain, strict=True))
 
 
+def test_ids_and_terms_may_come_from_a_generator() -> None:
+    grlm, histories = toy_grlm(), [["i20"], ["i11", "i9"]]
+    for prior in (None, np.ones((2, 12))):  # with priors of their own the histories are asked for one by one
+        for name, values in (("allow", ["i9", "i18", "i13"]), ("exclude", ["i20", "i9"]), ("banned_terms", ["tent", "steel"])):
+            got = grlm.recommend(histories, 12, prior=prior, **{name: (v for v in values)})
+            assert got == grlm.recommend(histories, 12, prior=prior, **{name: values})
+            assert 0 < len(got[1]) < 12
+
+
 def test_shares_of_a_term_id_sum_to_it() -> None:
     grlm = toy_grlm("trie")  # i13 and i14 share a Term ID
     for options in ({"shared": "equal"}, {"shared": "prior", "prior": {"i13": 3.0, "i14": 0.5}, "prior_weight": 0}):
@@ -364,7 +373,7 @@ def test_a_deadline_gives_the_best_so_far_and_says_that_more_may_come(objective:
         ({"allow": np.ones((1, 12), bool)}, r"allow is an array of bool \[1, 12\]; expected bool \[12\]"),
         ({"allow": np.ones(12, np.int64)}, r"allow is an array of int64 \[12\]; expected bool \[12\]"),
         ({"allow": np.ones(12)}, r"allow is an array of float64 \[12\]; expected bool \[12\]"),
-        ({"allow": "i20"}, r"allow is the string 'i20'; expected a collection of item ids, or a bool mask"),
+        ({"allow": "i20"}, r"allow is the string 'i20'; expected a"),
         ({"allow": ["i20", "nope"]}, r"Item 'nope' is not in the catalog of 12 items"),
         ({"allow": [3]}, r"Item 3 is not in the catalog of 12 items"),
         ({"exclude": ["i20", "nope"]}, r"Item 'nope' is not in the catalog of 12 items"),
@@ -385,7 +394,11 @@ def test_a_deadline_gives_the_best_so_far_and_says_that_more_may_come(objective:
         ({"shared": "half"}, r"shared is 'half'; expected one of \('full', 'equal', 'prior'\)"),
         ({"shared": "prior"}, r"shared='prior' splits a Term ID's probability by the items' priors; give prior="),
         ({"banned_terms": ["tent", " -,"]}, r"banned_terms holds ' -,', which is no term: it has no letter or digit"),
-        ({"length_penalty": -0.1}, r"length_penalty=-0\.1; expected at least 0"),
+        ({"banned_terms": "tent"}, r"banned_terms is the string 'tent'; expected a list, such as \['tent'\]"),
+        ({"exclude": "i20"}, r"exclude is the string 'i20'; expected a list, such as \['i20'\]"),
+        ({"length_penalty": -0.1}, r"length_penalty=-0\.1; expected a finite number of at least 0"),
+        ({"length_penalty": math.nan}, r"length_penalty=nan; expected a finite number of at least 0"),
+        ({"length_penalty": math.inf}, r"length_penalty=inf; expected a finite number of at least 0"),
         ({"k": 0}, r"k=0; expected 1 to 12, the size of the catalog"),
         ({"k": 13}, r"k=13; expected 1 to 12, the size of the catalog"),
         ({"num_beams": 0}, r"num_beams=0; expected 3 \(for k=3 items\) to 11, the number of Term IDs"),
@@ -393,6 +406,7 @@ def test_a_deadline_gives_the_best_so_far_and_says_that_more_may_come(objective:
         ({"num_beams": 12}, r"num_beams=12; expected 3 \(for k=3 items\) to 11, the number of Term IDs"),
         ({"k": 12, "num_beams": 10}, r"num_beams=10; expected 11 \(for k=12 items\) to 11, the number of Term IDs"),
         ({"deadline_ms": 50}, r"deadline_ms and max_forwards limit an exact search; add exact=True"),
+        ({"exact": True, "max_forwards": 0}, r"max_forwards=0; expected at least 1"),
         ({"max_forwards": 3, "edge_wise": True}, r"deadline_ms and max_forwards limit an exact search; add exact=True"),
     ],
 )
