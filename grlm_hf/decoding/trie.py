@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _ARRAYS = ("tokens", "start", "shared", "leaf", "border")
+_METADATA = "grlm_trie"
 _FACTS = ("vocab", "tokenizer_hash", "eos_token_id", "pad_token_id")
 
 
@@ -362,7 +364,8 @@ class Trie:
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         facts = {"format": str(FORMAT), "of": of} | {name: str(getattr(self, name)) for name in _FACTS}
-        data = save(arrays, metadata=facts | {"sha256": _checksum(arrays, facts)})
+        facts["sha256"] = _checksum(arrays, facts)
+        data = save(arrays, metadata={_METADATA: json.dumps(facts)})  # one entry: the format keeps no order among several
         with replacing(Path(path)) as new:
             new.write_bytes(data)
 
@@ -380,11 +383,13 @@ class Trie:
             raise ValueError(f"No trie at {path}; write one with Trie.save.")
         try:
             with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
+                facts = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError, TypeError, RuntimeError) as error:
+        except (SafetensorError, OSError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is not a readable trie file; it may be truncated ({error}). Save the trie again.") from error
-        version, checksum = facts.get("format", ""), facts.pop("sha256", "")
+        if not isinstance(facts, dict):
+            facts = {}
+        version, checksum = str(facts.get("format", "")), facts.pop("sha256", "")
         if version.isdecimal() and int(version) > FORMAT:
             raise ValueError(f"{path} has trie format {version}; this grlm-hf reads up to {FORMAT}. pip install -U grlm-hf")
         if not version.isdecimal() or arrays.keys() != set(_ARRAYS):

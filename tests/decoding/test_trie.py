@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -493,7 +494,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         safetensors_torch.save({"lm_head.weight": torch.zeros(2, 3, dtype=torch.bfloat16)}, {"format": "1"}),
         safetensors_numpy.save(arrays),
         safetensors_numpy.save(arrays, {"format": str(FORMAT)}),
-        safetensors_numpy.save({"tokens": trie.tokens}, {"format": str(FORMAT)}),
+        safetensors_numpy.save({"tokens": trie.tokens}, {"grlm_trie": json.dumps({"format": str(FORMAT)})}),
+        safetensors_numpy.save({"tokens": trie.tokens}, {"grlm_trie": "[]"}),
+        safetensors_numpy.save({"tokens": trie.tokens}, {"grlm_trie": "{"}),
     ):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=r"not a readable trie file|not written by Trie.save|corrupted"):
@@ -505,7 +508,7 @@ def test_a_newer_format_is_named(tmp_path: Path, names: tuple[str, ...]) -> None
     """Whatever arrays it may have."""
     trie = Trie([[1, 2], [1, 3], [4]])
     arrays = {name: getattr(trie, name, np.zeros(3)) for name in names}
-    safetensors_numpy.save_file(arrays, tmp_path / "newer", {"format": str(FORMAT + 1)})
+    safetensors_numpy.save_file(arrays, tmp_path / "newer", {"grlm_trie": json.dumps({"format": str(FORMAT + 1), "news": 1})})
     with pytest.raises(ValueError, match=f"trie format {FORMAT + 1}; this grlm-hf reads up to {FORMAT}"):
         Trie.load(tmp_path / "newer")
 
