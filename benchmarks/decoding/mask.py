@@ -105,9 +105,11 @@ def measure(results: Results, name: str, trie: Trie, rows: int, rounds: int, pee
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median of each call counts (default 7)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the goal was set with one (default 1)")
     parser.add_argument("--quick", action="store_true", help="leave out the catalogs of 1 and 10 million")
     args = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
     results = Results("decoding-mask", COMMAND)
     costs: dict[tuple[str, int], float] = {}
     all_peers = ("dict", "hash", "static")

@@ -117,19 +117,21 @@ class _HostRows:
             row, token, child_lo, child_hi = self.walker.children(lo, hi, depth)
         flat = row * scores.shape[1] + token
         self._children = flat, child_lo, child_hi
-        index = torch.from_numpy(flat)
-        values = torch.take(scores, index)
-        if renormalise:
-            values = segment_log_softmax(values, torch.from_numpy(row), len(scores))
-            values = torch.where(values.isnan(), -torch.inf, values)  # where another processor left nothing
+        self._over = not len(row)
         # A complete identifier may only end; so may a row off the trie, where EOS itself and all padding behind it lead. A beam that
         # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
         has_child = np.zeros(len(ids), bool)
         has_child[row] = True
-        self._over = not len(row)
-        if not has_child.all():
-            closing = torch.from_numpy(np.flatnonzero(~has_child) * scores.shape[1] + self.eos)
-            index, values = torch.cat((index, closing)), torch.cat((values, values.new_zeros(len(closing))))
+        closing = (~has_child).nonzero()[0]
+        if len(closing):
+            flat = np.concatenate((flat, closing * scores.shape[1] + self.eos))
+        index = torch.from_numpy(flat)
+        values = torch.take(scores, index)
+        if renormalise:
+            normalised = segment_log_softmax(values[: len(row)], torch.from_numpy(row), len(scores))
+            normalised = torch.where(normalised.isnan(), -torch.inf, normalised)  # where another processor left nothing
+            values = torch.cat((normalised, values[len(row) :]))
+        values[len(row) :] = 0.0
         return index, values
 
     def _nodes(self, ids: np.ndarray, vocab: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from toys import toy_catalog, toy_grlm
 
+from grlm_hf.tasks.prompts import identifier_tokens
+
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]
 
@@ -28,7 +30,7 @@ def test_vllm_scores_identifiers_as_recommend_does(engine: Any) -> None:
     grlm = toy_grlm()
     history = IDS[:3]
     prompt = grlm.prompt_tokens(history)[0].tolist()
-    paths = dict(zip(grlm.catalog.term_ids, grlm._paths, strict=True))
+    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers), strict=True))
     answers = grlm.recommend(history, len(IDS))
     requests = [{"prompt_token_ids": [*prompt, *paths[r.term_id]]} for r in answers]
     outputs = engine.generate(requests, SamplingParams(max_tokens=1, prompt_logprobs=1, temperature=0), use_tqdm=False)
