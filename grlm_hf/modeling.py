@@ -34,6 +34,8 @@ CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_
     "custom_generate/requirements.txt": "grlm-hf\n",
 }
 CONFIG_SCHEMA = 1
+MAX_LOGITS = 2**28
+"""Logits that a forward of a search may make, roughly: one gigabyte in float32."""
 MIN_BEAMS = 20
 """Width of the search at least, as in the paper."""
 
@@ -330,7 +332,7 @@ class GRLMForRecommendation:
             exact: find the true best `k` and certify them: ``Recommendations.certified`` and ``gap`` say how far it came.
             deadline_ms: stop an exact search after so many milliseconds and return the best found so far.
             max_forwards: the same as a number of forwards, each batch.
-            batch_size: histories searched at once.
+            batch_size: histories searched at once, at most; fewer where a large vocabulary's logits would take gigabytes.
             progress: called with the number of histories done since the last call.
 
         Returns:
@@ -371,6 +373,9 @@ class GRLMForRecommendation:
         results = [Recommendations(version=index.version) for _ in histories]
 
         width = min(num_beams or max(MIN_BEAMS, k), n)
+        # Rows of logits a history: a beam each; under the full vocabulary also the runs of forced tokens, eight tokens at a guess.
+        rows = width * (8 if self.config.objective == "vocabulary" else 1)
+        batch_size = max(1, min(batch_size, MAX_LOGITS // (rows * self.model.get_input_embeddings().weight.shape[0])))
         # Users of a like prompt length share a batch: padding is little.
         order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
         for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
