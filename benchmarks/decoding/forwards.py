@@ -106,7 +106,7 @@ def certified(results: Results, grlm: GRLMForRecommendation, users: list[list[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a trained checkpoint of Beauty")
-    parser.add_argument("--users", type=int, default=10)
+    parser.add_argument("--users", type=int, default=5)
     parser.add_argument("--budget", type=int, default=40, help="forwards that a certified search may take (default 40)")
     args = parser.parse_args()
     results = Results("decoding-forwards", COMMAND)
