@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ ROOT = Path(__file__).parents[1]
 def test_the_tables_of_the_readme(name: str) -> None:
     report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
     assert markdown_table(report) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_decoding_goals() -> None:
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "decoding" / "table.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks" / "decoding"))
+        spec.loader.exec_module(module)
+    assert module.table() in (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

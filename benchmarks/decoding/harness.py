@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -68,22 +69,24 @@ def _plot(name: str, title: str, records: Sequence[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 0.42 * len(records) + 1.3), layout="constrained")
+    names = [textwrap.fill(r["name"], 58) for r in records]
+    figure, axes = plt.subplots(figsize=(9.5, 0.34 * len(records) + 0.12 * "".join(names).count("\n") + 1.3), layout="constrained")
     values = [r["measured"] for r in records]
-    axes.barh(range(len(records)), values, color="#4878a8", height=0.6, label="measured")
+    axes.barh(range(len(records)), values, color="#4878a8", height=0.6)
     for i, r in enumerate(records):
         if r["target"] is not None:
-            axes.plot([r["target"]] * 2, [i - 0.4, i + 0.4], color="#c44e52", lw=2.5, label="goal" if i == 0 else None)
-        axes.annotate(f" {r['measured']:g} {r['unit']}", (r["measured"], i), va="center", fontsize=8)
+            axes.plot([r["target"]] * 2, [i - 0.4, i + 0.4], color="#c44e52", lw=2.5)
+        unit = r["unit"].replace("times faster", "×")
+        text = axes.annotate(f" {r['measured']:g} {unit}", (r["measured"], i), va="center", fontsize=8)
+        text.set_bbox({"facecolor": "white", "alpha": 0.8, "pad": 0.5, "edgecolor": "none"})
     if max(values) > 30 * min(v for v in values if v > 0):
         axes.set_xscale("log")
-    axes.set_yticks(range(len(records)), [r["name"] for r in records], fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.25)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_yticks(range(len(records)), names, fontsize=8)
+    axes.set_ylim(len(records) - 0.4, -0.6)
+    axes.margins(x=0.15)
+    axes.set_title(f"{title}; red: the goal", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
-    figure.savefig(RESULTS / f"{name}.png", dpi=130)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
     plt.close(figure)
 
 

@@ -20,6 +20,8 @@ def table() -> str:
     for name in FILES:
         path = RESULTS / f"decoding-{name}.json"
         for r in json.loads(path.read_text()) if path.is_file() else []:
+            if name == "mask" and r["target"] is None:
+                continue
             goal = "" if r["target"] is None else f"{'≥' if r['better'] == 'higher' else '≤'} {r['target']:g}"
             verdict = "" if r["target"] is None else "met" if r["met"] else "**not met**"
             lines.append(f"| {r['name']} | {r['measured']:g} {r['unit']} | {goal} | {verdict} |")
