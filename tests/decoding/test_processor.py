@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -576,3 +577,26 @@ def test_prompts_given_as_embeddings_have_no_ids(make: Make) -> None:
     )
     want = greedy_path(grlm, HISTORIES[1])
     assert [row[: len(want)] for row in out.tolist()] == [want] * 2
+
+
+def test_of_ten_thousand_sampled_answers_all_are_items() -> None:
+    model, tokenizer, catalog = toy_model(), toy_tokenizer(), toy_catalog()
+    prompt = torch.tensor([tokenizer("Next items after:\n", add_special_tokens=False)["input_ids"]] * 2500)
+    torch.manual_seed(0)
+    found: Counter[str] = Counter()
+    processor = TrieConstrainedLogitsProcessor(catalog.trie(tokenizer))
+    for _ in range(4):
+        out = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=40,
+            logits_processor=[processor],
+            pad_token_id=tokenizer.pad_token_id,
+            do_sample=True,
+            temperature=3.0,
+            top_k=0,
+        )
+        found.update(tokenizer.batch_decode(out[:, prompt.shape[1] :], skip_special_tokens=True))
+    assert found.total() == 10_000
+    assert {parse(text) for text in found} == set(catalog.identifiers)
+    assert all(text.endswith("]\n") for text in found)
