@@ -48,16 +48,16 @@ def test_every_label_of_the_mixture_is_a_trie_path(catalog: Catalog) -> None:
     assert len(trie) == 11857
     examples = tokenize_mixture(mixture, tokenizer, catalog)  # checks every completion against the trie's paths
     assert len(examples) > 30_000
-    states, legal = 0, {int(k) for k in trie.key}
+    labels, paths = 0, {tuple(p.tolist()) for p in trie.paths()}
     for ids, mask in zip(examples["input_ids"][:2000], examples["completion_mask"][:2000], strict=True):
-        state = 0
+        path: tuple[int, ...] = ()
         for token in np.array(ids)[np.array(mask, bool)][:-1].tolist():
-            assert state * trie.vocab + token in legal
-            state = trie.children(state)[token]
-            state = 0 if trie.leaf[state] >= 0 else state
-            states += 1
-        assert state == 0
-    assert states > 50_000
+            path = (*path, token)
+            path = () if path in paths else path
+            assert len(path) < trie.depth
+            labels += 1
+        assert path == ()
+    assert labels > 50_000
 
 
 @pytest.mark.parametrize("objective", ["vocabulary", "trie"])
