@@ -199,3 +199,23 @@ def test_a_model_smaller_than_its_tokenizer_is_refused() -> None:
 def test_no_such_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder here nor a Hub id"):
         GRLMForRecommendation.from_pretrained(tmp_path / "gone")
+
+
+def test_a_checkpoint_with_a_broken_trie_is_refused(copy: Path) -> None:
+    data = bytearray((copy / "catalog.trie").read_bytes())
+    (copy / "catalog.trie").write_bytes(data[:-7])
+    with pytest.raises(ValueError, match="not a readable trie file"):
+        GRLMForRecommendation.from_pretrained(copy)
+    data[-3] ^= 1
+    (copy / "catalog.trie").write_bytes(data)
+    with pytest.raises(ValueError, match="its checksum does not match"):
+        GRLMForRecommendation.from_pretrained(copy)
+
+
+def test_a_trie_of_another_catalog_is_made_anew_and_one_of_another_tokenizer_refused(copy: Path) -> None:
+    grlm = toy_grlm("trie")
+    grlm.catalog.remove(["i20"]).trie(grlm.tokenizer).save(copy / "catalog.trie", "another")
+    assert len(GRLMForRecommendation.from_pretrained(copy).trie) == len(grlm.trie)
+    grlm.catalog.trie(toy_tokenizer(380)).save(copy / "catalog.trie", grlm.catalog.identifiers_hash)
+    with pytest.raises(ValueError, match="The trie was built with another tokenizer"):
+        GRLMForRecommendation.from_pretrained(copy)
