@@ -25,7 +25,7 @@ lint: $(DEV)  ## style and types
 BENCH = $(VENV)/.installed-bench
 CHECKPOINT = runs/beauty-cpu/checkpoint
 
-bench: $(BENCH)  ## measured comparisons; rewrites benchmarks/results (a quarter of an hour)
+bench: $(BENCH)  ## measured comparisons; rewrites benchmarks/results (half an hour on a quiet machine)
 	$(BIN)/python benchmarks/decoding/trie.py
 	$(BIN)/python benchmarks/decoding/mask.py
 	$(BIN)/python benchmarks/decoding/forwards.py $(if $(wildcard $(CHECKPOINT)),--checkpoint $(CHECKPOINT))

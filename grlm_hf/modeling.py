@@ -251,7 +251,9 @@ class GRLMForRecommendation:
         Raises:
             ValueError: an item_id that the catalog has already, an illegal Term ID; then nothing is changed.
         """
-        return self._change(lambda catalog: catalog.add(items, self._terms_of(catalog, items) if term_ids is None else term_ids))
+        from grlm_hf.identifiers.extract import extend_terms
+
+        return self._change(lambda catalog: catalog.add(items, extend_terms(catalog, items) if term_ids is None else term_ids))
 
     def remove_items(self, item_ids: Iterable[str]) -> int:
         """Removes items. Returns the new `version`. Raises ``ValueError`` for an unknown id, or when none would be left."""
@@ -268,11 +270,6 @@ class GRLMForRecommendation:
             ValueError: an unknown id.
         """
         return self._change(lambda catalog: catalog.update(items, term_ids))
-
-    def _terms_of(self, catalog: Catalog, items: Sequence[Item]) -> Sequence[TermID]:
-        from grlm_hf.identifiers.extract import extend_terms
-
-        return extend_terms(catalog, items)
 
     def _change(self, change: Callable[[Catalog], Catalog]) -> int:
         with self._writing:

@@ -164,3 +164,16 @@ def fast_brute_force(grlm: GRLMForRecommendation, history: Sequence[str]) -> lis
             total += float(row[i, token] - row[i, over].logsumexp(0))
         totals.append(total)
     return totals
+
+
+Tree = dict[int, Any]
+"""Token → what follows it; empty at the end of an identifier."""
+
+
+def tree_of(paths: list[list[int]]) -> Tree:
+    root: Tree = {}
+    for path in paths:
+        node = root
+        for token in path:
+            node = node.setdefault(token, {})
+    return root

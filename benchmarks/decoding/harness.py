@@ -31,15 +31,18 @@ class Results:
         self.name, self.command = name, command
         self.records: list[dict[str, Any]] = []
 
-    def add(self, name: str, unit: str, measured: float, target: float | None = None, *, better: str = "higher", gate: bool = True) -> None:
-        """`gate`: the compared results were checked to be equal."""
-        met = target is None or (measured >= target if better == "higher" else measured <= target)
-        goal = "" if target is None else f"   goal {'≥' if better == 'higher' else '≤'} {target:g}: {'met' if met and gate else 'NOT MET'}"
-        print(f"{name}: {measured:.4g} {unit}{goal}{'' if gate else '   GATE FAILED'}", flush=True)
+    def add(
+        self, name: str, unit: str, measured: float, target: float | None = None, *, better: str = "higher", gate: bool | None = None
+    ) -> None:
+        """`gate`: whether the compared results were found equal; ``None`` where there is nothing to compare."""
+        reached = target is None or (measured >= target if better == "higher" else measured <= target)
+        met = bool(reached and gate is not False)
+        goal = "" if target is None else f"   goal {'≥' if better == 'higher' else '≤'} {target:g}: {'met' if met else 'NOT MET'}"
+        print(f"{name}: {measured:.4g} {unit}{goal}{'   GATE FAILED' if gate is False else ''}", flush=True)
         self.records.append(
             {
-                "name": name, "unit": unit, "measured": float(f"{measured:.4g}"), "target": target, "better": better,
-                "met": bool(met and gate), "gate_passed": bool(gate), "command": self.command, "hardware": hardware(),
+                "name": name, "unit": unit, "measured": float(f"{measured:.4g}"), "target": target, "better": better, "met": met,
+                "gate_passed": gate if gate is None else bool(gate), "command": self.command, "hardware": hardware(),
                 "date": date.today().isoformat(),
             }
         )  # fmt: skip

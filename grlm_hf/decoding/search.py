@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,12 @@ class Ranking:
     """
 
     def __init__(self, walker: TrieWalker, bonus: Sequence[RangeMax | None], length_penalty: float = 0.0):
-        self.walker, self.bonus, self.length_penalty = walker, list(bonus), length_penalty
+        self.length_penalty = length_penalty
+        self._n_users = len(bonus)
+        self._shared: dict[int, tuple[RangeMax, list[int]]] = {}  # each bonus once, and whose it is
+        for user, one in enumerate(bonus):
+            if one is not None:
+                self._shared.setdefault(id(one), (one, []))[1].append(user)
         if length_penalty:
             self._longest = RangeMax(walker.length(np.arange(walker.n)).astype(np.float32))
 
@@ -64,14 +69,10 @@ class Ranking:
         """The score of identifiers, and for prefixes a bound on the score of all their completions. float64 [n]."""
         if self.length_penalty:
             logp = logp / self._longest(lo, hi).astype(np.float64) ** self.length_penalty
-        groups: dict[int, tuple[RangeMax, list[int]]] = {}
-        for i, bonus in enumerate(self.bonus):
-            if bonus is not None:
-                groups.setdefault(id(bonus), (bonus, []))[1].append(i)
-        if groups:
+        if self._shared:
             logp = logp.copy()
-        for bonus, users in groups.values():
-            mine = np.isin(user, users) if len(users) < len(self.bonus) else slice(None)
+        for bonus, users in self._shared.values():
+            mine = np.isin(user, users) if len(users) < self._n_users else slice(None)
             logp[mine] += bonus(lo[mine], hi[mine])
         return logp
 
@@ -302,16 +303,16 @@ def edge_search(
     user = users
     diving = np.ones(len(users), bool)
     while True:
-        new = _Front(user[found.row], found.slot[found.row], found.end[found.row], found.lo, found.hi, logp[found.row] + found.logp)
-        key = ranking(new.user, new.logp, new.lo, new.hi)
+        row, child_logp = found.row, logp[found.row] + found.logp
+        key = ranking(user[row], child_logp, found.lo, found.hi)
+        new = _Front(user[row], found.slot[row], found.end[row], found.lo, found.hi, child_logp, key)
         single = new.hi - new.lo == 1
         over = single if objective == "trie" else single & (new.have + 1 == walker.length(new.lo))
         legal = over & (key > -np.inf)
         complete.add(new.user[legal], new.lo[legal], new.logp[legal], key[legal])
-        young, young_key = new[~over], key[~over]
-        old, old_key = front, ranking(front.user, front.logp, front.lo, front.hi)
-        front = _Front.join(young, old)
-        key = np.concatenate((young_key, old_key))
+        young = new[~over]
+        front = _Front.join(young, front)
+        key = front.key
         open_ = (key > complete.worst[front.user]) & (key > -np.inf)
         fresh = np.arange(len(key)) < len(young.user)
         # While a user dives, only what the last forward found is expanded; what it passes over waits, or is given up.
@@ -342,7 +343,8 @@ def edge_search(
 
 @dataclass(frozen=True, eq=False)
 class _Front:
-    """Nodes that have been scored and not computed: whose, the slot and depth that they continue, interval, log-probability."""
+    """Nodes that have been scored and not computed: whose, the slot and depth that they continue, interval, log-probability, and the bound
+    on what is below them."""
 
     user: np.ndarray
     slot: np.ndarray
@@ -350,15 +352,16 @@ class _Front:
     lo: np.ndarray
     hi: np.ndarray
     logp: np.ndarray
+    key: np.ndarray
 
     @classmethod
     def empty(cls) -> _Front:
         none = np.zeros(0, np.int64)
-        return cls(none, none, none, none, none, np.zeros(0))
+        return cls(none, none, none, none, none, np.zeros(0), np.zeros(0))
 
     def __getitem__(self, at: np.ndarray) -> _Front:
-        return _Front(self.user[at], self.slot[at], self.have[at], self.lo[at], self.hi[at], self.logp[at])
+        return _Front(*(getattr(self, f.name)[at] for f in fields(self)))
 
     @classmethod
     def join(cls, one: _Front, other: _Front) -> _Front:
-        return cls(*(np.concatenate((getattr(one, n), getattr(other, n))) for n in ("user", "slot", "have", "lo", "hi", "logp")))
+        return cls(*(np.concatenate((getattr(one, f.name), getattr(other, f.name))) for f in fields(cls)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import brute_force, close, scripted, toy_catalog, toy_grlm, toy_model, toy_tokenizer
+from toys import Tree, brute_force, close, scripted, toy_catalog, toy_grlm, toy_model, toy_tokenizer, tree_of
 
 from grlm_hf import GRLMForRecommendation, Trie, TrieConstrainedLogitsProcessor
 from grlm_hf.decoding.processor import _DeviceRows
@@ -124,19 +124,6 @@ def test_a_generation_that_does_not_stop_at_eos_writes_nothing_more(make: Make) 
 
 
 # --- against a dictionary ------------------------------------------------------------------------------------------------------------
-
-Tree = dict[int, Any]
-"""Token → what follows it; empty at the end of an identifier."""
-
-
-def tree_of(paths: list[list[int]]) -> Tree:
-    root: Tree = {}
-    for path in paths:
-        node = root
-        for token in path:
-            node = node.setdefault(token, {})
-    return root
-
 
 TREE = tree_of([[1, 2], [1, 3], [4]])
 

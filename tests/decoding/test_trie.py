@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import numpy as safetensors_numpy
 from safetensors import torch as safetensors_torch
-from toys import TERM_IDS, toy_catalog, toy_tokenizer
+from toys import TERM_IDS, Tree, toy_catalog, toy_tokenizer, tree_of
 
 from grlm_hf import Trie
 from grlm_hf.decoding.trie import FORMAT, legal_tokens
@@ -24,17 +24,6 @@ ARRAYS = ("tokens", "start", "shared", "leaf", "border")
 # --- the oracle: nested dictionaries -------------------------------------------------------------------------------------------------
 
 Paths = list[list[int]]
-Tree = dict[int, Any]
-"""Token → what follows it; empty at the end of an identifier."""
-
-
-def tree_of(paths: Paths) -> Tree:
-    root: Tree = {}
-    for path in paths:
-        node = root
-        for token in path:
-            node = node.setdefault(token, {})
-    return root
 
 
 def nodes_of(tree: Tree, before: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tree]]:
