@@ -1,0 +1,302 @@
+"""The quality of identifier sets as people meet it: JSON on disk, a table, a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.files import replacing, write_json, write_text
+from grlm_hf.markdown import escaped, one_line, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+_FEWEST = 0.002  # share of the pairs that a bin of similarity needs to be drawn: means of a few pairs only flicker
+_LONGEST = 60  # characters of a set's name in the legend
+_DPI = 150
+
+
+def save_quality(comparison: dict[str, Any], folder: str | Path) -> None:
+    """Writes ``quality.png``, ``quality.md`` and, last, ``quality.json`` into a folder, each atomically; other files there stay."""
+    folder = Path(folder)
+    plot(comparison, folder / "quality.png")
+    write_text(folder / "quality.md", _markdown(comparison))
+    write_json(folder / "quality.json", comparison)
+
+
+def _rows(comparison: dict[str, Any]) -> list[list[str]]:
+    """A measure a row: its name, then its value in each set. What no set has is left out."""
+    columns = [_column(report) for report in comparison["sets"].values()]
+    rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
+    return [row for row in rows if set(row[1:]) != {"–"}]
+
+
+def _column(report: dict[str, Any]) -> dict[str, str | None]:
+    legality, terms, shared, near, tokens = (report[part] for part in ("legality", "terms", "collisions", "agreement", "tokens"))
+    column = {
+        "legal Term IDs": _percent(legality["legal"]),
+        "illegal: number of terms / form / repeated term": legality["illegal"]
+        and _list(legality[k] for k in ("count", "form", "repeated")),
+        "terms an item": f"{terms['per_item']:.2f}",
+        "distinct Term IDs": f"{shared['distinct']:,}",
+        "items that share one": f"{shared['items']:,} ({_percent(shared['share'])})",
+        "groups that share one / largest": _list((shared["groups"], shared["largest"])),
+        "distinct terms / used once": _list((terms["distinct"], terms["used_once"])),
+        "distinct prefixes of 1 / 2 / … terms": _list(report["prefixes"]),
+        "distinct terms by position": _list(p["distinct"] for p in terms["positions"]),
+        "entropy by position, bits": _list(p["entropy"] for p in terms["positions"]),
+        "terms shared with a neighbour (a random item)": near and f"{near['shared']:.2f} ({near['random']:.2f})",
+        "rank correlation of similarity and shared terms": near and _number(near["spearman"]),
+    }
+    own, shuffled = report["alignment"]["own"], report["alignment"]["shuffled"]
+    for field in ("text", "title"):
+        for what, name in (("items", "items with a word of theirs"), ("terms", "terms")):
+            chance = f" ({_percent(shuffled[field][what])})" if shuffled else ""
+            column[f"{name} in the {field} (shuffled)"] = _percent(own[field][what]) + chance
+    column["tokens a Term ID: mean / p99 / max"] = tokens and _list(tokens[k] for k in ("mean", "p99", "max"))
+    for kind, trie in report["trie"].items():
+        column |= {
+            f"trie of {kind}: children of the root": trie and f"{trie['root_children']:,}",
+            f"trie of {kind}: children of an inner node": trie and _number(trie["mean_children"]),
+            f"trie of {kind}: inner nodes with a single child": trie and _percent(trie["single_child"]),
+            f"trie of {kind}: real choices an item": trie and _number(trie["choices"]),
+            f"trie of {kind}: unique after": trie and _number(trie["unique_after"]),
+        }
+    return column
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
+    for digits in (1, 2, 3):  # 99.97 is not 100
+        text = f"{100 * share:.{digits}f}"
+        if share in (0, 1) or float(text) not in (0, 100):
+            break
+    return f"{text} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _list(values: Iterable[float]) -> str:
+    return " / ".join(f"{v:,}" if isinstance(v, int) else f"{v:.1f}" for v in values)
+
+
+def text_table(comparison: dict[str, Any]) -> str:
+    """Measures by identifier sets, aligned for a terminal."""
+    lines = [["", *map(one_line, comparison["sets"])], *_rows(comparison)]
+    width = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    aligned = ["  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip() for line in lines]
+    return "\n".join([*aligned, _note(comparison)])
+
+
+def markdown_table(comparison: dict[str, Any]) -> str:
+    """Measures by identifier sets, as Markdown."""
+    return table(["measure", *map(escaped, comparison["sets"])], _rows(comparison))
+
+
+def _note(comparison: dict[str, Any]) -> str:
+    reports = list(comparison["sets"].values())
+    said = [f"{comparison['items']:,} items"]
+    said += [f"{a['pairs']:,} pairs of neighbours, mean cosine {a['similarity']:.2f}" for a in _first(reports, "agreement")]
+    said += [f"tokenizer: {t['tokenizer'] or 'not named'}" for t in _first(reports, "tokens")]
+    return "; ".join(said) + "."
+
+
+def _first(reports: Sequence[dict[str, Any]], part: str) -> list[Any]:
+    """What the first set that has this part says of it; none or one."""
+    return [report[part] for report in reports if report[part]][:1]
+
+
+def _markdown(comparison: dict[str, Any]) -> str:
+    lines = [
+        "# Quality of the Term IDs",
+        "",
+        escaped(_note(comparison)),
+        "",
+        markdown_table(comparison),
+        "",
+        "![the same as pictures](quality.png)",
+        "",
+    ]
+    for name, report in comparison["sets"].items():
+        if groups := report["collisions"]["groups_shown"]:
+            lines += [f"## {escaped(name)}: largest groups of items that share a Term ID", ""]
+            for group in groups:
+                titles = "; ".join(map(escaped, group["titles"])) + ("; …" if group["items"] > len(group["titles"]) else "")
+                lines.append(f"- {escaped(', '.join(group['terms']))} — {group['items']} items: {titles}")
+            lines.append("")
+        if examples := report["legality"]["examples"]:
+            lines += [f"## {escaped(name)}: illegal Term IDs, such as", ""]
+            lines += [f"- {escaped(e['item_id'])}: {escaped(', '.join(e['terms']))} ({', '.join(e['reasons'])})" for e in examples]
+            lines.append("")
+    return "\n".join(lines)
+
+
+# --- the picture -------------------------------------------------------------------------------------------------------------------
+
+
+def plot(comparison: dict[str, Any], path: str | Path) -> None:
+    """Small multiples, one a measure, a colour a set, as a PNG 1,600 pixels wide."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    reports = list(comparison["sets"].values())
+    panels = [_prefixes, _positions, _entropy, _groups, _alignment]
+    if any(r["agreement"] for r in reports):
+        panels += [_by_similarity, _by_rank]
+    if any(r["tokens"] for r in reports):
+        panels += [_tokens, _children]
+    columns = 4 if len(panels) == 7 else 3
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(1600 / _DPI, 0.7 + 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        panel(axis, reports)
+        axis.set_title(axis.get_title(), loc="center", fontsize=9)
+        axis.xaxis.label.set_fontsize(8)
+        axis.yaxis.label.set_fontsize(8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in comparison["sets"]]
+    handles = [Line2D([], [], color=f"C{at}", lw=5) for at in range(len(names))]
+    abreast = max(1, min(len(names), 100 // max(map(len, names))))
+    figure.legend(handles, [n.replace("$", r"\$") for n in names], loc="outside upper center", ncols=abreast, frameon=False, fontsize=10)
+    figure.supxlabel(_note(comparison).replace("$", r"\$"), fontsize=8, color="0.3")
+    with replacing(path) as new:
+        figure.savefig(new, format="png", dpi=_DPI, metadata={"Software": None})
+
+
+def _bars(axis: Axes, groups: Sequence[str], values: Sequence[Sequence[float]], behind: Sequence[Sequence[float]] = ()) -> None:
+    """Bars side by side, `values` [set][group]; a hatched outline before each for what chance would give."""
+    width = 0.8 / len(values)
+    for at, heights in enumerate(values):
+        place = [group + (at - (len(values) - 1) / 2) * width for group in range(len(heights))]
+        axis.bar(place, heights, width * 0.92, color=f"C{at}")
+        if behind:
+            axis.bar(place, behind[at], width * 0.92, color="none", edgecolor="black", hatch="/////", lw=0.8)
+    axis.set_xticks(range(len(groups)), groups)
+
+
+def _said(axis: Axes, title: str, x: str, y: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+
+
+def _prefixes(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    _lines(axis, [(range(1, len(r["prefixes"]) + 1), r["prefixes"]) for r in reports])
+    _mark(axis, [reports[0]["items"]], "items", "0.4")
+    _counts(axis)
+    _whole_ticks(axis.xaxis)
+    _said(axis, "Distinct prefixes", "length, terms", "prefixes")
+
+
+def _by_position(reports: Sequence[dict[str, Any]], what: str) -> tuple[list[str], list[list[float]]]:
+    longest = max(len(r["terms"]["positions"]) for r in reports)
+    return [str(n + 1) for n in range(longest)], [[p[what] for p in r["terms"]["positions"]] for r in reports]
+
+
+def _positions(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    _bars(axis, *_by_position(reports, "distinct"))
+    _counts(axis)
+    _said(axis, "Vocabulary by position", "position of the term", "distinct terms")
+
+
+def _entropy(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    _bars(axis, *_by_position(reports, "entropy"))
+    _said(axis, "Entropy by position", "position of the term", "bits")
+
+
+def _groups(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    classes = {"2": (2, 2), "3": (3, 3), "4": (4, 4), "5–9": (5, 9), "10+": (10, math.inf)}
+    sizes = [report["collisions"]["sizes"] for report in reports]
+    _bars(axis, list(classes), [[sum(s * n for s, n in pairs if low <= s <= high) for low, high in classes.values()] for pairs in sizes])
+    _counts(axis)
+    _said(axis, "Items that share a Term ID", "items in the group that shares it", "items")
+
+
+def _alignment(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    kinds = [("text", "items"), ("text", "terms"), ("title", "items"), ("title", "terms")]
+    own, shuffled = (
+        [[0.0 if r["alignment"][whose] is None else 100 * r["alignment"][whose][field][what] for field, what in kinds] for r in reports]
+        for whose in ("own", "shuffled")
+    )
+    _bars(axis, ["items\nin text", "terms\nin text", "items\nin title", "terms\nin title"], own, shuffled)
+    axis.set_ylim(0, 100)
+    _said(axis, "In the item's text (hatched: shuffled)", "", "share, %")
+
+
+def _lines(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]] | None]) -> None:
+    """A line a set, each narrower than the one before, so that equal ones are all seen."""
+    for at, curve in enumerate(curves):
+        if curve is not None:
+            axis.plot(*curve, f"C{at}o-", lw=1.5 + 1.5 * (len(curves) - 1 - at) / max(1, len(curves) - 1), ms=4)
+
+
+def _mark(axis: Axes, levels: Sequence[float | None], name: str, color: str = "") -> None:
+    """Dotted lines across, one a set in its colour if no other is given, and one name above the highest."""
+    for at, level in enumerate(levels):
+        if level is not None:
+            axis.axhline(level, color=color or f"C{at}", ls=":", lw=1.2)
+    top = max(level for level in levels if level is not None)
+    axis.annotate(name, (1, top), (-2, 2), axis.get_yaxis_transform(), "offset points", ha="right", fontsize=8, color="0.3")
+
+
+def _whole_ticks(axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+
+
+def _counts(axis: Axes) -> None:
+    """A vertical axis of counts from 0, once all is drawn."""
+    axis.set_ylim(0, max(1, axis.get_ylim()[1]))
+    axis.yaxis.set_major_formatter("{x:,.0f}")
+    _whole_ticks(axis.yaxis)
+
+
+def _by_similarity(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    found = [r["agreement"] for r in reports]
+    bins = [a and [b for b in a["by_similarity"] if b["pairs"] >= _FEWEST * a["pairs"]] for a in found]
+    _lines(axis, [([x["similarity"] for x in b], [x["shared"] for x in b]) if b else None for b in bins])
+    _mark(axis, [a and a["random"] for a in found], "random items")
+    axis.set_ylim(bottom=0)
+    _said(axis, "Terms shared with a neighbour", "cosine similarity of the two", "shared terms, mean")
+
+
+def _by_rank(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    found = [r["agreement"] for r in reports]
+    _lines(axis, [a and ([x["rank"] for x in a["by_rank"]], [x["shared"] for x in a["by_rank"]]) for a in found])
+    _mark(axis, [a and a["random"] for a in found], "random items")
+    axis.set_ylim(bottom=0)
+    _whole_ticks(axis.xaxis)
+    _said(axis, "Terms shared with a neighbour", "rank of the neighbour", "shared terms, mean")
+
+
+def _tokens(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    found = [r["tokens"] for r in reports]
+    _lines(axis, [t and ([x for x, _ in t["lengths"]], [100 * n / reports[0]["items"] for _, n in t["lengths"]]) for t in found])
+    axis.set_ylim(bottom=0)
+    _whole_ticks(axis.xaxis)
+    _said(axis, "Length in tokens", "tokens of the Term ID", "% of items")
+
+
+def _children(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    levels = [r["trie"]["tokens"] and r["trie"]["tokens"]["by_depth"] for r in reports]
+    _lines(axis, [some and ([x["depth"] for x in some], [x["mean_children"] for x in some]) for some in levels])
+    if any(levels):
+        axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:,g}")
+    _whole_ticks(axis.xaxis)
+    _said(axis, "Trie of tokens: children", "depth, tokens", "children of an inner node, mean")
