@@ -202,6 +202,37 @@ class Catalog:
         """The items that carry `term_id`, in tie order; empty if none does."""
         return tuple(self.items[p] for p in self.positions_of(term_id))
 
+    @cached_property
+    def _by_domain(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for position, item in enumerate(self.items):
+            if item.domain:
+                found.setdefault(item.domain, []).append(position)
+        return found
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the domains that items are of, in the order in which they first occur. Items may be of none."""
+        return tuple(self._by_domain)
+
+    def positions_in(self, domain: str) -> Sequence[int]:
+        """Positions of the items of a domain, rising. Raises ``ValueError`` for an unknown one, listing those there are."""
+        try:
+            return self._by_domain[domain]
+        except (KeyError, TypeError):
+            known = ", ".join(map(repr, self.domains)) or "none: no item states its domain"
+            raise ValueError(f"The catalog has no domain {domain!r}; its domains are {known}.") from None
+
+    def domain(self, name: str) -> Catalog:
+        """The catalog of one domain's items, in the order in which they stand here; its `trie` holds their identifiers alone.
+
+        Raises ``ValueError`` for an unknown domain, listing those there are.
+        """
+        keep = self.positions_in(name)
+        catalog = self._changed(tuple(self.items[p] for p in keep), tuple(self.term_ids[p] for p in keep))
+        catalog._position = {item.item_id: p for p, item in enumerate(catalog.items)}
+        return catalog
+
     def trie(self, tokenizer: Any) -> Trie:
         """The decoding trie of this catalog's identifiers under a tokenizer. Leaf `i` is ``identifiers[i]``."""
         from grlm_hf.decoding.trie import Trie  # decoding builds on the catalog; this door is for the user's convenience
@@ -276,7 +307,8 @@ class Catalog:
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> Catalog:
-        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub.
+        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub; also from a dataset that holds only the
+        tables ``items`` and ``term_ids``, whoever wrote them.
 
         Raises:
             ValueError: there is no catalog, it is broken, or a newer grlm-hf wrote it.
@@ -285,7 +317,7 @@ class Catalog:
         if not path.exists():
             from grlm_hf.hub import fetch_catalog
 
-            path = fetch_catalog(str(path_or_repo), revision=revision, token=token)
+            return fetch_catalog(str(path_or_repo), revision=revision, token=token)
         if path.is_dir():
             path = path / CATALOG_FILE
         if not path.is_file():

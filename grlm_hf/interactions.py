@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,11 +20,16 @@ MIN_ITEMS = 3
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty where times are unknown."""
+    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty where times are unknown.
+
+    Where the file states its own split, the last `n_test` items are test targets and the `n_valid` before them validation targets.
+    """
 
     user_id: str
     items: tuple[str, ...]
     timestamps: tuple[int, ...] = ()
+    n_valid: int = 0
+    n_test: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` to learn from; `validation` to choose by; `test` to report, once. `name` says how it was cut."""
+    """`train` to learn from; `validation` to choose by; `test` to report, once. `name` says how it was cut. `skipped` counts the events
+    held out that are no case, since their user had nothing before them."""
 
     name: str
     train: tuple[History, ...]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
+    skipped: int = 0
 
 
 def interaction_features() -> Features:
@@ -60,7 +67,7 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
     """Histories from a file with one row an event (`user_id`, `item_id`, optional `timestamp`) or one row a user (`user_id`, `items`).
 
     Events are put in time order, events of the same time in file order; without timestamps file order is time order. A timestamp is
-    unix seconds or ISO 8601 (UTC where it states no zone).
+    unix seconds or ISO 8601 (UTC where it states no zone). A row a user may state its own split in the columns `n_valid` and `n_test`.
 
     Args:
         item_ids: the catalog's ids.
@@ -68,7 +75,8 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
         unknown_items: ``"error"``, or ``"drop"`` for events on items that the catalog lacks.
 
     Raises:
-        ValueError: a missing column or id, a time that cannot be read, and what the two policies refuse; names the line.
+        ValueError: a missing column or id, a time that cannot be read, a stated split that does not fit, and what the two policies
+            refuse; names the line.
     """
     for name, value, allowed in (
         ("short_users", short_users, ("error", "drop", "keep")),
@@ -76,7 +84,7 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
-    events: dict[str, list[tuple[int | None, str]]] = {}
+    events: dict[str, list[tuple[int | None, str, int]]] = {}  # time, item, and 0, 1 or 2: train, validation or test
     first_seen: dict[str, str] = {}
     for where, row in read_rows(path):
         user_id = clean(row.get("user_id"))
@@ -90,14 +98,15 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
             times = row.get("timestamps") or [None] * len(row["items"])
             if not isinstance(times, list) or len(times) != len(row["items"]):
                 raise ValueError(f"{where}: `timestamps` must be a list of {len(row['items'])} times, one an item; found {times!r}.")
-            new = [(_seconds(where, t), clean(i)) for t, i in zip(times, row["items"], strict=True)]
+            parts = _stated_split(where, row, len(times))
+            new = [(_seconds(where, t), clean(i), p) for t, i, p in zip(times, row["items"], parts, strict=True)]
         else:
-            new = [(_seconds(where, row.get("timestamp")), clean(row["item_id"]))]
+            new = [(_seconds(where, row.get("timestamp")), clean(row["item_id"]), 0)]
         first_seen.setdefault(user_id, where)
         known = []
-        for time, item_id in new:
+        for time, item_id, part in new:
             if item_id in item_ids:
-                known.append((time, item_id))
+                known.append((time, item_id, part))
             elif unknown_items == "error":
                 raise ValueError(
                     f"{where}: user {user_id!r} has item {item_id!r}, which is not among the {len(item_ids)} items of the catalog. "
@@ -106,18 +115,25 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
         events.setdefault(user_id, []).extend(known)
     histories = []
     for user_id, rows in events.items():
-        timed = sum(time is not None for time, _ in rows)
+        timed = sum(time is not None for time, _, _ in rows)
         if timed not in (0, len(rows)):
             raise ValueError(f"{path}: user {user_id!r} has {timed} timestamps for {len(rows)} events; give all or none.")
         if timed:
             rows = sorted(rows, key=lambda row: row[0])  # type: ignore[arg-type,return-value]  # stable: file order within one time
+        parts = [part for _, _, part in rows]
+        if parts != sorted(parts):
+            raise ValueError(
+                f"{first_seen[user_id]}: in time order the targets of user {user_id!r} (n_valid, n_test) are not the last; the file's "
+                "split contradicts its timestamps. Mend one of the two."
+            )
         if len(rows) < MIN_ITEMS and short_users == "error":
             raise ValueError(
                 f"{first_seen[user_id]}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. "
                 "Leave such users out: read.short_users=drop."
             )
         if len(rows) >= MIN_ITEMS or (rows and short_users == "keep"):
-            histories.append(History(user_id, tuple(i for _, i in rows), tuple(t for t, _ in rows) if timed else ()))  # type: ignore[misc]
+            times = tuple(t for t, _, _ in rows) if timed else ()
+            histories.append(History(user_id, tuple(i for _, i, _ in rows), times, parts.count(1), parts.count(2)))  # type: ignore[arg-type]
     if not histories:
         raise ValueError(f"{path} holds no user with {MIN_ITEMS} or more items.")
     return histories
@@ -141,6 +157,29 @@ def leave_one_out(histories: Iterable[History]) -> Split:
     return Split("leave-one-out", tuple(train), tuple(validation), tuple(test))
 
 
+def split_as_given(histories: Sequence[History]) -> Split:
+    """The split that the file states: ``History.n_valid`` and ``History.n_test`` trailing targets.
+
+    Every target is one case, asked with all that its user had before it, earlier targets too. A target that is its user's first event
+    is no case; ``Split.skipped`` counts them.
+
+    Raises:
+        ValueError: no history states a target.
+    """
+    if not any(h.n_valid or h.n_test for h in histories):
+        raise ValueError("The interactions state no split of their own: expected one row a user with the columns `n_valid` and `n_test`.")
+    train, cases, skipped = [], {1: [], 2: []}, 0  # type: ignore[var-annotated]
+    for h in histories:
+        first_test = len(h.items) - h.n_test
+        kept = first_test - h.n_valid
+        if kept:
+            train.append(History(h.user_id, h.items[:kept], h.timestamps[:kept]))
+        for i in range(max(kept, 1), len(h.items)):
+            cases[1 + (i >= first_test)].append(Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i] if h.timestamps else None))
+        skipped += not kept
+    return Split("given", tuple(train), tuple(cases[1]), tuple(cases[2]), skipped)
+
+
 def split_by_time(histories: Sequence[History], validation: float = 0.1, test: float = 0.1) -> Split:
     """Cuts all events at two points in time: the last `test` share of events is tested, the `validation` share before it validated.
 
@@ -157,7 +196,7 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
     first_validation, first_test = (times[min(int(len(times) * (1 - s)), len(times) - 1)] for s in (validation + test, test))
     if times[0] == first_validation:
         raise ValueError(f"No event is earlier than the first to be tested or validated ({first_validation}): nothing is left to train on.")
-    train, cases = [], {"validation": [], "test": []}  # type: ignore[var-annotated]
+    train, cases, skipped = [], {"validation": [], "test": []}, 0  # type: ignore[var-annotated]
     for h in histories:
         kept = sum(t < first_validation for t in h.timestamps)
         if kept:
@@ -166,7 +205,8 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
             cases["test" if h.timestamps[i] >= first_test else "validation"].append(
                 Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i])
             )
-    return Split("time", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
+        skipped += not kept
+    return Split("time", tuple(train), tuple(cases["validation"]), tuple(cases["test"]), skipped)
 
 
 def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int = 0) -> Split:
@@ -229,6 +269,19 @@ def cases_to_dataset(cases: Sequence[Case]) -> Dataset:
     text = Value("string")
     rows = [{"user_id": c.user_id, "history": list(c.history), "target": c.target} for c in cases]
     return rows_to_dataset(rows, Features({"user_id": text, "history": List(text), "target": text}))
+
+
+def _stated_split(where: str, row: Mapping[str, Any], n: int) -> list[int]:
+    """0, 1 or 2 for each of the `n` items of a row: train, validation or test."""
+    counts = []
+    for column in ("n_valid", "n_test"):
+        value = row.get(column)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{where}: {column} is {value!r}; expected how many of the last items are targets, 0 or more.")
+        counts.append(value or 0)
+    if sum(counts) > n:
+        raise ValueError(f"{where}: n_valid={counts[0]} and n_test={counts[1]} are more than the {n} items.")
+    return [0] * (n - sum(counts)) + [1] * counts[0] + [2] * counts[1]
 
 
 def _seconds(where: str, value: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from grlm_hf.catalog import load_items
 from grlm_hf.interactions import (
     MIN_ITEMS,
     Case,
@@ -27,6 +29,7 @@ from grlm_hf.interactions import (
     interactions_to_datasets,
     leave_one_out,
     load_histories,
+    split_as_given,
     split_by_time,
 )
 from grlm_hf.stages import make_split
@@ -360,6 +363,89 @@ def test_a_recipe_refuses_a_split_that_asks_nothing(how: str) -> None:
     short = [History(f"u{n}", (f"i{n}",)) for n in range(20)]  # an empty part could not be loaded with load_dataset
     with pytest.raises(ValueError, match=f"read.split={how} leaves 0 validation and 0 test cases of 20 users"):
         make_split(short, how, seed=0)
+
+
+# --- a split that the file states --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.lists(st.sampled_from("abcd"), min_size=1, max_size=6), st.data(), st.booleans()), min_size=1, max_size=4))
+def test_split_as_given(tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[list[str], Any, bool]]) -> None:
+    rows = []
+    for u, (items, data, timed) in enumerate(drawn):
+        n_test = data.draw(st.integers(0, len(items)))
+        n_valid = data.draw(st.integers(0, len(items) - n_test))
+        rows.append({"user_id": f"u{u}", "items": items, "n_valid": n_valid, "n_test": n_test})
+        rows[-1] |= {"timestamps": list(range(len(items)))} if timed else {}
+    histories = load_histories(write(tmp_path_factory.getbasetemp() / "given.jsonl", rows), ITEMS, "keep")
+    if not any(r["n_valid"] or r["n_test"] for r in rows):
+        with pytest.raises(ValueError, match="state no split of their own"):
+            split_as_given(histories)
+        return
+    split = split_as_given(histories)
+    train, cases, skipped = [], {"n_valid": [], "n_test": []}, 0
+    for r in rows:
+        parts = ["train"] * (len(r["items"]) - r["n_valid"] - r["n_test"]) + ["n_valid"] * r["n_valid"] + ["n_test"] * r["n_test"]
+        times = r.get("timestamps", [])
+        if n := parts.count("train"):
+            train.append(History(r["user_id"], tuple(r["items"][:n]), tuple(times[:n])))
+        for i, part in enumerate(parts):
+            if part != "train" and i == 0:
+                skipped += 1
+            elif part != "train":
+                cases[part].append((Case(r["user_id"], tuple(r["items"][:i]), r["items"][i]), times[i] if times else None))
+    assert (split.name, list(split.train), split.skipped) == ("given", train, skipped)
+    assert [(c, c.timestamp) for c in split.validation] == cases["n_valid"]
+    assert [(c, c.timestamp) for c in split.test] == cases["n_test"]
+    check_cases(split, histories)
+
+
+def test_a_stated_split_survives_dropped_items_and_other_formats(tmp_path: Path) -> None:
+    row = {"user_id": "u", "items": ["a", "x", "b", "c", "x", "d"], "n_valid": 2, "n_test": 2}
+    for name in ("s.jsonl", "s.parquet"):
+        (found,) = load_histories(write(tmp_path / name, [row]), ITEMS, unknown_items="drop")
+        assert found == History("u", ("a", "b", "c", "d"), n_valid=2, n_test=1)
+    assert leave_one_out([found]).test == (Case("u", ("a", "b", "c"), "d"),)  # unless asked for, the stated split plays no part
+    bare = {"user_id": "v", "items": ["a", "b", "c"], "n_valid": None}
+    assert load_histories(write(tmp_path / "bare.jsonl", [bare]), ITEMS) == [History("v", ("a", "b", "c"))]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"n_valid": 2, "n_test": 2}, r"s.jsonl:1: n_valid=2 and n_test=2 are more than the 3 items"),
+        ({"n_valid": -1}, "n_valid is -1; expected how many"),
+        ({"n_test": "1"}, "n_test is '1'"),
+        ({"n_test": True}, "n_test is True"),
+        ({"n_test": 0.5}, "n_test is 0.5"),
+        ({"n_test": 1, "timestamps": [3, 9, 5]}, "in time order the targets of user 'u' .* are not the last"),
+    ],
+)
+def test_a_stated_split_that_does_not_fit_is_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_histories(write(tmp_path / "s.jsonl", [{"user_id": "u", "items": ["a", "b", "c"], **columns}]), ITEMS)
+
+
+def test_events_that_cannot_be_asked_are_counted() -> None:
+    late = History("late", ("a",), (9,))
+    split = split_by_time([History("u", ("a", "b", "c", "d"), (1, 2, 3, 4)), late], 0.2, 0.2)
+    assert split.skipped == 1
+    assert "late" not in {x.user_id for x in (*split.train, *split.validation, *split.test)}
+
+
+INDUSTRIAL = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "amazon-industrial"
+
+
+@pytest.mark.skipif(not INDUSTRIAL.is_dir(), reason=f"no real data at {INDUSTRIAL}; set GRLM_DATA")
+def test_industrial_with_the_split_of_its_file() -> None:
+    items = {i.item_id for i in load_items(INDUSTRIAL / "items.jsonl.gz")}
+    histories = load_histories(INDUSTRIAL / "sequences.jsonl.gz", items)
+    split = split_as_given(histories)
+    assert (len(items), len(histories), sum(len(h.items) for h in histories)) == (3_686, 3_285, 22_743)
+    assert (len(split.validation), len(split.test), split.skipped) == (4_532, 4_533, 0)
+    assert (len(split.train), sum(len(h.items) for h in split.train)) == (3_285, 22_743 - 4_532 - 4_533)
+    assert len({c.user_id for c in split.validation} | {c.user_id for c in split.test}) == 3_285
+    assert sum(c.target in c.history for c in split.test) == 128  # out of reach where seen items are left out
 
 
 # --- tables ------------------------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class SearchIndex:
     paths: Sequence[np.ndarray]
     version: int = 0
     walker: TrieWalker = field(init=False)
+    _of_domain: dict[str, Bonus] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "walker", TrieWalker(self.trie))
@@ -144,6 +145,7 @@ class SearchIndex:
         self,
         *,
         allow: Collection[str] | np.ndarray | None = None,
+        domain: str | None = None,
         exclude: Iterable[str] = (),
         banned_terms: Iterable[str] = (),
         prior: Mapping[str, float] | np.ndarray | None = None,
@@ -155,6 +157,7 @@ class SearchIndex:
 
         Args:
             allow: ids, or a bool mask over the catalog.
+            domain: items of this domain only.
             exclude: ids.
             banned_terms: items with one of these in their Term ID are left out.
             prior: a non-negative weight for each item, or for some by id (the others have 1). Weight 0 leaves out.
@@ -162,7 +165,7 @@ class SearchIndex:
             shared: one of `SHARED`.
 
         Raises:
-            ValueError: unknown ids, a mask or prior of another length, a negative or non-finite weight, an unknown rule.
+            ValueError: unknown ids, an unknown domain, a mask or prior of another length, a negative or non-finite weight, an unknown rule.
         """
         n = len(self.catalog)
         if shared not in SHARED:
@@ -171,7 +174,8 @@ class SearchIndex:
             raise ValueError(f"prior_weight is {prior_weight}; expected a finite number of at least 0.")
         if shared == "prior" and prior is None:
             raise ValueError("shared='prior' splits a Term ID's probability by the items' priors; give prior=…, or choose 'equal'.")
-        bonus = np.zeros(n)
+        of_domain = None if domain is None else self.domain(domain)
+        bonus = np.zeros(n) if of_domain is None else of_domain.by_item.copy()  # type: ignore[union-attr]
         asked = False
         if allow is not None:
             bonus[~self._mask(allow, "allow")] = -np.inf
@@ -195,7 +199,20 @@ class SearchIndex:
         if shared == "equal" and len(self.trie) < n:
             bonus -= np.log(self._group_size)
             asked = True
-        return self._bonus(bonus) if asked else Bonus(None, None)
+        return self._bonus(bonus) if asked else of_domain or Bonus(None, None)
+
+    def domain(self, name: str) -> Bonus:
+        """What holds a search to the items of one domain: ``-inf`` for all others. Made once, and kept for this version of the catalog.
+
+        Raises ``ValueError`` for an unknown domain.
+        """
+        positions = self.catalog.positions_in(name)
+        if (found := self._of_domain.get(name)) is None:
+            by_item = np.full(len(self.catalog), -np.inf)
+            by_item[positions] = 0.0
+            by_item.setflags(write=False)  # searches share it
+            found = self._of_domain[name] = self._bonus(by_item)
+        return found
 
     @cached_property
     def _with_term(self) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.modeling import GRLMForRecommendation
@@ -12,9 +13,9 @@ from grlm_hf.modeling import GRLMForRecommendation
 def constrained(grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64) -> Method:
     """`GRLMForRecommendation.recommend`; an identifier counts as a direct hit if the catalog holds it."""
 
-    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+    def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         k = min(DEPTH, len(grlm.catalog))
-        answers = grlm.recommend(histories, k, exclude_seen=exclude_seen, num_beams=num_beams, batch_size=batch_size)
+        answers = grlm.recommend(histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size)
         direct = [[bool(grlm.catalog.positions_of(r.term_id)) for r in a[:RATES_AT]] for a in answers]
         return Rankings([[r.item_id for r in a] for a in answers], [sum(d) / max(len(d), 1) for d in direct])
 
@@ -23,10 +24,11 @@ def constrained(grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int 
 
 def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", num_beams: int = 20) -> Method:
     """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow."""
-    grounder = grlm.grounder(form)
+    whole = grlm.grounder(form)
 
-    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+    def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         items, direct = [], []
+        grounder = whole if domain is None else Grounder(grlm.catalog.domain(domain), form)
         for history in histories:
             written = grlm.write_freely(history, num_beams)
             found = [grounder.ground(terms) if terms else None for terms in written]

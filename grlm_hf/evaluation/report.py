@@ -26,31 +26,43 @@ def load_report(path: str | Path) -> dict[str, Any]:
     return report
 
 
+def _measured(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(label, metrics) of each method, and then of each method in each domain."""
+    of_domains = [(f"{name} ({domain})", m) for domain, part in report.get("domains", {}).items() for name, m in part["methods"].items()]
+    return [*report["methods"].items(), *of_domains]
+
+
 def _rows(report: dict[str, Any]) -> list[list[str]]:
-    return [
-        [name, *(f"{metrics[c]['value']:.4f}" if c in metrics else "–" for c in _COLUMNS)] for name, metrics in report["methods"].items()
-    ]
+    return [[name, *(f"{metrics[c]['value']:.4f}" if c in metrics else "–" for c in _COLUMNS)] for name, metrics in _measured(report)]
+
+
+def _ranked(protocol: dict[str, Any]) -> str:
+    if protocol.get("candidates_of") == "the target's domain":
+        return f"all items of the target's domain ranked (of {protocol['candidates']:,})"
+    return f"all {protocol['candidates']:,} items ranked"
 
 
 def markdown_table(report: dict[str, Any]) -> str:
-    """Methods by metrics, as Markdown."""
+    """Methods by metrics, as Markdown; of several domains, overall first and then each, by the domain of the target."""
     lines = [["method", *_COLUMNS], ["---", *("--:" for _ in _COLUMNS)], *_rows(report)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def text_table(report: dict[str, Any]) -> str:
-    """Methods by metrics, aligned for a terminal, with the 95 % interval of recall@10."""
+    """The rows of `markdown_table`, aligned for a terminal, with the 95 % interval of recall@10."""
     head = ["method", *(c.replace("_rate", "") for c in _COLUMNS), "recall@10 95 %"]
     rows = [
         [*row, f"[{m['recall@10']['low']:.4f}, {m['recall@10']['high']:.4f}]"]
-        for row, m in zip(_rows(report), report["methods"].values(), strict=True)
+        for row, (_, m) in zip(_rows(report), _measured(report), strict=True)
     ]
     width = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [
         [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, width, strict=True))] for line in (head, *rows)
     ]
     p = report["protocol"]
-    note = f"{report['dataset']}: {p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked, seen items {p['seen_items']}."
+    note = f"{report['dataset']}: {p['split']}, {p['users']:,} users, {_ranked(p)}, seen items {p['seen_items']}."
+    for domain, part in report.get("domains", {}).items():
+        note += f"\n{domain}: {part['cases']:,} cases of {part['users']:,} users."
     return "\n".join([*("  ".join(line) for line in lines), note])
 
 
@@ -81,7 +93,7 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
         axis.set_axisbelow(True)
     left.legend(frameon=False)
     p = report["protocol"]
-    said = f"{p['split']}, {p['users']:,} users, all {p['candidates']:,} items ranked; whiskers: 95 % bootstrap interval"
+    said = f"{p['split']}, {p['users']:,} users, {_ranked(p)}; whiskers: 95 % bootstrap interval"
     figure.suptitle(f"{report['dataset']}\n{said}", fontsize=9)
     with replacing(path) as new:
         figure.savefig(new, format="png", dpi=150, metadata={"Software": None})

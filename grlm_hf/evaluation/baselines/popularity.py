@@ -16,11 +16,12 @@ def popularity(catalog: Catalog, train: Iterable[History], exclude_seen: bool) -
     count = Counter(item for history in train for item in history.items)
     order = sorted((i.item_id for i in catalog), key=lambda item: (-count[item], item))
 
-    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+    def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         items = []
+        ranked = order if domain is None else [i for i in order if catalog[i].domain == domain]
         for history in histories:
             seen = set(history) if exclude_seen else set()
-            items.append([i for i in order[: DEPTH + len(seen)] if i not in seen][:DEPTH])
+            items.append([i for i in ranked[: DEPTH + len(seen)] if i not in seen][:DEPTH])
         return Rankings(items)
 
     return method
