@@ -1,7 +1,7 @@
 """Writes the synthetic sample shop as a data folder: items.jsonl and interactions.jsonl, the layout that every recipe reads.
 
 python dataset_scripts/sample_shop.py shop
-grlm run recipes/beauty-cpu.yaml --data shop --output runs/shop --set terms.source=extract --set terms.resolve=true
+grlm run recipes/beauty-cpu.yaml --data shop --output runs/shop --set terms.generator=extract --set terms.resolver=term
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 import grlm_hf
+from grlm_hf.files import Incomplete
 
 app = App(
     name="grlm",
@@ -27,6 +28,13 @@ app = App(
 )
 
 Settings = Annotated[list[str] | None, Parameter(name=["--set"], negative=(), help="Change one setting, as key=value; repeat for more.")]
+License = Annotated[
+    str | None, Parameter(help="Id of a licence on the Hub, such as cc-by-4.0, or other. Needed unless the card names one.")
+]
+LicenseName = Annotated[str, Parameter(help="With --license other: a name, such as shop-data-1.0.")]
+LicenseLink = Annotated[str, Parameter(help="With --license other: a link, or LICENSE, a file in the folder.")]
+Public = Annotated[bool, Parameter(negative=(), help="Create the repository public; by default it is private.")]
+DryRun = Annotated[bool, Parameter(negative=(), help="Only list what would be uploaded.")]
 RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Take the settings from this recipe (YAML).")]
 
 
@@ -49,9 +57,9 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
 
 @app.command(name="run")
 def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None) -> None:
-    """Run a recipe's stages: terms, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
+    """Run a recipe's stages: neighbors, terms, quality, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
 
-    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.source=extract`
+    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
 
     Parameters
     ----------
@@ -70,35 +78,158 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     if data is not None:  # the recipe's name and notice speak of its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
-    _show(run(loaded, _say), Path(loaded.output))
+    report, folder = run(loaded, _say), Path(loaded.output)
+    if loaded.until == "evaluate":
+        _show(report, folder)
+    elif loaded.until == "quality":
+        _show_quality(report, folder / "quality")
+    else:
+        _say(f"{loaded.until} → {folder}")
 
 
 @app.command
-def terms(data: Path, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+def neighbors(data: Path, *, output: Path = Path("neighbors.parquet"), recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Find each item's most similar items by the embeddings of their texts. Run again after an interruption, it goes on where it was.
+
+    Example: `grlm neighbors my-shop --set neighbors.embedder=Qwen/Qwen3-Embedding-0.6B --set neighbors.devices=cuda:0,cuda:1`
+
+    Parameters
+    ----------
+    data
+        Folder with items.csv, items.jsonl or items.parquet.
+    output
+        The parquet file to write: item_id, neighbors, scores.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_neighbors
+
+    r = load_recipe(recipe, set_ or [])
+    _quiet()
+    found = make_neighbors(data, output, r.neighbors, r.read)
+    about = ", ".join(f"{name} {found.facts[name]}" for name in ("embedder", "index", "recall") if found.facts.get(name) is not None)
+    _say(f"neighbours of {len(found.item_ids)} items ({about}) → {output}")
+
+
+@app.command
+def terms(
+    data: Path,
+    *,
+    output: Path,
+    neighbors: Annotated[Path | None, Parameter(help="File of `grlm neighbors`; without it they are found here.")] = None,
+    part: Annotated[str, Parameter(help="0/8 … 7/8: a language model answers for this part of the items only; for several GPUs.")] = "",
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+) -> None:
     """Give every item of a data folder a Term ID and write the catalog.
 
-    Example: `grlm terms my-shop --output catalog --set terms.neighbors=8`
+    Example: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`
 
     Parameters
     ----------
     data
         Folder with items.csv, items.jsonl or items.parquet: item_id and title, optionally brand, categories, description, price, domain.
     output
-        Folder that receives catalog.parquet.
+        Folder that receives catalog.parquet, how it was made (terms.json) and the neighbours.
     """
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_terms
 
-    r = load_recipe(recipe, set_ or [])
-    catalog = make_terms(data, output, r.terms, r.read)
+    r = load_recipe(recipe, [*(set_ or []), *([f"terms.llm.part={part}"] if part else [])])
+    _quiet()
+    catalog = make_terms(data, output, r.terms, r.read, neighbors=neighbors)
     _say(f"{catalog!r} → {output}")
 
 
 @app.command
-def dataset(data: Path, *, catalog: Path, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+def quality(
+    catalog: Path,
+    *,
+    output: Path = Path("quality"),
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure the Term IDs of a catalog, beside another set if one is given: legality, collisions, agreement with neighbours and text.
+
+    Example: `grlm quality catalog --set quality.compare=term_ids_official.jsonl.gz --set quality.compare_name=official`
+
+    Parameters
+    ----------
+    catalog
+        Folder that `grlm terms` wrote.
+    output
+        Folder that receives quality.json, quality.md and quality.png.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_quality
+
+    report = make_quality(catalog, output, load_recipe(recipe, set_ or []).quality)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _show_quality(report, output)
+
+
+@app.command
+def join(
+    *domains: str,
+    output: Path,
+    users: Path | None = None,
+    shared_users: Annotated[bool, Parameter(negative=())] = False,
+    keep_users: str = "all",
+    order: str = "auto",
+    missing_title: str = "error",
+    unknown_items: str = "error",
+) -> None:
+    """Join several data folders into one with a domain for each, for a catalog of all and histories across them.
+
+    Example: `grlm join beauty=shops/beauty sports=shops/sports --shared-users --output joined`
+
+    Parameters
+    ----------
+    domains
+        NAME=FOLDER of each domain; the order decides ties.
+    output
+        Data folder to write, which every other verb reads.
+    users
+        Table of who is the same person: user_id, and a column for each domain with their id there.
+    shared_users
+        Equal user ids are one person.
+    keep_users
+        all, or shared: only those with events in two domains or more.
+    order
+        auto: by time where all times are known, else one domain after the other; time; or concatenate.
+    missing_title
+        error, or fill with brand and category.
+    unknown_items
+        error, or drop events on items that a catalog lacks.
+    """
+    from grlm_hf.domains import join_domains, parse_sources
+
+    facts = join_domains(
+        parse_sources(domains), output, users=users, shared_users=shared_users, keep_users=keep_users, order=order,
+        missing_title=missing_title, unknown_items=unknown_items,
+    )  # fmt: skip
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+dataset = App(name="dataset", help="Make a dataset repository, or publish one.", help_format="markdown")
+app.command(dataset)
+
+
+@dataset.default
+def dataset_make(
+    data: Path,
+    *,
+    catalog: Path,
+    output: Path,
+    quality: Annotated[Path | None, Parameter(help="Folder of `grlm quality`, for the card.")] = None,
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+) -> None:
     """Split the interactions, build the training mixture, and write all tables as a dataset repository.
 
-    Example: `grlm dataset my-shop --catalog catalog --output datasets`
+    Example: `grlm dataset my-shop --catalog catalog --output datasets`, then `grlm dataset push my-org/my-shop --from datasets`
 
     Parameters
     ----------
@@ -113,8 +244,34 @@ def dataset(data: Path, *, catalog: Path, output: Path, recipe: RecipeFile = Non
     from grlm_hf.stages import make_dataset
 
     r = load_recipe(recipe, set_ or [])
-    make_dataset(data, catalog, output, r.mixture, r.read, seed=r.seed, title=r.name, notice=r.notice)
+    make_dataset(
+        data, catalog, output, r.mixture, r.read,
+        quality=quality, sequence_model=r.sequence_model, seed=r.seed, title=r.name, notice=r.notice,
+    )  # fmt: skip
     _say(f"dataset → {output}")
+
+
+@dataset.command(name="push")
+def dataset_push(
+    repo_id: str,
+    *,
+    folder: Annotated[Path, Parameter(name=["--from"], help="What `grlm dataset` wrote.")] = Path("datasets"),
+    license: License = None,
+    license_name: LicenseName = "",
+    license_link: LicenseLink = "",
+    public: Public = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Publish a dataset repository on the Hub, in one commit. A push that died is completed by the next.
+
+    Example: `grlm dataset push my-org/my-shop --from datasets --license cc-by-4.0`
+
+    Parameters
+    ----------
+    repo_id
+        ORG/NAME; created if need be.
+    """
+    push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run)
 
 
 @app.command
@@ -180,6 +337,7 @@ def recommend(
     history: str,
     k: int = 10,
     exclude_seen: Annotated[bool, Parameter(negative=())] = False,
+    domain: str = "",
     allow: str = "",
     exclude: str = "",
     ban_terms: str = "",
@@ -204,6 +362,8 @@ def recommend(
         How many items.
     exclude_seen
         Leave out items of the history.
+    domain
+        Recommend only items of this domain.
     allow
         Recommend only these item ids, separated by commas.
     exclude
@@ -230,8 +390,8 @@ def recommend(
         return [part.strip() for part in text.split(",") if part.strip()]
 
     found = grlm.recommend(
-        listed(history), k, exclude_seen=exclude_seen, allow=listed(allow) if allow else None, exclude=listed(exclude),
-        banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact, deadline_ms=deadline_ms,
+        listed(history), k, exclude_seen=exclude_seen, domain=domain or None, allow=listed(allow) if allow else None,
+        exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact, deadline_ms=deadline_ms,
         length_penalty=length_penalty,
     )  # fmt: skip
     if exact and not found.certified:
@@ -245,12 +405,15 @@ def push(
     folder: Path,
     repo_id: str,
     *,
-    public: Annotated[bool, Parameter(negative=(), help="Create the repository public; by default it is private.")] = False,
-    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be uploaded.")] = False,
+    license: License = None,
+    license_name: LicenseName = "",
+    license_link: LicenseLink = "",
+    public: Public = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Publish a checkpoint, a dataset folder or a catalog on the Hub, in one commit.
 
-    Example: `grlm push grlm-quickstart/checkpoint my-org/my-recommender`
+    Example: `grlm push grlm-quickstart/checkpoint my-org/my-recommender --license apache-2.0`
 
     Parameters
     ----------
@@ -261,7 +424,10 @@ def push(
     """
     from grlm_hf.hub import publish
 
-    print(publish(folder, repo_id, private=not public, dry_run=dry_run))
+    said = publish(
+        folder, repo_id, license=license, license_name=license_name, license_link=license_link, private=not public, dry_run=dry_run
+    )
+    print(said)
 
 
 # --- talk --------------------------------------------------------------------------------------------------------------------------
@@ -300,6 +466,12 @@ def _show(report: dict[str, Any], output: Path) -> None:
     print(f"\nPlot: {output / 'report.png'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
 
 
+def _show_quality(report: dict[str, Any], folder: Path) -> None:
+    from grlm_hf.identifiers.quality_report import text_table
+
+    print(f"{text_table(report)}\n\nPlots: {folder / 'quality.png'}")
+
+
 def _settings_help(*sections: tuple[str, Any]) -> str:
     """A list of settings with their defaults and what the dataclasses say of them."""
     lines = ["Settings (`--set KEY=VALUE`, or the same keys in a recipe):", ""]
@@ -331,14 +503,17 @@ def _add_settings_help() -> None:
     r = Recipe()
     read, mix = ("read.", r.read), ("mixture.", r.mixture)
     of: dict[str, list[tuple[str, Any]]] = {
+        "neighbors": [("neighbors.", r.neighbors), read],
         "terms": [("terms.", r.terms), read],
-        "dataset": [mix, read],
+        "quality": [("quality.", r.quality)],
+        "dataset": [mix, ("sequence_model.", r.sequence_model), read],
         "train": [("train.", r.train)],
         "evaluate": [("evaluate.", r.evaluate)],
         "run": [("", r)],
     }
     for verb, sections in of.items():
         app[verb].help_epilogue = _settings_help(*sections)
+    dataset["push"].help_epilogue = ""  # else that of `dataset`
 
 
 def main() -> None:
@@ -354,6 +529,8 @@ def main() -> None:
         sys.exit(
             _fail("Interrupted. Run the same command again: finished stages are kept, training goes on from its last checkpoint.", 130)
         )
+    except Incomplete as rest:
+        _say(f"grlm: {rest}")
     except (ValueError, ImportError) as error:
         sys.exit(_fail(str(error)))
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -12,11 +13,17 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+
+class Incomplete(Exception):
+    """A part of the work was asked for and is done; other parts are still missing. No mistake of anyone's."""
+
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
@@ -223,3 +230,20 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
+
+
+def local_paths(*places: str | Path) -> list[Path]:
+    """Those of the places that are local folders, whose content counts; the others are names on the Hub."""
+    return [Path(p) for p in places if str(p) and Path(p).is_dir()]
+
+
+def fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
+    """Identifies a stage's work: its name, this version, its settings (dataclasses and JSON values) and the content of its input files."""
+    from grlm_hf import __version__
+
+    digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if is_dataclass(s) else s for s in settings]]).encode())  # type: ignore[arg-type]
+    for path in inputs:
+        for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md") if path.is_dir() else [path]:
+            with open(file, "rb") as content:
+                digest.update(f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()[:16]

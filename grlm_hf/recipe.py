@@ -8,10 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.tasks.mixture import MixtureConfig
+from grlm_hf.evaluation.baselines.sequence import SequenceConfig
+from grlm_hf.identifiers.collisions import RESOLVERS
+from grlm_hf.identifiers.generate import LLMConfig
+from grlm_hf.identifiers.neighbors import NeighborsConfig
+from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.sft import TrainConfig
 
-SPLITS = ("leave-one-out", "time", "unseen-items")
+SPLITS = ("leave-one-out", "leave-one-out-per-domain", "time", "unseen-items", "given")
+GENERATORS = ("extract", "transformers", "vllm", "file")
+STAGES = ("neighbors", "terms", "quality", "dataset", "train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -25,29 +31,56 @@ class DataConfig:
     short_users: str = "error"
     """Users with fewer than three items: "error", "drop", or "keep" (to learn from only)."""
     split: str = "leave-one-out"
-    """leave-one-out, time, or unseen-items."""
+    """leave-one-out, leave-one-out-per-domain, time, unseen-items, or given (columns n_valid and n_test of the file)."""
+    limit: int = 0
+    """Read only the first so many items, to try things; their events alone are kept. 0: all."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"read.split is {self.split!r}; expected one of {SPLITS}.")
+        if self.limit < 0:
+            raise ValueError(f"read.limit is {self.limit}; expected a number of items, or 0 for all.")
 
 
 @dataclass(frozen=True)
 class TermsConfig:
     """Where Term IDs come from."""
 
-    source: str = "extract"
-    """"extract" takes words from item texts, without an LLM; "file" reads term_ids.* (or term_ids_official.*) of the data folder."""
-    neighbors: int = 5
-    """Similar items that an item's terms are chosen in view of."""
-    embedder: str = ""
-    """A SentenceTransformer's name or folder; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
-    resolve: bool = True
-    """Give items that share a Term ID one distinguishing term, where their text has one. False: keep the given identifiers."""
+    generator: str = "extract"
+    """"extract" takes words from item texts, without a language model; "transformers" and "vllm" let `terms.llm.model` write them; "file"
+    reads them."""
+    file: str = ""
+    """Of Term IDs, for "file": item_id and terms; empty: term_ids.* or term_ids_official.* of the data folder."""
+    n_terms: int = 5
+    """Terms an identifier, 3 to 8; with "file", as many as the file has."""
+    vocabulary: int = 0
+    """Keep only the so many terms that most items have, and write the nearest of them for any other; 0: keep all."""
+    resolver: str = "term"
+    """What becomes of items that share an identifier: "term" (a distinguishing word in the last place), "append" (one more term),
+    "attribute" (brand, size or colour in the last place), or "rank" (they keep it, and are ranked in the order of their ids)."""
+    llm: LLMConfig = field(default_factory=LLMConfig)
 
     def __post_init__(self) -> None:
-        if self.source not in ("extract", "file"):
-            raise ValueError(f"terms.source is {self.source!r}; expected 'extract' or 'file'.")
+        if self.generator not in GENERATORS:
+            raise ValueError(f"terms.generator is {self.generator!r}; expected one of {GENERATORS}.")
+        if self.resolver not in RESOLVERS:
+            raise ValueError(f"terms.resolver is {self.resolver!r}; expected one of {tuple(RESOLVERS)}.")
+        if not 3 <= self.n_terms <= 8:
+            raise ValueError(f"terms.n_terms is {self.n_terms}; expected 3 to 8.")
+        if self.vocabulary < 0:
+            raise ValueError(f"terms.vocabulary is {self.vocabulary}; expected a number of terms, or 0 for all.")
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """What the quality report of the identifiers holds beside them."""
+
+    compare: str = ""
+    """Another file of Term IDs for the same items, to stand beside ours."""
+    compare_name: str = "other"
+    """What the report calls them."""
+    tokenizer: str = ""
+    """A tokenizer's name or folder, to count tokens and the branching of their trie."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +92,16 @@ class EvaluateConfig:
     batch_size: int = 64
     exclude_seen: bool = True
     """Leave out items of the user's own history, in every method."""
+    candidates: str = "all"
+    """What is ranked: "all" items, or those of the target's "domain" alone, with a trie of that domain."""
     resamples: int = 1000
     """Of the bootstrap."""
     free_users: int = 0
     """Let the model also write without the trie, for so many users, grounded afterwards; needs objective "vocabulary"."""
+
+    def __post_init__(self) -> None:
+        if self.candidates not in ("all", "domain"):
+            raise ValueError(f"evaluate.candidates is {self.candidates!r}; expected 'all' or 'domain'.")
 
 
 @dataclass(frozen=True)
@@ -73,17 +112,24 @@ class Recipe:
     data: str = ""
     """A folder with items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz)."""
     output: str = ""
-    """Where catalog/, datasets/, checkpoint/ and the report go."""
+    """Where neighbors.parquet, catalog/, quality/, datasets/, checkpoint/ and the report go."""
+    until: str = "evaluate"
+    """The last stage that runs: neighbors, terms, quality, dataset, train or evaluate."""
     seed: int = 0
     notice: str = ""
     """Said in cards: what these data are."""
     read: DataConfig = field(default_factory=DataConfig)
+    neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     terms: TermsConfig = field(default_factory=TermsConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    sequence_model: SequenceConfig = field(default_factory=SequenceConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
+        if self.until not in STAGES:
+            raise ValueError(f"until is {self.until!r}; expected one of {STAGES}.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":
             raise ValueError(
                 "evaluate.free_users needs train.objective=vocabulary; a model trained within the trie never learns to write freely."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.catalog import Item
-from grlm_hf.files import read_rows, rows_to_dataset, write_parquet
+from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
 from grlm_hf.identifiers.neighbors import Neighbors
 from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise, parse, render
 from grlm_hf.identifiers.words import STOP_WORDS, words
@@ -114,10 +114,6 @@ class Generated:
 
     term_ids: list[TermID]
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-class Incomplete(Exception):
-    """A part of the shards is written (`LLMConfig.part`), others are not yet."""
 
 
 def answer_pattern(n_terms: int = N_TERMS) -> str:

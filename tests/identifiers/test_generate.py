@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from writer_toys import ITEMS, Scripted, check_writer, python_pattern, save_toy_llm
 
 from grlm_hf import Item
+from grlm_hf.files import Incomplete
 from grlm_hf.identifiers.generate import (
-    Incomplete,
     LLMConfig,
     answer_pattern,
     generate_terms,

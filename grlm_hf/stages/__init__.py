@@ -1,0 +1,9 @@
+"""The stages of the path, ``neighbors → terms → quality → dataset → train → evaluate``: each one function that reads files and writes
+files (`identify`, `dataset`, `model`); `chain` runs those whose inputs or settings have changed."""
+
+from grlm_hf.stages.chain import run
+from grlm_hf.stages.dataset import make_dataset, make_split
+from grlm_hf.stages.identify import make_neighbors, make_quality, make_terms
+from grlm_hf.stages.model import make_checkpoint, make_report
+
+__all__ = ["make_checkpoint", "make_dataset", "make_neighbors", "make_quality", "make_report", "make_split", "make_terms", "run"]

@@ -1,0 +1,146 @@
+"""Catalog and interactions → a dataset repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.catalog import Catalog, items_to_dataset
+from grlm_hf.dataset_folder import save_datasets
+from grlm_hf.domains import DOMAINS_FILE, leave_one_out_per_domain
+from grlm_hf.files import check_replaceable, read_json
+from grlm_hf.hub import DATASET_FACTS
+from grlm_hf.interactions import (
+    History,
+    Split,
+    cases_to_dataset,
+    hold_out_items,
+    interactions_to_datasets,
+    leave_one_out,
+    load_histories,
+    split_as_given,
+    split_by_time,
+)
+from grlm_hf.recipe import SPLITS, DataConfig
+from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
+from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture, validation_sequences
+from grlm_hf.tasks.prompts import prompt_hash
+
+if TYPE_CHECKING:
+    from grlm_hf.evaluation.baselines.sequence import SequenceConfig
+
+COLLABORATIVE_FILE = "collaborative.parquet"
+STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
+_PICTURES = ("quality.png", "quality.md")
+
+
+def make_split(histories: Sequence[History], how: str, seed: int, domains: dict[str, str] | None = None) -> Split:
+    """Cuts histories as `DataConfig.split` says; `domains` is each item's, where the cut goes by domain.
+
+    Raises ``ValueError`` when nothing is left to validate on or to test on.
+    """
+    if how == "leave-one-out":
+        split = leave_one_out(histories)
+    elif how == "leave-one-out-per-domain":
+        split = leave_one_out_per_domain(histories, domains or {})
+    elif how == "time":
+        split = split_by_time(histories)
+    elif how == "unseen-items":
+        split = hold_out_items(histories, seed=seed)
+    elif how == "given":
+        split = split_as_given(histories)
+    else:
+        raise ValueError(f"read.split is {how!r}; expected one of {SPLITS}.")
+    if not (split.validation and split.test):
+        raise ValueError(
+            f"read.split={how} leaves {len(split.validation)} validation and {len(split.test)} test cases of {len(histories)} users; "
+            "expected some of each. Give more data, or choose another split."
+        )
+    return split
+
+
+def make_dataset(
+    data: str | Path,
+    catalog_folder: str | Path,
+    output: str | Path,
+    mixture: MixtureConfig | None = None,
+    read: DataConfig | None = None,
+    *,
+    quality: str | Path | None = None,
+    sequence_model: SequenceConfig | None = None,
+    work: str | Path | None = None,
+    seed: int = 0,
+    title: str = "Term-ID dataset",
+    notice: str = "",
+) -> None:
+    """Writes all tables as a dataset repository: items, interactions, term_ids, neighbors (if known), cases and sft.
+
+    Args:
+        quality: folder of `make_quality`, for the card.
+        sequence_model: what finds collaborative neighbours, where the mixture asks for them and names no file; its half-trained state is
+            kept in `work`.
+    """
+    mixture, read = mixture or MixtureConfig(), read or DataConfig()
+    check_replaceable(output, DATASET_FACTS)
+    catalog = Catalog.from_pretrained(catalog_folder)
+    if read.limit:
+        read = replace(read, unknown_items="drop")
+    histories = load_histories(
+        find_data(data, "interactions", "sequences"), {i.item_id for i in catalog}, read.short_users, read.unknown_items
+    )
+    split = make_split(histories, read.split, seed, {i.item_id: i.domain for i in catalog})
+    facts: dict[str, Any] = {
+        "title": title,
+        "notice": notice,
+        "split": split.name,
+        "max_history": mixture.max_history,
+        "history": mixture.history,
+        "prompt_hash": prompt_hash(mixture.history),
+    }
+    if split.skipped:
+        facts["skipped_events"] = split.skipped
+    tables: dict[str, dict[str, Any]] = {
+        "items": {"train": items_to_dataset(catalog.items)},
+        "interactions": interactions_to_datasets(split),
+        "term_ids": {"train": catalog.to_dataset().select_columns(["item_id", "terms"])},
+        "cases": {"validation": cases_to_dataset(split.validation), "test": cases_to_dataset(split.test)},
+    }
+    if (path := Path(catalog_folder) / NEIGHBORS_FILE).is_file():
+        from grlm_hf.identifiers.neighbors import Neighbors
+
+        found = Neighbors.load(path)
+        tables["neighbors"] = {"train": found.to_dataset()}
+        facts["neighbors"] = found.facts
+    together = None
+    if mixture.collaborative and not mixture.neighbors:
+        together = _collaborative(catalog, split, sequence_model, mixture.neighbors_per_item, work, seed)
+        facts["collaborative"] = together.facts
+        tables["collaborative"] = {"train": together.to_dataset()}
+    made = make_mixture(
+        catalog, split.train, mixture, seed,
+        neighbors=None if together is None else {row["item_id"]: row["neighbors"] for row in together.to_dataset()},
+    )  # fmt: skip
+    validation = validation_sequences(catalog, split.validation, mixture.max_history, mixture.history)
+    tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation)}
+    facts["mixture"] = made.statistics | {"settings": asdict(mixture), "seed": seed}
+    files: list[Path] = []
+    if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
+        facts["terms"] = read_json(path)
+    if quality is not None and (Path(quality) / QUALITY_FILE).is_file():
+        facts["quality"] = read_json(Path(quality) / QUALITY_FILE)
+        files += [path for name in _PICTURES if (path := Path(quality) / name).is_file()]
+    for name, said in ((STATISTICS_FILE, "provenance"), (DOMAINS_FILE, "domains")):
+        if (path := Path(data) / name).is_file():
+            facts[said] = read_json(path)
+            files.append(path)
+    save_datasets(tables, catalog, output, facts, files=files)
+
+
+def _collaborative(catalog: Catalog, split: Split, config: SequenceConfig | None, k: int, work: str | Path | None, seed: int) -> Any:
+    from grlm_hf.evaluation.baselines.sequence_training import train_sequence_model
+
+    ids = [item.item_id for item in catalog]
+    model = train_sequence_model(ids, split.train, config, validation=split.validation, seed=seed, work=work)
+    return model.neighbors(k)
