@@ -182,10 +182,10 @@ def test_folders_of_another_kind(shop: Path, args: tuple[str, ...], message: str
 
 
 def test_missing_term_ids(shop: Path) -> None:
-    assert "shop holds no term_ids.* or term_ids_official.*" in refused(shop, *TERMS, "--set", "terms.source=file")
+    assert "shop holds no term_ids.* or term_ids_official.*" in refused(shop, *TERMS, "--set", "terms.generator=file")
     rows = [{"item_id": i["item_id"], "terms": t} for i, t in zip(ITEMS, TERM_IDS, strict=True)]
     (shop / "shop" / "term_ids.jsonl").write_bytes(jsonl(rows[:-2]))
-    assert "2 items have no Term ID in the file, such as ['i10', 'i9']" in refused(shop, *TERMS, "--set", "terms.source=file")
+    assert "2 items have no Term ID in the file, such as ['i10', 'i9']" in refused(shop, *TERMS, "--set", "terms.generator=file")
 
 
 # --- the output folder -------------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ except Exception as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c(shop: Path) -> None:
-    code = "import grlm_hf.stages as s, os, signal; s.load_items = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
+    code = "import grlm_hf.stages.identify as s, os, signal; s.load_items = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a job in the background starts with it ignored
     run = python(code + "from grlm_hf.cli import main; main()", *TERMS, cwd=shop)
     assert run.returncode == 128 + signal.SIGINT
@@ -257,11 +257,11 @@ def test_ctrl_c(shop: Path) -> None:
         ("train.scratch.layrs=3", "unknown key 'train.scratch.layrs'; did you mean 'train.scratch.layers'?"),
         ("read.xyz=3", "unknown key 'read.xyz'; known there: missing_title, unknown_items, short_users, split"),
         ("terms.neighbors=many", "setting 'terms.neighbors=many': Value 'many' of type 'str' could not be converted to Integer"),
-        ("terms.resolve=maybe", "setting 'terms.resolve=maybe': Value 'maybe' is not a valid bool"),
+        ("terms.resolver=maybe", "terms.resolver is 'maybe'; expected one of"),
         ("terms=3", "setting 'terms=3': Merge error"),
         ("terms.neighbors", "Setting 'terms.neighbors' is not of the form key=value, such as train.epochs=3"),
         ("mixture.max_history=0", "setting 'mixture.max_history=0': max_history=0; expected at least 1"),
-        ("terms.source=magic", "terms.source is 'magic'; expected 'extract' or 'file'"),
+        ("terms.generator=magic", "terms.generator is 'magic'; expected one of"),
     ],
 )
 def test_bad_settings(shop: Path, setting: str, message: str) -> None:
@@ -279,7 +279,7 @@ def test_bad_settings(shop: Path, setting: str, message: str) -> None:
         (b"- train\n", "recipe.yaml: expected keys and values"),
         ("name: café\n".encode("latin-1"), "recipe.yaml: 'utf-8' codec can't decode byte 0xe9"),
         (b"name: ${oc.env:GRLM_NO_SUCH_NAME}\n", "recipe.yaml: KeyError raised while resolving interpolation"),
-        (b"terms: {source: file}\n", "shop holds no term_ids.*"),
+        (b"terms: {generator: file}\n", "shop holds no term_ids.*"),
     ],
     ids=["none", "unknown", "type", "twice", "broken", "list", "not UTF-8", "environment", "stages"],
 )

@@ -225,7 +225,7 @@ def test_a_joined_folder_goes_through_the_stages(tmp_path: Path) -> None:
     terms = {i: ["thing", i] for i in "1234"}
     sources = {name: folder(tmp_path / name, histories, {i: [*t, name] for i, t in terms.items()}) for name in ("a", "b")}
     join_domains(sources, tmp_path / "joined", shared_users=True)
-    catalog = make_terms(tmp_path / "joined", tmp_path / "catalog", TermsConfig(source="file"))
+    catalog = make_terms(tmp_path / "joined", tmp_path / "catalog", TermsConfig(generator="file"))
     assert catalog.domains == ("a", "b")
     make_dataset(tmp_path / "joined", tmp_path / "catalog", tmp_path / "datasets", read=DataConfig())
     assert set(load_table(tmp_path / "datasets", "items", "train")["domain"]) == {"a", "b"}

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 from toys import TERM_IDS, toy_catalog, toy_histories
+from writer_toys import save_toy_llm
 
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.evaluation.report import load_report
+from grlm_hf.files import Incomplete
+from grlm_hf.identifiers.generate import LLMConfig, generation_hash
+from grlm_hf.identifiers.neighbors import NeighborsConfig
 from grlm_hf.quickstart import quickstart_recipe
-from grlm_hf.recipe import Recipe, TermsConfig, load_recipe
-from grlm_hf.stages import make_checkpoint, make_dataset, make_terms, run
+from grlm_hf.recipe import STAGES, QualityConfig, Recipe, TermsConfig, load_recipe
+from grlm_hf.stages import make_checkpoint, make_dataset, make_neighbors, make_terms, run
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
 
@@ -31,7 +35,7 @@ def recipe(tmp_path: Path) -> Recipe:
     rows = [json.dumps({"item_id": i.item_id, "terms": t}) for i, t in zip(toy_catalog(), TERM_IDS, strict=True)]
     (data / "term_ids.jsonl").write_text("\n".join(rows) + "\n")
     train = TrainConfig(objective="trie", scratch=SHAPE, epochs=2, batch_size=8, learning_rate=5e-3, validation_examples=8)
-    terms = TermsConfig(source="file", resolve=False)
+    terms = TermsConfig(generator="file", resolver="rank")
     return Recipe(name="toy", data=str(data), output=str(tmp_path / "out"), notice="Toys only.", terms=terms, train=train)
 
 
@@ -46,7 +50,9 @@ def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
     said: list[str] = []
     report = run(recipe, said.append)
     out = Path(recipe.output)
-    assert {p.name for p in out.iterdir()} == {".grlm", "catalog", "datasets", "checkpoint", "report.json", "report.png"}
+    assert {p.name for p in out.iterdir()} == {
+        ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "checkpoint", "report.json", "report.png",
+    }  # fmt: skip
     assert report == load_report(out / "report.json")
     assert report["methods"].keys() == {"grlm", "popularity", "random"}
     assert report["methods"]["grlm"]["valid_rate"] == {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -61,7 +67,7 @@ def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
 
 
 def test_only_what_changed_runs_again(recipe: Recipe) -> None:
-    assert ran(recipe) == ["terms", "dataset", "train", "evaluate"]
+    assert ran(recipe) == list(STAGES)
     assert ran(recipe) == []
     assert ran(replace(recipe, evaluate=replace(recipe.evaluate, resamples=20))) == ["evaluate"]
     assert ran(replace(recipe, train=replace(recipe.train, epochs=1))) == ["train", "evaluate"]
@@ -74,7 +80,7 @@ def test_only_what_changed_runs_again(recipe: Recipe) -> None:
 
 def test_terms_from_text(recipe: Recipe) -> None:
     out = Path(recipe.output)
-    assert ran(replace(recipe, terms=TermsConfig(neighbors=3)))[0] == "terms"
+    assert ran(replace(recipe, neighbors=NeighborsConfig(k=3), terms=TermsConfig())) == list(STAGES)
     catalog = Catalog.from_pretrained(out / "catalog")
     assert all(len(set(t)) == 5 for t in catalog.term_ids)
     assert load_dataset(str(out / "datasets"), "neighbors", split="train").num_rows == len(catalog)
@@ -90,10 +96,10 @@ def test_an_interrupted_stage_leaves_the_last_good_output(recipe: Recipe, monkey
 
     monkeypatch.setattr("grlm_hf.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
     with pytest.raises(KeyboardInterrupt):
-        run(replace(recipe, terms=TermsConfig(neighbors=3)), lambda _: None)
+        run(replace(recipe, terms=TermsConfig()), lambda _: None)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts} == before
     monkeypatch.undo()
-    assert "terms" in ran(replace(recipe, terms=TermsConfig(neighbors=3)))
+    assert "terms" in ran(replace(recipe, terms=TermsConfig()))
 
 
 def test_the_quickstart_takes_the_same_path(tmp_path: Path) -> None:
@@ -109,7 +115,7 @@ def test_wrong_settings_are_found_before_any_work() -> None:
         ("train.objective=words", "expected 'vocabulary' or 'trie'"),
         ("train.epochs=0", "more than 0"),
         ("read.split=random", "leave-one-out"),
-        ("terms.source=llm", "'extract' or 'file'"),
+        ("terms.generator=llm", "expected one of"),
         ("mixture.max_history=0", "max_history=0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -146,3 +152,60 @@ def test_a_dataset_with_other_prompts_is_not_trained_on(recipe: Recipe) -> None:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda p: p.name)
 def test_the_recipes_load(path: Path) -> None:
     assert load_recipe(path).name
+
+
+def test_a_chain_that_ends_early_ends_with_its_report(recipe: Recipe, tmp_path: Path) -> None:
+    other = QualityConfig(compare=f"{recipe.data}/term_ids.jsonl", compare_name="given by hand")
+    found = run(replace(recipe, until="quality", terms=TermsConfig(), quality=other), lambda _: None)
+    assert list(found["sets"]) == ["extracted", "given by hand"]
+    assert found["sets"]["extracted"]["legality"]["legal"] == 1.0
+    assert found["sets"]["given by hand"]["collisions"]["items"] == 2
+    assert {p.name for p in Path(recipe.output).iterdir()} == {".grlm", "neighbors.parquet", "catalog", "quality"}
+    assert {p.name for p in (Path(recipe.output) / "quality").iterdir()} == {"quality.json", "quality.md", "quality.png"}
+
+
+def test_a_tiny_model_writes_the_terms_and_a_finished_part_is_not_asked_again(recipe: Recipe, tmp_path: Path) -> None:
+    llm = LLMConfig(model=save_toy_llm(tmp_path / "llm"), shard_size=5)
+    wanted = replace(recipe, until="quality", terms=TermsConfig(generator="transformers", n_terms=4, llm=llm))
+    with pytest.raises(Incomplete, match="first pass"):
+        run(replace(wanted, terms=replace(wanted.terms, llm=replace(llm, part="1/2"))), lambda _: None)
+    answers = Path(recipe.output) / ".grlm" / "answers" / "first"
+    (done,) = answers.iterdir()
+    before = done.stat().st_mtime_ns
+    found = run(wanted, lambda _: None)
+    assert done.stat().st_mtime_ns == before
+    (report,) = found["sets"].values()
+    assert report["legality"]["legal"] == 1.0
+    assert report["n_terms"] == 4
+    facts = json.loads((Path(recipe.output) / "catalog" / "terms.json").read_text())
+    assert facts["generator"] == "transformers"
+    assert facts["prompt_hash"] == generation_hash(4)
+    assert ran(replace(wanted, terms=replace(wanted.terms, resolver="rank"))) == ["terms", "quality"]
+    assert {p.stat().st_mtime_ns for p in answers.iterdir()} >= {before}
+
+
+def test_only_the_first_items_on_demand(recipe: Recipe) -> None:
+    small = replace(recipe, until="dataset", read=replace(recipe.read, limit=6, short_users="drop"))
+    run(small, lambda _: None)
+    catalog = Catalog.from_pretrained(Path(recipe.output) / "catalog")
+    assert [i.item_id for i in catalog] == [i.item_id for i in toy_catalog()][:6]
+    assert set(load_dataset(str(Path(recipe.output) / "datasets"), "interactions", split="train")["item_id"]) <= {
+        i.item_id for i in catalog
+    }
+
+
+def test_neighbours_of_other_items_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    make_neighbors(recipe.data, tmp_path / "n.parquet", read=replace(recipe.read, limit=4))
+    with pytest.raises(ValueError, match="neighbours of 4 items"):
+        make_terms(recipe.data, tmp_path / "catalog", TermsConfig(), neighbors=tmp_path / "n.parquet")
+
+
+def test_collaborative_neighbours_are_trained_where_no_file_is_named(recipe: Recipe) -> None:
+    wanted = replace(
+        recipe, until="dataset", mixture=replace(recipe.mixture, collaborative=1.0),
+        sequence_model=replace(recipe.sequence_model, epochs=2, width=16, layers=1, heads=1),
+    )  # fmt: skip
+    run(wanted, lambda _: None)
+    tasks = set(load_dataset(str(Path(recipe.output) / "datasets"), "sft", split="train")["task"])
+    assert tasks == {"sequence", "internalise", "collaborative"}
+    assert load_dataset(str(Path(recipe.output) / "datasets"), "collaborative", split="train").column_names[:2] == ["item_id", "neighbors"]
