@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 COLLABORATIVE_FILE = "collaborative.parquet"
 STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
+_WATCHED = 5_000  # validation cases that choose the sequence model's best epoch
 _PICTURES = ("quality.png", "quality.md")
 
 
@@ -142,5 +144,6 @@ def _collaborative(catalog: Catalog, split: Split, config: SequenceConfig | None
     from grlm_hf.evaluation.baselines.sequence_training import train_sequence_model
 
     ids = [item.item_id for item in catalog]
-    model = train_sequence_model(ids, split.train, config, validation=split.validation, seed=seed, work=work)
+    some = random.Random(seed).sample(split.validation, min(_WATCHED, len(split.validation)))
+    model = train_sequence_model(ids, split.train, config, validation=some, seed=seed, work=work)
     return model.neighbors(k)

@@ -1,0 +1,254 @@
+"""A decoder over atomic item ids: what a model learns from the order of items alone, without a word of their text.
+
+The family of SASRec (Kang and McAuley 2018, arXiv 1808.09781), trained as a language model is: cross-entropy over the full catalog at
+every position, where SASRec drew one negative. That loss is what its usually quoted figures lack (Klenitskiy and Vasilev 2023, arXiv
+2309.07602). The network is a small GPT-NeoX of transformers: rotary positions, GELU, dropout on embeddings and on both branches of a
+block; the item embeddings are also the output layer.
+
+It is a baseline of the evaluation, and its item embeddings give the neighbours of the collaborative task.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.evaluation.evaluate import Method, Rankings
+from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.files import replacing
+from grlm_hf.identifiers.neighbors import Neighbors, nearest
+
+_SCHEMA = "grlm.sequence/1"
+_ROWS = 512  # histories scored at once
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """Shape and training of the sequence decoder."""
+
+    layers: int = 2
+    """Blocks of attention and feed-forward."""
+    width: int = 128
+    """Length of an item's embedding and of the hidden states."""
+    heads: int = 2
+    """Attention heads; they share `width` evenly."""
+    max_items: int = 20
+    """The last so many items of a history are read."""
+    dropout: float = 0.4
+    """On embeddings, attention weights and the output of each branch, in training."""
+    epochs: int = 60
+    """Passes over all histories."""
+    learning_rate: float = 1e-3
+    """Of AdamW, at its highest."""
+    warmup: float = 0.02
+    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    weight_decay: float = 0.05
+    """On matrices; none on biases and norms."""
+    batch_positions: int = 1024
+    """Targets a step. A step holds about 6 · batch_positions · items bytes of scores; lower it for a catalog of millions."""
+    bf16: bool = True
+    """Train in bfloat16 over float32 weights. Scores are always computed in float32."""
+    patience: int = 0
+    """Stop after so many epochs in which validation recall@10 did not rise; 0: train all epochs. The best epoch is kept either way."""
+    save_steps: int = 500
+    """A state to resume from is written every so many steps, and after each epoch."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "max_items", "epochs", "batch_positions", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected at least 1.")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"sequence_model.width is {self.width}; expected a multiple of 2 · heads = {2 * self.heads}.")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected at least 0 and less than 1.")
+        for name in ("learning_rate", "weight_decay", "patience"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected a finite number, 0 or more.")
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceModel:
+    """A trained sequence decoder.
+
+    Attributes:
+        item_ids: the order of rows and columns.
+        counts: int64 `[n_items]`, how often each item occurs in the training histories of two items or more.
+        net: the network, a `GPTNeoXModel` with one token an item, in evaluation mode.
+        config: what it was trained with.
+        log: an entry an epoch: `epoch` from 1, `loss` (mean negative log-likelihood of a target, nats, under dropout) and, where there
+            were validation cases, `recall@10`.
+    """
+
+    item_ids: tuple[str, ...]
+    counts: np.ndarray
+    net: Any
+    config: SequenceConfig
+    log: tuple[dict[str, float], ...] = ()
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """item_id → its row."""
+        return {item: row for row, item in enumerate(self.item_ids)}
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        """float32 `[n, n_items]`: log p(next item | history), natural log; a row's probabilities sum to 1. Seen items are not left out.
+
+        Items that training never saw, or that the model does not know, say nothing and are dropped from a history. Where no item
+        remains, an item's score is the log of its share of the training events (each counted once more). All rows are in memory at
+        once: ask in chunks.
+        """
+        import torch
+
+        net = self.net
+        known = [[r for i in h if (r := self.rows.get(i, -1)) >= 0 and self.counts[r]][-self.config.max_items :] for h in histories]
+        found = np.empty((len(known), len(self.item_ids)), np.float32)
+        order = sorted(range(len(known)), key=lambda n: len(known[n]))
+        empty = sum(not k for k in known)
+        found[order[:empty]] = np.log((self.counts + 1) / (self.counts + 1).sum())
+        with torch.inference_mode():
+            for some in (order[start : start + _ROWS] for start in range(empty, len(order), _ROWS)):
+                ids, _ = padded([known[n] for n in some])
+                last = torch.tensor([len(known[n]) - 1 for n in some])
+                hidden = net(ids.to(net.device)).last_hidden_state[torch.arange(len(some)), last]
+                found[some] = (hidden @ net.get_input_embeddings().weight.T).log_softmax(1).cpu().numpy()
+        return found
+
+    @property
+    def item_vectors(self) -> np.ndarray:
+        """float32 `[n_items, width]`: item embeddings scaled to length 1; all zero for items that training never saw."""
+        weight = self.net.get_input_embeddings().weight.detach().cpu().double().numpy() * (self.counts > 0)[:, None]
+        return (weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-30)).astype(np.float32)
+
+    def neighbors(self, k: int = 5) -> Neighbors:
+        """Each item's `k` nearest items by the cosine of their embeddings. Items that training never saw have none and are nobody's."""
+        indices, scores = nearest(self.item_vectors, k)
+        facts = {
+            "n_items": len(self.item_ids),
+            "k": k,
+            "embedder": "item embeddings of a sequence decoder",
+            "dim": self.config.width,
+            "epochs": len(self.log),
+            "never_seen": int((self.counts == 0).sum()),
+        }
+        return Neighbors(item_ids=self.item_ids, indices=indices, scores=scores, facts=facts)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as one file, in the safetensors format, atomically."""
+        import torch
+
+        facts = {"item_ids": list(self.item_ids), "config": asdict(self.config), "log": list(self.log)}
+        write_tensors(path, {"net": self.net.state_dict(), "items": {"counts": torch.from_numpy(self.counts)}}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SequenceModel:
+        """A model that `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        groups, facts = read_tensors(path)
+        try:
+            config = SequenceConfig(**facts["config"])
+            net = make_network(len(facts["item_ids"]), config)
+            net.load_state_dict(groups["net"])
+            return cls(tuple(facts["item_ids"]), groups["items"]["counts"].numpy(), net.eval(), config, tuple(facts["log"]))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{path} is not a sequence model that this grlm-hf reads ({error}). Train it again.") from error
+
+
+def sequence_decoder(catalog: Catalog, model: SequenceModel, exclude_seen: bool) -> Method:
+    """Ranks the catalog by `SequenceModel.scores`, ties in ascending order of item_id. Items that the model does not know come last."""
+    ids = sorted(i.item_id for i in catalog)
+    position = {item: p for p, item in enumerate(ids)}
+    columns = np.array([model.rows.get(item, -1) for item in ids])
+
+    def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
+        scores = model.scores(histories)
+        asked = np.array([domain in (None, catalog[item].domain) for item in ids])
+        items = []
+        for row, history in zip(scores, histories, strict=True):
+            score = np.where(columns >= 0, row[columns], -np.inf)
+            legal = asked.copy()
+            if exclude_seen:
+                legal[[position[i] for i in history if i in position]] = False
+            among = np.flatnonzero(legal)
+            if len(among) > DEPTH:
+                among = among[score[among] >= np.partition(score[among], -DEPTH)[-DEPTH]]
+            items.append([ids[p] for p in among[np.argsort(-score[among], kind="stable")][:DEPTH]])
+        return Rankings(items)
+
+    return method
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+    """int64 and bool `[rows, longest]`: the rows, padded at the right (where a causal network does not look), and what is no padding."""
+    import torch
+
+    real = torch.arange(max(map(len, rows))) < torch.tensor([len(row) for row in rows])[:, None]
+    ids = torch.zeros(real.shape, dtype=torch.int64)
+    ids[real] = torch.tensor([n for row in rows for n in row])
+    return ids, real
+
+
+def make_network(n_items: int, config: SequenceConfig, seed: int = 0) -> Any:
+    """The network with random weights, on the GPU if there is one. PyTorch's random state stays as it is."""
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXModel
+
+    shape = GPTNeoXConfig(
+        vocab_size=n_items,
+        hidden_size=config.width,
+        intermediate_size=4 * config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.max_items,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+        use_parallel_residual=False,
+        hidden_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net: Any = GPTNeoXModel(shape)
+        return net.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# --- on disk ------------------------------------------------------------------------------------------------------------------------
+
+
+def write_tensors(path: str | Path, groups: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Writes tensors, named within named groups, and JSON facts as one file in the safetensors format, atomically."""
+    from safetensors.torch import save
+
+    tensors = {f"{group}.{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
+    data = save(tensors, metadata={_SCHEMA: json.dumps(facts)})
+    with replacing(path) as new:
+        new.write_bytes(data)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What `write_tensors` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"No sequence model at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[_SCHEMA])
+            groups: dict[str, dict[str, Any]] = {}
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                group, name = key.split(".", 1)
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+            return groups, facts
+    except KeyError:
+        raise ValueError(f"{path} has no {_SCHEMA} header: it is no sequence model, or one of another version of grlm-hf.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable sequence model; it may be truncated ({error}). Remove it and train again.") from error

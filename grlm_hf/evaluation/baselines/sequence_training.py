@@ -1,0 +1,232 @@
+"""Training of the sequence decoder: cross-entropy over the full catalog at every position.
+
+On two CPU cores nearly all time goes into the scores of a step, targets × items; so no step computes a score for padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.evaluation.baselines.sequence import SequenceConfig, SequenceModel, make_network, padded, read_tensors, write_tensors
+from grlm_hf.interactions import Case, History
+
+_STATE = "sequence_model.state"  # safetensors inside, but not called so, or other tools would take it for weights
+_ROWS = 1024  # validation cases scored at once
+
+
+def train_sequence_model(
+    item_ids: Sequence[str],
+    histories: Sequence[History],
+    config: SequenceConfig | None = None,
+    *,
+    validation: Sequence[Case] = (),
+    seed: int = 0,
+    work: str | Path | None = None,
+) -> SequenceModel:
+    """Trains a sequence decoder: every step from an item to the next is a target once an epoch.
+
+    The result depends on `seed`, not on the order of items or histories, and on one machine with one number of threads is the same to
+    the bit, also when it was interrupted.
+
+    Args:
+        item_ids: the catalog's ids; rows and columns of the model stand in this order.
+        histories: what may be learnt from; never held-out items.
+        validation: cases whose recall@10, seen items left out, is measured after each epoch; the best epoch's weights are kept.
+        seed: 0 or more; of the first weights, the order of examples and dropout.
+        work: a folder that keeps the state, so that a training that was killed goes on where it stopped.
+
+    Raises:
+        ValueError: repeated ids; a history with an id that is none of them, or with the targets of its own split; no history of two items;
+            a negative seed; a state in `work` that another configuration, seed or data left there; a loss that is not finite.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    config = config or SequenceConfig()
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected 0 or more.")
+    if config.patience and not validation:
+        raise ValueError(f"sequence_model.patience is {config.patience}, but there are no validation cases to watch; pass some, or set it to 0.")
+    ids, pieces, counts = _training_data(item_ids, histories, config.max_items)
+    lengths = np.array([len(piece) - 1 for piece in pieces])
+    per_epoch = len(_batches(lengths, config.batch_positions, seed, 0))
+    total = config.epochs * per_epoch
+    cases = [(c.history, c.target) for c in validation]
+    data = hashlib.sha256(json.dumps([ids, pieces, cases]).encode()).hexdigest()[:16]
+    about = {f"sequence_model.{name}": value for name, value in asdict(config).items()} | {"seed": seed, "data": data}
+    state = Path(work) / _STATE if work is not None else None
+
+    # 1. the model, from the beginning or from where a killed run left it; `running` sums this epoch's losses, `best` is epoch and recall
+    net = make_network(len(ids), config, seed)
+    optimizer = _optimizer(net, config)
+    facts: dict[str, Any] = {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}
+    kept: dict[str, Any] = {}  # the best epoch's weights
+    if state and state.is_file():
+        groups, facts = read_tensors(state)
+        _check_resumable(state, facts.get("about"), about)
+        _restore(net, optimizer, groups)
+        kept = groups.get("best", {})
+
+    def stopped() -> bool:
+        return facts["step"] == total or 0 < config.patience <= len(facts["log"]) - facts["best"][0]
+
+    # 2. the steps; all that is random in one follows from the seed and its number
+    bar = tqdm(total=total, initial=facts["step"], desc="sequence decoder", unit="step", disable=total < 200)
+    with bar, torch.random.fork_rng():  # the caller's random state stays as it is
+        batches: list[np.ndarray] = []
+        while not stopped():
+            epoch, place = divmod(facts["step"], per_epoch)
+            if not batches or place == 0:
+                batches = _batches(lengths, config.batch_positions, seed, epoch)
+            _seed(seed, facts["step"])
+            loss = _step(net, optimizer, [pieces[n] for n in batches[place]], _rate(facts["step"], total, config), config)
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"The loss is {loss} at step {facts['step'] + 1} (epoch {epoch + 1}). "
+                    "Lower sequence.learning_rate, or compute in float32: sequence.bf16=false."
+                )
+            facts["step"] += 1
+            facts["running"] += loss * int(lengths[batches[place]].sum())
+            bar.update()
+            if ended := facts["step"] % per_epoch == 0:
+                entry = {"epoch": epoch + 1, "loss": facts["running"] / int(lengths.sum())}
+                if validation:
+                    entry["recall@10"] = _recall(SequenceModel(tuple(ids), counts, net.eval(), config), validation)
+                    if entry["recall@10"] > facts["best"][1]:
+                        facts["best"] = [epoch + 1, entry["recall@10"]]
+                        kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+                facts |= {"log": [*facts["log"], entry], "running": 0.0}
+                bar.set_postfix({name: f"{value:.4g}" for name, value in entry.items()})
+            if state and (ended or facts["step"] % config.save_steps == 0):
+                adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
+                write_tensors(state, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)
+
+    # 3. the best weights, rows in the order asked for
+    if kept:
+        net.load_state_dict(kept)
+    row = {item: n for n, item in enumerate(ids)}
+    asked = np.array([row[item] for item in item_ids])
+    with torch.no_grad():
+        weight = net.get_input_embeddings().weight
+        weight.copy_(weight[torch.from_numpy(asked)])
+    return SequenceModel(tuple(item_ids), counts[asked], net.eval(), config, tuple(facts["log"]))
+
+
+def _training_data(item_ids: Sequence[str], histories: Sequence[History], max_items: int) -> tuple[list[str], list[list[int]], np.ndarray]:
+    """The ids in ascending order; pieces of at most `max_items` + 1 of their places, such that every step of a history from an item to
+    the next stands in one piece, once, with all of the piece before it as its context; int64 [n_items] counts of the items
+    in histories that have such a step."""
+    ids = sorted(set(item_ids))
+    if len(ids) < len(item_ids):
+        some = next(item for item, n in Counter(item_ids).items() if n > 1)
+        raise ValueError(f"Item ids must be unique; {len(item_ids) - len(ids)} are repeated, such as {some!r}.")
+    row = {item: n for n, item in enumerate(ids)}
+    pieces: list[list[int]] = []
+    counts = np.zeros(len(ids), np.int64)
+    for history in sorted(histories, key=lambda h: (h.user_id, h.items)):
+        if history.n_valid or history.n_test:
+            raise ValueError(
+                f"The history of user {history.user_id!r} still holds its held-out items. Split first, and pass `split.train`."
+            )
+        try:
+            places = [row[item] for item in history.items]
+        except KeyError as error:
+            unknown = f"User {history.user_id!r} has item {error.args[0]!r}, which is none of the {len(ids)} item ids."
+            raise ValueError(f"{unknown} Give its id too, or leave it out of the history.") from None
+        if len(places) > 1:
+            np.add.at(counts, places, 1)
+        pieces += [places[max(0, end - 1 - max_items) : end] for end in range(len(places), 1, -max_items)]
+    if not pieces:
+        raise ValueError(f"None of the {len(histories)} histories has two items; there is no next item to learn from.")
+    return ids, pieces, counts
+
+
+def _batches(lengths: np.ndarray, positions: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Each epoch's batches of pieces, their number always the same: pieces of like length share one, so that hardly anything is padding;
+    a batch has about `positions` targets; which pieces of a length meet, and the order of the batches, is drawn anew."""
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(lengths[order], kind="stable")]
+    before = np.cumsum(lengths[order]) - lengths[order]
+    batches = np.split(order, np.flatnonzero(np.diff(before // positions)) + 1)
+    return [batches[n] for n in rng.permutation(len(batches))]
+
+
+def _optimizer(net: Any, config: SequenceConfig) -> Any:
+    import torch
+
+    groups = [
+        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in net.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.learning_rate, fused=True)
+
+
+def _rate(step: int, total: int, config: SequenceConfig) -> float:
+    return config.learning_rate * min(1.0, (step + 1) / max(1.0, config.warmup * total)) * (1 + float(np.cos(np.pi * step / total))) / 2
+
+
+def _seed(seed: int, step: int) -> None:
+    import torch
+
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+
+
+def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float, config: SequenceConfig) -> float:
+    """One step of training; the mean loss of its targets, in nats. NaN, and no step, where the gradient is not finite."""
+    import torch
+    from torch.nn import functional as F
+
+    net.train()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    ids, real = (t.to(net.device) for t in padded([piece[:-1] for piece in pieces]))
+    targets = torch.tensor([n for piece in pieces for n in piece[1:]], device=net.device)
+    with torch.autocast(net.device.type, torch.bfloat16, enabled=config.bf16):
+        hidden = net(ids).last_hidden_state[real]  # [targets, width]
+        logits = F.linear(hidden, net.get_input_embeddings().weight)  # [targets, n_items]
+    loss = F.cross_entropy(logits, targets, reduction="none").float().mean()  # a mean of bfloat16 would be rounded
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    if not torch.isfinite(norm):
+        return math.nan
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def _recall(model: SequenceModel, cases: Sequence[Case]) -> float:
+    """Recall@10 with seen items left out, ties against the model."""
+    hits = 0
+    for start in range(0, len(cases), _ROWS):
+        some = cases[start : start + _ROWS]
+        for row, case in zip(model.scores([c.history for c in some]), some, strict=True):
+            row[[model.rows[i] for i in case.history if i in model.rows]] = -np.inf
+            if case.target in model.rows and (target := row[model.rows[case.target]]) > -np.inf:
+                hits += int((row >= target).sum() <= 10)
+    return hits / len(cases)
+
+
+def _restore(net: Any, optimizer: Any, groups: dict[str, dict[str, Any]]) -> None:
+    net.load_state_dict(groups["net"])
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in groups["adam"].items():
+        slot, key = name.split(".")
+        slots.setdefault(int(slot), {})[key] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_resumable(state: Path, found: Any, about: dict[str, Any]) -> None:
+    if found != about:
+        found = found or {}
+        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
+        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to begin anew.")
