@@ -338,7 +338,7 @@ def test_refuses_what_is_no_model(learnt: SequenceModel, tmp_path: Path) -> None
 
 def test_refuses_to_go_on_with_another_training(tmp_path: Path) -> None:
     train_sequence_model(IDS, following(), TINY, work=tmp_path)
-    with pytest.raises(ValueError, match=r"another training \(sequence.dropout 0.1 → 0.3\)"):
+    with pytest.raises(ValueError, match=r"another training \(sequence_model.dropout 0.1 → 0.3\)"):
         train_sequence_model(IDS, following(), replace(TINY, dropout=0.3), work=tmp_path)
     with pytest.raises(ValueError, match=r"another training \(seed 0 → 1"):
         train_sequence_model(IDS, following(), TINY, seed=1, work=tmp_path)
@@ -379,7 +379,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_leaves_the_last_good_state(tmp_pa
     ("field", "value"), [("layers", 0), ("width", 6), ("dropout", 1.0), ("epochs", 0), ("max_items", 0), ("learning_rate", float("inf"))]
 )
 def test_refuses_a_configuration_that_cannot_be(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"sequence.{field} is {value}"):
+    with pytest.raises(ValueError, match=f"sequence_model.{field} is {value}"):
         SequenceConfig(**{field: value})
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from grlm_hf.evaluation.baselines.sequence import SequenceConfig, SequenceModel, make_network, padded, read_tensors, write_tensors
 from grlm_hf.interactions import Case, History
 
-_STATE = "sequence_model.state"  # safetensors inside, but not called so, or other tools would take it for weights
+_STATE = "sequence.state"  # safetensors inside, but not called so, or other tools would take it for weights
 _ROWS = 1024  # validation cases scored at once
 
 
@@ -92,7 +92,7 @@ def train_sequence_model(
             if not math.isfinite(loss):
                 raise ValueError(
                     f"The loss is {loss} at step {facts['step'] + 1} (epoch {epoch + 1}). "
-                    "Lower sequence.learning_rate, or compute in float32: sequence.bf16=false."
+                    "Lower sequence_model.learning_rate, or compute in float32: sequence_model.bf16=false."
                 )
             facts["step"] += 1
             facts["running"] += loss * int(lengths[batches[place]].sum())
