@@ -2,172 +2,38 @@
 
 It mirrors what the paper's prompt for context-aware term generation asks of an LLM (GRLM, arXiv 2601.06798, section 3.1): product type
 first, then what the item shares with its neighbours *in the same words*, then one or two words that tell it apart from them, the brand
-last. Everything is counted on the catalog itself: no model, no download, no knowledge of a language but English stop words and plurals.
+last. Everything is counted on the catalog itself (`Extractor.fit`), and can then be applied to items that join it
+(`Extractor.terms`, `TermExtender`): no model, no download, no knowledge of a language but English stop words and plurals.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import re
-import unicodedata
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from grlm_hf.catalog import Catalog, Item
-from grlm_hf.identifiers.neighbors import Neighbors, embed, nearest
-from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise
+from grlm_hf.identifiers.embedding import embed, item_text, load_embedder, tfidf_embedder
+from grlm_hf.identifiers.neighbors import Neighbors, nearest
+from grlm_hf.identifiers.terms import N_TERMS, TermID
+from grlm_hf.identifiers.words import AUDIENCE, WEAK_WORDS, Fields, Reader, Run
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-UNITS = _set(
-    "cc cm count ct dozen ea feet fl floz fluid foot ft gal gallon gm gr gram grams inch inches kg lb lbs liter liters litre mg milliliter "
-    "ml mm ounce ounces oz ozs pc pcs piece pieces pk pkg pound pounds quart volt volts watt watts yard yards yd"
-)
-STOP_WORDS = UNITS | _set(  # they end a phrase and are never a term
-    "a about above after all also am amp an and any approx approximately are as at away be been before being below between both but by "
-    "can could de did do does down du each eight ein else et etc few five for four from get gets go had half has have he her here him his "
-    "how i if in into is it it's its itself just la le les let like made make makes many may me more most much my nbsp never no nor not "
-    "now of off on once one only or other our out over own per quot six so some such ten than that the their them then there these they "
-    "this those three through to too twelve two under until up upon us use used uses using very via w was we were what when where which "
-    "while who will with within without would you your yours"
-)
-WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the product or little else is left
-    "add assorted authentic available bag best better bonus bottle box brand bulk bundle buy case choice collection deal description "
-    "design discontinued edition exclusive extra free genuine good great guarantee guaranteed high ideal image include included including "
-    "item jumbo kit large long lot low manufacturer mega mini money new offer original pack package packaging pair perfect please plus "
-    "price pro product quality quantity refill regular sale sample sell series set ship shipping shop single size sized small special "
-    "style super tall top total travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty well"
-)
-_AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
-_COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
 _FALLBACK = ("product", "item", "general", "other", "plain")
 _FREQUENT = 5  # items that use a word before the catalog has settled on it
-_LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
-_DESCRIPTION = 300  # characters read of a description; the paper reads 150
 _IN_TITLE, _IN_LEAF, _ABOVE_LEAF, _IN_DESCRIPTION = 1.0, 1.0, 0.3, 0.2  # what a word weighs, by where it stands
-_SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
-_MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")) + "\u200c\u200d"
-_WORD = re.compile(rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*")
-
-Run = list[str]  # words with nothing but spaces between them
-
-
-@functools.lru_cache(maxsize=1 << 17)
-def _word(text: str) -> str:
-    """One word in normal form, without the possessive and an abbreviation's last dot; "" if it cannot be a term."""
-    term = normalise(normalise(text.replace("’", "'")).removesuffix("'s").rstrip("."))
-    return term if normalise(term) == term else ""
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in reading order, each a term in normal form; repeats, stop words and numbers included."""
-    return [word for word in map(_word, _WORD.findall(text.translate(_SPACED))) if word]
-
-
-def _runs(text: str, brand: tuple[str, ...] = ()) -> list[Run]:
-    """A text as runs of words. Punctuation ends a run; so do the brand, stop words and what holds a digit, and they are left out."""
-    text, end = text.translate(_SPACED), 0
-    tokens: list[tuple[str, bool]] = []  # word, whether something but spaces stands before it
-    for match in _WORD.finditer(text):
-        tokens.append((_word(match.group()), bool(text[end : match.start()].strip())))
-        end = match.end()
-    found = tuple(word for word, _ in tokens)
-    hidden = {at + i for at in range(len(found)) for i in range(len(brand)) if brand and found[at : at + len(brand)] == brand}
-    if brand and not hidden and found[:1] == brand[:1]:
-        hidden = {0}
-    runs: list[Run] = [[]]
-    for at, (word, apart) in enumerate(tokens):
-        out = at in hidden or word in STOP_WORDS or not word or any(c.isdigit() for c in word) or (word.isascii() and len(word) == 1)
-        out = out or len(word) > _LONGEST
-        if out or apart:
-            runs.append([])
-        if not out:
-            runs[-1].append(word)
-    return [run for run in runs if run]
-
-
-def _brand(text: str) -> tuple[str, ...]:
-    """At most three words of a brand's name, without the kind of company."""
-    brand = [word for word in words(text) if len(word) <= _LONGEST]
-    while len(brand) > 1 and brand[-1] in _COMPANY:
-        brand.pop()
-    return tuple(brand[:3] if len(brand) < 3 or brand[2] not in STOP_WORDS else brand[:2])
-
-
-def _brands(items: Sequence[Item]) -> list[tuple[str, ...]]:
-    """The words of each item's brand, () if unknown. Where the field is empty, a brand of two other items that opens the title; or, if
-    this catalog's titles open with brands, the word that opens it, where most titles that hold it do so and no category does."""
-    brands = [_brand(item.brand) for item in items]
-    titles = [words(item.title) for item in items]
-    count = Counter(brand for brand in brands if brand)
-    used, opening = Counter(word for title in titles for word in set(title)), Counter(title[0] for title in titles if title)
-    opened = Counter(brand for brand, title in zip(brands, titles, strict=True) if brand and title[:1] == [brand[0]])
-    openers: set[str] = set()
-    if 2 * opened.total() > count.total():  # titles open with brands here
-        known = STOP_WORDS | WEAK_WORDS | {word for item in items for category in item.categories for word in words(category)}
-        openers = {word for word, n in opening.items() if n > 2 and 10 * n > 7 * used[word] and word.isalpha() and word not in known}
-    longer = {brand[0]: brand for brand, n in opened.items() if 10 * n > 8 * opening[brand[0]]}  # ``L'Oreal Riche`` is L'Oreal Paris
-    for at, title in enumerate(titles):
-        if not brands[at] and title:
-            opens = [tuple(title[:n]) for n in (3, 2, 1) if count[tuple(title[:n])] > 1]
-            brands[at] = opens[0] if opens else longer.get(title[0], (title[0],)) if title[0] in openers else ()
-    return brands
 
 
 @dataclass(frozen=True, slots=True)
-class _Fields:
-    """One item's text as runs of words, plurals folded."""
-
-    title: list[Run]
-    categories: list[list[Run]]  # leaf first
-    description: list[Run]
-
-    def named(self) -> list[Run]:
-        return [*self.title, *(run for runs in self.categories for run in runs)]
-
-
-def _fields(items: Sequence[Item], brands: Sequence[tuple[str, ...]]) -> list[_Fields]:
-    """Every item's words. A plural becomes its singular if the catalog uses that too."""
-    whole = {tuple(words(category)) for item in items for category in item.categories}  # ``Eau de Parfum`` is one word
-    whole = {name for name in whole if len(name) == 3 and name[1] in STOP_WORDS - {"and", "or"} and not {name[0], name[2]} & STOP_WORDS}
-    names = re.compile(r"\b(?:" + "|".join(r"[\s-]+".join(map(re.escape, name)) for name in sorted(whole)) + r")\b", re.IGNORECASE)
-
-    def read(text: str, brand: tuple[str, ...] = ()) -> list[Run]:
-        return _runs(names.sub(lambda name: re.sub(r"[\s-]+", "-", name.group()), text) if whole else text, brand)
-
-    raw = [
-        _Fields(read(item.title, brand), [read(c) for c in reversed(item.categories)], read(item.description[:_DESCRIPTION], brand))
-        for item, brand in zip(items, brands, strict=True)
-    ]
-    known = {word for fields in raw for run in (*fields.named(), *fields.description) for word in run}
-    folded = {word: _singular(word, known) for word in known}
-
-    def fold(runs: list[Run]) -> list[Run]:
-        return [[folded[word] for word in run] for run in runs]
-
-    return [_Fields(fold(f.title), [fold(runs) for runs in f.categories], fold(f.description)) for f in raw]
-
-
-def _singular(word: str, known: set[str]) -> str:
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        for ending, replacement in (("ies", "y"), ("s", ""), ("es", "")):
-            if word.endswith(ending) and len(singular := word.removesuffix(ending) + replacement) > 2 and singular in known:
-                return singular
-    return word
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Offer:
     """What one item's text offers. A term is a word or a settled phrase of two, hyphenated."""
 
     weights: dict[str, float]  # term → the weight of the best field it stands in; in reading order
@@ -175,93 +41,134 @@ class _Read:
     brand: str  # "" if unknown
 
 
-def _read(fields: Sequence[_Fields], brands: Sequence[tuple[str, ...]]) -> list[_Read]:
-    """Every item's terms."""
-    used = Counter(word for f in fields for word in {word for run in f.named() for word in run})
-    pairs = Counter(pair for f in fields for pair in {pair for run in f.named() for pair in itertools.pairwise(run)})
-    settled = {  # pairs of words that many items use, and that are a good part of either word's uses
-        (a, b): n
-        for (a, b), n in pairs.items()
-        if n >= max(_FREQUENT, min(used[a], used[b]) / 20, max(used[a], used[b]) / 40)
-        and a != b
-        and not {a, b} & WEAK_WORDS
-        and f"{a}-{b}".count("-") < 3
-    }
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """What was counted on a catalog's items, and the terms of any item in the light of it. Made by `fit`; never changes."""
 
-    def terms(runs: Iterable[Run]) -> list[str]:
-        """The words of runs, each settled phrase before its first word; of two phrases that overlap, the one more items use."""
-        found: list[str] = []
-        for run in runs:
-            starts: set[int] = set()
-            for _, at in sorted((-settled[pair], at) for at, pair in enumerate(itertools.pairwise(run)) if pair in settled):
-                if not {at - 1, at + 1} & starts:
-                    starts.add(at)
-            for at, word in enumerate(run):
-                found += [f"{word}-{run[at + 1]}", word] if at in starts else [word]
-        return found
+    reader: Reader
+    settled: Mapping[tuple[str, str], int]  # pairs of words that are one term → items that use the pair
+    kinds: frozenset[str]  # words that name types of product
+    used: Mapping[str, int]  # term → items whose text offers it
+    n_items: int
 
-    def heads(runs: Iterable[Run]) -> set[str]:
-        """The last word of each run, packaging aside, and the phrase that it ends."""
-        found: set[str] = set()
-        for run in runs:
-            kept = list(itertools.dropwhile(WEAK_WORDS.__contains__, reversed(run)))[::-1] or run
-            found |= {kept[-1]} | {term for term in terms([kept])[-3:] if term.endswith(f"-{kept[-1]}")}
-        return found
+    @classmethod
+    def fit(cls, items: Sequence[Item]) -> Extractor:
+        """Counts brands, plurals, phrases, types of product and the uses of every term. The order of the items plays no part."""
+        return cls._fit(items)[0]
 
-    uses = {**used, **{f"{a}-{b}": n for (a, b), n in settled.items()}}
-    named = Counter(head for f in fields for head in heads(itertools.chain(*f.categories[:1])))
-    named = named or Counter(head for f in fields for head in heads(f.title[:1]) - WEAK_WORDS)
-    kinds = {head for head, n in named.items() if n > 1 and 10 * n >= uses[head]}  # words that name types of product in this catalog
+    @classmethod
+    def _fit(cls, items: Sequence[Item]) -> tuple[Extractor, list[_Offer]]:
+        """The extractor, and what these items offer: they are read once for both."""
+        reader, fields = Reader.fit(items)
+        used = Counter(word for f in fields for word in {word for run in f.named() for word in run})
+        pairs = Counter(pair for f in fields for pair in {pair for run in f.named() for pair in itertools.pairwise(run)})
+        settled = {  # pairs that many items use, and that are a good part of either word's uses
+            (a, b): n
+            for (a, b), n in pairs.items()
+            if n >= max(_FREQUENT, min(used[a], used[b]) / 20, max(used[a], used[b]) / 40)
+            and a != b
+            and not {a, b} & WEAK_WORDS
+            and f"{a}-{b}".count("-") < 3
+        }
+        uses = {**used, **{f"{a}-{b}": n for (a, b), n in settled.items()}}
+        named = Counter(head for f in fields for head in _heads(itertools.chain(*f.categories[:1]), settled))
+        named = named or Counter(head for f in fields for head in _heads(f.title[:1], settled) - WEAK_WORDS)
+        kinds = frozenset(head for head, n in named.items() if n > 1 and 10 * n >= uses[head])
+        offers = [_offer(f, settled, kinds) for f in fields]
+        return cls(reader, settled, kinds, Counter(term for offer in offers for term in offer.weights), len(items)), offers
 
-    reads = []
-    for f, brand in zip(fields, brands, strict=True):
-        weights: dict[str, float] = {}
-        levels = [(runs, (_ABOVE_LEAF if level else _IN_LEAF) / max(1, len(runs))) for level, runs in enumerate(f.categories)]
-        for runs, weight in [(f.title, _IN_TITLE), *levels, (f.description, _IN_DESCRIPTION)]:
-            for term in terms(runs):
-                weights[term] = max(weight, weights.get(term, 0))
-        types: Counter[str] = Counter()
-        types.update(dict.fromkeys(heads(f.title[:1]), 1.5))
-        types.update(dict.fromkeys(heads(f.title[1:]), 0.5))
-        types.update(dict.fromkeys(kinds.intersection(terms(f.title)), 3))
-        for leaf in f.categories[:1]:
-            types.update(dict.fromkeys(heads(leaf), 3 / max(1, len(leaf))))
-        reads.append(_Read(weights, {t: v for t, v in types.items() if t not in _AUDIENCE}, "-".join(brand)))
-    return reads
+    def terms(self, items: Sequence[Item], near: Sequence[Sequence[Item]], n_terms: int = N_TERMS) -> list[TermID]:
+        """One Term ID an item, by the rules of `extract_terms`. Each depends on the item, its neighbours and the fit alone.
+
+        Args:
+            items: any, of those fitted on or not. A word that no item of the fit has counts as one that a single item has.
+            near: for each item its neighbours, closest first.
+
+        Raises `ValueError` when `near` is not one sequence an item, or `n_terms` < 1.
+        """
+        if len(near) != len(items):
+            raise ValueError(f"Found {len(items)} items and the neighbours of {len(near)}; expected one sequence of neighbours an item.")
+        offers: dict[Item, _Offer] = {}
+        for item in itertools.chain(items, *near):
+            if item not in offers:
+                offers[item] = _offer(self.reader.read(item), self.settled, self.kinds)
+        return [self._choose(offers[item], [offers[other] for other in n], n_terms) for item, n in zip(items, near, strict=True)]
+
+    def _choose(self, offer: _Offer, near: Sequence[_Offer], n_terms: int) -> TermID:
+        """The terms of one item, given its neighbours'."""
+        if n_terms < 1:
+            raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
+        order = {term: at for at, term in enumerate(offer.weights)}
+        shared = Counter(term for other in near for term in other.weights)  # term → neighbours that have it
+        n_near = max(1, len(near))
+        used = {term: self.used.get(term, 1) for term in (*offer.weights, *shared)}
+        cap = max(math.log(2), math.log(self.n_items / _FREQUENT))  # of two settled words, the rarer is not the better one
+        rarity = {term: math.log(self.n_items / n) for term, n in used.items()}
+        weak = {term: not WEAK_WORDS.isdisjoint(term.split("-")) for term in offer.weights}
+        value = {t: weight * min(cap, rarity[t]) * (0.1 if weak[t] else 1) for t, weight in offer.weights.items()}
+        brand = offer.brand if n_terms > 1 else ""
+        chosen: list[str] = []
+
+        def take(scores: Mapping[str, float], most: int) -> None:
+            """The best terms above zero that share no word with the brand or those chosen before; equal scores in reading order."""
+            for term in sorted((t for t in scores if scores[t] > 0), key=lambda t: (-scores[t], order.get(t, 0), t)):
+                if most > 0 and set(term.split("-")).isdisjoint(w for t in (brand, *chosen) for w in t.split("-")):
+                    chosen.append(term)
+                    most -= 1
+
+        types = {t: v * (1 + shared[t] / n_near) * (0.3 if weak[t] else 1) for t, v in offer.types.items()}
+        take(types, 1)
+        for word in chosen[:1]:  # nail-polish for polish, where most neighbours that have the one have the other
+            phrases = [t for t in types if t.endswith(f"-{word}") and 2 * shared[t] + 1 > shared[word]]
+            chosen[:] = sorted(phrases, key=lambda t: (-types[t], order[t]))[:1] or [word]
+        take({t: shared[t] * v for t, v in value.items()}, n_terms // 2)
+        own = {t: (1 - shared[t] / (n_near + 1)) * v * (0.4 if used[t] == 1 else 1) for t, v in value.items()}
+        take(own, n_terms - len(chosen) - bool(brand))
+
+        common = {t: n * rarity[t] for t, n in shared.items() if n > 1 and 2 * n >= n_near}
+        take(common, n_terms - len(chosen) - bool(brand))
+        rest = [*offer.weights, *_FALLBACK, *(f"other-{n}" for n in range(n_terms))]
+        found = [t for t in dict.fromkeys([*chosen, *rest]) if t != brand][: n_terms - bool(brand)]
+        return tuple([*found, brand] if brand else found)
 
 
-def _choose(read: _Read, near: Sequence[_Read], used: Mapping[str, int], n_items: int, n_terms: int) -> TermID:
-    """The terms of one item, given its neighbours'."""
-    order = {term: at for at, term in enumerate(read.weights)}
-    shared = Counter(term for other in near for term in other.weights)  # term → neighbours that have it
-    n_near = max(1, len(near))
-    cap = max(math.log(2), math.log(n_items / _FREQUENT))  # of two settled words, the rarer is not the better one
-    weak = {term: not WEAK_WORDS.isdisjoint(term.split("-")) for term in read.weights}
-    value = {t: weight * min(cap, math.log(n_items / used[t])) * (0.1 if weak[t] else 1) for t, weight in read.weights.items()}
-    brand = read.brand if n_terms > 1 else ""
-    chosen: list[str] = []
+def _split(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> list[str]:
+    """The words of runs, each settled phrase before its first word; of two phrases that overlap, the one more items use."""
+    found: list[str] = []
+    for run in runs:
+        starts: set[int] = set()
+        for _, at in sorted((-settled[pair], at) for at, pair in enumerate(itertools.pairwise(run)) if pair in settled):
+            if not {at - 1, at + 1} & starts:
+                starts.add(at)
+        for at, word in enumerate(run):
+            found += [f"{word}-{run[at + 1]}", word] if at in starts else [word]
+    return found
 
-    def take(scores: Mapping[str, float], most: int) -> None:
-        """The best terms above zero that share no word with the brand or those chosen before; equal scores in reading order."""
-        for term in sorted((t for t in scores if scores[t] > 0), key=lambda t: (-scores[t], order.get(t, 0), t)):
-            if most > 0 and set(term.split("-")).isdisjoint(w for t in (brand, *chosen) for w in t.split("-")):
-                chosen.append(term)
-                most -= 1
 
-    types = {t: v * (1 + shared[t] / n_near) * (0.3 if weak[t] else 1) for t, v in read.types.items()}
-    take(types, 1)
-    for word in chosen[:1]:  # nail-polish for polish, where most neighbours that have the one have the other
-        phrases = [t for t in types if t.endswith(f"-{word}") and 2 * shared[t] + 1 > shared[word]]
-        chosen[:] = sorted(phrases, key=lambda t: (-types[t], order[t]))[:1] or [word]
-    take({t: shared[t] * v for t, v in value.items()}, n_terms // 2)
-    own = {t: (1 - shared[t] / (n_near + 1)) * v * (0.4 if used[t] == 1 else 1) for t, v in value.items()}
-    take(own, n_terms - len(chosen) - bool(brand))
+def _heads(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> set[str]:
+    """The last word of each run, packaging aside, and the phrase that it ends."""
+    found: set[str] = set()
+    for run in runs:
+        kept = list(itertools.dropwhile(WEAK_WORDS.__contains__, reversed(run)))[::-1] or run
+        found |= {kept[-1]} | {term for term in _split([kept], settled)[-3:] if term.endswith(f"-{kept[-1]}")}
+    return found
 
-    common = {t: n * math.log(n_items / used[t]) for t, n in shared.items() if n > 1 and 2 * n >= n_near}
-    take(common, n_terms - len(chosen) - bool(brand))
-    rest = [*read.weights, *_FALLBACK, *(f"other-{n}" for n in range(n_terms))]
-    found = [t for t in dict.fromkeys([*chosen, *rest]) if t != brand][: n_terms - bool(brand)]
-    return tuple([*found, brand] if brand else found)
+
+def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozenset[str]) -> _Offer:
+    weights: dict[str, float] = {}
+    levels = [(runs, (_ABOVE_LEAF if level else _IN_LEAF) / max(1, len(runs))) for level, runs in enumerate(fields.categories)]
+    in_title = _split(fields.title, settled)
+    weights.update(dict.fromkeys(in_title, _IN_TITLE))
+    for runs, weight in [*levels, (fields.description, _IN_DESCRIPTION)]:
+        for term in _split(runs, settled):
+            weights[term] = max(weight, weights.get(term, 0))
+    types: Counter[str] = Counter()
+    types.update(dict.fromkeys(_heads(fields.title[:1], settled), 1.5))  # type: ignore[arg-type]
+    types.update(dict.fromkeys(_heads(fields.title[1:], settled), 0.5))  # type: ignore[arg-type]
+    types.update(dict.fromkeys(kinds.intersection(in_title), 3))
+    for leaf in fields.categories[:1]:
+        types.update(dict.fromkeys(_heads(leaf, settled), 3 / max(1, len(leaf))))  # type: ignore[arg-type]
+    return _Offer(weights, {t: v for t, v in types.items() if t not in AUDIENCE}, "-".join(fields.brand))
 
 
 def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_TERMS) -> list[TermID]:
@@ -276,8 +183,8 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
     Rarity is ln(n_items / items with the term), capped where 5 items have it, so that terms are words the catalog uses again. Too
     little text is filled up with terms of most of its neighbours, then what is left of it, then fixed words (`product`, `item`, …).
 
-    Raises `ValueError` when `neighbors` is of other items or in another order, or `n_terms` < 1. Deterministic; the order of the items
-    plays no part.
+    It equals ``Extractor.fit(items).terms(items, …)``, and reads each item once. Raises `ValueError` when `neighbors` is of other items
+    or in another order, or `n_terms` < 1. Deterministic; the order of the items plays no part.
     """
     if n_terms < 1:
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
@@ -286,28 +193,82 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
             f"The neighbours are of {len(neighbors.item_ids)} items, which are not the {len(items)} items given, in their order. "
             "Call find_neighbors on the same items."
         )
-    brands = _brands(items)
-    reads = _read(_fields(items, brands), brands)
-    used = Counter(term for read in reads for term in read.weights)
-    return [_choose(read, [reads[j] for j in neighbors.of(at)], used, len(items), n_terms) for at, read in enumerate(reads)]
+    extractor, offers = Extractor._fit(items)
+    return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in enumerate(offers)]
+
+
+class TermExtender:
+    """Term IDs for items that join a catalog, call after call: what was counted and embedded once serves the next calls.
+
+    Words are counted on the catalog; neighbours are found among old and new items; the catalog's own Term IDs stay as they are. The
+    catalog may change between calls: an item is embedded when it is first seen, and words are counted again once more than a tenth of
+    the catalog has come or gone. Where more items join than a tenth of the catalog, they are counted along with it.
+
+    Args:
+        n_neighbors: similar items that a new item's terms are chosen in view of.
+        embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder`, fitted where words are counted.
+
+    It holds a catalog's items and their vectors, float32 `[n_items, d]`. Threads may share one.
+    """
+
+    def __init__(self, n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None):
+        self.n_neighbors, self.embedder = n_neighbors, embedder
+        self._lock = threading.Lock()
+        self._extractor: Extractor | None = None
+        self._model: SentenceTransformer | None = None  # the one given, or fitted where words were counted
+        self._rows: dict[Item, int] = {}
+        self._vectors = np.zeros((0, 0), dtype=np.float32)
+        self._uncounted = 0  # items embedded since words were counted
+
+    def __call__(self, catalog: Catalog, items: Sequence[Item]) -> list[TermID]:
+        """One Term ID a new item, of as many terms as most of the catalog's have."""
+        if not items:
+            return []
+        everything = (*catalog.items, *items)
+        with self._lock:
+            if isinstance(self.embedder, str):
+                self.embedder = load_embedder(self.embedder)
+            if 10 * len(items) > len(catalog):
+                extractor, vectors = Extractor.fit(everything), np.asarray(embed(everything, self.embedder))
+            else:
+                extractor, known = self._follow(catalog)
+                vectors = np.concatenate([known, np.asarray(embed(items, self._model))])
+        new = range(len(catalog), len(everything))
+        indices, _ = nearest(vectors, self.n_neighbors, rows=new, index="exact")  # for a few rows
+        lengths = Counter(map(len, catalog.term_ids))
+        n_terms = max(lengths, key=lambda length: (lengths[length], length))
+        return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
+
+    def _follow(self, catalog: Catalog) -> tuple[Extractor, np.ndarray]:
+        """The extractor, and the vectors of the catalog's items in their order. Makes what is missing, counts anew where it is time."""
+        fresh = [item for item in catalog if item not in self._rows]
+        gone = len(self._rows) + len(fresh) - len(catalog)
+        if self._extractor is None or 10 * (self._uncounted + len(fresh) + gone) > len(catalog):
+            kept = [] if self.embedder is None else [item for item in catalog if item in self._rows]  # another TF-IDF, other vectors
+            self._vectors = self._vectors[[self._rows[item] for item in kept]]
+            self._rows = {item: row for row, item in enumerate(kept)}
+            fresh = [item for item in catalog if item not in self._rows]
+            self._model = tfidf_embedder(map(item_text, catalog)) if self.embedder is None else self.embedder  # type: ignore[assignment]
+            self._extractor, self._uncounted = Extractor.fit(catalog.items), -len(fresh)
+        if fresh:
+            added = np.asarray(embed(fresh, self._model))
+            self._vectors = np.concatenate([self._vectors, added]) if self._rows else added
+            self._rows |= {item: row for row, item in enumerate(fresh, len(self._rows))}
+            self._uncounted += len(fresh)
+        return self._extractor, self._vectors[[self._rows[item] for item in catalog]]
 
 
 def extend_terms(
     catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None
 ) -> list[TermID]:
-    """Term IDs for new items beside those of a catalog, whose own do not change: `extract_terms` on all of them, with words counted, and
-    neighbours found, among old and new.
+    """Term IDs for new items beside those of a catalog, whose own do not change. For one call: it reads the whole catalog; who adds
+    items again and again keeps a `TermExtender`, which does so once.
 
     Args:
         items: the new ones; ids that the catalog lacks.
-        n_neighbors, embedder: as in `grlm_hf.identifiers.neighbors.find_neighbors`.
+        n_neighbors, embedder: as in `TermExtender`.
 
     Returns:
-        One Term ID a new item, of as many terms as the catalog's longest.
+        One Term ID a new item, of as many terms as most of the catalog's have.
     """
-    if not items:
-        return []
-    everything = (*catalog.items, *items)
-    new = range(len(catalog), len(everything))
-    neighbors = Neighbors(tuple(i.item_id for i in everything), *nearest(embed(everything, embedder), n_neighbors, rows=new))
-    return extract_terms(everything, neighbors, max(map(len, catalog.term_ids)))[len(catalog) :]
+    return TermExtender(n_neighbors, embedder)(catalog, items)

@@ -240,7 +240,7 @@ def generate_terms(
             accepted += new != term_ids[at]
             term_ids[at] = new
     facts = {
-        "model": config.model,
+        "model": Path(config.model).name if Path(config.model).is_dir() else config.model,  # cards are public, local paths are not
         "prompt_version": PROMPT_VERSION,
         "prompt_hash": generation_hash(n_terms),
         "n_terms": n_terms,

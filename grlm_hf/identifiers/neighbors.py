@@ -1,32 +1,79 @@
 """Items → their nearest items by text: the context in which terms are chosen (GRLM, arXiv 2601.06798, section 3.1).
 
 The paper embeds title, description and categories with Qwen3-Embedding-8B and keeps the five closest items by cosine. Here any
-sentence-transformers model does; without one, a TF-IDF model fitted on the catalog itself is used, which needs no download.
-
-The search is exact, O(n² d). It masks the item itself by its position, so the closest true neighbour is never lost, not even when it
-is an exact duplicate (the official code drops it).
+sentence-transformers model does (`embedding`), and the search is exact up to a million items (`index`). It masks the item itself by its
+position, so the closest true neighbour is never lost, not even when it is an exact duplicate (the official code drops it).
 """
 
 from __future__ import annotations
 
-import importlib
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from grlm_hf.catalog import Item
+from grlm_hf.files import write_parquet
+from grlm_hf.identifiers.embedding import SHARD_SIZE, Shards, embed, item_text, load_embedder, prompt_text, tfidf_embedder
+from grlm_hf.identifiers.index import INDEXES, Index, build_index, search
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
-_PROGRESS_FROM = 5_000  # items; below that, embedding is over before a bar is read
-_BLOCK = 1 << 24  # floats held at once while scores are recomputed
-_FAISS_ERROR = 1e-5  # above the float32 rounding error of an inner product of unit vectors
+NEIGHBORS_SCHEMA = 1
+_FACTS_KEY = b"grlm_neighbors"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class NeighborsConfig:
+    """How similar items are found."""
+
+    k: int = 5
+    """Similar items of each item."""
+    min_score: float | None = None
+    """Cosine similarity below which an item is no neighbour; null: none is left out."""
+    embedder: str = ""
+    """A sentence-transformers model's name or folder; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
+    prompt: str = ""
+    """The name of one of the embedder's prompts, or an instruction itself; empty: its prompt for documents, if it has one."""
+    max_tokens: int = 0
+    """Texts are cut after so many tokens; 0: where the embedder's own configuration says."""
+    dtype: str = "auto"
+    """The embedder's numbers: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
+    batch_size: int = 128
+    """Texts embedded at once."""
+    devices: str = ""
+    """Such as "cuda:0,cuda:1", each with a process of its own; empty: one device, by availability."""
+    shard_size: int = SHARD_SIZE
+    """Items embedded between two writes; a killed run repeats at most so many."""
+    index: str = "auto"
+    """"exact"; "ivf" or "hnsw", approximate, with measured recall; "auto": exact up to a million items, then IVF, compressed if need be."""
+    recall: float = 0.99
+    """What an approximate index has to find of the true neighbours; it searches more widely until it does."""
+    memory_gb: float = 0.0
+    """That the index may take; 0: four fifths of what is free."""
+
+    def __post_init__(self) -> None:
+        for name in ("k", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}.")
+        for name in ("max_tokens", "memory_gb"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 0 or more.")
+        if self.min_score is not None and not -1 <= self.min_score <= 1:
+            raise ValueError(f"min_score={self.min_score}; a cosine lies between -1 and 1.")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall={self.recall}; expected a share above 0, at most 1.")
+        if self.index not in INDEXES:
+            raise ValueError(f"index is {self.index!r}; expected one of {INDEXES}.")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; expected one of {_DTYPES}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +84,7 @@ class Neighbors:
         item_ids: `n_items` ids, the order of the rows.
         indices: int32 `[n_items, k]`, positions in `item_ids`, never the row's own; -1 where there are fewer than `k`.
         scores: float32 `[n_items, k]`, cosine similarity in [-1, 1], falling along a row; -inf where `indices` is -1.
+        facts: how they were found, for a dataset card; values that JSON can hold.
 
     Raises `ValueError` when shapes or dtypes differ from these.
     """
@@ -44,6 +92,7 @@ class Neighbors:
     item_ids: tuple[str, ...]
     indices: np.ndarray
     scores: np.ndarray
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, dtype in (("indices", np.int32), ("scores", np.float32)):
@@ -59,129 +108,85 @@ class Neighbors:
 
     def to_dataset(self) -> Dataset:
         """Columns `item_id` (string), `neighbors` (list of item ids, closest first), `scores` (list of float32); one row an item."""
+        import pyarrow as pa
         from datasets import Dataset, Features, List, Value
 
-        found = [[self.item_ids[i] for i in self.of(row)] for row in range(len(self.item_ids))]
-        scores = [row[: len(ids)].tolist() for row, ids in zip(self.scores, found, strict=True)]
+        there = self.indices >= 0
+        ids, ends = pa.array(self.item_ids, pa.string()), np.concatenate([[0], there.sum(axis=1).cumsum()]).astype(np.int32)
+        columns = {
+            "item_id": ids,
+            "neighbors": pa.ListArray.from_arrays(ends, ids.take(pa.array(self.indices[there]))),
+            "scores": pa.ListArray.from_arrays(ends, pa.array(self.scores[there])),
+        }
         features = Features({"item_id": Value("string"), "neighbors": List(Value("string")), "scores": List(Value("float32"))})
-        return Dataset.from_dict({"item_id": list(self.item_ids), "neighbors": found, "scores": scores}, features=features)
+        return Dataset(pa.table(columns, schema=features.arrow_schema))
 
+    @classmethod
+    def from_dataset(cls, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> Neighbors:
+        """From rows with the columns of `to_dataset`; `facts` of their origin. Raises `ValueError` naming the first item whose row cannot
+        be right: a repeated id, a neighbour without a row or that is the item itself, or as many scores as there are no neighbours."""
+        facts = dict(facts or {})
+        table = [(row["item_id"], row["neighbors"], row["scores"]) for row in rows]
+        position = {item_id: at for at, (item_id, _, _) in enumerate(table)}
+        k = max([int(facts.get("k", 0)), *(len(found) for _, found, _ in table)], default=0)
+        indices = np.full((len(table), k), -1, dtype=np.int32)
+        scores = np.full((len(table), k), -np.inf, dtype=np.float32)
+        for at, (item_id, found, similar) in enumerate(table):
+            strange = [other for other in found if other not in position or other == item_id]
+            if position[item_id] != at or strange or len(found) != len(similar):
+                raise ValueError(
+                    f"The neighbours of item {item_id!r} (row {at}) cannot be right: {len(found)} neighbours, {len(similar)} scores"
+                    + (f", {strange[0]!r} is the item itself or has no row." if strange else ", or the id is there twice.")
+                    + " Find them again on the same items."
+                )
+            indices[at, : len(found)] = [position[other] for other in found]
+            scores[at, : len(found)] = similar
+        return cls(tuple(position), indices, scores, facts)
 
-def item_text(item: Item) -> str:
-    """The text that is embedded: title, brand, categories (root to leaf) and description, one a line, empty ones left out."""
-    parts = (item.title, item.brand, " > ".join(item.categories), item.description)
-    return "\n".join(part.strip() for part in parts if part.strip())
+    def save(self, path: str | Path) -> None:
+        """One parquet file with the columns of `to_dataset`, the facts in its metadata; written atomically."""
+        write_parquet(self.to_dataset(), path, {_FACTS_KEY: json.dumps({"schema": NEIGHBORS_SCHEMA, **self.facts}).encode()})
 
+    @classmethod
+    def load(cls, path: str | Path) -> Neighbors:
+        """What `save` wrote. Raises `ValueError` for another file, one of a later grlm-hf, or one whose rows cannot be right."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-def tfidf_embedder(texts: Sequence[str], dim: int = 256, seed: int = 0) -> SentenceTransformer:
-    """A `SentenceTransformer` fitted on `texts`: TF-IDF in `dim` dimensions, with no download.
-
-    With at most `dim` words, cosines are those of TF-IDF; with more, a Gaussian random projection estimates them without bias, with a
-    standard error of about dim ** -.5 (Johnson and Lindenstrauss, 1984). On product titles that finds better neighbours than as many
-    dimensions of a truncated SVD, which flattens the items of one category into near ties.
-
-    The model's one module is a `StaticEmbedding`: word w has the row idf(w) · R[w], and a text is the mean of its words' rows, which
-    points in the direction of its TF-IDF vector times R. So it encodes tens of thousands of texts a second and is saved and loaded like
-    any other. Words are runs of letters, marks and digits, lower-cased, with at least one letter; those in fewer than two texts link
-    nothing and are left out (a text without any other gets the zero vector). idf(w) = ln((1 + n) / (1 + df(w))) + 1, as in
-    scikit-learn. The order of `texts` does not matter. Raises `ValueError` for `dim` < 1.
-    """
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1; found {dim}.")
-    modules = _needs("sentence_transformers.sentence_transformer.modules")
-    from sentence_transformers import SentenceTransformer
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-
-    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    splitter = pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\p{N}]+"), behavior="removed", invert=True)
-    frequency: Counter[str] = Counter()
-    for text in texts:
-        frequency.update({word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))})
-    vocabulary = sorted(word for word, count in frequency.items() if count > 1 and any(c.isalpha() for c in word))
-    idf = np.log((1 + len(texts)) / (1 + np.array([frequency[word] for word in vocabulary], dtype=np.float64))) + 1  # [n_words]
-    if len(vocabulary) <= dim:
-        axes = np.eye(len(vocabulary), max(1, len(vocabulary)))
-    else:
-        axes = np.random.default_rng(seed).standard_normal((len(vocabulary), dim)) / np.sqrt(dim)
-    rows = np.concatenate([np.zeros((1, axes.shape[1])), idf[:, None] * axes])  # [1 + n_words, d]; the unknown word counts for nothing
-
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *vocabulary])}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = splitter
-    return SentenceTransformer(modules=[modules.StaticEmbedding(tokenizer, rows.astype(np.float32))], device="cpu")
-
-
-def embed(items: Sequence[Item], embedder: SentenceTransformer | str | None = None, batch_size: int = 128) -> np.ndarray:
-    """float32 `[n_items, d]`, each row of length 1, or all zero for a text in which the embedder finds nothing (an empty one).
-
-    Args:
-        items: at least one.
-        embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder` fitted on these items.
-        batch_size: texts encoded at once.
-
-    Raises `ValueError` when there are no items, or naming the items whose embedding is not finite.
-    """
-    if not items:
-        raise ValueError("There are no items to embed; pass at least one.")
-    texts = [item_text(item) for item in items]
-    if embedder is None:
-        model = tfidf_embedder(texts)
-    else:
-        model = _needs("sentence_transformers").SentenceTransformer(embedder) if isinstance(embedder, str) else embedder
-    found = model.encode(texts, batch_size=batch_size, show_progress_bar=len(texts) > _PROGRESS_FROM, convert_to_numpy=True)
-    vectors = np.asarray(found, dtype=np.float32)
-
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        named = ", ".join(repr(items[i].item_id) for i in bad[:10])
-        raise ValueError(
-            f"{len(bad)} of {len(items)} embeddings hold NaN or infinity, of items {named}{', …' if len(bad) > 10 else ''}. "
-            "Load the embedder in float32, or another one."
-        )
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    empty = norms <= 1e-6 * norms.max()
-    return np.where(empty, 0, vectors / np.where(empty, 1, norms)).astype(np.float32)
+        try:
+            table = pq.read_table(path, columns=["item_id", "neighbors", "scores"])
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is no readable parquet file of neighbours: {error}") from error
+        stated = (table.schema.metadata or {}).get(_FACTS_KEY)
+        if stated is None:
+            raise ValueError(f"{path} was not written by Neighbors.save: its metadata state no schema. Find the neighbours again.")
+        facts = json.loads(stated)
+        if facts.pop("schema") > NEIGHBORS_SCHEMA:
+            raise ValueError(f"{path} is of a later grlm-hf than this one, which reads schema {NEIGHBORS_SCHEMA}: pip install -U grlm-hf")
+        return cls.from_dataset((row for batch in table.to_batches() for row in batch.to_pylist()), facts)
 
 
 def nearest(
-    vectors: np.ndarray, k: int, min_score: float | None = None, rows: Sequence[int] | None = None
+    vectors: np.ndarray | Shards,
+    k: int,
+    min_score: float | None = None,
+    rows: Sequence[int] | None = None,
+    index: Index | str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices int32 `[n, k]` and scores float32 `[n, k]` of `Neighbors`, for float32 vectors `[n, d]` of length 1 or 0.
 
-    faiss (`IndexFlatIP`, exact) proposes; the scores are recomputed in float64, where they depend on the two vectors alone, so that
-    equal ones are equal and fall in catalog order. Rows whose k-th score may be tied beyond what was fetched fetch more. Zero vectors
-    have no neighbours and are nobody's. `min_score` leaves out what is less similar. Only `rows` are searched for, if given; the
-    others have no neighbours then.
+    Zero vectors have no neighbours and are nobody's. `min_score` leaves out what is less similar. Only `rows` are searched for, if
+    given; the others have no neighbours then. `index`: as in `grlm_hf.identifiers.index.choose_index`, or one that is built.
+
+    Raises `ValueError` for `k` < 1 or an index that does not fit into memory.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}.")
     indices = np.full((len(vectors), k), -1, dtype=np.int32)
     scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
-    live = np.flatnonzero(vectors.any(axis=1))
-    kept = min(k, len(live) - 1)
-    if kept < 1:
-        return indices, scores
-
-    points = np.ascontiguousarray(vectors[live], dtype=np.float32)
-    index = _needs("faiss").IndexFlatIP(points.shape[1])
-    index.add(points)
-    pending = np.arange(len(live)) if rows is None else np.flatnonzero(np.isin(live, np.asarray(rows)))
-    fetch = min(len(live), k + 1 + 8)
-    while len(pending):
-        unsettled = []
-        step = max(1, _BLOCK // (fetch * points.shape[1]))
-        for some in (pending[i : i + step] for i in range(0, len(pending), step)):
-            proposed, found = index.search(points[some], fetch)
-            exact = np.einsum("rd,rfd->rf", points[some].astype(np.float64), points[found].astype(np.float64)).astype(np.float32)
-            exact[found == some[:, None]] = -np.inf  # the item itself, wherever it stands
-            order = np.lexsort((found, -exact))[:, :kept]
-            best, chosen = np.take_along_axis(exact, order, 1), np.take_along_axis(found, order, 1)
-            settled = np.full(len(some), fetch == len(live)) | (proposed[:, -1] < best[:, -1] - _FAISS_ERROR)
-            scores[live[some[settled]], :kept] = best[settled].clip(-1, 1)
-            indices[live[some[settled]], :kept] = live[chosen[settled]]
-            unsettled.append(some[~settled])
-        pending, fetch = np.concatenate(unsettled), min(len(live), 2 * fetch)
-
+    built = build_index(vectors, k, index) if isinstance(index, str) else index
+    asked = built.rows if rows is None else np.intersect1d(built.rows, np.asarray(rows, dtype=np.int64))
+    indices[asked], scores[asked] = search(built, vectors, asked, k)
     if min_score is not None:
         far = ~(scores >= min_score)
         indices[far], scores[far] = -1, -np.inf
@@ -189,24 +194,61 @@ def nearest(
 
 
 def find_neighbors(
-    items: Sequence[Item], k: int = 5, embedder: SentenceTransformer | str | None = None, min_score: float | None = None
+    items: Sequence[Item],
+    k: int | None = None,
+    embedder: SentenceTransformer | str | None = None,
+    min_score: float | None = None,
+    *,
+    config: NeighborsConfig | None = None,
+    work: str | Path | None = None,
 ) -> Neighbors:
-    """Each item's `k` nearest other items by the cosine of their texts' embeddings.
+    """Each item's nearest other items by the cosine of their texts' embeddings.
 
-    `embedder` as in `embed`. `min_score` leaves out neighbours that are less similar. Items whose text is empty to the embedder have no
-    neighbours. Raises `ValueError` for no items, a repeated item id, `k` < 1 or an embedding that is not finite; `ImportError` naming
-    what to install.
+    Args:
+        k, embedder, min_score: where given, they count instead of `config`'s. `embedder` may be a loaded `SentenceTransformer`, whose own
+            dtype and length of text then count.
+        work: a folder for the embeddings, so that a killed run goes on where it stopped (`embed`), and that they need not fit into memory.
+
+    Items whose text is empty to the embedder have no neighbours. Raises `ValueError` for no items, a repeated item id, a setting out of
+    its range, an embedding that is not finite or an index that does not fit into memory; `ImportError` naming what to install.
     """
+    given = {"k": k, "embedder": embedder if isinstance(embedder, str) else None, "min_score": min_score}
+    config = replace(config or NeighborsConfig(), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     item_ids = tuple(item.item_id for item in items)
     repeated = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
     if repeated:
         raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
-    return Neighbors(item_ids, *nearest(embed(items, embedder), k, min_score))
-
-
-def _needs(module: str) -> ModuleType:
-    """The module, or an ImportError that says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'Neighbours need {module.split(".")[0]}, which failed to import: pip install "grlm-hf[terms]"') from error
+    if not items:
+        raise ValueError("There are no items to find neighbours of; pass at least one.")
+    if not config.embedder and embedder is None:
+        if config.prompt or config.max_tokens:
+            raise ValueError("prompt and max_tokens are for a model that is named: give embedder too, or neither of them.")
+        model, name = tfidf_embedder(map(item_text, items)), "tf-idf"
+    elif embedder is None or isinstance(embedder, str):
+        model = load_embedder(config.embedder, config.dtype, config.max_tokens, "cpu" if config.devices else None)
+        name = Path(config.embedder).name if Path(config.embedder).is_dir() else config.embedder
+    else:
+        model, name = embedder, embedder.model_card_data.base_model or type(embedder).__name__
+    vectors = embed(
+        items,
+        model,
+        config.batch_size,
+        prompt=config.prompt,
+        devices=config.devices,
+        shard_size=config.shard_size,
+        work=work,
+    )
+    index = build_index(vectors, config.k, config.index, config.recall, int(config.memory_gb * 1e9))
+    facts = {
+        "n_items": len(items),
+        "k": config.k,
+        "min_score": config.min_score,
+        "embedder": name,
+        "revision": model.model_card_data.base_model_revision,
+        "prompt": prompt_text(model, config.prompt),
+        "max_tokens": model.max_seq_length if isinstance(model.max_seq_length, int) else None,
+        "dim": vectors.shape[1],
+        "without_text": len(items) - len(index.rows),
+        **index.facts,
+    }
+    return Neighbors(item_ids, *nearest(vectors, config.k, config.min_score, index=index), facts)

@@ -15,24 +15,49 @@ TermID = tuple[str, ...]
 N_TERMS = 5
 """Terms in an identifier, as in the paper."""
 
-_RESERVED = re.compile(r"[\[\]{}()<>|\"`,;:\x00-\x1f\x7f]+")  # brackets and separators of the written form, chat-template marks, controls
+# Brackets and separators of the written form, chat-template marks, controls; separators, stops and quotes of other scripts.
+_RESERVED = re.compile(r"[\[\]{}()<>|\"`,;:\x00-\x1f\x7f،؛؟।॥、。〈〉《》「」『』【】“”„«»‹›…·•]+")
 _SPACES = re.compile(r"[\s_]+")
 _HYPHENS = re.compile(r"-{2,}")
 _WRITTEN = re.compile(r"\[([^\[\]\n]*)\]")
+_COMMAS = re.compile("[,，،、]")
+_ALIKE = str.maketrans(dict.fromkeys("‘’", "'") | dict.fromkeys("‐‑‒–—―−", "-"))
 
 
 def normalise(text: str) -> str:
-    """One term from free text: Unicode NFKC, lower case, phrases hyphenated (``Long  Lasting`` → ``long-lasting``).
+    """One term from free text of any language: Unicode NFKC, lower case, phrases hyphenated (``Long  Lasting`` → ``long-lasting``).
 
-    Characters that the written form or a chat template reserve are dropped. Returns ``""`` if no letter or digit is left.
+    Letters, digits and the marks that stand on them (vowel signs, accents) are kept as they are in every script. What the written
+    form or a chat template reserves, emoji and other pictures, and marks that stand on nothing are dropped; a Turkish ``İ`` becomes
+    ``i``; apostrophes and dashes become the plain ones. Returns ``""`` if, and only if, there is no letter or digit.
     """
     text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cs", "Co", "Cn"))
-    text = _RESERVED.sub(" ", unicodedata.normalize("NFKC", text))  # again: letters that were lowered or moved together may compose
+    if not text.isascii():
+        text = _DOTTED.sub("i", _plain(text.translate(_ALIKE)))
+        text = unicodedata.normalize("NFKC", text)  # again: letters that were lowered or moved together may compose
+    text = _RESERVED.sub(" ", text)
     term = _HYPHENS.sub("-", _SPACES.sub("-", text.strip())).strip("-'")
     if term.count(".") == 1:  # the end of a sentence, not of an abbreviation (``e.l.f.``)
         term = term.removesuffix(".").rstrip("-'")
     return term if any(c.isalnum() for c in term) else ""
+
+
+_DOTTED = re.compile("i\u0307+")
+
+
+def _plain(text: str) -> str:
+    """Without what Unicode says is not seen, a space for each picture, and without marks that stand on no letter or digit."""
+    found: list[str] = []
+    for c in text:
+        kind = unicodedata.category(c)
+        if kind in ("Cf", "Cs", "Co", "Cn", "Me") or "\ufe00" <= c <= "\ufe0f" or "\U000e0100" <= c <= "\U000e01ef":  # selectors
+            continue
+        if kind == "So" or "\U0001f3fb" <= c <= "\U0001f3ff":  # pictures, and shades of skin
+            c = " "
+        elif kind[0] == "M" and not (found and (found[-1].isalnum() or unicodedata.category(found[-1])[0] == "M")):
+            continue
+        found.append(c)
+    return "".join(found)
 
 
 def validate(terms: Iterable[str], n_terms: int | None = None) -> TermID:
@@ -59,9 +84,10 @@ def render(term_id: TermID) -> str:
 def parse(text: str) -> TermID | None:
     """The first written Term ID in generated text, each term normalised; ``None`` if there is none.
 
-    A missing bracket at either end is forgiven, since a length cut or a prompt that ends in ``[`` produces it.
+    A missing bracket at either end is forgiven, since a length cut or a prompt that ends in ``[`` produces it; so are commas of another
+    script.
     """
     found = _WRITTEN.search(text)
     body = found.group(1) if found else text.strip().split("\n", 1)[0].strip().strip("[]")
-    terms = tuple(t for t in (normalise(part) for part in body.split(",")) if t)
+    terms = tuple(t for t in (normalise(part) for part in _COMMAS.split(body)) if t)
     return terms or None

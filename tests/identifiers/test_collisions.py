@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlm_hf.catalog import Item
-from grlm_hf.identifiers.collisions import collisions, resolve
-from grlm_hf.identifiers.extract import words
+from grlm_hf.catalog import Catalog, Item, load_items, load_term_ids
+from grlm_hf.identifiers.collisions import RESOLVERS, attributes, collision_report, collisions, resolve, resolve_new
 from grlm_hf.identifiers.terms import TermID, normalise
+from grlm_hf.identifiers.words import words
 
 TID = ("nail-polish", "gel", "opi")
+BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "amazon-beauty"
 
 
 def polish(item_id: str, title: str, **more: str) -> Item:
@@ -39,36 +43,41 @@ def test_collisions_are_the_pairs_of_equal_identifiers(term_ids: list[TermID]) -
     assert all(list(group) == sorted(set(group)) for group in groups)
 
 
-@given(catalogs)
-@settings(max_examples=300, deadline=None)
-def test_resolve_only_ever_separates(catalog: tuple[list[Item], list[TermID]]) -> None:
+hows = st.sampled_from(RESOLVERS)
+
+
+@given(catalogs, hows)
+@settings(max_examples=400, deadline=None)
+def test_resolve_only_ever_separates(catalog: tuple[list[Item], list[TermID]], how: str) -> None:
     items, before = catalog
-    after = resolve(items, before)
+    after = resolve(items, before, how=how)
     everyone = range(len(items))
     assert all(before[i] == before[j] for i in everyone for j in everyone if after[i] == after[j])  # never a new collision
     for at in everyone:
         group = [other for other in everyone if before[other] == before[at]]
-        if at == min(group, key=lambda other: items[other].item_id):  # alone, or the first of its group
-            assert after[at] == before[at]
+        keeps = {other for other in group if after[other] == before[other]}
+        assert keeps  # so one that was alone stays as it was
         if after[at] != before[at]:
-            assert after[at][:-1] == before[at][:-1]
+            *kept, word = after[at]
+            assert tuple(kept) == (before[at] if how == "append" else before[at][:-1])
             assert len(set(after[at])) == len(after[at])
-            assert after[at][-1] in words(items[at].title)
-            assert normalise(after[at][-1]) == after[at][-1] != "the"
+            assert word in {*words(items[at].title), *attributes(items[at])}
+            assert normalise(word) == word != "the"
             assert after[at] not in before
-            assert any(after[at][-1] not in words(items[other].title) for other in group)
+            assert any(word not in words(items[other].title) for other in group)
         for other in group:  # what is the same in text stays together
             if items[other].title == items[at].title:
                 assert after[other] == after[at]
+    assert how != "rank" or after == before
 
 
-@given(catalogs, st.randoms(use_true_random=False))
+@given(catalogs, hows, st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
-def test_the_order_of_the_items_plays_no_part(catalog: tuple[list[Item], list[TermID]], random) -> None:
+def test_the_order_of_the_items_plays_no_part(catalog: tuple[list[Item], list[TermID]], how: str, random) -> None:
     items, before = catalog
     order = random.sample(range(len(items)), len(items))
-    after = resolve(items, before)
-    assert resolve([items[at] for at in order], [before[at] for at in order]) == [after[at] for at in order]
+    after = resolve(items, before, how=how)
+    assert resolve([items[at] for at in order], [before[at] for at in order], how=how) == [after[at] for at in order]
 
 
 @given(catalogs)
@@ -79,6 +88,92 @@ def test_resolving_again_changes_no_more_than_what_still_collides(catalog: tuple
     again = resolve(items, after)
     alone = set(range(len(items))) - {at for group in collisions(after) for at in group}
     assert all(again[at] == after[at] for at in alone)
+
+
+@given(catalogs, catalogs, hows, st.booleans(), st.randoms(use_true_random=False))
+@settings(max_examples=400, deadline=None)
+def test_items_that_join_a_catalog_give_way_to_it(old, new, how: str, resolved: bool, random) -> None:
+    old_items, old_ids = old
+    catalog = Catalog([Item(item.item_id, item.title or "-") for item in old_items], resolve(*old, how=how) if resolved else old_ids)
+    items, before = [Item(f"new-{item.item_id}", item.title) for item in new[0]], new[1]
+    after = resolve_new(catalog, items, before, how=how)
+
+    order = random.sample(range(len(items)), len(items))
+    assert resolve_new(catalog, [items[at] for at in order], [before[at] for at in order], how=how) == [after[at] for at in order]
+    assert how != "rank" or after == before
+    mine = catalog.add(items, after) if all(item.title for item in items) else None
+    assert mine is None or mine.term_ids[: len(catalog)] == catalog.term_ids
+    for at, item in enumerate(items):
+        if after[at] != before[at]:
+            assert not catalog.positions_of(after[at])  # only ever something free
+            assert after[at] not in before
+            assert len(set(after[at])) == len(after[at])
+            assert len(after[at]) == len(before[at]) + (how == "append")
+            assert catalog.positions_of(before[at]) or before.count(before[at]) > 1
+        elif catalog.positions_of(after[at]) and how != "rank":  # it shares with an old one: its text has nothing that helps
+            others = [*catalog.items_of(before[at]), *(items[i] for i in range(len(items)) if before[i] == before[at])]
+            texts = {frozenset((*words(other.title), *attributes(other))) - {"the"} for other in others}
+            for word in {*words(item.title), *attributes(item)} - {"the", *before[at]}:
+                changed = (*before[at], word) if how == "append" else (*before[at][:-1], word)
+                assert all(word in text for text in texts) or catalog.positions_of(changed) or changed in {*before, *after}
+
+
+def test_a_new_item_shares_an_old_identifier_only_where_its_text_offers_nothing() -> None:
+    catalog = Catalog([polish("b", "Coral Matte")], [TID])
+    new = [polish("a", "Coral Matte"), polish("c", "Matte")]
+    assert [resolve_new(catalog, [item], [TID]) for item in new] == [[TID], [TID]]
+    assert resolve_new(catalog, [polish("a", "Ruby Matte")], [TID]) == [(*TID[:2], "ruby")]  # though its id comes first
+    shared = Catalog([polish("b", "Coral"), polish("d", "Ruby Matte")], [TID, TID])
+    assert resolve_new(shared, [polish("a", "Ruby Matte")], [TID]) == [(*TID[:2], "ruby")]
+    assert catalog.term_ids + shared.term_ids == (TID,) * 3
+    with pytest.raises(ValueError, match="1 items are in the catalog already, such as 'b'"):
+        resolve_new(catalog, [polish("b", "Coral")], [TID])
+
+
+def test_one_that_has_nothing_of_its_own_keeps_the_identifier() -> None:
+    items = [polish("a", "Mascara Black Brown"), polish("b", "Mascara Black")]
+    assert resolve(items, [TID, TID]) == [(*TID[:2], "brown"), TID]
+    assert resolve(items[:1], [TID]) == [TID]
+
+
+def test_attributes() -> None:
+    item = polish(
+        "a", 'Tee, Navy Blue/red, X-Large, 8.4 Fl. Oz, 1 7/8" wide, 16 ounces, 3-Pack, Pack of 6, SPF 30, 2 in 1', brand="OPI Inc."
+    )
+    assert attributes(item) == [
+        *("navy-blue", "red", "8.4-ounce", "1-7/8-inch", "16-ounce", "x-large", "pack-of-3", "pack-of-6", "spf-30", "opi")
+    ]
+    assert attributes(polish("a", "", description="500ML")) == ["500-ml"]
+    assert attributes(polish("a", "Redness blues 316/316L 22oza")) == []
+
+
+def test_ways_to_tell_apart() -> None:
+    items = [polish("a", "Polish"), polish("b", "Polish Glossy 8 Ounces Navy Blue", brand="Essie")]
+    found = {how: resolve(items, [TID, TID], how=how) for how in RESOLVERS}
+    assert all(first == TID for first, _ in found.values())
+    assert [second[-1] for _, second in found.values()] == ["glossy", "navy-blue", "glossy", "opi"]
+    assert found["append"][1] == (*TID, "glossy")
+    assert resolve([items[0], polish("c", "Polish Glossy")], [TID, TID], how="attribute")[1][-1] == "glossy"  # no attribute: a word
+    noise = [polish("a", "Plate"), polish("b", "Plate " + "1" * 10_000 + " " + "x" * 10_000)]
+    assert resolve(noise, [TID, TID]) == [TID, TID]  # no term of ten thousand letters
+    plates = [polish("a", "Plate (C)"), polish("b", "Plate (B)")]
+    assert resolve(plates, [TID, TID])[1][-1] == "b"
+
+
+@given(catalogs)
+@settings(max_examples=100, deadline=None)
+def test_the_report_counts_what_is_shared(catalog: tuple[list[Item], list[TermID]]) -> None:
+    items, term_ids = catalog
+    report = collision_report(items, term_ids)
+    shared = [item for item, term_id in zip(items, term_ids, strict=True) if term_ids.count(term_id) > 1]
+    assert {item for _, group in report.groups for item in group} == set(shared)
+    assert report.n_shared == len(shared) == sum(size * n for size, n in report.sizes.items())
+    assert report.share == len(shared) / len(items)
+    assert all([i.item_id for i in group] == sorted(i.item_id for i in group) for _, group in report.groups)
+    assert [len(group) for _, group in report.groups] == sorted((len(group) for _, group in report.groups), reverse=True)
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+    backwards = collision_report(items[::-1], term_ids[::-1])
+    assert backwards == report
 
 
 def test_a_word_that_the_others_lack_takes_the_last_place() -> None:
@@ -131,5 +226,25 @@ def test_mistakes_are_named() -> None:
         resolve([polish("a", "x")], [TID], [[], []])
     with pytest.raises(ValueError, match="'a'"):
         resolve([polish("a", "x"), polish("a", "y")], [TID, TID])
+    with pytest.raises(ValueError, match="how is 'best'; expected one of term, attribute, append, rank"):
+        resolve([polish("a", "x")], [TID], how="best")
+    with pytest.raises(ValueError, match="1 items, 2 Term IDs"):
+        collision_report([polish("a", "x")], [TID, TID])
     with pytest.raises(ValueError, match="'b' has an empty Term ID"):
         resolve([polish("a", "x"), polish("b", "y")], [TID, ()])
+
+
+@pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no real data at {BEAUTY}; set GRLM_DATA")
+@pytest.mark.parametrize("how", ["term", "attribute", "append"])
+def test_on_the_official_term_ids_of_beauty(how: str) -> None:
+    items = load_items(BEAUTY / "items.jsonl.gz", missing_title="fill")
+    given = load_term_ids(BEAUTY / "term_ids_official.jsonl.gz")
+    before = [given[item.item_id] for item in items]
+    assert collision_report(items, before).n_shared == 441
+    after = resolve(items, before, how=how)
+    report = collision_report(items, after)
+    assert report.share < 0.002
+    assert all(len(set(b)) - len(b) == len(set(a)) - len(a) for a, b in zip(after, before, strict=True))  # ten had a term twice before
+    catalog = Catalog(items[:-600], after[:-600])
+    new = resolve_new(catalog, items[-600:], before[-600:], how=how)
+    assert sum(bool(catalog.positions_of(term_id)) for term_id in new) <= 2

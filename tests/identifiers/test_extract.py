@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlm_hf.catalog import Item
-from grlm_hf.identifiers.extract import STOP_WORDS, extract_terms, words
+from grlm_hf.catalog import Catalog, Item
+from grlm_hf.identifiers.embedding import embed, item_text, tfidf_embedder
+from grlm_hf.identifiers.extract import Extractor, TermExtender, extend_terms, extract_terms
 from grlm_hf.identifiers.neighbors import Neighbors
 from grlm_hf.identifiers.terms import TermID, normalise, parse, render
+from grlm_hf.identifiers.words import STOP_WORDS, words
 
 HAIR, NAILS = ("Beauty", "Hair Care", "Shampoos"), ("Beauty", "Makeup", "Nails", "Nail Polish")
 SCENTS = ("Lavender", "Mint", "Coconut", "Rose", "Argan", "Honey")
@@ -104,6 +106,25 @@ def test_plurals_become_the_singular_that_the_catalog_uses() -> None:
     assert "lens" in lens
 
 
+def test_of_several_singulars_the_one_that_is_used_most() -> None:
+    titles = (
+        "Fixed Knives",
+        "Fold Knife",
+        "Kitchen Knife",
+        "Paper Knive",
+        "Ammo Boxes",
+        "Tool Box",
+        "Lunch Box",
+        "Tackle Boxe",
+        "Stripes",
+        "Strip",
+    )
+    found = extract([Item(str(n), title) for n, title in enumerate(titles)])
+    assert "knife" in found[0]
+    assert "box" in found[4]
+    assert "stripes" in found[8]  # not the plural of strip
+
+
 def test_a_brand_is_found_in_the_title_where_the_field_is_empty() -> None:
     titles = [f"Zara Home {scent} Candle" for scent in SCENTS[:4]]
     items = [Item(f"z{n}", title, "Zara Home" if n < 2 else "") for n, title in enumerate(titles)]
@@ -145,7 +166,7 @@ def test_too_little_text_is_filled_up_with_neighbours_terms_then_fixed_words() -
     assert empty == ("product", "item", "general", "other", "plain")
 
 
-@pytest.mark.parametrize("n_terms", [1, 2, 3, 4, 8, 12])
+@pytest.mark.parametrize("n_terms", [1, 2, 3, 4, 5, 6, 7, 8, 12])
 def test_other_lengths(n_terms: int) -> None:
     found = extract([*ITEMS, Item("empty", "")], n_terms)
     assert_legal(found, n_terms)
@@ -164,8 +185,108 @@ any_items = st.lists(st.builds(Item, st.just(""), texts, texts, st.lists(texts, 
 )
 
 
-@given(any_items, st.integers(1, 7), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@given(any_items, any_items, st.integers(1, 8), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_fit_and_apply(items: list[Item], others: list[Item], n_terms: int, random) -> None:
+    neighbors = neighbors_by_words(items)
+    extractor = Extractor.fit(items)
+    near = [[items[j] for j in neighbors.of(at)] for at in range(len(items))]
+    assert extractor.terms(items, near, n_terms) == extract_terms(items, neighbors, n_terms)
+    # What an item gets depends on the fit, on itself and on its neighbours: not on the items beside it.
+    near = [random.sample(items, min(len(items), random.randint(0, 5))) for _ in others]
+    found = extractor.terms(others, near, n_terms)
+    assert_legal(found, n_terms)
+    assert found == [extractor.terms([item], [n], n_terms)[0] for item, n in zip(others, near, strict=True)]
+    assert Extractor.fit(items[::-1]).terms(others, near, n_terms) == found
+
+
+def nearest_by_hand(vectors: np.ndarray, row: int, k: int) -> list[int]:
+    """Positions of the nearest rows by float64 cosine; of equals the first."""
+    scores = np.round(vectors.astype(np.float64) @ vectors[row].astype(np.float64), 5)
+    ranked = [int(at) for at in np.argsort(-scores, kind="stable") if at != row and vectors[at].any()]
+    return ranked[:k] if vectors[row].any() else []
+
+
+def test_terms_of_items_that_join_a_catalog_are_those_of_fit_and_apply() -> None:
+    shop = [Item(f"{n}-{item.item_id}", f"{item.title} {n}", item.brand, item.categories) for n in range(3) for item in ITEMS]
+    catalog = Catalog(shop, extract(shop))
+    new = [Item("new-1", "Acme Shampoo with Keratin, Vetiver", "", HAIR), Item("new-2", "Vetiver Glow Nail Polish", "", NAILS)]
+    model = tfidf_embedder([item_text(item) for item in shop])
+    vectors = np.concatenate([embed(shop, model), embed(new, model)])
+    everything = [*shop, *new]
+    near = [[everything[at] for at in nearest_by_hand(vectors, len(shop) + n, 5)] for n in range(2)]
+    wanted = Extractor.fit(shop).terms(new, near)
+    assert extend_terms(catalog, new) == wanted
+    assert_legal(wanted)
+    assert wanted[0][0] == "shampoo"
+    assert wanted[0][-1] == "acme"
+    assert wanted[1][0] == "nail-polish"
+    assert extend_terms(catalog, []) == []
+    assert all(
+        len(term_id) == 4
+        for term_id in extend_terms(Catalog(shop, [t[:4] for t in catalog.term_ids[1:]] + [("one", "more", "than", "most", "have")]), new)
+    )
+
+
+class Counted:
+    """An embedder that notes how many texts it has embedded."""
+
+    def __init__(self, model):
+        self.model, self.texts = model, 0
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def encode_document(self, texts, **options):
+        self.texts += len(texts)
+        return self.model.encode_document(texts, **options)
+
+
+@given(st.lists(st.tuples(st.sampled_from("arc"), st.integers(0, 40)), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_a_changing_catalog_is_followed(changes: list[tuple[str, int]], given_one: bool) -> None:
+    """What is kept from call to call equals what is made anew for each catalog, up to the words that were counted before."""
+    shop = [Item(f"{n:02}-{item.item_id}", f"{item.title} {n}", item.brand, item.categories) for n in range(4) for item in ITEMS]
+    catalog = Catalog(shop, extract(shop))
+    model = tfidf_embedder([item_text(item) for item in shop])
+    extender = TermExtender(embedder=model if given_one else None)
+    new = Item("new", "Acme Shampoo with Keratin, Vetiver", "", HAIR)
+    extender(catalog, [new])
+    for n, (kind, which) in enumerate(changes):
+        item = catalog.items[which % len(catalog)]
+        if kind == "a":
+            catalog = catalog.add([Item(f"a{n}", f"{item.title} Balm {n}", item.brand, item.categories)], [("balm", *"abcd")])
+        elif kind == "r":
+            catalog = catalog.remove([item.item_id])
+        else:
+            catalog = catalog.update([Item(item.item_id, f"Other Soap {n}", item.brand)])
+        found = extender(catalog, [new])
+        extractor, vectors = extender._follow(catalog)
+        np.testing.assert_allclose(vectors, embed(catalog.items, extender._model), atol=1e-6)
+        assert 10 * abs(extractor.n_items - len(catalog)) <= len(catalog)  # counted anew before it is too old
+        everything = [*catalog.items, new]
+        at_hand = nearest_by_hand(np.concatenate([vectors, embed([new], extender._model)]), len(catalog), 5)
+        assert found == extractor.terms([new], [[everything[at] for at in at_hand]])
+
+
+def test_a_second_call_embeds_what_is_new_only() -> None:
+    shop = [Item(f"{n}-{item.item_id}", f"{item.title} {n}", item.brand, item.categories) for n in range(3) for item in ITEMS]
+    catalog = Catalog(shop, extract(shop))
+    model = Counted(tfidf_embedder([item_text(item) for item in shop]))
+    extender = TermExtender(embedder=model)  # type: ignore[arg-type]
+    new = [Item("new-1", "Vetiver Shampoo"), Item("new-2", "Vetiver Polish")]
+    first = extender(catalog, new)
+    assert model.texts == len(shop) + 2
+    assert extender(catalog, new) == first
+    assert model.texts == len(shop) + 4
+    extender(catalog.add(new[:1], first[:1]), new[1:])
+    assert model.texts == len(shop) + 6
+    many = [Item(f"m{n}", f"Vetiver Candle {n}", "Vela") for n in range(20)]  # more than a tenth: counted along
+    assert {(term_id[0], term_id[-1]) for term_id in extender(catalog, many)} == {("vetiver-candle", "vela")}
+
+
+@given(any_items, st.integers(1, 8), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
 def test_any_text_gives_legal_terms_whatever_the_order_of_the_items(items: list[Item], n_terms: int, random) -> None:
     found = extract(items, n_terms)
     assert_legal(found, n_terms)
@@ -197,3 +318,7 @@ def test_neighbours_of_other_items_are_refused() -> None:
         extract_terms(ITEMS[::-1], neighbors_by_words(ITEMS))
     with pytest.raises(ValueError, match="n_terms must be at least 1"):
         extract(ITEMS, 0)
+    with pytest.raises(ValueError, match="n_terms must be at least 1"):
+        Extractor.fit(ITEMS).terms(ITEMS[:1], [[]], 0)
+    with pytest.raises(ValueError, match="Found 2 items and the neighbours of 1"):
+        Extractor.fit(ITEMS).terms(ITEMS[:2], [[]])

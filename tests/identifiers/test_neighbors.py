@@ -1,11 +1,11 @@
-"""Nearest items: faiss against brute force, ties, duplicates, empty texts; the embedder that needs no download."""
+"""Nearest items: faiss against brute force, ties, duplicates, empty texts; what is saved and stated of them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlm_hf.catalog import Item
-from grlm_hf.identifiers.neighbors import Neighbors, embed, find_neighbors, item_text, nearest, tfidf_embedder
+from grlm_hf.files import write_parquet
+from grlm_hf.identifiers.embedding import item_text, tfidf_embedder
+from grlm_hf.identifiers.index import Index
+from grlm_hf.identifiers.neighbors import Neighbors, NeighborsConfig, find_neighbors, nearest
 
 TITLES = (
     "Keratin Shampoo Lavender",
@@ -82,23 +85,20 @@ def test_more_duplicates_than_are_fetched_at_once_fall_in_catalog_order() -> Non
 class BackwardIndex:
     """faiss promises no order among equal scores: this index gives the last first."""
 
-    def __init__(self, d: int) -> None:
-        self.points = np.zeros((0, d), np.float32)
-
-    def add(self, points: np.ndarray) -> None:
+    def __init__(self, points: np.ndarray) -> None:
         self.points = points
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, params: None) -> tuple[np.ndarray, np.ndarray]:
         scores = queries @ self.points.T
         order = np.lexsort((np.broadcast_to(-np.arange(scores.shape[1]), scores.shape), -scores))[:, :k]
         return np.take_along_axis(scores, order, 1), order
 
 
-def test_equal_scores_fall_in_catalog_order_whatever_the_index_gives_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_scores_fall_in_catalog_order_whatever_the_index_gives_first() -> None:
     vectors = np.repeat(np.array([[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, -0.5]], dtype=np.float32), 50, axis=0)[::-1].copy()
-    monkeypatch.setattr("grlm_hf.identifiers.neighbors._needs", lambda _: SimpleNamespace(IndexFlatIP=BackwardIndex))
+    index = Index("exact", np.arange(100), BackwardIndex(vectors))
     for k in (1, 4, 60):
-        np.testing.assert_array_equal(nearest(vectors, k)[0], brute_force(vectors, k)[0])
+        np.testing.assert_array_equal(nearest(vectors, k, index=index)[0], brute_force(vectors, k)[0])
 
 
 def test_find_neighbors_groups_similar_titles() -> None:
@@ -149,50 +149,9 @@ def test_one_item_has_no_neighbours() -> None:
     assert find_neighbors(catalog(TITLES[:1]), k=2).indices.tolist() == [[-1, -1]]
 
 
-def test_the_default_embedders_cosines_are_those_of_tfidf() -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text")
-    texts = [item_text(item) for item in catalog()]
-    vectors = embed(catalog())
-    want = text.TfidfVectorizer(token_pattern=r"[^\W_]+", min_df=2).fit_transform(texts).toarray()
-    np.testing.assert_allclose(vectors @ vectors.T, want @ want.T, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-
-
-def test_the_projection_estimates_the_cosines_and_is_seeded() -> None:
-    rng = np.random.default_rng(1)
-    items = [Item(str(n), " ".join(f"word{w}" for w in rng.integers(0, 400, 12))) for n in range(150)]
-    texts = [item_text(item) for item in items]
-    exact, projected = embed(items, tfidf_embedder(texts, dim=10_000)), embed(items, tfidf_embedder(texts, dim=256))
-    assert projected.shape == (150, 256)
-    assert exact.shape[1] > 256
-    error = (projected @ projected.T - exact @ exact.T)[np.triu_indices(150, 1)]
-    assert abs(error.mean()) < 0.01
-    assert error.std() < 0.09
-    np.testing.assert_array_equal(projected, embed(items, tfidf_embedder(texts[::-1], dim=256)))
-    assert not np.array_equal(projected, embed(items, tfidf_embedder(texts, dim=256, seed=1)))
-
-
-def test_a_saved_embedder_is_named_by_its_folder(tmp_path) -> None:
-    items = catalog()
-    tfidf_embedder([item_text(item) for item in items]).save(str(tmp_path / "embedder"))
-    np.testing.assert_allclose(embed(items, str(tmp_path / "embedder")), embed(items), atol=1e-6)
-
-
-class Broken:
-    """An embedder that fails on one text."""
-
-    def encode(self, texts: list[str], **_: object) -> np.ndarray:
-        return np.array([[np.nan if "Mint" in text else 1.0, 2.0] for text in texts], dtype=np.float32)
-
-
-def test_embeddings_that_are_not_finite_name_their_items() -> None:
-    with pytest.raises(ValueError, match=r"2 of 8 embeddings.*'i1', 'i2'"):
-        find_neighbors(catalog(), embedder=Broken())
-
-
 @pytest.mark.parametrize(
     ("items", "k", "message"),
-    [([], 5, "no items"), (catalog(), 0, "k must be at least 1"), ([*catalog(), Item("i3", "again")], 5, "'i3'")],
+    [([], 5, "no items"), (catalog(), 0, "k must be at least 1; found 0"), ([*catalog(), Item("i3", "again")], 5, "'i3'")],
 )
 def test_mistakes_are_named(items: list[Item], k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -214,10 +173,100 @@ def test_to_dataset_leaves_out_the_missing_ones() -> None:
     assert found.features["scores"].feature.dtype == "float32"
 
 
-def test_item_text_has_title_brand_categories_and_description() -> None:
-    item = Item("a", "Red Soap", "Acme", ("Beauty", "Soaps"), "Smells of roses.")
-    assert item_text(item) == "Red Soap\nAcme\nBeauty > Soaps\nSmells of roses."
-    assert item_text(Item("a", " ")) == ""
+def test_only_the_rows_asked_for_are_searched() -> None:
+    vectors = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[5] = 0
+    indices, scores = nearest(vectors, 3, rows=[4, 5, 29])
+    whole = brute_force(vectors, 3)
+    np.testing.assert_array_equal(indices[[4, 29]], whole[0][[4, 29]])
+    assert (np.delete(indices, [4, 29], 0) == -1).all()
+    assert np.isneginf(np.delete(scores, [4, 29], 0)).all()
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf", "hnsw"])
+def test_saved_neighbours_are_loaded_with_what_is_stated_of_them(index: str, tmp_path: Path) -> None:
+    items = [*catalog(), Item("blank", " ")]
+    config = NeighborsConfig(k=4, min_score=0.2, index=index)
+    found = find_neighbors(items, config=config, work=tmp_path / "work")
+    found.save(tmp_path / "neighbors.parquet")
+    loaded = Neighbors.load(tmp_path / "neighbors.parquet")
+    assert loaded.item_ids == found.item_ids
+    assert loaded.facts == found.facts
+    np.testing.assert_array_equal(loaded.indices, found.indices)
+    np.testing.assert_array_equal(loaded.scores, found.scores)
+    assert loaded.facts["index"] == index
+    assert loaded.facts["recall"] == 1
+    assert (loaded.facts["n_items"], loaded.facts["k"], loaded.facts["min_score"], loaded.facts["without_text"]) == (9, 4, 0.2, 1)
+    assert loaded.facts["embedder"] == "tf-idf"
+    straight = find_neighbors(items, 4, min_score=0.2)
+    np.testing.assert_array_equal(straight.indices, found.indices)  # exact or not, in files or not
+
+
+def test_what_is_given_counts_instead_of_the_config(tmp_path: Path) -> None:
+    tfidf_embedder([item_text(item) for item in catalog()]).save(str(tmp_path / "mine"))
+    found = find_neighbors(catalog(), 2, str(tmp_path / "mine"), config=NeighborsConfig(k=7, min_score=0.1))
+    assert found.indices.shape == (8, 2)
+    assert (found.facts["embedder"], found.facts["min_score"]) == ("mine", 0.1)
+    assert (found.scores[found.indices >= 0] >= 0.1).all()
+
+
+def test_files_that_are_no_neighbours_are_refused(tmp_path: Path) -> None:
+    found = find_neighbors(catalog(), 2)
+    write_parquet(found.to_dataset(), tmp_path / "plain.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    for name, message in (("plain", "not written by"), ("broken", "no readable"), ("absent", "no readable")):
+        with pytest.raises(ValueError, match=message):
+            Neighbors.load(tmp_path / f"{name}.parquet")
+    write_parquet(found.to_dataset(), tmp_path / "later.parquet", {b"grlm_neighbors": b'{"schema": 99}'})
+    with pytest.raises(ValueError, match="later grlm-hf"):
+        Neighbors.load(tmp_path / "later.parquet")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"item_id": "b", "neighbors": ["b"], "scores": [1.0]}, "'b' is the item itself"),
+        ({"item_id": "b", "neighbors": ["gone"], "scores": [1.0]}, "'gone' is"),
+        ({"item_id": "b", "neighbors": ["a"], "scores": []}, "1 neighbours, 0 scores"),
+        ({"item_id": "a", "neighbors": [], "scores": []}, "there twice"),
+    ],
+)
+def test_rows_that_cannot_be_right_are_refused(row: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Neighbors.from_dataset([{"item_id": "a", "neighbors": [], "scores": []}, row])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"k": 0}, "k must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"shard_size": 0}, "shard_size must be"),
+        ({"min_score": 1.5}, "min_score=1.5"),
+        ({"min_score": float("nan")}, "min_score=nan"),
+        ({"recall": 0.0}, "recall=0.0"),
+        ({"index": "lsh"}, "expected one of .*ivf"),
+        ({"dtype": "int4"}, "expected one of .*bfloat16"),
+        ({"memory_gb": -1.0}, "memory_gb=-1.0"),
+        ({"max_tokens": -1}, "max_tokens=-1"),
+    ],
+)
+def test_settings_out_of_range_are_named(setting: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NeighborsConfig(**setting)
+
+
+def test_the_config_is_one_that_recipes_can_hold() -> None:
+    from omegaconf import OmegaConf
+
+    merged = OmegaConf.merge(OmegaConf.structured(NeighborsConfig()), OmegaConf.from_dotlist(["k=3", "min_score=0.5"]))
+    assert OmegaConf.to_object(merged) == NeighborsConfig(k=3, min_score=0.5)
+
+
+def test_a_prompt_without_a_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="give embedder too"):
+        find_neighbors(catalog(), config=NeighborsConfig(prompt="query"))
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

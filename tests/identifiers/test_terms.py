@@ -41,6 +41,21 @@ term_ids = st.lists(terms, min_size=1, max_size=6).map(tuple)
         ("<|im_end|>", "im-end"),
         ("[red], (green)", "red-green"),
         ("1/2-Inch", "1/2-inch"),
+        ("Şampuan İpek", "şampuan-ipek"),
+        ("STRAẞE", "straße"),
+        ("ΟΔΟΣ", "οδος"),
+        ("शैम्पू।", "शैम्पू"),
+        ("แชมพู สมุนไพร", "แชมพู-สมุนไพร"),
+        ("洗发水，去屑", "洗发水-去屑"),
+        ("شامبو، زيت", "شامبو-زيت"),
+        ("שלום‏ עולם", "שלום-עולם"),
+        ("한국어 샴푸", "한국어-샴푸"),
+        ("H₂O", "h2o"),
+        ("L’Oréal – “Paris”", "l'oréal-paris"),
+        ("Coca-Cola®", "coca-cola"),
+        ("red ❤️ heart👍🏽", "red-heart"),
+        ("5️⃣ stars", "5-stars"),
+        ("a ´ b", "a-b"),  # its compatible form is a space with an accent on it
         ("", ""),
         (" ,. ", ""),
         ("!?", ""),
@@ -65,6 +80,21 @@ def test_normalise_is_idempotent_and_clean(text: str) -> None:
     assert not any(c.isspace() or unicodedata.category(c) in ("Cf", "Cs", "Co", "Cn") for c in term)
     assert term == term.lower() == unicodedata.normalize("NFKC", term) == term.strip("-'")
     assert any(c.isalnum() for c in term) or not term
+
+
+@settings(max_examples=500, deadline=None)
+@given(texts)
+def test_only_a_text_without_letter_or_digit_is_no_term(text: str) -> None:
+    kept = (c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c) not in ("Cn", "Co", "Cs"))
+    assert bool(normalise(text)) == any(c.isalnum() for c in kept)
+
+
+def test_every_character_alone_and_after_a_letter() -> None:
+    for c in map(chr, (*range(0x10000), *range(0x10000, 0x30000, 13), *range(0xE0000, 0xE0200))):
+        alone, after = normalise(c), normalise(f"a{c}")
+        assert normalise(alone) == alone
+        assert normalise(after) == after
+        assert after[0] == "a" or unicodedata.category(c)[0] == "M"  # an accent composes with it
 
 
 @given(texts)
@@ -121,6 +151,8 @@ def test_rendering_junk_does_not_raise(junk: TermID) -> None:
         ("red wine, dry\nand more", ("red-wine", "dry")),
         ("[[red, dry]]", ("red", "dry")),
         ("[red]", ("red",)),
+        ("[洗发水，去屑、草本]", ("洗发水", "去屑", "草本")),
+        ("[شامبو، زيت]", ("شامبو", "زيت")),
     ],
 )
 def test_parse(text: str, tid: TermID | None) -> None:
