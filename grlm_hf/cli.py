@@ -391,8 +391,8 @@ def recommend(
 
     found = grlm.recommend(
         listed(history), k, exclude_seen=exclude_seen, domain=domain or None, allow=listed(allow) if allow else None,
-        exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact, deadline_ms=deadline_ms,
-        length_penalty=length_penalty,
+        exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact,
+        deadline_ms=deadline_ms, length_penalty=length_penalty,
     )  # fmt: skip
     if exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."

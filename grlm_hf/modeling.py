@@ -24,8 +24,10 @@ from grlm_hf.decoding.search import Found, search
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
+from grlm_hf.identifiers.collisions import resolve_new
+from grlm_hf.identifiers.extract import TermExtender
 from grlm_hf.identifiers.terms import TermID, parse
-from grlm_hf.tasks.prompts import history_tokens, prompt_hash, tokenizer_hash
+from grlm_hf.tasks.prompts import check_history, history_tokens, prompt_hash, tokenizer_hash
 
 CONFIG_FILE = "grlm_config.json"
 CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
@@ -52,6 +54,10 @@ class GRLMConfig:
     """`grlm_hf.tasks.prompts.tokenizer_hash` of the tokenizer trained with."""
     objective: str = "vocabulary"
     """What the training loss, and so every score, is normalised over (`grlm_hf.decoding.walker.OBJECTIVES`)."""
+    history: str = "term_ids"
+    """What a prompt shows of each item of a history (`grlm_hf.tasks.prompts.HISTORIES`)."""
+    max_tokens: int = 0
+    """Tokens of a prompt and its answer that the training kept to; 0: only the model's own limit counts."""
     schema: int = CONFIG_SCHEMA
 
 
@@ -114,9 +120,10 @@ class GRLMForRecommendation:
             )
         if config.objective not in OBJECTIVES:
             raise ValueError(f"The checkpoint's objective is {config.objective!r}; expected one of {OBJECTIVES}.")
-        if config.prompt_hash != prompt_hash():
+        check_history(config.history)
+        if config.prompt_hash != (written := prompt_hash(config.history)):
             raise ValueError(
-                f"This checkpoint was trained with other prompts (hash {config.prompt_hash}; this grlm-hf writes {prompt_hash()}). "
+                f"This checkpoint was trained with other prompts (hash {config.prompt_hash}; this grlm-hf writes {written}). "
                 "Use the grlm-hf version that trained it, or train again."
             )
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
@@ -127,6 +134,7 @@ class GRLMForRecommendation:
         # One reference to an immutable value: readers see all of an update or nothing of it.
         self._index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
         self._writing = threading.Lock()
+        self._extend_terms = TermExtender()
         vocab = model.get_input_embeddings().weight.shape[0]
         if self.trie.vocab > vocab:
             raise ValueError(
@@ -192,7 +200,7 @@ class GRLMForRecommendation:
             raise ValueError(
                 f"{path_or_repo} has config schema {values['schema']}; this grlm-hf reads up to {CONFIG_SCHEMA}. pip install -U grlm-hf"
             )
-        if values.keys() != known:
+        if not known - {"history", "max_tokens"} <= values.keys() <= known:  # those two came later
             raise ValueError(f"{folder / CONFIG_FILE} holds {sorted(values)}; expected {sorted(known)}.")
         catalog = Catalog.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -243,7 +251,8 @@ class GRLMForRecommendation:
 
         Args:
             term_ids: one an item; by default they are extracted from the items' texts, beside those of the catalog
-                (`grlm_hf.identifiers.extract.extend_terms`).
+                (`grlm_hf.identifiers.extract.TermExtender`), and told apart from theirs where the text allows; the first such call reads
+                the whole catalog, the next ones what is new.
 
         Returns:
             The new `version`.
@@ -251,9 +260,11 @@ class GRLMForRecommendation:
         Raises:
             ValueError: an item_id that the catalog has already, an illegal Term ID; then nothing is changed.
         """
-        from grlm_hf.identifiers.extract import extend_terms
 
-        return self._change(lambda catalog: catalog.add(items, extend_terms(catalog, items) if term_ids is None else term_ids))
+        def extended(catalog: Catalog) -> Catalog:
+            return catalog.add(items, resolve_new(catalog, items, self._extend_terms(catalog, items)) if term_ids is None else term_ids)
+
+        return self._change(extended)
 
     def remove_items(self, item_ids: Iterable[str]) -> int:
         """Removes items. Returns the new `version`. Raises ``ValueError`` for an unknown id, or when none would be left."""
@@ -292,6 +303,7 @@ class GRLMForRecommendation:
         *,
         exclude_seen: bool = False,
         allow: Collection[str] | np.ndarray | None = None,
+        domain: str | None = None,
         exclude: Collection[str] = (),
         banned_terms: Collection[str] = (),
         prior: Mapping[str, float] | np.ndarray | None = None,
@@ -312,9 +324,11 @@ class GRLMForRecommendation:
         allowed items alone (probabilities stay those of the whole catalog).
 
         Args:
-            history: item ids, oldest first; or a list of histories. Only the last ``config.max_history`` items are read.
+            history: item ids, oldest first; or a list of histories. Only the last ``config.max_history`` items are read, fewer
+                where the model has no room for them.
             exclude_seen: leave out all items of the history (also those too old to be read).
             allow: recommend these only: ids, or a bool mask over the catalog.
+            domain: recommend items of this domain only (``catalog.domains``); as `allow` with all of them, and cheaper.
             exclude: leave out these ids.
             banned_terms: leave out items that have one of these terms.
             prior: a non-negative weight for each item, float [n_items], or [n_histories, n_items]; or by id for some, the others having 1.
@@ -337,8 +351,8 @@ class GRLMForRecommendation:
             possible answer), or where the deadline came first.
 
         Raises:
-            ValueError: an empty history, an unknown item, `k` below 1 or above the catalog's size, `num_beams` below `k` or above the
-                number of Term IDs, a mask or prior of the wrong length, a negative prior.
+            ValueError: an empty history, an unknown item or domain, `k` below 1 or above the catalog's size, `num_beams` below `k` or above
+                the number of Term IDs, a mask or prior of the wrong length, a negative prior.
         """
         started = time.perf_counter()
         index = self._index  # this call's version of the catalog
@@ -360,11 +374,9 @@ class GRLMForRecommendation:
             raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
         deadline = None if deadline_ms is None else started + deadline_ms / 1000
         positions = [[catalog.position(i) for i in h] for h in histories]
-        shown = [p[-self.config.max_history :] for p in positions]
-        paths = {q: index.path(q) for p in shown for q in p}
-        prompts = history_tokens(self.tokenizer, paths, shown, catalog.term_ids)
+        prompts = self._prompts(index, positions)
         bonuses = index.bonuses(
-            histories, exclude_seen=exclude_seen, allow=allow, exclude=exclude, banned_terms=banned_terms, prior=prior,
+            histories, exclude_seen=exclude_seen, allow=allow, domain=domain, exclude=exclude, banned_terms=banned_terms, prior=prior,
             prior_weight=prior_weight, shared=shared,
         )  # fmt: skip
         results = [Recommendations(version=index.version) for _ in histories]
@@ -402,10 +414,23 @@ class GRLMForRecommendation:
     def prompt_tokens(self, history: Sequence[str]) -> torch.Tensor:
         """The prompt of one history, int64 [1, length] on the model's device: for ``generate()`` and other engines."""
         index = self._index
-        positions = [index.catalog.position(i) for i in history][-self.config.max_history :]
-        paths = {q: index.path(q) for q in positions}
-        (prompt,) = history_tokens(self.tokenizer, paths, [positions], index.catalog.term_ids)
+        (prompt,) = self._prompts(index, [[index.catalog.position(i) for i in history]])
         return torch.from_numpy(prompt)[None].to(self.device)
+
+    def _prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """What the model reads of each history: its last items, as many as ``config.max_history``, and as leave room for the answer."""
+        limits = (self.config.max_tokens, getattr(self.model.config, "max_position_embeddings", None))
+        room = min((n for n in limits if n), default=None)
+        shown = [p[-self.config.max_history :] for p in positions]
+        return history_tokens(
+            self.tokenizer,
+            {q: index.path(q) for p in shown for q in p},
+            shown,
+            index.catalog.term_ids,
+            items=index.catalog.items,
+            history=self.config.history,
+            max_tokens=None if room is None else room - index.trie.depth - 1,
+        )
 
     @torch.inference_mode()
     def write_freely(self, history: Sequence[str], num_beams: int = 20, max_new_tokens: int = 48) -> list[TermID | None]:

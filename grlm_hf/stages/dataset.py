@@ -126,7 +126,8 @@ def make_dataset(
     )  # fmt: skip
     validation = validation_sequences(catalog, split.validation, mixture.max_history, mixture.history)
     tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation)}
-    facts["mixture"] = made.statistics | {"settings": asdict(mixture), "seed": seed}
+    settings = asdict(replace(mixture, neighbors=Path(mixture.neighbors).name, chat_file=Path(mixture.chat_file).name))
+    facts["mixture"] = made.statistics | {"settings": settings, "seed": seed}
     files: list[Path] = []
     if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
         facts["terms"] = read_json(path)

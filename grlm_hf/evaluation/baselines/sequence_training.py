@@ -55,7 +55,7 @@ def train_sequence_model(
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected 0 or more.")
     if config.patience and not validation:
-        raise ValueError(f"sequence_model.patience is {config.patience}, but there are no validation cases to watch; pass some, or set it to 0.")
+        raise ValueError(f"sequence_model.patience is {config.patience}, but there are no validation cases to watch; pass some, or 0.")
     ids, pieces, counts = _training_data(item_ids, histories, config.max_items)
     lengths = np.array([len(piece) - 1 for piece in pieces])
     per_epoch = len(_batches(lengths, config.batch_positions, seed, 0))

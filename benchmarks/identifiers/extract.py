@@ -1,0 +1,59 @@
+"""Term extraction on the real catalogs: items a second after embedding, beside the quality goals, which are its gate.
+
+    OMP_NUM_THREADS=1 python benchmarks/identifiers/extract.py        # reads $GRLM_DATA, by default ../shared/data
+
+CPU seconds of one thread. Writes results/identifiers-extract.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "decoding"))
+from harness import Results
+
+from grlm_hf.catalog import load_items, load_term_ids
+from grlm_hf.identifiers.collisions import collision_report, resolve
+from grlm_hf.identifiers.extract import extract_terms
+from grlm_hf.identifiers.neighbors import find_neighbors
+from grlm_hf.identifiers.quality import measure
+
+DATA = Path(os.environ.get("GRLM_DATA", "../shared/data"))
+
+
+def main() -> None:
+    if not DATA.is_dir():
+        sys.exit(f"No data at {DATA}; set GRLM_DATA.")
+    results = Results("identifiers-extract", "python benchmarks/identifiers/extract.py")
+    for name in ("beauty", "sports"):
+        folder = DATA / f"amazon-{name}"
+        items = load_items(folder / "items.jsonl.gz", "fill")
+        start = time.process_time()
+        neighbors = find_neighbors(items)
+        results.add(f"{name}: embedding (TF-IDF) and exact search", "items/s", len(items) / (time.process_time() - start))
+        start = time.process_time()
+        term_ids = extract_terms(items, neighbors)
+        extracted = time.process_time() - start
+        resolved = resolve(items, term_ids)
+        whole = time.process_time() - start
+        given = load_term_ids(folder / "term_ids_official.jsonl.gz")
+        ours, theirs = (measure(items, ids, neighbors, n_terms=5) for ids in (resolved, [given[i.item_id] for i in items]))
+        legal = ours["legality"]["legal"]
+        results.add(f"{name}: legal", "share", legal, 1.0)
+        shared = collision_report(items, resolved).share
+        results.add(f"{name}: items that share an identifier after resolving", "share", shared, 0.01, better="lower")
+        agree = ours["agreement"]["shared"], theirs["agreement"]["shared"]
+        results.add(f"{name}: terms shared with a neighbour (official {agree[1]:.2f})", "terms", agree[0], agree[1])
+        align = ours["alignment"]["own"]["text"]["items"], theirs["alignment"]["own"]["text"]["items"]
+        results.add(f"{name}: items with a term's word in their text (official {align[1]:.3f})", "share", align[0], align[1])
+        gate = legal == 1.0 and shared <= 0.01
+        results.add(f"{name}: extraction", "items/s", len(items) / extracted, 500, gate=gate)
+        results.add(f"{name}: extraction and resolving", "items/s", len(items) / whole, 500, gate=gate)
+    results.save("Extraction, CPU seconds of one thread", "items/s")
+
+
+if __name__ == "__main__":
+    main()
