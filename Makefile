@@ -4,9 +4,10 @@ BIN = $(VENV)/bin
 DEV = $(VENV)/.installed-dev
 
 VLLM = .venv-vllm
+DATASETS = .venv-datasets
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test test-vllm lint bench clean
+.PHONY: quickstart test test-vllm test-published lint bench clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
@@ -16,6 +17,9 @@ test: $(DEV)  ## all tests that need no GPU
 
 test-vllm: $(VLLM)/.installed  ## the tests that need vLLM, on the CPU, in an environment of its own
 	$(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
+test-published: $(DEV) $(DATASETS)/.installed  ## a published dataset, read where only `datasets` is installed
+	$(BIN)/python tests/published/check.py $(DATASETS)/bin/python
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
@@ -52,5 +56,11 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(VLLM)/.installed
 
+$(DATASETS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(DATASETS)
+	$(DATASETS)/bin/python -m pip install --quiet --upgrade pip
+	$(DATASETS)/bin/python -m pip install --quiet --constraint constraints.txt datasets
+	touch $(DATASETS)/.installed
+
 clean:
-	rm -rf $(VENV) $(VLLM) grlm-quickstart runs build dist
+	rm -rf $(VENV) $(VLLM) $(DATASETS) grlm-quickstart runs build dist

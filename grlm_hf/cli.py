@@ -271,6 +271,11 @@ def dataset_push(
     repo_id
         ORG/NAME; created if need be.
     """
+    from grlm_hf.hub import dataset_facts
+
+    if not folder.is_dir():
+        raise ValueError(f"No dataset folder at {folder}; name the one that `grlm dataset` wrote: --from FOLDER.")
+    dataset_facts(folder)  # says so where it is none
     push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run)
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import tempfile
-from importlib.resources import files
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog
-from grlm_hf.files import read_json, replacing, write_json, write_parquet, write_text
+from grlm_hf.cards import CARD, PLACE, catalog_card
+from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog, load_items, load_term_ids
+from grlm_hf.dataset_folder import DATASET_FACTS, PLOT, check_folder, read_facts
+from grlm_hf.files import clean
+from grlm_hf.licenses import licensed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CARD = "README.md"
-_OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
-DATASET_FACTS = "grlm_dataset.json"
 # nothing that would be unpickled or run
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE, TRIE_FILE]
+# what a push removes of an earlier version; a licence, a notebook or a picture that somebody added there stays
+_DATA = (".parquet", ".safetensors", ".json", ".trie", PLOT, "quality.png", "quality.md")
+
+
+# --- reading -------------------------------------------------------------------------------------------------------------------------
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -34,115 +39,52 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
         return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=_CHECKPOINT_FILES))
 
 
-def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Downloads ``catalog.parquet`` of a dataset repository or else of a model repository, and returns the local file."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Catalog:
+    """The catalog of a repository: the ``catalog.parquet`` of a dataset or else of a model, or else the tables ``items`` and ``term_ids``
+    of a dataset, whoever wrote them.
 
+    Raises:
+        ValueError: there is no such repository or it holds none of these; or an item has no Term ID.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    is_dataset = True
     with _explained(repo_id):
         try:
-            return Path(hf_hub_download(repo_id, CATALOG_FILE, repo_type="dataset", revision=revision, token=token))
-        except (RepositoryNotFoundError, EntryNotFoundError):
-            return Path(hf_hub_download(repo_id, CATALOG_FILE, revision=revision, token=token))
+            found = hf_hub_download(repo_id, CATALOG_FILE, repo_type="dataset", revision=revision, token=token)
+        except (RepositoryNotFoundError, EntryNotFoundError) as error:
+            is_dataset = isinstance(error, RemoteEntryNotFoundError)
+            try:
+                found = hf_hub_download(repo_id, CATALOG_FILE, revision=revision, token=token)
+            except (RepositoryNotFoundError, RemoteEntryNotFoundError):
+                if not is_dataset:
+                    raise
+                found = ""
+    return Catalog.from_pretrained(found) if found else _catalog_from_tables(repo_id, revision, token)
 
 
-def push_folder(
-    folder: str | Path, repo_id: str, *, repo_type: str = "model", private: bool = True, token: str | None = None, message: str = ""
-) -> str:
-    """Uploads a folder in one commit, creating the repository (private unless said otherwise) if need be; returns its URL.
+def _catalog_from_tables(repo_id: str, revision: str | None, token: str | None) -> Catalog:
+    from datasets import concatenate_datasets, load_dataset
+    from datasets.exceptions import DatasetsError
 
-    In a repository that grlm-hf wrote before, data files that the folder no longer holds are removed in the same commit; its card stays.
-
-    Raises:
-        ValueError: no files; or the repository exists and is public where a private one was asked for.
-    """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-
-    folder = Path(folder)
-    paths = _visible_files(folder)
-    if not paths:
-        raise ValueError(f"{folder} holds no files to push.")
-    api = HfApi(token=token)
-    with _explained(repo_id):
-        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise ValueError(f"{repo_id} exists and is public. Say that it may be (--public), or name another repository.")
-        names = [p.relative_to(folder).as_posix() for p in paths]
-        there = set(api.list_repo_files(repo_id, repo_type=repo_type))
-        gone = there - set(names) - {".gitattributes", CARD} if there & {CATALOG_FILE, DATASET_FACTS} else set()
-        operations: list[Any] = [CommitOperationDelete(name) for name in sorted(gone)]
-        operations += [CommitOperationAdd(name, path) for name, path in zip(names, paths, strict=True)]
-        api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message or f"Upload {folder.name} with grlm-hf")
-    return str(url)
-
-
-def publish(folder: str | Path, repo_id: str, *, private: bool = True, dry_run: bool = False, token: str | None = None) -> str:
-    """Pushes what a folder holds: a checkpoint as a model repository, a dataset or catalog folder as a dataset repository.
-
-    Returns the URL, or with `dry_run` the list of files.
-
-    Raises:
-        ValueError: the folder holds none of these.
-    """
-    folder = Path(folder)
-    if (folder / "grlm_config.json").is_file():
-        repo_type = "model"
-    elif (folder / CATALOG_FILE).is_file():
-        repo_type = "dataset"
-    else:
-        raise ValueError(f"{folder} holds neither a checkpoint (grlm_config.json) nor a dataset or catalog ({CATALOG_FILE}).")
-    Catalog.from_pretrained(folder)  # a broken one is not published
-    if dry_run:
-        sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in _visible_files(folder))
-        return "\n".join([f"{repo_type} {repo_id}:", *sizes])
-    if repo_type == "dataset" and not (folder / CARD).is_file():
-        return push_catalog(Catalog.from_pretrained(folder), repo_id, private=private, token=token)
-    return push_folder(folder, repo_id, repo_type=repo_type, private=private, token=token)
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def push_catalog(catalog: Catalog, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Publishes a catalog as a dataset repository that ``load_dataset`` and ``Catalog.from_pretrained`` both read."""
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "catalog"
-        catalog.save_pretrained(folder)
-        card = f"---\nconfigs:\n- config_name: default\n  data_files: {CATALOG_FILE}\n---\n\n# {repo_id}\n\n{catalog!r}\n"
-        (folder / CARD).write_text(card, encoding="utf-8")
-        return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token)
-
-
-def save_datasets(tables: dict[str, dict[str, Dataset]], catalog: Catalog, folder: str | Path, facts: dict[str, Any]) -> None:
-    """Writes tables (config → split → rows) as a dataset repository: parquet files, a card whose YAML names the configs, the catalog,
-    and `facts` (at least `schema`, `title`, `notice`, `split`, `max_history`) as ``grlm_dataset.json``.
-
-    ``load_dataset(folder, config)`` reads it here as well as from the Hub. Replaces `folder` as a whole, or not at all.
-    """
-    with replacing(folder) as new:
-        new.mkdir()
-        lines = []
-        for n, (config, splits) in enumerate(tables.items()):
-            digest, data_files = hashlib.sha256(), []
-            for split, rows in splits.items():
-                (new / config).mkdir(exist_ok=True)
-                path = new / config / f"{split}-00000-of-00001.parquet"
-                write_parquet(rows, path)
-                digest.update(path.read_bytes())
-                data_files += [f"  - split: {split}", f"    path: {config}/{split}-*.parquet"]
-            # load_dataset caches a local folder by its name and its card's YAML alone: without the digest it would serve an older
-            # folder of this name, or what this folder held before.
-            about = [f"  description: content {digest.hexdigest()[:16]}", *(["  default: true"] if n == 0 else [])]
-            lines += [f"- config_name: {config}", *about, "  data_files:", *data_files]
-        counts = [f"| `{c}` | {', '.join(f'{s}: {len(rows):,}' for s, rows in splits.items())} |" for c, splits in tables.items()]
-        catalog.save_pretrained(new)
-        card = card_template("dataset").substitute(
-            title=facts["title"], notice=facts["notice"], configs="\n".join(lines), counts="\n".join(counts), catalog=repr(catalog),
-            first=next(iter(tables)),
-        )  # fmt: skip
-        (new / CARD).write_text(card, encoding="utf-8")
-        write_json(new / DATASET_FACTS, facts)
+        for table in ("items", "term_ids"):
+            try:
+                splits = load_dataset(repo_id, table, revision=revision, token=token)
+            except (ValueError, FileNotFoundError, DatasetsError) as error:
+                raise ValueError(f"{repo_id!r} holds no {CATALOG_FILE}, nor a table {table!r} to make a catalog of: {error}") from error
+            concatenate_datasets(list(splits.values())).to_parquet(str(Path(work) / f"{table}.parquet"))
+        try:
+            items, term_ids = load_items(Path(work) / "items.parquet"), load_term_ids(Path(work) / "term_ids.parquet")
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"{work}/", f"{repo_id}, table ").replace(".parquet", "")) from error
+    if missing := [item.item_id for item in items if item.item_id not in term_ids]:
+        raise ValueError(
+            f"{repo_id!r}: {len(missing)} of the {len(items)} items in its table 'items' have no Term ID in 'term_ids', such as "
+            f"{missing[:3]}. The two tables must be of the same items."
+        )
+    return Catalog(items, [term_ids[item.item_id] for item in items])
 
 
 def load_table(path_or_repo: str | Path, config: str, split: str) -> Dataset:
@@ -165,64 +107,189 @@ def dataset_facts(path_or_repo: str | Path) -> dict[str, Any]:
 
         with _explained(str(path_or_repo), DATASET_FACTS):
             path = Path(hf_hub_download(str(path_or_repo), DATASET_FACTS, repo_type="dataset"))
-    facts = read_json(path)
-    if not isinstance(facts, dict) or facts.get("schema") != 1:
-        raise ValueError(
-            f"{path} has schema {facts.get('schema') if isinstance(facts, dict) else None}; this grlm-hf reads 1. pip install -U grlm-hf"
-        )
-    return facts
+    return read_facts(path)
 
 
-def write_model_card(checkpoint: str | Path, report: dict[str, Any], title: str, notice: str) -> None:
-    """Writes ``README.md`` into a checkpoint, with the figures of an evaluation report (`grlm_hf.evaluation.report`)."""
-    from grlm_hf.evaluation.report import markdown_table
-
-    catalog = Catalog.from_pretrained(checkpoint)
-    example = ", ".join(repr(i.item_id) for i in catalog.items[:2])
-    config = read_json(Path(checkpoint) / "grlm_config.json")
-    protocol = "; ".join(f"{k}: {v}" for k, v in report["protocol"].items())
-    text = card_template("model").substitute(
-        title=title, notice=notice, table=markdown_table(report), protocol=protocol, catalog=repr(catalog), history=example,
-        max_history=config["max_history"], over=_OVER[config["objective"]],
-    )  # fmt: skip
-    write_text(Path(checkpoint) / CARD, text)
+# --- writing -------------------------------------------------------------------------------------------------------------------------
 
 
-def card_template(kind: str) -> Template:
-    """The card template ``model_cards/{kind}.md``: shipped inside the wheel, beside the package in a checkout."""
-    inside = files("grlm_hf") / "model_cards" / f"{kind}.md"
-    source = inside if inside.is_file() else Path(__file__).parent.parent / "model_cards" / f"{kind}.md"
-    return Template(source.read_text(encoding="utf-8"))
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    license_name: str = "",
+    license_link: str = "",
+    private: bool = True,
+    dry_run: bool = False,
+    token: str | None = None,
+) -> str:
+    """Pushes what a folder holds: a checkpoint as a model repository, a dataset or catalog folder as a dataset repository.
+
+    Nothing is published without a licence: `license` goes into the card's YAML in the same commit, unless the card states one already.
+
+    Args:
+        license: an id of the Hub's list, such as ``cc-by-4.0``; or ``other`` with a name and a link (`grlm_hf.licenses.license_fields`).
+
+    Returns:
+        The URL, or with `dry_run` the list of files.
+
+    Raises:
+        ValueError: the folder holds none of these, or not all of it; no licence, or none that the Hub would read (a dry run tells of a
+            missing one instead); and as `push_folder`.
+    """
+    folder = Path(folder)
+    if (folder / "grlm_config.json").is_file():
+        repo_type = "model"
+    elif (folder / CATALOG_FILE).is_file():
+        repo_type = "dataset"
+    else:
+        raise ValueError(f"{folder} holds neither a checkpoint (grlm_config.json) nor a dataset or catalog ({CATALOG_FILE}).")
+    _check_name(repo_id)
+    catalog = Catalog.from_pretrained(folder)  # a broken one is not published
+    if (folder / DATASET_FACTS).is_file():
+        check_folder(folder)
+    if (folder / CARD).is_file():
+        card = _card_text(folder / CARD)
+    else:
+        card = catalog_card(catalog, repo_id) if repo_type == "dataset" else f"# {repo_id}\n"
+    try:
+        card, said = licensed(card, license, license_name, license_link)
+    except ValueError as error:
+        if license or not dry_run:
+            raise
+        said = f"none yet. {error}"
+    linked = re.search(r"^license_link: (LICENSE\S*)$", card, re.MULTILINE)
+    if linked and not (folder / linked[1]).is_file():
+        raise ValueError(f"The licence links to {linked[1]}, a file that {folder} does not hold. Put it there, or give a URL.")
+    if dry_run:
+        sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in _visible_files(folder))
+        return "\n".join([f"{repo_type} {repo_id}:", *sizes, f"licence: {said}"])
+    return push_folder(folder, repo_id, repo_type=repo_type, private=private, token=token, card=card)
 
 
-class _explained:
-    """Turns the Hub's errors about a repository into a ``ValueError`` that says what to do."""
+def push_catalog(catalog: Catalog, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Publishes a catalog as a dataset repository that ``load_dataset`` and ``Catalog.from_pretrained`` both read."""
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "catalog"
+        catalog.save_pretrained(folder)
+        return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token, card=catalog_card(catalog, repo_id))
 
-    def __init__(self, repo_id: str, wanted: str = CATALOG_FILE):
-        self.repo_id, self.wanted = repo_id, wanted
 
-    def __enter__(self) -> None:
-        return None
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    private: bool = True,
+    token: str | None = None,
+    message: str = "",
+    card: str | None = None,
+) -> str:
+    """Uploads a folder in one commit, creating the repository (private unless said otherwise) if need be; returns its URL.
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+    Large files are uploaded first, then one commit shows all of the new version at once. Broken off, it leaves readers what they had; what
+    was uploaded is kept, so a second push goes on from there. In a repository that grlm-hf wrote before, data files that the folder no
+    longer holds are removed in the same commit; its card and what is not data stay.
 
-        what = None
-        if isinstance(error, HFValidationError):
+    Args:
+        card: goes there as README.md in the place of the folder's own.
+
+    Raises:
+        ValueError: no files; a name that no repository can have; no right to write there; the repository exists and is public where a
+            private one was asked for, or the other way round; somebody else changed it during the push.
+        ConnectionError: the Hub could not be reached, or broke off.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    folder = Path(folder)
+    content: dict[str, Any] = {p.relative_to(folder).as_posix(): p for p in _visible_files(folder)}
+    if not content:
+        raise ValueError(f"{folder} holds no files to push.")
+    if card is None and (folder / CARD).is_file():
+        card = _card_text(folder / CARD)
+    if card is not None:
+        placed = re.sub(r"^```python\n.*?^```", lambda m: m[0].replace(f'"{PLACE}"', f'"{repo_id}"'), card, flags=re.S | re.M)
+        content[CARD] = placed.encode()
+    _check_name(repo_id)
+    api = HfApi(token=token)
+    with _pushing(folder, repo_id):
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        info = api.repo_info(repo_id, repo_type=repo_type)
+        if private != bool(info.private):
+            how = ("public", "Say that it may be (--public)") if private else ("private", "Make it public in its settings first")
+            raise ValueError(f"{repo_id} exists and is {how[0]}. {how[1]}, or name another repository.")
+        there = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.sha))
+        ours = bool(there & {CATALOG_FILE, DATASET_FACTS})
+        gone = sorted(name for name in there - set(content) if ours and name.endswith(_DATA))
+        operations: list[Any] = [CommitOperationDelete(name) for name in gone]
+        operations += [CommitOperationAdd(name, path) for name, path in sorted(content.items())]
+        said = message or f"Upload {folder.name} with grlm-hf"
+        api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=said, parent_commit=info.sha)
+    return str(url)
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _card_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _check_name(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name for a repository; expected ORG/NAME. {error}") from error
+
+
+@contextmanager
+def _explained(repo_id: str, wanted: str = CATALOG_FILE) -> Iterator[None]:
+    """Turns the Hub's errors about a repository that is read into a ``ValueError`` that says what to do."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except (hub.HFValidationError, hub.RevisionNotFoundError, hub.RepositoryNotFoundError, hub.EntryNotFoundError) as error:
+        if isinstance(error, hub.HFValidationError):
             what = "is neither a folder here nor a Hub id like ORG/NAME"
-        elif isinstance(error, LocalEntryNotFoundError):
+        elif isinstance(error, hub.LocalEntryNotFoundError):
             what = "is no folder here, and the Hub could not be reached"
-        elif isinstance(error, RevisionNotFoundError):
+        elif isinstance(error, hub.RevisionNotFoundError):
             what = "has no such revision"
-        elif isinstance(error, RepositoryNotFoundError):
+        elif isinstance(error, hub.RepositoryNotFoundError):
             what = "is no folder here, and no repository on the Hub that you may read (private? run `hf auth login`)"
-        elif isinstance(error, EntryNotFoundError):
-            what = f"holds no {self.wanted}: it was not published by grlm-hf"
-        if what:
-            raise ValueError(f"{self.repo_id!r} {what}.") from error
+        else:
+            what = f"holds no {wanted}: it was not published by grlm-hf"
+        raise ValueError(f"{repo_id!r} {what}.") from error
+
+
+@contextmanager
+def _pushing(folder: Path, repo_id: str) -> Iterator[None]:
+    """Says of a failed push what readers see now, and what to do."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (409, 412):
+            raise ValueError(
+                f"Somebody else changed {repo_id} during this push, which therefore changed nothing. Look at what is there now; to replace "
+                "it, push again."
+            ) from error
+        if status in (401, 403, 404):
+            raise ValueError(
+                f"You may not write to {repo_id} ({clean(error)}). Is it the right name? Log in with a token that may: hf auth login."
+            ) from error
+        raise ConnectionError(
+            f"The push of {folder} to {repo_id} broke off ({clean(error)}). Readers see what was there before, or all of this version, "
+            "never a mixture. Push again: what was uploaded is kept."
+        ) from error

@@ -12,6 +12,7 @@ import re
 import secrets
 import threading
 from base64 import b64decode
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,6 +82,10 @@ class HubError(Exception):
         self.headers = {"X-Error-Message": message.encode("ascii", "replace").decode(), **({"X-Error-Code": code} if code else {}), **more}
 
 
+class Cut(Exception):
+    """The connection breaks here."""
+
+
 class HubServer:
     """`with HubServer() as hub:` serves until the block ends. The port is held from construction on.
 
@@ -89,12 +94,16 @@ class HubServer:
         token: the one token that may write, and read private repos.
         fail_after: after this many more LFS uploads each further one is answered 500, until it is set back to None. The client
             retries a 500 five times over 23 s: replace `huggingface_hub.utils._http.time.sleep` in such a test.
+        before, after: name of a route → what is called before the body of such a request is read, or once it is carried out but not
+            answered. Raising `Cut` there closes the connection without an answer. Other requests are answered meanwhile.
         requests: "METHOD path status" of each request answered.
     """
 
     def __init__(self, port: int = 0):
         self.token = f"hf_{secrets.token_hex(16)}"
         self.fail_after: int | None = None
+        self.before: dict[str, Callable[[], None]] = {}
+        self.after: dict[str, Callable[[], None]] = {}
         self.requests: list[str] = []
         self.repos: dict[tuple[str, str], Repo] = {}  # (kind, id) -> repo
         self.uploads: dict[str, tuple[Repo, str]] = {}  # signature in an upload address -> whose object it may store
@@ -162,17 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub: HubServer = self.server.hub  # type: ignore[attr-defined]
-        self.body = self.read_body()
-        self.authorized = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
-        self.reply_status, self.reply_headers = 200, {}
-        address = urlsplit(self.path)
-        self.query = parse_qs(address.query)
-        with self.hub.lock:
-            try:
-                answer = self.route(address.path)
-            except HubError as error:
-                self.reply_status, self.reply_headers, answer = error.status, error.headers, {"error": error.message}
-            self.hub.requests.append(f"{self.command} {self.path} {self.reply_status}")
+        try:
+            answer = self.answered()
+        except Cut:
+            self.close_connection = True
+            return
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         content_type = "application/octet-stream" if isinstance(answer, bytes) else "application/json"
         self.send_response(self.reply_status)
@@ -181,6 +184,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def answered(self) -> Any:
+        address = urlsplit(self.path)
+        self.query = parse_qs(address.query)
+        name = next((name for method, _, pattern, name in ROUTES if self.fits(method, pattern, address.path)), "")
+        self.hub.before.get(name, lambda: None)()
+        self.body = self.read_body()
+        self.authorized = self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+        self.reply_status, self.reply_headers = 200, {}
+        with self.hub.lock:
+            try:
+                answer = self.route(address.path)
+            except HubError as error:
+                self.reply_status, self.reply_headers, answer = error.status, error.headers, {"error": error.message}
+            self.hub.requests.append(f"{self.command} {self.path} {self.reply_status}")
+        self.hub.after.get(name, lambda: None)()
+        return answer
+
+    def fits(self, method: str, pattern: str, path: str) -> re.Match | None:
+        return re.fullmatch(pattern, path) if method == self.command.replace("HEAD", "GET") else None
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
@@ -203,8 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def route(self, path: str) -> Any:
         for method, needs_token, pattern, name in ROUTES:
-            match = re.fullmatch(pattern, path)
-            if match and method == self.command.replace("HEAD", "GET"):
+            if match := self.fits(method, pattern, path):
                 found = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                 if "id" in found:
                     found["repo"] = self.find(found.pop("kind", "models"), found.pop("id"))

@@ -1,0 +1,72 @@
+"""The licence that is stated in a published card, in the form that the Hub reads."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+
+_COMMON_LICENSES = (
+    "apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "cdla-permissive-2.0", "cdla-sharing-1.0",
+    "openrail", "unknown", "other",
+)  # fmt: skip
+
+
+def license_fields(license: str, name: str = "", link: str = "") -> dict[str, str]:
+    """The YAML fields of a licence: an id of the Hub's list (https://huggingface.co/docs/hub/repositories-licenses), or ``other`` with a
+    `name` (an id of your own, like ``shop-data-1.0``) and a `link` (a URL, or ``LICENSE``, a file in the repository).
+
+    The list grows, so only the form of an id is checked here; the Hub itself refuses unknown ones before anything is uploaded.
+
+    Raises:
+        ValueError: not of that form; or a name or link is missing, or given beside another licence than ``other``.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        like = re.sub(r"[\s_]+", "-", license.strip().lower())
+        close = get_close_matches(like, _COMMON_LICENSES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else " Expected an id such as 'cc-by-4.0', 'mit' or 'other'."
+        raise ValueError(f"The licence {license!r} is no id of the Hub's list, which are lower case without spaces.{hint}")
+    if license != "other":
+        if name or link:
+            raise ValueError(f"A licence name and link go with licence 'other' only; found licence {license!r}.")
+        return {"license": license}
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
+        raise ValueError(f"Licence 'other' needs a license_name in lower case without spaces, such as 'shop-data-1.0'; found {name!r}.")
+    if not re.fullmatch(r"https?://[^\s<>\"]+|LICENSE(\.md|\.txt)?", link):
+        raise ValueError(f"Licence 'other' needs a license_link: a URL, or LICENSE, a file in the folder; found {link!r}.")
+    return {"license": license, "license_name": name, "license_link": link}
+
+
+def licensed(card: str, license: str | None = None, name: str = "", link: str = "") -> tuple[str, str]:
+    """The card with this licence in its YAML, or with the one that stands there; and the licence.
+
+    Raises:
+        ValueError: neither is there, or it is not one (see `license_fields`); or the card's YAML is broken.
+    """
+    import yaml
+    from huggingface_hub import RepoCard
+
+    if not card.startswith("---"):
+        card = f"---\n{{}}\n---\n{card}"
+    try:
+        parsed = RepoCard(card)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"The YAML at the head of README.md is broken: {error}") from error
+    if license:
+        fields = license_fields(license, name, link)
+    elif name or link:
+        raise ValueError("A licence name and link need licence 'other' with them.")
+    else:
+        given = parsed.data.get("license")
+        if not given:
+            raise ValueError(
+                "What is published needs a licence; none was given, and the card names none. Give the id of one that your data's source "
+                "allows, such as cc-by-4.0 (--license cc-by-4.0), or other with a license_name and a license_link."
+            )
+        own = str(given[0] if isinstance(given, list) and len(given) == 1 else given)
+        fields = license_fields(own, str(parsed.data.get("license_name") or ""), str(parsed.data.get("license_link") or ""))
+    for field in ("license", "license_name", "license_link"):
+        parsed.data.pop(field)
+    for field, value in fields.items():
+        parsed.data[field] = value
+    return str(parsed), fields["license"]
