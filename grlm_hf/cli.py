@@ -472,7 +472,7 @@ def _show(report: dict[str, Any], output: Path) -> None:
 
 
 def _show_quality(report: dict[str, Any], folder: Path) -> None:
-    from grlm_hf.identifiers.quality_report import text_table
+    from grlm_hf.identifiers.quality.report import text_table
 
     print(f"{text_table(report)}\n\nPlots: {folder / 'quality.png'}")
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.cards import CARD, PLACE, catalog_card
 from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog, load_items, load_term_ids
-from grlm_hf.dataset_folder import DATASET_FACTS, PLOT, check_folder, read_facts
 from grlm_hf.files import clean
-from grlm_hf.licenses import licensed
+from grlm_hf.publishing.cards import CARD, PLACE, catalog_card
+from grlm_hf.publishing.folder import DATASET_FACTS, PLOT, check_folder, read_facts
+from grlm_hf.publishing.licenses import licensed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -129,7 +129,8 @@ def publish(
     Nothing is published without a licence: `license` goes into the card's YAML in the same commit, unless the card states one already.
 
     Args:
-        license: an id of the Hub's list, such as ``cc-by-4.0``; or ``other`` with a name and a link (`grlm_hf.licenses.license_fields`).
+        license: an id of the Hub's list, such as ``cc-by-4.0``; or ``other`` with a name and a link
+            (`grlm_hf.publishing.licenses.license_fields`).
 
     Returns:
         The URL, or with `dry_run` the list of files.

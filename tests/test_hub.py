@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.catalog import items_to_dataset
-from grlm_hf.dataset_folder import save_datasets
 from grlm_hf.files import write_json
 from grlm_hf.hub import publish, push_catalog, push_folder
-from grlm_hf.licenses import license_fields
+from grlm_hf.publishing.folder import save_datasets
+from grlm_hf.publishing.licenses import license_fields
 
 HISTORY = ["i20", "i15"]
 NEWER = toy_catalog().remove(["i9"])

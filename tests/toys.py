@@ -62,9 +62,9 @@ def toy_model(seed: int = 0, sharpness: float = 8.0) -> Any:
     return model.eval()
 
 
-def toy_grlm(objective: str = "vocabulary", seed: int = 0) -> GRLMForRecommendation:
+def toy_grlm(objective: str = "vocabulary", seed: int = 0, history: str = "term_ids", **more: Any) -> GRLMForRecommendation:
     tokenizer = toy_tokenizer()
-    config = GRLMConfig(max_history=4, prompt_hash=prompt_hash(), tokenizer_hash=tokenizer_hash(tokenizer), objective=objective)
+    config = GRLMConfig(4, prompt_hash(history), tokenizer_hash(tokenizer), objective, history, **more)
     return GRLMForRecommendation(toy_model(seed), tokenizer, toy_catalog(), config)
 
 
@@ -74,7 +74,9 @@ def brute_force(grlm: GRLMForRecommendation, history: list[str]) -> dict[TermID,
     paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers), strict=True))
     positions = [grlm.catalog.position(i) for i in history][-grlm.config.max_history :]
     all_paths = identifier_tokens(grlm.tokenizer, grlm.catalog.term_ids)
-    (prompt,) = history_tokens(grlm.tokenizer, all_paths, [positions], grlm.catalog.term_ids)
+    (prompt,) = history_tokens(
+        grlm.tokenizer, all_paths, [positions], grlm.catalog.term_ids, items=grlm.catalog.items, history=grlm.config.history
+    )
     scores = {}
     for tid, path in paths.items():
         logits = grlm.model(torch.tensor([[*prompt.tolist(), *path]])).logits[0, len(prompt) - 1 : -1].double()

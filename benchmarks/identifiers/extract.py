@@ -19,7 +19,7 @@ from grlm_hf.catalog import load_items, load_term_ids
 from grlm_hf.identifiers.collisions import collision_report, resolve
 from grlm_hf.identifiers.extract import extract_terms
 from grlm_hf.identifiers.neighbors import find_neighbors
-from grlm_hf.identifiers.quality import measure
+from grlm_hf.identifiers.quality.measure import measure
 
 DATA = Path(os.environ.get("GRLM_DATA", "../shared/data"))
 

@@ -13,7 +13,7 @@ from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report
-from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tasks.prompts import templates_hash
 
 
 def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
         [quality],
         lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),
     )
-    given = [Path(p) for p in (r.mixture.neighbors, r.mixture.chat_file) if p]
+    given = [Path(p) for p in (r.mixture.neighbors, r.mixture.chat_file) if p] + local_paths(r.mixture.tokenizer)
     stage(
         "dataset",
         [find_data(r.data, "interactions", "sequences"), catalog, quality, *given] if "dataset" in wanted else [],
-        [r.mixture, r.sequence_model, r.read, seed, r.name, r.notice, prompt_hash(r.mixture.history)],
+        [r.mixture, r.sequence_model, r.read, seed, r.name, r.notice, templates_hash()],
         [datasets],
         lambda key: make_dataset(
             r.data, catalog, datasets, r.mixture, r.read, quality=quality, sequence_model=r.sequence_model, work=state / f"sequence-{key}",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog, items_to_dataset
-from grlm_hf.dataset_folder import save_datasets
 from grlm_hf.domains import DOMAINS_FILE, leave_one_out_per_domain
 from grlm_hf.files import check_replaceable, read_json
 from grlm_hf.hub import DATASET_FACTS
@@ -24,9 +23,10 @@ from grlm_hf.interactions import (
     split_as_given,
     split_by_time,
 )
+from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
-from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture, validation_sequences
+from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
 from grlm_hf.tasks.prompts import prompt_hash
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def make_dataset(
         "split": split.name,
         "max_history": mixture.max_history,
         "history": mixture.history,
+        "max_tokens": mixture.max_tokens,
         "prompt_hash": prompt_hash(mixture.history),
     }
     if split.skipped:
@@ -124,7 +125,10 @@ def make_dataset(
         catalog, split.train, mixture, seed,
         neighbors=None if together is None else {row["item_id"]: row["neighbors"] for row in together.to_dataset()},
     )  # fmt: skip
-    validation = validation_sequences(catalog, split.validation, mixture.max_history, mixture.history)
+    validation = validation_sequences(
+        catalog, split.validation, mixture.max_history, mixture.history,
+        max_tokens=mixture.max_tokens, tokenizer=load_tokenizer(mixture.tokenizer) if mixture.tokenizer else None,
+    )  # fmt: skip
     tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation)}
     settings = asdict(replace(mixture, neighbors=Path(mixture.neighbors).name, chat_file=Path(mixture.chat_file).name))
     facts["mixture"] = made.statistics | {"settings": settings, "seed": seed}

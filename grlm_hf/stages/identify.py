@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import CATALOG_FILE, Catalog, Item, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
+from grlm_hf.identifiers.terms import normalise
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ def make_quality(
     Neighbours are read from the catalog folder, and found anew where it has none.
     """
     from grlm_hf.identifiers.neighbors import find_neighbors
-    from grlm_hf.identifiers.quality import compare, measure
-    from grlm_hf.identifiers.quality_report import save_quality
+    from grlm_hf.identifiers.quality.measure import compare, measure
+    from grlm_hf.identifiers.quality.report import save_quality
 
     config = config or QualityConfig()
     check_replaceable(output, QUALITY_FILE)
@@ -209,12 +210,7 @@ def _as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
 
 
 def _token_paths(tokenizer: str, term_ids: list[TermID]) -> list[list[int]]:
-    from transformers import AutoTokenizer
-
+    from grlm_hf.tasks.mixture import load_tokenizer
     from grlm_hf.tasks.prompts import identifier_tokens
 
-    try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"quality.tokenizer={tokenizer!r} is neither a folder with a tokenizer nor a name on the Hub: {error}") from error
-    return identifier_tokens(loaded, term_ids)
+    return identifier_tokens(load_tokenizer(tokenizer, "quality.tokenizer"), [tuple(map(normalise, term_id)) for term_id in term_ids])

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.cards import write_model_card
 from grlm_hf.catalog import Catalog
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import dataset_facts, load_table
 from grlm_hf.interactions import Case, History
+from grlm_hf.publishing.cards import write_model_card
 from grlm_hf.recipe import EvaluateConfig
 from grlm_hf.stages.identify import CHECKPOINT_SIGN
 from grlm_hf.tasks.prompts import prompt_hash
@@ -49,7 +49,7 @@ def make_checkpoint(
         validation=load_table(datasets, "sft", "validation"),
         max_history=facts["max_history"],
         history=history,
-        max_tokens=facts.get("mixture", {}).get("settings", {}).get("max_tokens", 0),
+        max_tokens=facts.get("max_tokens", 0),
         seed=seed,
     )
     grlm.save_pretrained(output)

@@ -1,1 +1,1 @@
-"""Catalog × histories → prompts and completions. All prompt text is owned by `prompts`; `mixture` turns it into a dataset."""
+"""Catalog × histories → prompts and completions. `prompts` owns all text; a module a task; `config` and `mixture` make a dataset."""

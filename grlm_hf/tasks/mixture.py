@@ -1,80 +1,227 @@
-"""The training mixture: examples of all tasks, seeded, as prompt/completion rows that any TRL script can train on."""
+"""The training mixture: examples of all tasks, weighted and seeded, as prompt/completion rows that any TRL script can train on.
+
+Which rows there are does not depend on the order of items, histories or conversations, given their ids; only the order of the rows does.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog
 from grlm_hf.files import rows_to_dataset
 from grlm_hf.interactions import Case, History
-from grlm_hf.tasks.prompts import internalise_request, item_line, next_item_request
+from grlm_hf.tasks.chat import chat
+from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
+from grlm_hf.tasks.config import TASKS, MixtureConfig
+from grlm_hf.tasks.examples import (
+    Example,
+    Source,
+    description_to_term_id,
+    internalisation,
+    sequences,
+    sliding,
+    term_id_to_title,
+    title_to_term_id,
+)
+from grlm_hf.tasks.prompts import prompt_tokens, without_specials
+from grlm_hf.tasks.queries import queries
+from grlm_hf.tasks.steered import steered
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-@dataclass(frozen=True)
-class MixtureConfig:
-    """What the model is trained on."""
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Rows to train on, and what is in them.
 
-    max_history: int = 20
-    """Items of a history that a prompt shows; older ones are dropped whole."""
-    internalise: float = 1.0
-    """Share of the catalog's items that get a term-internalisation example (title and text → Term ID)."""
-
-    def __post_init__(self) -> None:
-        if self.max_history < 1:
-            raise ValueError(f"max_history={self.max_history}; expected at least 1.")
-        if not 0 <= self.internalise <= 1:
-            raise ValueError(f"internalise={self.internalise}; expected a share between 0 and 1.")
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training example: a user turn, and the assistant turn that answers it. `key` is the user or item it was made from."""
-
-    task: str
-    key: str
-    prompt: str
-    completion: str
-
-
-def internalisation(catalog: Catalog, share: float, seed: int) -> Iterator[Example]:
-    """Term internalisation (GRLM's GTI): item text → Term ID, for a seeded sample of the items."""
-    picked = sorted(random.Random(seed).sample(range(len(catalog)), round(share * len(catalog))))
-    for p in picked:
-        item = catalog.items[p]
-        yield Example("internalise", item.item_id, internalise_request(item), item_line(catalog.term_ids[p]))
-
-
-def sequences(catalog: Catalog, histories: Iterable[History], max_history: int) -> Iterator[Example]:
-    """Behaviour sequence prediction (GRLM's BSP): one example a user, every item after the first supervised.
-
-    The last ``max_history + 1`` items are used: as many as a prompt shows, and the answer. Users with one item give no example.
+    Attributes:
+        dataset: the ``sft`` table, with `mixture_features`.
+        statistics: plain values, ready for JSON: `examples`; and by task in `tasks`: `examples`, `share` of all, distinct `keys`,
+            `characters` and, where a tokenizer is given, `tokens` of prompt and answer together (mean, p95, max), `shortened` (examples
+            that lost their oldest items to `max_tokens`), and `dropped`: how many sources gave no example, by reason.
     """
-    for history in histories:
-        items = history.items[-(max_history + 1) :]
-        if len(items) > 1:
-            first, *rest = (catalog.term_id(item) for item in items)
-            yield Example("sequence", history.user_id, next_item_request([first]), "".join(map(item_line, rest)))
+
+    dataset: Dataset
+    statistics: dict[str, Any]
 
 
-def validation_sequences(catalog: Catalog, cases: Iterable[Case], max_history: int) -> Iterator[Example]:
-    """The validation cases as examples of the same form, so that a validation loss can be watched."""
-    return sequences(catalog, (History(c.user_id, (*c.history, c.target)) for c in cases), max_history)
+def make_mixture(
+    catalog: Catalog,
+    histories: Iterable[History],
+    config: MixtureConfig | None = None,
+    seed: int = 0,
+    *,
+    neighbors: Mapping[str, Sequence[str]] | None = None,
+    tokenizer: Any = None,
+) -> Mixture:
+    """All examples of all tasks in one seeded order.
+
+    Args:
+        neighbors: item_id → collaborative neighbours, nearest first, in place of the file ``config.neighbors``.
+        tokenizer: in place of ``config.tokenizer``; without either tokens are not counted.
+
+    Raises:
+        ValueError: nothing to train on; a task whose file is not named, or `max_tokens` without a tokenizer; see also
+            `grlm_hf.tasks.collaborative.load_item_neighbors` and `grlm_hf.tasks.chat.chat`.
+    """
+    c, histories = config or MixtureConfig(), list(histories)
+    if tokenizer is None and c.tokenizer:
+        tokenizer = load_tokenizer(c.tokenizer)
+    if c.max_tokens and tokenizer is None:
+        raise ValueError(f"mixture.max_tokens={c.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
+    if c.collaborative and neighbors is None:
+        if not c.neighbors:
+            raise ValueError(f"mixture.collaborative={c.collaborative} needs neighbours; name their file: mixture.neighbors=FILE.")
+        neighbors = load_item_neighbors(c.neighbors, catalog)
+    if c.chat and not c.chat_file:
+        raise ValueError(f"mixture.chat={c.chat} needs conversations; name their file: mixture.chat_file=FILE.")
+    passed_over: Counter[str] = Counter()  # rows of the chat file
+    sources = {
+        "sequence": lambda: sequences(catalog, histories, c.max_history, c.history),
+        "internalise": lambda: internalisation(catalog),
+        "sliding": lambda: sliding(catalog, histories, min(c.window, c.max_history), c.stride, c.windows_per_user, c.history),
+        "title_to_term_id": lambda: title_to_term_id(catalog),
+        "description_to_term_id": lambda: description_to_term_id(catalog),
+        "term_id_to_title": lambda: term_id_to_title(catalog),
+        "collaborative": lambda: collaborative(catalog, neighbors or {}, c.neighbors_per_item, c.history),
+        "query": lambda: queries(catalog, seed),
+        "steered": lambda: steered(catalog, histories, c.max_history, c.history, seed),
+        "chat": lambda: chat(c.chat_file, passed_over),
+    }
+    examples: list[Example] = []
+    about: dict[str, Any] = {}
+    for task in TASKS:
+        if weight := getattr(c, task):
+            drawn = draw(list(sources[task]()), weight, f"{seed} {task}")
+            found, tokens, shortened, dropped = _made(drawn, tokenizer, c.max_tokens, getattr(c.caps, task), f"{seed} {task}")
+            examples += found
+            about[task] = _statistics(found, tokens) | {
+                "shortened": shortened,
+                "dropped": dict(sorted((dropped + (passed_over if task == "chat" else Counter())).items())),
+            }
+    if not examples:
+        reasons = {task: values["dropped"] for task, values in about.items() if values["dropped"]}
+        raise ValueError(f"No training example; of the tasks with a weight above 0 were left out: {reasons or 'nothing, there are none'}.")
+    for values in about.values():
+        values["share"] = round(values["examples"] / len(examples), 6)
+    random.Random(seed).shuffle(examples)
+    return Mixture(examples_to_dataset(examples), {"examples": len(examples), "tasks": about})
 
 
 def build_mixture(catalog: Catalog, histories: Iterable[History], config: MixtureConfig | None = None, seed: int = 0) -> Dataset:
-    """All examples of all tasks in one seeded order, as a dataset with `mixture_features`."""
-    config = config or MixtureConfig()
-    examples = [*sequences(catalog, histories, config.max_history), *internalisation(catalog, config.internalise, seed)]
+    """The dataset of `make_mixture`."""
+    return make_mixture(catalog, histories, config, seed).dataset
+
+
+def validation_sequences(
+    catalog: Catalog,
+    cases: Iterable[Case],
+    max_history: int,
+    history: str = "term_ids",
+    *,
+    max_tokens: int = 0,
+    tokenizer: Any = None,
+) -> Iterator[Example]:
+    """The validation cases as examples of the task sequence, so that a validation loss can be watched. Cases whose target and last item
+    alone exceed `max_tokens` are left out."""
+    asked = [History(c.user_id, (*c.history, c.target)) for c in cases]
+    found, *_ = _made([(source, 0) for source in sequences(catalog, asked, max_history, history)], tokenizer, max_tokens)
+    yield from found
+
+
+def draw(sources: Sequence[Source], weight: float, salt: str) -> list[tuple[Source, int]]:
+    """Sources and variants: each source once for every whole unit of `weight`, and a share of them once more for the rest of it.
+
+    Which ones depends on their content and on `salt`, not on their order; the share for .5 is a part of that for .7.
+    """
+    whole = int(weight)
+    drawn = [(source, variant) for variant in range(whole) for source in sources]
+    part = round((weight - whole) * len(sources))
+    return drawn + [(sources[i], whole) for i in _lowest([(s, 0) for s in sources], part, salt)]
+
+
+def _lowest(drawn: Sequence[tuple[Source, int]], n: int, salt: str) -> list[int]:
+    """Indices of `n` of them, ascending: those whose content hashes lowest, so that their order does not count."""
+    if not 0 < n < len(drawn):
+        return list(range(min(n, len(drawn))))
+
+    def number(i: int) -> bytes:
+        source, variant = drawn[i]
+        return hashlib.blake2b("\0".join((salt, str(variant), source.key, *source.items)).encode(), digest_size=8).digest()
+
+    return sorted(sorted(range(len(drawn)), key=number)[:n])
+
+
+def _made(
+    drawn: Sequence[tuple[Source, int]], tokenizer: Any, max_tokens: int, cap: int = 0, salt: str = ""
+) -> tuple[list[Example], list[int], int, Counter[str]]:
+    """Examples, their tokens (none without a tokenizer), how many lost items of history, and why there is none of other sources."""
+    made: dict[int, tuple[Example, int]] = {}
+    dropped: Counter[str] = Counter()
+    now = [source for source, _ in drawn]
+    todo = list(range(len(drawn)))
+    while todo:
+        found = {}
+        for i in todo:
+            example = now[i].make(now[i].items, drawn[i][1])
+            if isinstance(example, str):
+                dropped[example] += 1
+            else:
+                found[i] = example
+        lengths = dict(zip(found, example_tokens(tokenizer, list(found.values())) if tokenizer else [0] * len(found), strict=True))
+        todo = []
+        for i, example in found.items():
+            if not max_tokens or lengths[i] <= max_tokens:
+                made[i] = example, lengths[i]
+            elif len(now[i].items) > now[i].least:
+                now[i] = replace(now[i], items=now[i].items[1:])  # the oldest, whole
+                todo.append(i)
+            else:
+                dropped["more than max_tokens"] += 1
+    order = sorted(made)
+    if cap and len(order) > cap:
+        dropped["above the cap"] = len(order) - cap
+        order = [order[i] for i in _lowest([drawn[i] for i in order], cap, salt)]
+    shortened = sum(now[i] is not drawn[i][0] for i in order)
+    return [made[i][0] for i in order], [made[i][1] for i in order] if tokenizer else [], shortened, dropped
+
+
+def example_tokens(tokenizer: Any, examples: Sequence[Example]) -> list[int]:
+    """The tokens of each example: its turns under the chat template, its answer and EOS."""
     if not examples:
-        raise ValueError("No training example: no history has two items, and internalise is 0.")
-    random.Random(seed).shuffle(examples)
-    return examples_to_dataset(examples)
+        return []
+    rows = [_row(e) for e in examples]
+    answers = tokenizer(without_specials(tokenizer, [e.completion for e in examples]), add_special_tokens=False)["input_ids"]
+    return [len(a) + len(b) + 1 for a, b in zip(prompt_tokens(tokenizer, [r["prompt"] for r in rows]), answers, strict=True)]
+
+
+def _statistics(examples: Sequence[Example], tokens: Sequence[int]) -> dict[str, Any]:
+    characters = [sum(len(t) for _, t in e.before) + len(e.prompt) + len(e.completion) for e in examples]
+    about: dict[str, Any] = {"examples": len(examples), "share": 0.0, "keys": len({e.key for e in examples})}
+    for name, lengths in (("characters", characters), ("tokens", tokens)):
+        if lengths:
+            rank = math.ceil(0.95 * len(lengths)) - 1
+            about[name] = {"mean": round(sum(lengths) / len(lengths), 2), "p95": sorted(lengths)[rank], "max": max(lengths)}
+    return about
+
+
+def load_tokenizer(name: str, setting: str = "mixture.tokenizer") -> Any:
+    """A tokenizer by name or folder. Raises ``ValueError`` naming the setting that asked for it, when there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{setting}={name!r} is neither a folder with a tokenizer nor one on the Hub: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def examples_to_dataset(examples: Iterable[Example]) -> Dataset:
@@ -94,6 +241,6 @@ def _row(example: Example) -> dict[str, Any]:
     return {
         "task": example.task,
         "key": example.key,
-        "prompt": [{"role": "user", "content": example.prompt}],
+        "prompt": [{"role": role, "content": content} for role, content in (*example.before, ("user", example.prompt))],
         "completion": [{"role": "assistant", "content": example.completion}],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog
 from grlm_hf.files import read_json
-from grlm_hf.tasks.prompts import identifier_tokens, item_line, prompt_hash, request_tokens, tokenizer_hash
+from grlm_hf.tasks.examples import FREE_TEXT, LAST_ONLY
+from grlm_hf.tasks.prompts import (
+    identifier_tokens,
+    item_line,
+    line_tokens,
+    prompt_hash,
+    prompt_tokens,
+    title_line,
+    tokenizer_hash,
+    without_specials,
+)
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 
 if TYPE_CHECKING:
@@ -59,37 +70,76 @@ class TrainConfig:
             raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
 
 
-def tokenize_mixture(mixture: Dataset, tokenizer: Any, catalog: Catalog, max_length: int | None = None, last_only: bool = False) -> Dataset:
-    """The mixture as `input_ids` and `completion_mask` (1 on the assistant turn and the EOS behind it).
+def tokenize_mixture(
+    mixture: Dataset,
+    tokenizer: Any,
+    catalog: Catalog,
+    max_length: int | None = None,
+    last_only: bool = False,
+    objective: str = "vocabulary",
+) -> Dataset:
+    """The mixture as `input_ids` and `completion_mask`: 1 on what is learnt, the Term IDs of a completion and the EOS behind it.
 
-    With `last_only` the mask is 1 on the last item alone: for validation, whose earlier items are training targets.
+    Titles of a history are read and not learnt; so are the Term IDs before the last one in the tasks of
+    `grlm_hf.tasks.examples.LAST_ONLY`, and in all with `last_only`: for validation, whose earlier items are training targets. Of the
+    tasks in `FREE_TEXT` every token of the answer is learnt; under the objective "trie" they are left out, with a warning that counts
+    them, since free text has no trie.
 
-    Every label is checked: the tokens of a completion are exactly the trie paths of its items, then EOS.
+    Every label is checked: the tokens of a completion are exactly the trie paths of its items and its title lines, then EOS.
 
     Raises:
-        ValueError: a completion that is not made of the catalog's identifiers, or an example longer than `max_length`.
+        ValueError: a completion that is not made of the catalog's identifiers and titles, an example longer than `max_length`, or nothing
+            left.
     """
     from datasets import Dataset
 
-    prompts = request_tokens(tokenizer, [row[-1]["content"] for row in mixture["prompt"]])
+    if objective == "trie":
+        mixture = _without_free_text(mixture)
+    prompts = prompt_tokens(tokenizer, mixture["prompt"])
     texts = [row[-1]["content"] for row in mixture["completion"]]
-    completions = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    paths = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
+    free = [task in FREE_TEXT for task in mixture["task"]]
+    learnt = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
+    lines = [[text] if is_free else text.splitlines(keepends=True) for text, is_free in zip(texts, free, strict=True)]
+    read = _title_paths(tokenizer, catalog, {line for some, is_free in zip(lines, free, strict=True) if not is_free for line in some})
+    completions = tokenizer(without_specials(tokenizer, texts), add_special_tokens=False)["input_ids"]
     rows: dict[str, list[Any]] = {"input_ids": [], "completion_mask": []}
-    for key, prompt, text, completion in zip(mixture["key"], prompts, texts, completions, strict=True):
-        try:
-            labels = [token for line in text.splitlines(keepends=True) for token in paths[line]]
-        except KeyError as error:
-            raise ValueError(f"Example {key!r} has a completion with {error.args[0]!r}, which is no identifier of the catalog.") from None
-        if labels != completion:
-            raise ValueError(f"Example {key!r}: the tokens of its completion are not its items' trie paths: {text!r}.")
+    for i, (key, task, prompt, completion) in enumerate(zip(mixture["key"], mixture["task"], prompts, completions, strict=True)):
+        mask = [1] * len(completion)
+        if not free[i]:
+            for n, line in enumerate(lines[i] or [""]):
+                if line not in learnt and (line not in read or n == len(lines[i]) - 1):
+                    raise ValueError(f"Example {key!r} has a completion with {line!r}, which is no identifier of the catalog.")
+            if [token for line in lines[i] for token in learnt.get(line) or read[line]] != completion:
+                raise ValueError(f"Example {key!r}: the tokens of its completion are not its items' trie paths: {texts[i]!r}.")
+            mask = [int(line in learnt) for line in lines[i] for _ in learnt.get(line) or read[line]]
+            if last_only or task in LAST_ONLY:
+                asked = len(learnt[lines[i][-1]])
+                mask = [0] * (len(mask) - asked) + [1] * asked
         ids = [*prompt, *completion, tokenizer.eos_token_id]
         if max_length is not None and len(ids) > max_length:
-            raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history.")
+            raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history, or set max_tokens.")
         rows["input_ids"].append(ids)
-        asked = len(paths[text.splitlines(keepends=True)[-1]]) if last_only else len(completion)
-        rows["completion_mask"].append([0] * (len(ids) - 1 - asked) + [1] * (asked + 1))
+        rows["completion_mask"].append([0] * len(prompt) + mask + [1])
     return Dataset.from_dict(rows)
+
+
+def _without_free_text(mixture: Dataset) -> Dataset:
+    count = Counter(task for task in mixture["task"] if task in FREE_TEXT)
+    if not count:
+        return mixture
+    if count.total() == len(mixture):
+        raise ValueError(f"All examples are of {sorted(count)}, whose answers are free text: train.objective=trie learns Term IDs only.")
+    warnings.warn(
+        f"Left out {dict(sorted(count.items()))}: answers in free text, of which train.objective=trie learns nothing.", stacklevel=3
+    )
+    return mixture.select([i for i, task in enumerate(mixture["task"]) if task not in FREE_TEXT])
+
+
+def _title_paths(tokenizer: Any, catalog: Catalog, lines: set[str]) -> dict[str, list[int]]:
+    """Token ids of those of the lines that are titles of the catalog."""
+    lines = {line for line in lines if not line.startswith("[")}
+    titles = sorted(lines & set(map(title_line, catalog))) if lines else []
+    return dict(zip(titles, line_tokens(tokenizer, without_specials(tokenizer, titles)), strict=True))
 
 
 def train(
@@ -100,6 +150,8 @@ def train(
     *,
     validation: Dataset | None = None,
     max_history: int = 20,
+    history: str = "term_ids",
+    max_tokens: int = 0,
     seed: int = 0,
 ) -> GRLMForRecommendation:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
@@ -108,7 +160,7 @@ def train(
         mixture: prompt/completion examples (`grlm_hf.tasks.mixture`).
         work: folder for the trainer's checkpoints and its log.
         validation: examples of validation users whose loss is logged each epoch.
-        max_history: what the mixture was built with; the checkpoint states it.
+        max_history, history, max_tokens: what the mixture was built with (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states it.
 
     Raises:
         ImportError: trl is not installed.
@@ -135,7 +187,7 @@ def train(
         model = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
     limit = getattr(model.config, "max_position_embeddings", None)
     # 2. the data
-    examples = tokenize_mixture(mixture, tokenizer, catalog, limit)
+    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective)
     held_out = None
     if validation is not None and (watched := min(config.validation_examples, len(validation))):
         held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, last_only=True)
@@ -191,14 +243,22 @@ def train(
         tokenizer,
         catalog,
         GRLMConfig(
-            max_history=max_history, prompt_hash=prompt_hash(), tokenizer_hash=tokenizer_hash(tokenizer), objective=config.objective
+            max_history=max_history,
+            prompt_hash=prompt_hash(history),
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            objective=config.objective,
+            history=history,
+            max_tokens=max_tokens,
         ),
     )
 
 
 def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
-    return [*map(item_line, catalog.identifiers * 10), *(f"user\n{row[-1]['content']}\nassistant\n" for row in mixture["prompt"])]
+    known = set(map(item_line, catalog.identifiers))
+    written = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
+    asked = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
+    return [*map(item_line, catalog.identifiers * 10), *asked, *written]
 
 
 def _last_whole_checkpoint(work: Path) -> str | None:

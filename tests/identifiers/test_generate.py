@@ -253,7 +253,8 @@ from writer_toys import ITEMS
 from grlm_hf.identifiers.generate import LLMConfig, generate_terms
 from grlm_hf.identifiers.neighbors import find_neighbors
 from grlm_hf.identifiers.writers import make_writer
-generate_terms(ITEMS, find_neighbors(ITEMS, 3), make_writer("transformers", {llm!r}, batch_size=1), {work!r}, 5, LLMConfig(model="toy", shard_size=1))
+writer, config = make_writer("transformers", {llm!r}, batch_size=1), LLMConfig(model="toy", shard_size=1)
+generate_terms(ITEMS, find_neighbors(ITEMS, 3), writer, {work!r}, 5, config)
 """
 
 

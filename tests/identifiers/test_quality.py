@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from grlm_hf.catalog import Item, load_items
 from grlm_hf.files import read_json, read_rows
 from grlm_hf.identifiers.neighbors import Neighbors
-from grlm_hf.identifiers.quality import _strangers, compare, measure
-from grlm_hf.identifiers.quality_report import markdown_table, save_quality, text_table
+from grlm_hf.identifiers.quality.measure import _strangers, compare, measure
+from grlm_hf.identifiers.quality.report import markdown_table, save_quality, text_table
 from grlm_hf.identifiers.terms import validate
 
 BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "amazon-beauty"
@@ -415,7 +415,7 @@ def test_any_set_has_tables_and_a_picture(term_ids: list[list[str]], tmp_path: P
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    code = "import sys, grlm_hf.identifiers.quality_report, grlm_hf.identifiers.quality"
+    code = "import sys, grlm_hf.identifiers.quality.report, grlm_hf.identifiers.quality"
     code += "; print({'torch', 'matplotlib', 'datasets', 'faiss'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from grlm_hf.catalog import CATALOG_FILE, Catalog
 from grlm_hf.files import read_json, write_text
-from grlm_hf.licenses import license_fields
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
+from grlm_hf.publishing.licenses import license_fields
 
 CARD = "README.md"
 PLACE = "PATH-OR-REPO"  # in a card: where it stands, known when it is published
@@ -212,8 +212,8 @@ def _term_table(terms: Mapping[str, Any]) -> str:
 
 
 def _quality(quality: Mapping[str, Any]) -> str:
-    from grlm_hf.identifiers.quality import QUALITY_SCHEMA
-    from grlm_hf.identifiers.quality_report import markdown_table
+    from grlm_hf.identifiers.quality.measure import QUALITY_SCHEMA
+    from grlm_hf.identifiers.quality.report import markdown_table
 
     if quality.get("schema") == QUALITY_SCHEMA:
         return markdown_table(dict(quality))
@@ -297,5 +297,5 @@ def write_model_card(checkpoint: str | Path, report: dict[str, Any], title: str,
 def _template(kind: str) -> Template:
     """The card template ``model_cards/{kind}.md``: shipped inside the wheel, beside the package in a checkout."""
     inside = files("grlm_hf") / "model_cards" / f"{kind}.md"
-    source = inside if inside.is_file() else Path(__file__).parent.parent / "model_cards" / f"{kind}.md"
+    source = inside if inside.is_file() else Path(__file__).parents[2] / "model_cards" / f"{kind}.md"
     return Template(source.read_text(encoding="utf-8"))

@@ -15,8 +15,8 @@ import numpy as np
 
 from grlm_hf.catalog import Item
 from grlm_hf.identifiers.collisions import collisions
-from grlm_hf.identifiers.quality_codes import branching, count_shared, sort_rows, spearman, to_table, without_repeats
-from grlm_hf.identifiers.quality_text import alignment
+from grlm_hf.identifiers.quality.codes import branching, count_shared, sort_rows, spearman, to_table, without_repeats
+from grlm_hf.identifiers.quality.text import alignment
 from grlm_hf.identifiers.terms import normalise
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.cards import CARD, dataset_card
 from grlm_hf.catalog import CATALOG_FILE, Catalog
-from grlm_hf.dataset_statistics import count_events, dataset_statistics, plot_events
 from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.publishing.cards import CARD, dataset_card
+from grlm_hf.publishing.statistics import count_events, dataset_statistics, plot_events
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +42,7 @@ def save_datasets(
     rows gets no file, since `datasets` cannot load one; its card and facts count it as 0. Replaces `folder` as a whole, or not at all.
 
     Args:
-        facts: at least `title`, `notice`, `split` and `max_history`, and see `grlm_hf.cards.dataset_card`; JSON values.
+        facts: at least `title`, `notice`, `split` and `max_history`, and see `grlm_hf.publishing.cards.dataset_card`; JSON values.
         files: plots and reports that go beside the card (``quality.png``, ``statistics.json``, ...), each under its own name.
         shard_bytes: a split larger than that in memory is written as several files of about this size. Rows pass through in batches, so
             no table is ever held a second time.

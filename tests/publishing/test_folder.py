@@ -24,13 +24,13 @@ from markdown_it import MarkdownIt
 from toys import toy_catalog, toy_histories
 
 from grlm_hf import Catalog
-from grlm_hf.cards import COLUMNS, dataset_card
-from grlm_hf.dataset_folder import DATASET_FACTS, check_folder, save_datasets
-from grlm_hf.dataset_statistics import Events, count_events, dataset_statistics, plot_events
 from grlm_hf.files import read_json, write_json
 from grlm_hf.hub import dataset_facts
-from grlm_hf.identifiers.quality import compare, measure
+from grlm_hf.identifiers.quality.measure import compare, measure
 from grlm_hf.markdown import escaped, one_line, paragraphs
+from grlm_hf.publishing.cards import COLUMNS, dataset_card
+from grlm_hf.publishing.folder import DATASET_FACTS, check_folder, save_datasets
+from grlm_hf.publishing.statistics import Events, count_events, dataset_statistics, plot_events
 from grlm_hf.stages import make_dataset
 
 IDS = [i.item_id for i in toy_catalog()]
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_the_last_version(toy_folder: Path) -> None:
 import resource, signal
 from datasets import Dataset
 from grlm_hf import Catalog, Item
-from grlm_hf.dataset_folder import save_datasets
+from grlm_hf.publishing.folder import save_datasets
 rows = Dataset.from_dict({{"n": [f"{{n * n}}" for n in range(9000)]}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))

@@ -1,0 +1,75 @@
+"""Chat data of the user's own, mixed in so that the language model keeps its abilities."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.files import read_rows
+from grlm_hf.tasks.examples import Example, Source
+
+
+def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Source]:
+    """Every assistant turn of a chat file as an answer to all that stands before it.
+
+    A row holds `messages`, a list of ``{"role": …, "content": …}``; or `prompt` and `completion`, each text or such a list. Roles are
+    user, assistant and, first of all, system. An example's key is a hash of the conversation and the number of the turn, so it does not
+    depend on the order of the rows.
+
+    Args:
+        dropped: counts what is passed over: the same conversation again, turns that are not text (pictures, tool calls) or not of these
+            roles in this order, answers without a letter.
+
+    Raises:
+        ValueError: a row of another form, naming its line; a file without one conversation.
+    """
+    dropped = Counter() if dropped is None else dropped
+    seen: set[str] = set()
+    rows = 0
+    for where, row in read_rows(path):
+        rows += 1
+        turns = _turns(where, row)
+        if (reason := _unusable(turns)) is not None:
+            dropped[reason] += 1
+            continue
+        key = hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
+        if key in seen:
+            dropped["a conversation that stands there already"] += 1
+            continue
+        seen.add(key)
+        for at in range(1, len(turns)):
+            (role, content), (asker, asked) = turns[at], turns[at - 1]
+            if role == "assistant" and asker == "user":
+                example = Example("chat", f"{key}/{at}", asked, content.strip(), tuple(turns[: at - 1]))
+                yield Source(example.key, lambda _items, _variant, example=example: example)  # type: ignore[misc]
+    if not seen:
+        raise ValueError(f"{path} holds no conversation to learn from; of its {rows} rows: {dict(dropped) or 'none'}.")
+
+
+def _turns(where: str, row: dict[str, Any]) -> list[tuple[Any, Any]]:
+    messages = row.get("messages")
+    if messages is None and {"prompt", "completion"} <= row.keys():
+        sides = [(row["prompt"], "user"), (row["completion"], "assistant")]
+        messages = [m for side, role in sides for m in ([{"role": role, "content": side}] if isinstance(side, str) else side or [])]
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+        raise ValueError(
+            f"{where} needs `messages`, a list of {{'role': ..., 'content': ...}}, or `prompt` and `completion`; found {str(row)[:200]}."
+        )
+    return [(m["role"], m.get("content")) for m in messages]
+
+
+def _unusable(turns: list[tuple[Any, Any]]) -> str | None:
+    """Why nothing can be learnt from a conversation, if so."""
+    roles = [role for role, _ in turns]
+    if any(role not in ("user", "assistant") for role in roles[roles[:1] == ["system"] :]):
+        return "roles other than user, assistant and a first system"
+    if not all(isinstance(content, str) for _, content in turns):
+        return "turns that are not text"
+    if not all(content.strip() for _, content in turns):
+        return "empty turns"
+    return None if ("user", "assistant") in itertools.pairwise(roles) else "no answer to a user"

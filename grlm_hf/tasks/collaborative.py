@@ -1,0 +1,91 @@
+"""The collaborative task: an item → the Term IDs of the items that the same people choose, as another recommender found them.
+
+GRLM's official code trains on the neighbours of SASRec; the paper does not describe the task.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.files import clean, read_rows
+from grlm_hf.tasks.examples import Example, Source, shown_item
+from grlm_hf.tasks.prompts import collaborative_request, item_line
+
+
+def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: int, history: str = "term_ids") -> Iterator[Source]:
+    """An item → the Term IDs of its `n` collaborative neighbours, nearest first; variant 1: of the `n` after those, and so on.
+
+    Neighbours with one Term ID count once, those with the item's own not at all.
+
+    Args:
+        neighbors: item_id → ids, nearest first; ids that the catalog lacks are passed over.
+        history: how the item asked about is shown, one of `HISTORIES`.
+    """
+    for item in catalog.items:
+
+        def make(_items: tuple[str, ...], variant: int, item_id: str = item.item_id) -> Example | str:
+            own = catalog.term_id(item_id)
+            found = dict.fromkeys(catalog.term_id(i) for i in neighbors.get(item_id, ()) if i in catalog)
+            distinct = [tid for tid in found if tid != own]
+            chosen = distinct[variant * n : (variant + 1) * n]
+            if not chosen:
+                return "no neighbours left" if distinct else "no neighbours"
+            request = collaborative_request(shown_item(catalog, item_id, history))
+            return Example("collaborative", item_id, request, "".join(map(item_line, chosen)))
+
+        yield Source(item.item_id, make)
+
+
+def load_item_neighbors(path: str | Path, catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    """item_id → ids of its neighbours, nearest first, without the item itself.
+
+    Args:
+        path: a table (parquet or jsonl) of `item_id` and the list `neighbors`, one row an item; or, if it ends in ``.txt`` or ``.txt.gz``,
+            lines of an item and its neighbours between spaces, headings above them passed over, as GRLM's official code writes
+            them.
+        catalog: items and neighbours that it lacks are left out.
+
+    Raises:
+        ValueError: a row without these columns, an item that stands twice, or a file whose items are none of the catalog's.
+    """
+    path, found = Path(path), {}
+    first: dict[str, str] = {}
+    for where, item_id, others in _lines(path, catalog) if path.name.endswith((".txt", ".txt.gz")) else _rows(path):
+        if item_id in first:
+            raise ValueError(f"{where}: item {item_id!r} stands already at {first[item_id]}; expected one row an item.")
+        first[item_id] = where
+        if item_id in catalog:
+            found[item_id] = tuple(i for i in dict.fromkeys(others) if i in catalog and i != item_id)
+    if not any(found.values()):
+        some = ", ".join(repr(i.item_id) for i in catalog.items[:3])
+        raise ValueError(
+            f"{path}: of its {len(first)} items none has a neighbour in the catalog (whose ids look like {some}; those of the file like "
+            f"{', '.join(map(repr, list(first)[:3]))}). Give the file that belongs to this catalog."
+        )
+    return found
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    for where, row in read_rows(path):
+        if not clean(row.get("item_id")) or not isinstance(row.get("neighbors"), list):
+            raise ValueError(f"{where} needs `item_id` and a list `neighbors`; found {str(row)[:200]}.")
+        yield where, clean(row["item_id"]), [clean(i) for i in row["neighbors"]]
+
+
+def _lines(path: Path, catalog: Catalog) -> Iterator[tuple[str, str, list[str]]]:
+    if not path.is_file():
+        raise ValueError(f"No file at {path}.")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                item_id, *others = line.split() or [""]
+                if item_id and (number > 1 or item_id in catalog):
+                    if not others:
+                        raise ValueError(f"{path}:{number} has item {item_id!r} and no neighbour; the file may be truncated.")
+                    yield f"{path}:{number}", item_id, others
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a whole text file: {error}.") from error

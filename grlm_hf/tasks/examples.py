@@ -1,0 +1,149 @@
+"""What each task asks, as examples: of items and of histories. Neighbours, search phrases, wishes and chat have modules of
+their own.
+
+A task is a generator of `Source`, one for each thing that it makes examples of. `mixture` draws from the sources and calls `Source.make`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from grlm_hf.catalog import Catalog, Item
+from grlm_hf.identifiers.terms import TermID
+from grlm_hf.interactions import History
+from grlm_hf.tasks.prompts import (
+    description_request,
+    history_item,
+    internalise_request,
+    item_line,
+    next_item_turns,
+    title_of_request,
+    title_request,
+    written_title,
+)
+
+FREE_TEXT = ("term_id_to_title", "chat")
+"""Tasks whose answers are free text, every token of which is learnt. The answers of all others are Term IDs."""
+LAST_ONLY = ("sliding",)
+"""Tasks that ask for the last Term ID of the completion alone; those before it are history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example: a user turn, and the assistant turn that answers it.
+
+    Attributes:
+        task: its name in `MixtureConfig`.
+        key: the user, item or conversation that it was made from.
+        before: earlier turns of a conversation, as (role, content).
+    """
+
+    task: str
+    key: str
+    prompt: str
+    completion: str
+    before: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an example is made of.
+
+    Attributes:
+        key: as in `Example`.
+        make: (items, variant) → the example, or why there is none. Variants count from 0; a task that knows one form ignores the number.
+        items: of a history, oldest first.
+        least: as many of the items must remain where the oldest are dropped to keep to a budget of tokens.
+    """
+
+    key: str
+    make: Callable[[tuple[str, ...], int], Example | str]
+    items: tuple[str, ...] = ()
+    least: int = 0
+
+
+# --- item text and Term ID ---------------------------------------------------------------------------------------------------------
+
+
+def internalisation(catalog: Catalog) -> Iterator[Source]:
+    """Term internalisation (GRLM's GTI): title, brand, category and description → Term ID."""
+    return _of_items(catalog, "internalise", lambda item, tid: (internalise_request(item), item_line(tid)))
+
+
+def title_to_term_id(catalog: Catalog) -> Iterator[Source]:
+    """The title alone → Term ID."""
+    return _of_items(catalog, "title_to_term_id", lambda item, tid: (title_request(item), item_line(tid)))
+
+
+def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
+    """The start of the description alone → Term ID; for items that have one."""
+
+    def ask(item: Item, tid: TermID) -> tuple[str, str] | str:
+        return (description_request(item), item_line(tid)) if item.description.strip() else "no description"
+
+    return _of_items(catalog, "description_to_term_id", ask)
+
+
+def term_id_to_title(catalog: Catalog) -> Iterator[Source]:
+    """Term ID → title. Items that share a Term ID give one question with several true answers."""
+    return _of_items(catalog, "term_id_to_title", lambda item, tid: (title_of_request(tid), written_title(item)))
+
+
+def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, TermID], tuple[str, str] | str]) -> Iterator[Source]:
+    for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
+        asked = ask(item, tid)
+        found = asked if isinstance(asked, str) else Example(task, item.item_id, *asked)
+        yield Source(item.item_id, lambda _items, _variant, found=found: found)  # type: ignore[misc]
+
+
+# --- histories ---------------------------------------------------------------------------------------------------------------------
+
+
+def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str) -> Example:
+    """The last of the items after those before it, exactly as a recommender is asked (`next_item_turns`).
+
+    With Term IDs in the history, whether the items between the first and the last are asked for too is a matter of labels (`LAST_ONLY`).
+    """
+    *shown, answer = items
+    user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)
+    return Example(task, key, user, begun + item_line(catalog.term_id(answer)))
+
+
+def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
+    """Behaviour sequence prediction (GRLM's BSP): one example a user, every item after the first supervised.
+
+    The last ``max_history + 1`` items are used: as many as a prompt shows, and the answer. Users with one item give no example. Histories
+    of titles have no Term IDs to supervise but the last item's.
+    """
+
+    for h in histories:
+
+        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example | str:
+            return next_item(catalog, "sequence", user, items, history) if len(items) > 1 else "one item only"
+
+        yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
+
+
+def sliding(
+    catalog: Catalog, histories: Iterable[History], window: int, stride: int, per_user: int, history: str = "term_ids"
+) -> Iterator[Source]:
+    """History → next item: the last item of a history, the one `stride` before it, and so on, each after at most `window` items.
+
+    Args:
+        per_user: windows of a user at most; the newest are kept.
+    """
+    for h in histories:
+
+        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example:
+            return next_item(catalog, "sliding", user, items, history)
+
+        answers = range(len(h.items) - 1, 0, -stride)[:per_user]
+        for at in reversed(answers):
+            yield Source(h.user_id, make, h.items[max(0, at - window) : at + 1], 2)
+
+
+def shown_item(catalog: Catalog, item_id: str, history: str) -> str:
+    """`history_item` of an item of the catalog. Raises ``ValueError`` for an unknown id."""
+    position = catalog.position(item_id)
+    return history_item(catalog.term_ids[position], catalog.items[position], history)

@@ -1,0 +1,65 @@
+"""Search phrases made from titles, brands and categories, so that the model also answers a search with an item.
+
+No phrase is invented: every word stands in the item's own text, so the item is a true answer, if seldom the only one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+from grlm_hf.catalog import Catalog, Item
+from grlm_hf.identifiers.words import STOP_WORDS, WEAK_WORDS, words
+from grlm_hf.tasks.examples import Example, Source
+from grlm_hf.tasks.prompts import item_line, one_line, query_request
+
+_LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
+_CATEGORY = 60  # characters
+
+
+def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
+    """A search phrase → the Term ID of an item that it describes. Each variant is another phrase of `phrases`, the first one drawn by
+    `seed`."""
+    frequency = word_frequency(catalog)
+    for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
+
+        def make(_items: tuple[str, ...], variant: int, item: Item = item, answer: str = item_line(tid)) -> Example | str:
+            found = phrases(item, frequency, len(catalog))
+            if variant >= len(found):
+                return "no phrase left" if found else "no words to search by"
+            random.Random(f"{seed} {item.item_id}").shuffle(found)
+            return Example("query", item.item_id, query_request(found[variant]), answer)
+
+        yield Source(item.item_id, make)
+
+
+def word_frequency(catalog: Catalog) -> Counter[str]:
+    """How many titles hold a word."""
+    return Counter(word for item in catalog.items for word in set(words(item.title)))
+
+
+def phrases(item: Item, frequency: Counter[str], n_items: int) -> list[str]:
+    """Lower-case search phrases for an item, distinct: its category with its two most telling title words, its brand with its category,
+    its three most telling words, its brand with the two; of these, those whose parts are all known. Where none is, its category or brand
+    alone; no phrase where neither is known.
+
+    A word tells the more, the fewer titles hold it (ln n/df), but one that no other title holds half as much: few would search by it.
+    """
+    category = one_line(item.categories[-1], _CATEGORY).lower() if item.categories else ""
+    brand = one_line(item.brand, _CATEGORY).lower()
+    known = set(words(category)) | set(words(brand))
+    titled = [w for w in dict.fromkeys(words(item.title)) if _tells(w) and w not in known]
+    weight = {w: math.log(max(n_items, 2) / max(frequency[w], 1)) * (0.5 if frequency[w] < 2 else 1) for w in titled}
+    ranked = sorted(titled, key=lambda w: -weight[w])  # stable: reading order among equals
+
+    def telling(n: int) -> str:
+        return " ".join(w for w in titled if w in ranked[:n])  # as the title orders them
+
+    found = [(telling(2), category), (brand, category), (telling(3),), (brand, telling(2))]
+    return list(dict.fromkeys(" ".join(parts) for parts in found if all(parts))) or [part for part in (category, brand) if part][:1]
+
+
+def _tells(word: str) -> bool:
+    return word not in STOP_WORDS and word not in WEAK_WORDS and len(word) <= _LONGEST and not any(c.isdigit() for c in word)

@@ -1,0 +1,46 @@
+"""Next item with a wish: "more rose, no citrus", in the words of Term IDs.
+
+True by construction: the answer has the one and lacks the other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.identifiers.terms import TermID
+from grlm_hf.interactions import History
+from grlm_hf.tasks.examples import Example, Source, shown_item
+from grlm_hf.tasks.prompts import item_line, steered_request
+
+_LAST = 3  # items that "no" speaks of: what a user has just had enough of
+
+
+def steered(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids", seed: int = 0) -> Iterator[Source]:
+    """History and a wish → the user's last item. Each variant is another wish, drawn by `seed`.
+
+    The whole history stands in the user turn, above the wish.
+    """
+    for h in histories:
+
+        def make(items: tuple[str, ...], variant: int, user: str = h.user_id) -> Example | str:
+            if len(items) < 2:
+                return "one item only"
+            *before, target = map(catalog.term_id, items)
+            more, no = wish(before, target, random.Random(f"{seed} {user} {variant}"))
+            shown = [shown_item(catalog, i, history) for i in items[:-1]]
+            return Example("steered", user, steered_request(shown, more, no), item_line(target))
+
+        yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
+
+
+def wish(before: Sequence[TermID], target: TermID, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Terms to have more of and terms to have none of, at most one each.
+
+    More: a term of the target, one that the last item lacks if there is such. No: a term of the last three items that the target lacks;
+    none where it has them all.
+    """
+    new = [t for t in dict.fromkeys(target) if t not in before[-1]]
+    old = [t for t in dict.fromkeys(t for tid in before[-_LAST:] for t in tid) if t not in target]
+    return [rng.choice(new or target)], [rng.choice(old)] if old else []
