@@ -23,7 +23,7 @@ from grlm_hf.stages import make_dataset
 
 ITEMS = [{"item_id": i.item_id, "title": i.title} for i in toy_catalog()]
 EVENTS = [{"user_id": h.user_id, "item_id": i} for h in toy_histories(4) for i in h.items]
-VERBS = ("quickstart", "run", "terms", "dataset", "train", "evaluate", "recommend", "push")
+VERBS = ("quickstart", "run", "neighbors", "terms", "quality", "join", "dataset", "train", "evaluate", "recommend", "push")
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:
@@ -185,7 +185,7 @@ def test_missing_term_ids(shop: Path) -> None:
     assert "shop holds no term_ids.* or term_ids_official.*" in refused(shop, *TERMS, "--set", "terms.generator=file")
     rows = [{"item_id": i["item_id"], "terms": t} for i, t in zip(ITEMS, TERM_IDS, strict=True)]
     (shop / "shop" / "term_ids.jsonl").write_bytes(jsonl(rows[:-2]))
-    assert "2 items have no Term ID in the file, such as ['i10', 'i9']" in refused(shop, *TERMS, "--set", "terms.generator=file")
+    assert "2 items have no Term ID in shop/term_ids.jsonl, such as ['i10', 'i9']" in refused(shop, *TERMS, "--set", "terms.generator=file")
 
 
 # --- the output folder -------------------------------------------------------------------------------------------------------------
@@ -252,11 +252,11 @@ def test_ctrl_c(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("terms.neighbours=3", "unknown key 'terms.neighbours'; did you mean 'terms.neighbors'?"),
+        ("neighbors.kk=3", "unknown key 'neighbors.kk'; did you mean 'neighbors.k'?"),
         ("tems.neighbors=3", "unknown key 'tems'; did you mean 'terms'?"),
         ("train.scratch.layrs=3", "unknown key 'train.scratch.layrs'; did you mean 'train.scratch.layers'?"),
         ("read.xyz=3", "unknown key 'read.xyz'; known there: missing_title, unknown_items, short_users, split"),
-        ("terms.neighbors=many", "setting 'terms.neighbors=many': Value 'many' of type 'str' could not be converted to Integer"),
+        ("neighbors.k=many", "setting 'neighbors.k=many': Value 'many' of type 'str' could not be converted to Integer"),
         ("terms.resolver=maybe", "terms.resolver is 'maybe'; expected one of"),
         ("terms=3", "setting 'terms=3': Merge error"),
         ("terms.neighbors", "Setting 'terms.neighbors' is not of the form key=value, such as train.epochs=3"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from grlm_hf.evaluation.report import load_report, markdown_table
+from grlm_hf.files import read_json
+from grlm_hf.identifiers.quality.report import markdown_table as quality_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,8 +31,14 @@ def test_the_table_of_the_decoding_goals() -> None:
     assert module.table() in (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_the_identifiers_quality() -> None:
+    kept = read_json(ROOT / "benchmarks" / "results" / "identifiers-beauty.json")
+    assert quality_table(kept) in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/decoding.md", "docs/formats.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
     targets = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert targets
-    assert all(t.startswith("https://") or (ROOT / t).is_file() for t in targets)
+    assert targets or page == "docs/formats.md"
+    assert all(t.startswith("https://") or (ROOT / page).parent.joinpath(t).is_file() for t in targets)

@@ -182,6 +182,8 @@ def make_quality(
 
     config = config or QualityConfig()
     check_replaceable(output, QUALITY_FILE)
+    if not Path(catalog_folder).is_dir():
+        raise ValueError(f"No catalog folder at {str(catalog_folder)!r}; name the one that `grlm terms` wrote.")
     catalog = Catalog.from_pretrained(catalog_folder)
     items = list(catalog.items)
     beside = Path(catalog_folder) / NEIGHBORS_FILE
@@ -190,7 +192,7 @@ def make_quality(
     if config.compare:
         if config.compare_name == name:
             raise ValueError(f"Both sets are called {name!r}; give the other one another name: quality.compare_name.")
-        sets[config.compare_name] = _as_written(config.compare, items)
+        sets[config.compare_name] = read_as_written(config.compare, items)
     made = read_json(facts) if (facts := Path(catalog_folder) / TERMS_FACTS).is_file() else {}
     n_terms = made.get("n_terms") if made.get("resolver") != "append" else None
     reports = {}
@@ -202,7 +204,7 @@ def make_quality(
     return found
 
 
-def _as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
+def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
     """Term IDs from a file without putting them into normal form: whether they are is one of the measures."""
     read_term_ids(path, items)  # says what is missing
     rows = {clean(row["item_id"]): row["terms"] for _, row in read_rows(path)}
