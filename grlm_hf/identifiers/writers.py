@@ -84,7 +84,7 @@ class TransformersWriter:
             model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype)
             return model.to(device).eval()
         except (OSError, KeyError) as error:
-            raise ValueError(f"{self.model!r} is no causal language model that transformers can load: {error}") from error
+            raise ValueError(f"{self.model!r} is no causal language model that transformers can load: {_first(error)}") from error
 
     @cached_property
     def _eos(self) -> list[int]:
@@ -204,7 +204,7 @@ def _tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{model!r} is neither a folder with a tokenizer nor a model on the Hub that can be read: {error}") from error
+        raise ValueError(f"{model!r} is neither a folder with a tokenizer nor one on the Hub that can be read: {_first(error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{model!r} has no chat template; expected an instruction-tuned model, such as Qwen/Qwen3-4B-Instruct-2507.")
     return tokenizer
@@ -229,6 +229,10 @@ def _check_lengths(prompts: Sequence[Sequence[int]], room: int) -> None:
             f"A message takes {longest} tokens and the model leaves room for {room} beside the answer. Show fewer neighbours or shorter "
             "descriptions (neighbors.k, terms.llm.description), or take a model with a longer context."
         )
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _identity(model: str) -> str:

@@ -1,0 +1,96 @@
+"""The stage that makes a dataset repository: what it teaches, and what its card may tell."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_dataset
+from toys import toy_histories, toy_tokenizer
+
+from grlm_hf import Catalog, Item
+from grlm_hf.evaluation.baselines.sequence import SequenceConfig
+from grlm_hf.identifiers.terms import render
+from grlm_hf.recipe import SPLITS, DataConfig
+from grlm_hf.stages import make_dataset
+from grlm_hf.tasks.config import TASKS, MixtureConfig
+
+N = 12
+IDS = [f"i{20 - n}" for n in range(N)]
+CATALOG = Catalog(
+    [Item(i, f"title{n} word{n}", f"brand{n}", (f"shelf{n}",), f"described{n}", domain="ab"[n % 2]) for n, i in enumerate(IDS)],
+    [("kind", f"t{n}") for n in range(N)],
+)
+TINY = SequenceConfig(layers=1, width=8, heads=1, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Histories with times; a new item comes late."""
+    folder = tmp_path_factory.mktemp("shop")
+    CATALOG.save_pretrained(folder / "catalog")
+    rows: list[dict[str, Any]] = [
+        {"user_id": h.user_id, "items": [*h.items, IDS[n % N], IDS[-1 - n % 3]], "timestamps": [n + 50 * p for p in range(len(h.items) + 2)]}
+        for n, h in enumerate(toy_histories())
+    ]
+    (folder / "sequences.jsonl").write_text("".join(json.dumps(row | {"n_valid": 1, "n_test": 1}) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize("how", SPLITS)
+def test_no_example_tells_what_is_held_out(shop: Path, tmp_path: Path, how: str) -> None:
+    weights = {task: 1.0 for task in TASKS if task != "chat"}
+    make_dataset(shop, shop / "catalog", tmp_path / "d", MixtureConfig(**weights), DataConfig(split=how), sequence_model=TINY)
+
+    def rows(config: str, split: str) -> Any:
+        return load_dataset(str(tmp_path / "d"), config, split=split)
+
+    trained: dict[str, list[str]] = defaultdict(list)
+    for row in rows("interactions", "train"):
+        trained[row["user_id"]].append(CATALOG.term_id(row["item_id"])[1])
+    targets = {row["target"] for split in ("validation", "test") for row in rows("cases", split)}
+    held = {n for n, i in enumerate(IDS) if how == "unseen-items" and i in targets}
+    assert bool(held) == (how == "unseen-items")
+    found = set()
+    for row in rows("sft", "train"):
+        found.add(row["task"])
+        text = row["prompt"][0]["content"] + "\n" + row["completion"][0]["content"]
+        for n in held:  # neither as an answer, nor by its text
+            assert not any(word in text.split() for word in (f"title{n}", f"word{n}", f"shelf{n}", f"described{n}", f"brand{n}"))
+            assert render(CATALOG.term_ids[n]) not in text
+        if row["task"] in ("sequence", "sliding", "steered"):
+            shown = [line.removeprefix("[kind, ").removesuffix("]") for line in text.splitlines() if line.startswith("[")]
+            of = trained[row["key"]]
+            assert shown in [of[a : a + len(shown)] for a in range(len(of))]
+    assert found == set(weights)
+
+
+def test_a_second_helping_of_collaborative_neighbours(shop: Path, tmp_path: Path) -> None:
+    mixture = MixtureConfig(internalise=0.0, collaborative=2.0, neighbors_per_item=3)
+    make_dataset(shop, shop / "catalog", tmp_path / "d", mixture, sequence_model=TINY)
+    asked = defaultdict(list)
+    for row in load_dataset(str(tmp_path / "d"), "sft", split="train"):
+        if row["task"] == "collaborative":
+            asked[row["key"]].append(row["completion"][0]["content"].splitlines())
+    near = {row["item_id"]: row["neighbors"] for row in load_dataset(str(tmp_path / "d"), "collaborative", split="train")}
+    assert len(asked) == N
+    for item, lists in asked.items():
+        lines = [render(CATALOG.term_id(i)) for i in near[item]]
+        assert sorted(lists) == sorted([lines[:3], lines[3:]])
+        assert len(lines) == 6
+
+
+def test_a_dataset_tells_no_local_path(shop: Path, tmp_path: Path) -> None:
+    toy_tokenizer().save_pretrained(tmp_path / "private" / "tok")
+    near = tmp_path / "private" / "near.jsonl"
+    near.write_text("".join(json.dumps({"item_id": i, "neighbors": IDS}) + "\n" for i in IDS))
+    mixture = MixtureConfig(tokenizer=str(tmp_path / "private" / "tok"), collaborative=1.0, neighbors=str(near))
+    make_dataset(shop, shop / "catalog", tmp_path / "d", mixture)
+    for name in ("README.md", "grlm_dataset.json"):
+        text = (tmp_path / "d" / name).read_text()
+        assert "near.jsonl" in text
+        assert "private" not in text
+    assert json.loads((tmp_path / "d" / "grlm_dataset.json").read_text())["mixture"]["settings"]["tokenizer"] == "tok"
