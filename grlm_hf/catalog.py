@@ -307,8 +307,8 @@ class Catalog:
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> Catalog:
-        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub; also from a dataset that holds only the
-        tables ``items`` and ``term_ids``, whoever wrote them.
+        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub; also from a dataset, here or there, that
+        holds only the tables ``items`` and ``term_ids``, whoever wrote them.
 
         Raises:
             ValueError: there is no catalog, it is broken, or a newer grlm-hf wrote it.
@@ -319,6 +319,10 @@ class Catalog:
 
             return fetch_catalog(str(path_or_repo), revision=revision, token=token)
         if path.is_dir():
+            if not (path / CATALOG_FILE).is_file() and (path / "README.md").is_file():
+                from grlm_hf.hub import catalog_from_tables
+
+                return catalog_from_tables(str(path))
             path = path / CATALOG_FILE
         if not path.is_file():
             raise ValueError(f"No {CATALOG_FILE} in {path.parent}: it holds no catalog. Write one with Catalog.save_pretrained.")

@@ -61,17 +61,19 @@ def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | Non
                 if not is_dataset:
                     raise
                 found = ""
-    return Catalog.from_pretrained(found) if found else _catalog_from_tables(repo_id, revision, token)
+    return Catalog.from_pretrained(found) if found else catalog_from_tables(repo_id, revision, token)
 
 
-def _catalog_from_tables(repo_id: str, revision: str | None, token: str | None) -> Catalog:
+def catalog_from_tables(repo_id: str, revision: str | None = None, token: str | None = None) -> Catalog:
+    """The catalog that the tables ``items`` and ``term_ids`` of a dataset folder or repository make. Raises as `fetch_catalog` does."""
     from datasets import concatenate_datasets, load_dataset
     from datasets.exceptions import DatasetsError
 
     with tempfile.TemporaryDirectory() as work:
         for table in ("items", "term_ids"):
             try:
-                splits = load_dataset(repo_id, table, revision=revision, token=token)
+                # a cache of its own: the common one takes a local folder that has changed since for the same
+                splits = load_dataset(repo_id, table, revision=revision, token=token, cache_dir=work)
             except (ValueError, FileNotFoundError, DatasetsError) as error:
                 raise ValueError(f"{repo_id!r} holds no {CATALOG_FILE}, nor a table {table!r} to make a catalog of: {error}") from error
             concatenate_datasets(list(splits.values())).to_parquet(str(Path(work) / f"{table}.parquet"))

@@ -56,8 +56,8 @@ class Split:
 
 
 def interaction_features() -> Features:
-    """The columns of the ``interactions`` table, one row an event. `position` counts a user's events from 0 in time order;
-    `timestamp` is in unix seconds, null where unknown."""
+    """The columns of the ``interactions`` table, one row an event. `position` is how many of the user's events stand before it, in
+    training or in the question that asks for it; `timestamp` is in unix seconds, null where unknown."""
     from datasets import Features, Value
 
     return Features({"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")})
@@ -148,7 +148,7 @@ def leave_one_out(histories: Iterable[History]) -> Split:
     for history in histories:
         items = history.items
         if len(items) < MIN_ITEMS:
-            train.append(history)
+            train.append(History(history.user_id, items, history.timestamps))
             continue
         train.append(History(history.user_id, items[:-2], history.timestamps[:-2]))
         times = history.timestamps or (None, None)

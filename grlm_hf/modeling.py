@@ -418,19 +418,29 @@ class GRLMForRecommendation:
         return torch.from_numpy(prompt)[None].to(self.device)
 
     def _prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """What the model reads of each history: its last items, as many as ``config.max_history``, and as leave room for the answer."""
-        limits = (self.config.max_tokens, getattr(self.model.config, "max_position_embeddings", None))
-        room = min((n for n in limits if n), default=None)
+        """What the model reads of each history: its last items, as many as ``config.max_history``, and as leave room for the answer.
+
+        The last item is always read, also where it exceeds ``config.max_tokens``, which is a budget of training. Raises ``ValueError``
+        where it exceeds what the model can take.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        room = min((n - index.trie.depth - 1 for n in (self.config.max_tokens, most) if n), default=None)
         shown = [p[-self.config.max_history :] for p in positions]
-        return history_tokens(
+        prompts = history_tokens(
             self.tokenizer,
             {q: index.path(q) for p in shown for q in p},
             shown,
             index.catalog.term_ids,
             items=index.catalog.items,
             history=self.config.history,
-            max_tokens=None if room is None else room - index.trie.depth - 1,
+            max_tokens=room,
         )
+        if most and (longest := max(map(len, prompts), default=0)) > most - index.trie.depth - 1:
+            raise ValueError(
+                f"A prompt with one item has {longest} tokens, its answer up to {index.trie.depth + 1}; the model takes {most} in all. "
+                "Use a model that takes longer texts."
+            )
+        return prompts
 
     @torch.inference_mode()
     def write_freely(self, history: Sequence[str], num_beams: int = 20, max_new_tokens: int = 48) -> list[TermID | None]:

@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 from datasets import load_dataset
-from toys import toy_histories, toy_tokenizer
+from toys import toy_tokenizer
 
 from grlm_hf import Catalog, Item
 from grlm_hf.evaluation.baselines.sequence import SequenceConfig
 from grlm_hf.identifiers.terms import render
 from grlm_hf.recipe import SPLITS, DataConfig
-from grlm_hf.stages import make_dataset
+from grlm_hf.stages import make_checkpoint, make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
+from grlm_hf.tasks.examples import title_to_term_id
+from grlm_hf.tasks.mixture import example_tokens
+from grlm_hf.tasks.prompts import templates_hash
+from grlm_hf.training.sft import TrainConfig
 
-N = 12
-IDS = [f"i{20 - n}" for n in range(N)]
+N = 30
+IDS = [f"i{n}" for n in range(N)]
 CATALOG = Catalog(
     [Item(i, f"title{n} word{n}", f"brand{n}", (f"shelf{n}",), f"described{n}", domain="ab"[n % 2]) for n, i in enumerate(IDS)],
     [("kind", f"t{n}") for n in range(N)],
@@ -29,12 +33,16 @@ TINY = SequenceConfig(layers=1, width=8, heads=1, epochs=1)
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Histories with times; a new item comes late."""
+    """40 histories of 5 to 9 items at known times."""
     folder = tmp_path_factory.mktemp("shop")
     CATALOG.save_pretrained(folder / "catalog")
     rows: list[dict[str, Any]] = [
-        {"user_id": h.user_id, "items": [*h.items, IDS[n % N], IDS[-1 - n % 3]], "timestamps": [n + 50 * p for p in range(len(h.items) + 2)]}
-        for n, h in enumerate(toy_histories())
+        {
+            "user_id": f"u{u}",
+            "items": [IDS[(u + 7 * s) % N] for s in range(5 + u % 5)],
+            "timestamps": [u + 50 * s for s in range(5 + u % 5)],
+        }
+        for u in range(40)
     ]
     (folder / "sequences.jsonl").write_text("".join(json.dumps(row | {"n_valid": 1, "n_test": 1}) + "\n" for row in rows))
     return folder
@@ -93,4 +101,17 @@ def test_a_dataset_tells_no_local_path(shop: Path, tmp_path: Path) -> None:
         text = (tmp_path / "d" / name).read_text()
         assert "near.jsonl" in text
         assert "private" not in text
-    assert json.loads((tmp_path / "d" / "grlm_dataset.json").read_text())["mixture"]["settings"]["tokenizer"] == "tok"
+    about = json.loads((tmp_path / "d" / "grlm_dataset.json").read_text())["mixture"]
+    assert (about["settings"]["tokenizer"], about["templates_hash"]) == ("tok", templates_hash())
+
+
+def test_a_dataset_without_a_validation_example_still_trains(shop: Path, tmp_path: Path) -> None:
+    tokenizer = toy_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tok")
+    budget = max(example_tokens(tokenizer, [s.make((), 0) for s in title_to_term_id(CATALOG)]))  # type: ignore[list-item]
+    mixture = MixtureConfig(
+        sequence=0.0, internalise=0.0, title_to_term_id=1.0, history="both", max_tokens=budget, tokenizer=str(tmp_path / "tok")
+    )
+    make_dataset(shop, shop / "catalog", tmp_path / "d", mixture)
+    grlm = make_checkpoint(tmp_path / "d", tmp_path / "checkpoint", TrainConfig(max_steps=1))
+    assert len(grlm.recommend(IDS[:5], 3)) == 3

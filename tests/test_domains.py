@@ -475,6 +475,15 @@ def test_candidates_of_the_targets_domain(tmp_path: Path) -> None:
     assert "| popularity (home) |" in markdown_table(report)
 
 
+def test_one_domain_among_items_without_one_is_told_too() -> None:
+    catalog = Catalog([dataclasses.replace(i, domain="a | b" if i.domain == "home" else "") for i in TOY], TOY.term_ids)
+    cases = [c for c in CASES if catalog[c.target].domain]
+    report = evaluate({"random": chance(catalog, True)}, cases, catalog, candidates="domain", **ABOUT)
+    assert report["protocol"]["candidates_of"] == "the target's domain"
+    assert {d: p["candidates"] for d, p in report["domains"].items()} == {"a | b": 5}
+    assert r"| random (a \| b) |" in markdown_table(report)
+
+
 def test_free_writing_is_grounded_in_the_domain() -> None:
     method = free(toy_of_domains("vocabulary"), False, num_beams=4)
     own = {i.item_id for i in TOY.domain("home")}

@@ -404,6 +404,7 @@ def test_a_catalog_from_the_tables_that_others_wrote(hub: HubServer, tmp_path: P
     push_folder(tmp_path, "org/by-hand", repo_type="dataset")
     made = Catalog.from_pretrained("org/by-hand")
     assert made == Catalog([Item(i, f"T {i}", price=3.0, categories=("A", "B")) for i in "ab"], [("tent-peg", i, "x") for i in "ab"])
+    assert Catalog.from_pretrained(tmp_path) == made  # the same folder, here
     first = hub.commits("org/by-hand", "dataset")[-1][0]
 
     for name, bad, said in (
@@ -418,12 +419,16 @@ def test_a_catalog_from_the_tables_that_others_wrote(hub: HubServer, tmp_path: P
         push_folder(tmp_path, "org/by-hand", repo_type="dataset")
         with pytest.raises(ValueError, match=said):
             Catalog.from_pretrained("org/by-hand")
+        with pytest.raises(ValueError, match=said.replace("org/by-hand", str(tmp_path))):  # as it is now, not as it was
+            Catalog.from_pretrained(tmp_path)
     assert Catalog.from_pretrained("org/by-hand", revision=first) == made
 
     (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: items\n  data_files: items.jsonl\n---\n")
     push_folder(tmp_path, "org/by-hand", repo_type="dataset")
     with pytest.raises(ValueError, match=r"'org/by-hand' holds no catalog\.parquet, nor a table 'term_ids' to make a catalog of"):
         Catalog.from_pretrained("org/by-hand")
+    with pytest.raises(ValueError, match=r"holds no catalog\.parquet, nor a table 'term_ids' to make a catalog of"):
+        Catalog.from_pretrained(tmp_path)
 
 
 def test_errors_name_the_repository(hub: HubServer, tmp_path: Path) -> None:

@@ -303,6 +303,11 @@ def test_split_by_time_refuses(given_: list[History], shares: tuple[float, float
         split_by_time(given_, *shares)
 
 
+def test_training_histories_state_no_targets() -> None:
+    stated = [History("u", ("a", "b"), (), 1, 1), History("v", ("a", "b", "c", "d"), (), 1, 1)]
+    assert leave_one_out(stated).train == (History("u", ("a", "b")), History("v", ("a", "b")))
+
+
 def test_split_by_time_with_a_tiny_share() -> None:
     split = split_by_time([History("u", ("a", "b", "c"), (1, 2, 3))], 1e-20, 1e-20)
     assert split.test == (Case("u", ("a", "b"), "c"),)

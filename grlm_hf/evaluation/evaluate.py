@@ -56,8 +56,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report of all methods on all cases: ``{schema, dataset, protocol, methods: {NAME: {METRIC: {value, low, high}}}}``.
 
-    With a catalog of several domains also ``domains: {DOMAIN: {users, cases, candidates, methods}}``: the same figures of the cases
-    whose target is of that domain. `coverage` there is the share of the domain's own items that are recommended.
+    With a catalog of several domains, or candidates of the target's, also ``domains: {DOMAIN: {users, cases, candidates, methods}}``: the
+    same figures of the cases whose target is of that domain. `coverage` there is the share of the domain's own items that are recommended.
 
     Args:
         dataset: its name, for the report.
@@ -104,7 +104,7 @@ def evaluate(
                     f"candidates='domain', but the target {case.target!r} has no domain in the catalog. Fill the items' `domain` column."
                 )
             pools[i] = domains[domain]
-    if len(domains) > 1:
+    if len(domains) > 1 or candidates == "domain":
         report["protocol"]["candidates_of"] = "the whole catalog" if candidates == "all" else "the target's domain"
         report["domains"] = {
             name: {

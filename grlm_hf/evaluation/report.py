@@ -7,6 +7,7 @@ from typing import Any
 
 from grlm_hf.evaluation.evaluate import REPORT_SCHEMA
 from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.markdown import escaped
 
 _COLUMNS = ("recall@1", "recall@5", "recall@10", "recall@20", "ndcg@10", "mrr", "valid_rate", "direct_hit_rate", "coverage")
 
@@ -44,7 +45,7 @@ def _ranked(protocol: dict[str, Any]) -> str:
 
 def markdown_table(report: dict[str, Any]) -> str:
     """Methods by metrics, as Markdown; of several domains, overall first and then each, by the domain of the target."""
-    lines = [["method", *_COLUMNS], ["---", *("--:" for _ in _COLUMNS)], *_rows(report)]
+    lines = [["method", *_COLUMNS], ["---", *("--:" for _ in _COLUMNS)], *([escaped(name), *row] for name, *row in _rows(report))]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

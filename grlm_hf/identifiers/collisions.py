@@ -10,7 +10,7 @@ import itertools
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,7 @@ def resolve(
     term_ids: Sequence[TermID],
     candidates: Sequence[Sequence[str]] | None = None,
     how: str = "term",
+    allowed: Collection[str] | None = None,
 ) -> list[TermID]:
     """The Term IDs with collisions undone where the items' own texts differ.
 
@@ -142,10 +143,11 @@ def resolve(
         term_ids: the identifiers, each of one term or more.
         candidates: for each item the terms to try, best first, in place of the words of its text; normalised here.
         how: one of `RESOLVERS`.
+        allowed: the only terms that may be put in, such as those of a controlled vocabulary; None: any.
 
     Raises `ValueError` for an unknown `how`, lengths that differ, a repeated item id or an empty Term ID.
     """
-    return _resolve(items, term_ids, candidates, how, None)
+    return _resolve(items, term_ids, candidates, how, None, allowed)
 
 
 def resolve_new(
@@ -169,7 +171,12 @@ def resolve_new(
 
 
 def _resolve(
-    items: Sequence[Item], term_ids: Sequence[TermID], candidates: Sequence[Sequence[str]] | None, how: str, catalog: Catalog | None
+    items: Sequence[Item],
+    term_ids: Sequence[TermID],
+    candidates: Sequence[Sequence[str]] | None,
+    how: str,
+    catalog: Catalog | None,
+    allowed: Collection[str] | None = None,
 ) -> list[TermID]:
     if how not in RESOLVERS:
         raise ValueError(f"how is {how!r}; expected one of {', '.join(RESOLVERS)}.")
@@ -199,7 +206,11 @@ def _resolve(
         holders = Counter(word for text in texts for word in text)  # word → different texts of the group that hold it
         useful = {
             text: sorted(  # stable: of equals, the first
-                (option for option in options[text] if holders[option[1]] < len(texts) and option[1] not in term_id),
+                (
+                    (kind, word)
+                    for kind, word in options[text]
+                    if holders[word] < len(texts) and word not in term_id and (allowed is None or word in allowed)
+                ),
                 key=lambda option: (option[0], holders[option[1]]),
             )
             for text in alike

@@ -69,12 +69,13 @@ def tfidf_embedder(texts: Iterable[str], dim: int = 256, seed: int = 0) -> Sente
         axes = np.eye(len(vocabulary), max(1, len(vocabulary)))
     else:
         axes = np.random.default_rng(seed).standard_normal((len(vocabulary), dim)) / np.sqrt(dim)
-    rows = np.concatenate([np.zeros((1, axes.shape[1])), idf[:, None] * axes])  # [1 + n_words, d]; the unknown word counts for nothing
+    axes *= idf[:, None]  # in place: with a million items, it is of gigabytes
+    rows = np.concatenate([np.zeros((1, axes.shape[1])), axes], dtype=np.float32)  # [1 + n_words, d]; the unknown word counts for nothing
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *vocabulary])}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
-    return SentenceTransformer(modules=[modules.StaticEmbedding(tokenizer, rows.astype(np.float32))], device="cpu")
+    return SentenceTransformer(modules=[modules.StaticEmbedding(tokenizer, rows)], device="cpu")
 
 
 def load_embedder(name: str, dtype: str = "auto", max_tokens: int = 0, device: str | None = None) -> SentenceTransformer:

@@ -2,7 +2,7 @@
 
 The model sees an item and its nearest neighbours and answers with exactly `n_terms` terms; `writers` holds its decoding to that form, so
 every answer is legal in form whatever the model. A second pass shows it the neighbours' identifiers and asks again for items whose terms
-repeat or whose identifier another item has. What still repeats after that is mended from the item's own text.
+repeat or hold no letter, or whose identifier another item has. What is still at fault after that is mended from the item's own text.
 
 The prompt is ours, versioned, and its hash stands in the dataset's card.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Generated:
 
 def answer_pattern(n_terms: int = N_TERMS) -> str:
     """The form of an answer as a regular expression: ``[a, b, c, d, e]``, each term of at most `TERM_CHARS` characters, beginning with a
-    letter or digit of any script. Every full match parses into `n_terms` terms."""
+    letter or digit of any script. Every full match parses into `n_terms` terms, less those whose normal form has no letter left (``ﾞ``)."""
     term = f"{_LETTER}({_INNER}{{0,{TERM_CHARS - 2}}}{_LAST})?"
     return rf"\[{term}(, {term}){{{n_terms - 1}}}\]"
 
@@ -207,27 +207,29 @@ def generate_terms(
     answers = _Answers(writer, Path(work), n_terms, config)
     near = [neighbors.of(at) for at in range(len(items))]
 
-    asked = {at: request(items[at], [items[j] for j in near[at]], n_terms, description=config.description) for at in range(len(items))}
-    found = answers.to("first", asked, items)
+    def first_message(at: int) -> str:
+        return request(items[at], [items[j] for j in near[at]], n_terms, description=config.description)
+
+    found = answers.to("first", first_message, range(len(items)), items)
     first = [_terms(found[at]) for at in range(len(items))]
     faults = {at for at, terms in enumerate(first) if len(set(terms)) < n_terms}
     term_ids = [mend(item, terms, n_terms) for item, terms in zip(items, first, strict=True)]
 
-    again: dict[int, str] = {}
     groups: defaultdict[TermID, list[int]] = defaultdict(list)
     for at in sorted(range(len(items)), key=lambda at: items[at].item_id):
         groups[term_ids[at]].append(at)
-    if config.second_pass != "none":
-        sharing = {at for group in groups.values() for at in group[1:]}
-        for at in range(len(items)) if config.second_pass == "all" else sorted(faults | sharing):
-            taken = [term_ids[at]] if at in sharing else []
-            again[at] = request(
-                items[at], [items[j] for j in near[at]], n_terms,
-                description=config.description, near_terms=[term_ids[j] for j in near[at]], taken=taken,
-            )  # fmt: skip
+    sharing = {at for group in groups.values() for at in group[1:]}
+    again = {"needed": sorted(faults | sharing), "all": range(len(items)), "none": ()}[config.second_pass]
+
+    def second_message(at: int) -> str:
+        return request(
+            items[at], [items[j] for j in near[at]], n_terms, description=config.description,
+            near_terms=[term_ids[j] for j in near[at]], taken=[term_ids[at]] if at in sharing else [],
+        )  # fmt: skip
+
     accepted = 0
     if again:
-        second = answers.to("second", again, items)
+        second = answers.to("second", second_message, again, items)
         count = Counter(term_ids)
         for at in sorted(again, key=lambda at: items[at].item_id):  # of two that now answer alike the first by item_id has it
             terms = _terms(second[at])
@@ -245,7 +247,7 @@ def generate_terms(
         "prompt_hash": generation_hash(n_terms),
         "n_terms": n_terms,
         "answers": len(items),
-        "legal_in_form": len(items),  # _terms refuses any other
+        "legal_in_form": len(items),  # any other is refused
         "asked_again": len(again),
         "changed_by_second_pass": accepted,
         "mended": len(faults),
@@ -274,12 +276,13 @@ class _Answers:
     def __init__(self, writer: Writer, work: Path, n_terms: int, config: LLMConfig):
         self._writer, self._work, self._n_terms, self._config = writer, work, n_terms, config
 
-    def to(self, name: str, messages: Mapping[int, str], items: Sequence[Item]) -> dict[int, str]:
-        """Position → answer. Raises `Incomplete` when shards are missing that another part writes."""
+    def to(self, name: str, message: Callable[[int], str], order: Sequence[int], items: Sequence[Item]) -> dict[int, str]:
+        """Position → answer; a message is made when its shard's turn comes. Raises `Incomplete` when shards are missing that another
+        part writes."""
         from tqdm.auto import tqdm
 
         folder = self._work / name
-        order, size = list(messages), self._config.shard_size
+        size = self._config.shard_size
         shards = [order[i : i + size] for i in range(0, len(order), size)]
         mine, parts = _part(self._config.part)
         found: dict[int, str] = {}
@@ -287,7 +290,7 @@ class _Answers:
         with tqdm(total=len(order), desc=f"terms, {name} pass", unit=" items", disable=len(order) < size) as bar:
             for n, shard in enumerate(shards):
                 path = folder / f"answers-{n:05d}-of-{len(shards):05d}.parquet"
-                asked = [messages[at] for at in shard]
+                asked = [message(at) for at in shard]
                 key = self._key(asked)
                 answers = self._read(path, key, [items[at].item_id for at in shard])
                 if answers is None and n % parts != mine:
@@ -296,7 +299,7 @@ class _Answers:
                 if answers is None:
                     answers = self._writer.write(asked, answer_pattern(self._n_terms), longest_answer(self._n_terms))
                     for at, answer in zip(shard, answers, strict=True):
-                        if len(_terms(answer)) != self._n_terms:
+                        if not (answer.startswith("[") and answer.endswith("]") and answer.count(",") == self._n_terms - 1):
                             raise ValueError(
                                 f"Item {items[at].item_id!r} was answered {answer!r}; expected {self._n_terms} terms in brackets. "
                                 f"The back end ({self._writer.identity}) does not hold the model to the form; take the other one."

@@ -8,6 +8,7 @@ brute-force search finds, on a sample of the vectors themselves.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -169,8 +170,8 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
     """(neighbours int64, scores float32), both `[n_rows, k]`, of rows that the index holds: -1 and -inf where there are fewer.
 
     The index proposes; the scores are recomputed in float64, where they depend on the two vectors alone, so that equal ones are equal
-    and fall in catalog order. Rows whose k-th score may be tied beyond what was fetched fetch more: an exact index as many as it takes,
-    an approximate one `_MOST_FETCHED`.
+    and fall in catalog order. Rows whose last score may be tied beyond what was fetched fetch more: an exact index as many as it takes,
+    an approximate one `_MOST_FETCHED`. Rows with the same vector are searched for once, since there may be many of them.
     """
     from tqdm import tqdm
 
@@ -178,28 +179,36 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
     neighbors = np.full((len(rows), k), -1, dtype=np.int64)
     scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
     kept = min(k, n - 1)
-    if kept < 1:
+    if kept < 1 or not len(rows):
         return neighbors, scores
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(v, digest_size=16).digest() for some in _blocks(rows, vectors.shape[1]) for v in vectors[some])
+    alike = np.array([seen.setdefault(digest, at) for at, digest in enumerate(digests)])  # the first of `rows` with the same vector
+    nearby = np.full((len(rows), kept + 1), -1, dtype=np.int64)  # the item itself among them
+    cosines = np.full((len(rows), kept + 1), -np.inf, dtype=np.float32)
     most = n if exact else min(n, max(_MOST_FETCHED, 2 * k))
     fetch = min(most, k + 1 + (4 * k + 16 if index.kind == "ivf-sq8" else 8))
-    pending = np.arange(len(rows))
-    with tqdm(total=len(rows), desc="searching", unit="item", disable=len(rows) * n < _PROGRESS_FROM) as bar:
+    pending = np.unique(alike)
+    with tqdm(total=len(pending), desc="searching", unit="item", disable=len(pending) * n < _PROGRESS_FROM) as bar:
         while len(pending):
             unsettled = []
             for some in _blocks(pending, fetch * vectors.shape[1]):
                 queries = vectors[rows[some]]
                 proposed, found = index.propose(queries, fetch)
                 again = _scores(queries, vectors, found)
-                again[(found == rows[some][:, None]) | (found < 0)] = -np.inf  # the item itself, wherever it stands
-                order = np.lexsort((found, -again))[:, :kept]
+                again[found < 0] = -np.inf
+                order = np.lexsort((found, -again))[:, : kept + 1]
                 best, chosen = np.take_along_axis(again, order, 1), np.take_along_axis(found, order, 1)
                 settled = (proposed[:, -1] < best[:, -1] - _FAISS_ERROR) | (found[:, -1] < 0) | (fetch == most)
-                there = best[settled] > -np.inf
-                scores[some[settled], :kept] = np.where(there, best[settled].clip(-1, 1), -np.inf)
-                neighbors[some[settled], :kept] = np.where(there, chosen[settled], -1)
+                cosines[some[settled]], nearby[some[settled]] = best[settled], chosen[settled]
                 unsettled.append(some[~settled])
                 bar.update(int(settled.sum()))
             pending, fetch = np.concatenate(unsettled), min(most, 2 * fetch)
+    nearby, cosines = nearby[alike], cosines[alike]
+    out = nearby == rows[:, None]  # the item itself, wherever it stands
+    out[~out.any(axis=1), -1] = True
+    neighbors[:, :kept] = nearby[~out].reshape(-1, kept)
+    scores[:, :kept] = np.where(neighbors[:, :kept] >= 0, cosines[~out].reshape(-1, kept).clip(-1, 1), -np.inf)
     return neighbors, scores
 
 

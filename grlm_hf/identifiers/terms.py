@@ -29,12 +29,13 @@ def normalise(text: str) -> str:
 
     Letters, digits and the marks that stand on them (vowel signs, accents) are kept as they are in every script. What the written
     form or a chat template reserves, emoji and other pictures, and marks that stand on nothing are dropped; a Turkish ``İ`` becomes
-    ``i``; apostrophes and dashes become the plain ones. Returns ``""`` if, and only if, there is no letter or digit.
+    ``i``; apostrophes and dashes become the plain ones. Returns ``""`` if, and only if, there is no letter or digit
+    (after NFKC, which makes bare marks of a few signs that Unicode calls letters).
     """
     text = unicodedata.normalize("NFKC", text).lower()
     if not text.isascii():
-        text = _DOTTED.sub("i", _plain(text.translate(_ALIKE)))
-        text = unicodedata.normalize("NFKC", text)  # again: letters that were lowered or moved together may compose
+        text = unicodedata.normalize("NFKC", _plain(text.translate(_ALIKE)))  # again: what was lowered or moved together may compose
+        text = unicodedata.normalize("NFKC", _DOTTED.sub("i", text))
     text = _RESERVED.sub(" ", text)
     term = _HYPHENS.sub("-", _SPACES.sub("-", text.strip())).strip("-'")
     if term.count(".") == 1:  # the end of a sentence, not of an abbreviation (``e.l.f.``)

@@ -44,10 +44,13 @@ WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the pr
 )
 AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
 _COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
-LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
+LONGEST = 30  # letters of a word; longer ones are noise
 _DESCRIPTION = 300  # characters read of a description; the paper reads 150
 _SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")) + "\u200c\u200d"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Ranges of scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han."""
+_PIECE = re.compile(rf"[{UNSPACED}]{{1,{LONGEST}}}(?![{_MARKS}])|[^{UNSPACED}]+")
 _WORD = re.compile(rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*")
 
 Run = list[str]  # words with nothing but spaces between them
@@ -61,16 +64,25 @@ def _word(text: str) -> str:
     return term if normalise(term) == term else ""
 
 
+def _matches(text: str) -> Iterator[re.Match[str]]:
+    """The words as they stand; a clause of a script without spaces that is too long for one is cut, lest it be lost."""
+    for match in _WORD.finditer(text):
+        if match.end() - match.start() > LONGEST:
+            yield from _PIECE.finditer(text, *match.span())
+        else:
+            yield match
+
+
 def words(text: str) -> list[str]:
     """The words of a text in reading order, each a term in normal form; repeats, stop words and numbers included."""
-    return [word for word in map(_word, _WORD.findall(text.translate(_SPACED))) if word]
+    return [word for word in (_word(match.group()) for match in _matches(text.translate(_SPACED))) if word]
 
 
 def _runs(text: str, brand: Brand = ()) -> list[Run]:
     """A text as runs of words. Punctuation ends a run; so do the brand, stop words and what holds a digit, and they are left out."""
     text, end = text.translate(_SPACED), 0
     tokens: list[tuple[str, bool]] = []  # word, whether something but spaces stands before it
-    for match in _WORD.finditer(text):
+    for match in _matches(text):
         tokens.append((_word(match.group()), bool(text[end : match.start()].strip())))
         end = match.end()
     found = tuple(word for word, _ in tokens)

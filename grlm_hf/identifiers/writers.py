@@ -1,7 +1,8 @@
 """Language models that answer in a given form: transformers or vLLM behind one small interface.
 
 The form is a regular expression that llguidance holds the model to, token by token, in both back ends; so an answer matches it by
-construction, whatever the model. Greedy, thinking off: the same prompts give the same answers.
+construction, whatever the model. Greedy, thinking off: the same batches give the same answers; in bfloat16 rounding, and so now and then
+a term, depends on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -101,24 +102,27 @@ class TransformersWriter:
         from transformers import GenerationConfig
 
         prompts = _prompts(self._tokenizer, messages)
+        pad = self._tokenizer.pad_token_id
+        pad = self._eos[0] if pad is None else pad  # never read, nor attended to
         room = getattr(self._lm.config, "max_position_embeddings", None) or 1 << 30
         _check_lengths(prompts, room - max_new_tokens)
         greedy = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
             eos_token_id=self._eos,
-            pad_token_id=self._tokenizer.pad_token_id or self._eos[0],
+            pad_token_id=pad,
         )
+        self._lm.generation_config = greedy  # generate() would fill it up with the checkpoint's, such as a penalty on repetition
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda at: (-len(prompts[at]), at))  # alike in length together: little padding
         for some in (order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)):
-            padded = self._tokenizer.pad({"input_ids": [prompts[at] for at in some]}, padding_side="left", return_tensors="pt")
-            padded = padded.to(self._lm.device)
-            width = padded["input_ids"].shape[1]
+            width = len(prompts[some[0]])
+            padded = torch.tensor([[pad] * (width - len(prompts[at])) + prompts[at] for at in some], device=self._lm.device)
+            lengths = torch.tensor([[len(prompts[at])] for at in some], device=self._lm.device)
             with torch.inference_mode():
                 out = self._lm.generate(
-                    input_ids=padded["input_ids"],
-                    attention_mask=padded["attention_mask"],
+                    input_ids=padded,
+                    attention_mask=(torch.arange(width, device=self._lm.device) >= width - lengths).long(),
                     generation_config=greedy,
                     logits_processor=[_Held(self._guide, pattern, self._eos, len(some), width)],
                 )
@@ -212,7 +216,8 @@ def _tokenizer(model: str) -> Any:
 
 def _prompts(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
     """Token ids of each user message under the model's own chat template, thinking off, up to where the answer begins."""
-    for special in tokenizer.all_special_tokens:  # a title must not be able to end the turn
+    # A title must not be able to end the turn. Not all that does has a name of its own, such as eos_token.
+    for special in sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)}):
         messages = [message.replace(special, " ") for message in messages]
     texts = [
         tokenizer.apply_chat_template(
@@ -236,16 +241,14 @@ def _first(error: Exception) -> str:
 
 
 def _identity(model: str) -> str:
-    """A folder by its configuration and the size of its weights, which change with it; a Hub id by name."""
+    """A folder by its name and what its files hold: weights, configuration, tokenizer, chat template. A Hub id by name."""
     folder = Path(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.json")):
-        digest.update(file.name.encode() + file.read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        with open(file, "rb") as weights:
-            digest.update(file.name.encode() + hashlib.file_digest(weights, "sha256").digest())
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and p.name != "README.md"):
+        with open(file, "rb") as content:
+            digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
     return f"{folder.name} {digest.hexdigest()[:16]}"
 
 

@@ -41,7 +41,7 @@ COLUMNS = {
     "price": "its price in the source's currency; null where unknown",
     "domain": "the catalog it comes from, where several are joined; else empty",
     "user_id": "the user's id",
-    "position": "the event's place among the user's events, from 0",
+    "position": "how many of the user's events stand before it: in training, or in the question that asks for it",
     "timestamp": "unix seconds; null where unknown",
     "neighbors": "ids of the nearest items, closest first",
     "scores": "their similarities, in the same order",
@@ -51,7 +51,7 @@ COLUMNS = {
     "task": "which training task the example is of",
     "key": "the user or item it was made from",
     "prompt": "the user's turn, as messages with `role` and `content`",
-    "completion": "the assistant's turn, which is learnt",
+    "completion": "the assistant's turn: what is learnt, in some tasks behind a part of the history",
 }
 """What each column of the tables that grlm-hf writes means, wherever it stands."""
 
@@ -62,8 +62,8 @@ SPLITS = {
     "validation target, the rest trains. Users with too few events of a domain only train there.",
     "time": "By time: all events are cut at two points in time. Events after the second are test targets, those between the two are "
     "validation targets; each is asked with all that its user had before.",
-    "unseen-items": "Unseen items: some items never occur in training; half of them are validation targets, half test targets. Each is "
-    "asked with the training items that its user had before.",
+    "unseen-items": "Unseen items: some items never occur in training, nor do their texts; half of them are validation targets, half test "
+    "targets. Each is asked with the training items that its user had before.",
     "given": "As the source gives it: which events train, validate and test is stated in its files.",
 }
 
@@ -116,6 +116,9 @@ def dataset_card(
     )
     quality, provenance = facts.get("quality") or {}, dict(facts.get("provenance") or {})
     said = provenance.pop("files", None) or []
+    provenance.pop("outputs", None)  # files of the data folder, none of which stands here
+    if isinstance(dropped := provenance.get("dropped"), Mapping):  # how many, not whose
+        provenance["dropped"] = {reason: found.get("count") if isinstance(found, Mapping) else found for reason, found in dropped.items()}
     text = _template("dataset").substitute(
         header=header.to_yaml(),
         title=escaped(facts["title"]) or "Term-ID dataset",

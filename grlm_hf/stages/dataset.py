@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -27,12 +28,11 @@ from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
 from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
-from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
 if TYPE_CHECKING:
     from grlm_hf.evaluation.baselines.sequence import SequenceConfig
 
-COLLABORATIVE_FILE = "collaborative.parquet"
 STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
 _WATCHED = 5_000  # validation cases that choose the sequence model's best epoch
 _PICTURES = ("quality.png", "quality.md")
@@ -86,6 +86,10 @@ def make_dataset(
     """
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
     check_replaceable(output, DATASET_FACTS)
+    if mixture.chat and not Path(mixture.chat_file).is_file():  # before hours of work
+        raise ValueError(f"mixture.chat={mixture.chat} needs conversations; no file at {mixture.chat_file!r}: mixture.chat_file=FILE.")
+    if mixture.max_tokens and not mixture.tokenizer:
+        raise ValueError(f"mixture.max_tokens={mixture.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
     catalog = Catalog.from_pretrained(catalog_folder)
     if read.limit:
         read = replace(read, unknown_items="drop")
@@ -118,11 +122,12 @@ def make_dataset(
         facts["neighbors"] = found.facts
     together = None
     if mixture.collaborative and not mixture.neighbors:
-        together = _collaborative(catalog, split, sequence_model, mixture.neighbors_per_item, work, seed)
+        k = mixture.neighbors_per_item * math.ceil(mixture.collaborative)  # a second example of an item asks for the next ones
+        together = _collaborative(catalog, split, sequence_model, k, work, seed)
         facts["collaborative"] = together.facts
         tables["collaborative"] = {"train": together.to_dataset()}
     made = make_mixture(
-        catalog, split.train, mixture, seed,
+        _taught(catalog, histories, split), split.train, mixture, seed,
         neighbors=None if together is None else {row["item_id"]: row["neighbors"] for row in together.to_dataset()},
     )  # fmt: skip
     validation = validation_sequences(
@@ -130,8 +135,10 @@ def make_dataset(
         max_tokens=mixture.max_tokens, tokenizer=load_tokenizer(mixture.tokenizer) if mixture.tokenizer else None,
     )  # fmt: skip
     tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation)}
-    settings = asdict(replace(mixture, neighbors=Path(mixture.neighbors).name, chat_file=Path(mixture.chat_file).name))
-    facts["mixture"] = made.statistics | {"settings": settings, "seed": seed}
+    public = {"neighbors": Path(mixture.neighbors).name, "chat_file": Path(mixture.chat_file).name}  # cards are public, local paths are not
+    if Path(mixture.tokenizer).is_dir():
+        public["tokenizer"] = Path(mixture.tokenizer).name
+    facts["mixture"] = made.statistics | {"settings": {**asdict(mixture), **public}, "seed": seed, "templates_hash": templates_hash()}
     files: list[Path] = []
     if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
         facts["terms"] = read_json(path)
@@ -145,10 +152,18 @@ def make_dataset(
     save_datasets(tables, catalog, output, facts, files=files)
 
 
+def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Catalog:
+    """The items that examples may be made of: of unseen items not even the text is learnt, or they would be no new ones."""
+    if split.name != "unseen-items":
+        return catalog
+    return catalog.remove({i for h in histories for i in h.items} - {i for h in split.train for i in h.items})
+
+
 def _collaborative(catalog: Catalog, split: Split, config: SequenceConfig | None, k: int, work: str | Path | None, seed: int) -> Any:
     from grlm_hf.evaluation.baselines.sequence_training import train_sequence_model
 
     ids = [item.item_id for item in catalog]
-    some = random.Random(seed).sample(split.validation, min(_WATCHED, len(split.validation)))
+    cases = sorted(split.validation, key=lambda c: (c.user_id, c.history))  # in no order of the file's
+    some = random.Random(seed).sample(cases, min(_WATCHED, len(cases)))
     model = train_sequence_model(ids, split.train, config, validation=some, seed=seed, work=work)
     return model.neighbors(k)

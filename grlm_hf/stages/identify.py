@@ -155,14 +155,15 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
     from grlm_hf.identifiers.collisions import collision_report, resolve
 
     facts: dict[str, Any] = {}
+    allowed = None
     if config.vocabulary:
         from grlm_hf.identifiers.vocabulary import limit_vocabulary
 
         limited = limit_vocabulary(term_ids, config.vocabulary)
-        term_ids = list(limited.term_ids)
+        term_ids, allowed = limited.term_ids, set(limited.vocabulary.kept)  # what tells items apart is of the vocabulary, too
         facts["vocabulary"] = limited.facts
     before = collision_report(items, term_ids)
-    term_ids = resolve(items, term_ids, how=config.resolver)
+    term_ids = resolve(items, term_ids, how=config.resolver, allowed=allowed)
     after = collision_report(items, term_ids)
     facts["resolver"] = config.resolver
     facts["items_sharing"] = {"before": before.n_shared, "after": after.n_shared, "share_after": after.share}
@@ -194,11 +195,12 @@ def make_quality(
             raise ValueError(f"Both sets are called {name!r}; give the other one another name: quality.compare_name.")
         sets[config.compare_name] = read_as_written(config.compare, items)
     made = read_json(facts) if (facts := Path(catalog_folder) / TERMS_FACTS).is_file() else {}
-    n_terms = made.get("n_terms") if made.get("resolver") != "append" else None
+    n_terms, appended = made.get("n_terms"), made.get("resolver") == "append"
     reports = {}
     for called, term_ids in sets.items():
         paths = _token_paths(config.tokenizer, term_ids) if config.tokenizer else None
-        reports[called] = measure(items, term_ids, near, paths=paths, tokenizer=Path(config.tokenizer).name, n_terms=n_terms)
+        form: dict[str, Any] = {"n_terms": n_terms, "appended": appended} if called == name else {}
+        reports[called] = measure(items, term_ids, near, paths=paths, tokenizer=Path(config.tokenizer).name, **form)
     found = compare(reports)
     save_quality(found, output)
     return found
@@ -208,7 +210,13 @@ def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
     """Term IDs from a file without putting them into normal form: whether they are is one of the measures."""
     read_term_ids(path, items)  # says what is missing
     rows = {clean(row["item_id"]): row["terms"] for _, row in read_rows(path)}
-    return [t.strip().strip("[]").split(",") if isinstance(t := rows[i.item_id], str) else [str(term) for term in t] for i in items]
+
+    def terms(given: Any) -> list[str]:
+        if isinstance(given, str):
+            return [term.strip() for term in given.strip().strip("[]").split(",")]  # the spaces are those of the written form
+        return [str(term) for term in given]
+
+    return [terms(rows[item.item_id]) for item in items]
 
 
 def _token_paths(tokenizer: str, term_ids: list[TermID]) -> list[list[int]]:

@@ -41,12 +41,13 @@ def make_checkpoint(
     if work is None:  # named by all that the result depends on: never resumed from with other settings
         key = fingerprint("train", local_paths(datasets, config.model), [config, seed, str(datasets), written])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
+    watched = config.validation_examples and facts.get("statistics", {}).get("rows", {}).get("sft", {}).get("validation", 1)
     grlm = train(
         Catalog.from_pretrained(datasets),
         load_table(datasets, "sft", "train"),
         work,
         config,
-        validation=load_table(datasets, "sft", "validation"),
+        validation=load_table(datasets, "sft", "validation") if watched else None,
         max_history=facts["max_history"],
         history=history,
         max_tokens=facts.get("max_tokens", 0),

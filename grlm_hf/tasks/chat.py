@@ -22,8 +22,8 @@ def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Sour
     depend on the order of the rows.
 
     Args:
-        dropped: counts what is passed over: the same conversation again, turns that are not text (pictures, tool calls) or not of these
-            roles in this order, answers without a letter.
+        dropped: counts what is passed over: the same conversation again, turns that are not text (pictures, tool calls), are
+            empty or of other roles, and conversations without an answer to a user.
 
     Raises:
         ValueError: a row of another form, naming its line; a file without one conversation.

@@ -43,7 +43,7 @@ class MixtureConfig:
     """What the model is trained on.
 
     A task's weight says how often each of its sources (users, items, windows, conversations) gives an example: 0 never, .5 a seeded half
-    of them, 1 each, 2 each twice. The second time is another variant in the tasks query (another phrase), steered (another wish) and
+    of them, 1 each, 2 each twice. The second time is another variant in the tasks query (another phrase), steered (a wish drawn anew) and
     collaborative (the neighbours after the first ones), and the same example in the others.
     """
 

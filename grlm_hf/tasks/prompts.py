@@ -197,7 +197,6 @@ def prompt_tokens(tokenizer: Any, prompts: Sequence[Sequence[Mapping[str, str]]]
     from jinja2 import TemplateError
 
     prompts = list(prompts)  # a dataset's column reads a row at each index
-    prompts = list(prompts)  # a dataset's column reads a row at each index
     tokens: list[list[int]] = [[]] * len(prompts)
     single = [i for i, messages in enumerate(prompts) if len(messages) == 1]
     for i, ids in zip(single, request_tokens(tokenizer, [prompts[i][0]["content"] for i in single]), strict=True):
@@ -297,13 +296,13 @@ def history_tokens(
         term_ids: Term ID of each catalog position.
         items: item of each catalog position; not needed for histories of Term IDs.
         history: what a history shows, one of `HISTORIES`.
-        max_tokens: of a prompt; its oldest items are left out, whole, until it has no more.
+        max_tokens: of a prompt; its oldest items are left out, whole, until it has no more, or one item is left.
 
     Returns:
         One int64 array of token ids a history.
 
     Raises:
-        ValueError: an empty history, or one whose last item alone makes a prompt of more than `max_tokens`.
+        ValueError: an empty history.
     """
     check_history(history)
     shown = [list(p) for p in positions]
@@ -322,13 +321,8 @@ def history_tokens(
         for i, n, request in zip(todo, above, requests, strict=True):
             rest = shown[i][n:]
             prompts[i] = np.fromiter(chain(tokens[request], *(blocks[q] for q in rest)), dtype=np.int64)
-        todo = [i for i in todo if max_tokens is not None and len(prompts[i]) > max_tokens]
+        todo = [i for i in todo if max_tokens is not None and len(prompts[i]) > max_tokens and len(shown[i]) > 1]
         for i in todo:
-            if len(shown[i]) == 1:
-                raise ValueError(
-                    f"A prompt with one item, {render(term_ids[shown[i][0]])}, has {len(prompts[i])} tokens; the room is {max_tokens}."
-                    " Use a model that takes longer texts, or a larger max_tokens."
-                )
             shown[i].pop(0)
     return prompts
 

@@ -18,7 +18,7 @@ _LAST = 3  # items that "no" speaks of: what a user has just had enough of
 
 
 def steered(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids", seed: int = 0) -> Iterator[Source]:
-    """History and a wish → the user's last item. Each variant is another wish, drawn by `seed`.
+    """History and a wish → the user's last item. Each variant draws its wish anew, by `seed`.
 
     The whole history stands in the user turn, above the wish.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,18 @@ def test_candidates_replace_the_words_of_the_text() -> None:
     items = [polish("a", "Same"), polish("b", "Same")]
     assert resolve(items, [TID, TID]) == [TID, TID]
     assert resolve(items, [TID, TID], candidates=[["gel"], ["gel", "", "Long Lasting"]])[1] == (*TID[:2], "long-lasting")
+
+
+@given(catalogs, hows, st.sets(st.sampled_from(("red", "blue", "matte", "705", "gel"))))
+@settings(max_examples=100, deadline=None)
+def test_no_term_comes_in_that_is_not_allowed(catalog: tuple[list[Item], list[TermID]], how: str, allowed: set[str]) -> None:
+    items, term_ids = catalog
+    found = resolve(items, term_ids, how=how, allowed=allowed)
+    before = Counter(term_ids)
+    for old, new in zip(term_ids, found, strict=True):
+        assert set(new) - set(old) <= allowed
+        assert new == old or before[old] > 1
+    assert resolve(items, term_ids, how=how, allowed=set(words(" ".join(i.title for i in items)))) == resolve(items, term_ids, how=how)
 
 
 def test_mistakes_are_named() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlm_hf.catalog import Catalog, Item
+from grlm_hf.identifiers.collisions import resolve
 from grlm_hf.identifiers.embedding import embed, item_text, tfidf_embedder
 from grlm_hf.identifiers.extract import Extractor, TermExtender, extend_terms, extract_terms
 from grlm_hf.identifiers.neighbors import Neighbors
@@ -155,6 +156,17 @@ def test_possessives_abbreviations_and_symbols() -> None:
     ]
     assert words("हिन्दी शैम्पू") == ["हिन्दी", "शैम्पू"]  # combining marks belong to their word
     assert words("Crème brûlée ШАМПУНЬ") == ["crème", "brûlée", "шампунь"]
+
+
+@pytest.mark.parametrize(
+    "clause", ["智能无线蓝牙耳机运动跑步入耳式降噪超长待机适用于苹果华为小米手机通用款", "หูฟังบลูทูธไร้สายสำหรับออกกำลังกายกันน้ำ"]
+)
+def test_a_long_clause_of_a_script_without_spaces_is_cut_and_not_lost(clause: str) -> None:
+    items = [Item("a", clause), Item("b", clause[::-1]), Item("c", clause + clause[:9])]
+    assert "".join(words(clause)) == normalise(clause)
+    term_ids = extract(items)
+    assert_legal(term_ids)
+    assert len(set(resolve(items, term_ids))) == 3
 
 
 def test_too_little_text_is_filled_up_with_neighbours_terms_then_fixed_words() -> None:

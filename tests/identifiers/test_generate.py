@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from writer_toys import ITEMS, Scripted, check_writer, python_pattern, save_toy_llm
 
@@ -25,7 +27,7 @@ from grlm_hf.identifiers.generate import (
     request,
 )
 from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
-from grlm_hf.identifiers.terms import parse, validate
+from grlm_hf.identifiers.terms import normalise, parse, validate
 from grlm_hf.identifiers.writers import make_writer
 
 
@@ -95,8 +97,30 @@ def test_a_title_cannot_end_the_turn(llm):
     assert tokens["input_ids"]
     from grlm_hf.identifiers.writers import _prompts
 
+    (plain,) = _prompts(writer._tokenizer, ["a b c"])  # type: ignore[attr-defined]
     (ids,) = _prompts(writer._tokenizer, ["a <|im_end|> b <|im_start|> c"])  # type: ignore[attr-defined]
-    assert ids.count(writer._tokenizer.eos_token_id) == 1  # type: ignore[attr-defined]
+    for mark in writer._tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"]):  # type: ignore[attr-defined]
+        assert ids.count(mark) == plain.count(mark) > 0  # the second has no name in the tokenizer, and begins a turn all the same
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_is_used_to(tmp_path, llm):
+    messages = [request(item, ITEMS[:2]) for item in ITEMS[:3]]
+    habits = shutil.copytree(llm, tmp_path / "habits")
+    settings = json.loads((habits / "generation_config.json").read_text())
+    (habits / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 1.8, "num_beams": 2, "top_k": 3}))
+    plain, used = (make_writer("transformers", str(m)).write(messages, answer_pattern(5), longest_answer(5)) for m in (llm, habits))
+    assert plain == used
+
+
+def test_a_tokenizer_without_a_padding_token_serves(tmp_path, llm):
+    messages = [request(item, ITEMS[:n]) for n, item in enumerate(ITEMS[:3])]
+    bare = shutil.copytree(llm, tmp_path / "bare")
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    (bare / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "pad_token"}))
+    writer = make_writer("transformers", str(bare))
+    assert writer._tokenizer.pad_token is None  # type: ignore[attr-defined]
+    found = writer.write(messages, answer_pattern(5), longest_answer(5))
+    assert found == make_writer("transformers", llm).write(messages, answer_pattern(5), longest_answer(5))
 
 
 def test_what_is_wrong_with_a_model_is_said(tmp_path, llm):
@@ -117,11 +141,15 @@ def test_another_model_is_another_identity(tmp_path, llm):
     other = save_toy_llm(tmp_path / "other", seed=1)
     ids = {make_writer("transformers", m, dtype=d).identity for m in (llm, other) for d in ("auto", "bfloat16")}
     assert len(ids) == 4
+    template = Path(other) / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert make_writer("transformers", other).identity not in ids
 
 
 @given(st.integers(3, 8), st.data())
 def test_every_answer_in_form_is_a_term_id(n_terms, data):
     answer = data.draw(st.from_regex(python_pattern(n_terms), fullmatch=True))
+    assume(not set(answer) & {c for c in answer if c.isalnum() and not normalise(c)})
     terms = validate(parse(answer) or ())
     assert len(terms) == n_terms
     assert len(answer.encode()) + 1 <= longest_answer(n_terms)
@@ -172,6 +200,29 @@ def test_a_model_that_repeats_itself_is_mended_from_the_items_text(tmp_path, nei
     assert made.facts["mended"] == len(ITEMS)
     assert made.term_ids[2][:3] == ("tent", "steel", "mug")
     assert all(len(set(validate(tid, 5))) == 5 for tid in made.term_ids)
+
+
+@pytest.mark.parametrize("mark", ["\uff9e", "\u037a", "\ufe70", "\U0003fffd"])  # letters by category, with no letter left in normal form
+def test_a_term_with_no_letter_left_is_asked_again_and_mended(tmp_path, neighbors, mark):
+    first = [written("a", "b", "c", "d", str(n)) for n in range(9)] + [written("a", "b", mark, "d", "e")]
+    made = generate_terms(ITEMS, neighbors, Scripted([*first, first[-1]]), tmp_path, 5, LLMConfig(model="toy"))
+    assert made.facts["asked_again"] == made.facts["mended"] == 1
+    assert made.term_ids[9] == ("a", "b", "d", "e", "rope")
+
+
+def test_no_more_messages_are_held_than_a_shard_has(tmp_path, neighbors, monkeypatch):
+    import grlm_hf.identifiers.generate as generate
+
+    made: list[str] = []
+    monkeypatch.setattr(generate, "request", lambda *given, **more: made.append(request(*given, **more)) or made[-1])
+
+    class Counting(Scripted):
+        def write(self, messages, pattern, max_new_tokens):
+            assert len(made) == len(self.asked) + len(messages)
+            return super().write(messages, pattern, max_new_tokens)
+
+    answers = Counting([written("a", "b", c) for c in "cdefghijkl"])
+    assert len(generate_terms(ITEMS, neighbors, answers, tmp_path, 3, LLMConfig(shard_size=4)).term_ids) == 10
 
 
 def test_without_a_second_pass_nothing_is_asked_again(tmp_path, neighbors):

@@ -12,7 +12,7 @@ import pytest
 from grlm_hf.catalog import Item
 from grlm_hf.identifiers import index as index_module
 from grlm_hf.identifiers.embedding import Shards
-from grlm_hf.identifiers.index import EXACT_UP_TO, available_memory, build_index, choose_index, index_bytes, recall_of, search
+from grlm_hf.identifiers.index import EXACT_UP_TO, Index, available_memory, build_index, choose_index, index_bytes, recall_of, search
 from grlm_hf.identifiers.neighbors import NeighborsConfig, find_neighbors, nearest
 
 
@@ -71,6 +71,24 @@ def test_duplicates_and_zero_vectors(kind: str) -> None:
     np.testing.assert_allclose(scores[[7, *range(100, 130)]], 1, atol=1e-6)
     assert indices[7].tolist() == [100, 101, 102, 103]
     assert indices[100].tolist() == [7, 101, 102, 103]
+
+
+def test_items_all_alike_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.concatenate([np.tile(clustered(40)[:1], (500, 1)), clustered(40, seed=1)])
+    fetched = 0
+
+    def counting(self: Index, queries: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal fetched
+        fetched += len(queries) * fetch
+        return propose(self, queries, fetch)
+
+    propose = Index.propose
+    monkeypatch.setattr(Index, "propose", counting)
+    indices, scores = nearest(vectors, 3)
+    assert indices[:5].tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [0, 1, 2]]
+    assert (indices[5:500] == [0, 1, 2]).all()
+    np.testing.assert_allclose(scores[:500], 1, atol=1e-6)
+    assert fetched < 10 * len(vectors)  # not the square
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf", "hnsw"])

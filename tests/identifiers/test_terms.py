@@ -73,6 +73,7 @@ def test_normal_form(text: str, term: str) -> None:
 @example("a'.")
 @example("a-.")
 @example("=\u200b\u0338a")
+@example("i\u0345\U000e0100\u0307")  # the dot comes to stand on its i only once what stood between is gone
 def test_normalise_is_idempotent_and_clean(text: str) -> None:
     term = normalise(text)
     assert normalise(term) == term

@@ -373,6 +373,8 @@ def test_the_card_tells_the_facts(tmp_path: Path) -> None:
             "source": "Amazon Reviews 2023",
             "script": "dataset_scripts/amazon.py",
             "settings": {"core": 5},
+            "dropped": {"duplicate": {"count": 7, "first": ["user Ann, item x"]}},
+            "outputs": {"items.parquet": {"rows": 12, "sha256": "cd" * 32}},  # of the data folder: nothing that stands here
             "files": {"reviews": [{"name": "reviews.jsonl.gz", "sha256": "ab" * 32, "lines": 1234, "dropped": {"no text": {"count": 1}}}]},
         },
     )
@@ -391,12 +393,13 @@ def test_the_card_tells_the_facts(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert row in rows
     assert any(row[1:] == ["ours", "theirs"] for row in rows)
-    for line in ("- model: Qwen/Qwen3", "- index · kind: exact", "- settings · core: 5", "![quality](quality.png)",
-                 "More: [quality.md](quality.md)", "More: [statistics.json](statistics.json)", "Prompts have the hash `abc`.",
+    for line in ("- model: Qwen/Qwen3", "- index · kind: exact", "- settings · core: 5", "- dropped · duplicate: 7",
+                 "![quality](quality.png)", "More: [quality.md](quality.md)", "More: [statistics.json](statistics.json)",
+                 "Prompts have the hash `abc`.",
                  "- settings · caps · query: 7", "- model: sasrec",
                  "Prompts show the last 20 items of a history. 3 held-out events are no case"):  # fmt: skip
         assert line in body
-    assert "sliding" not in body
+    assert not any(word in body for word in ("sliding", "Ann", "cd" * 32))
     assert "revision" not in body
     for image in re.findall(r"!\[.*?\]\((.*?)\)", body):
         assert (tmp_path / "d" / image).read_bytes().startswith(PNG)

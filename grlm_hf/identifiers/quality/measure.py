@@ -37,6 +37,7 @@ def measure(
     paths: Sequence[Sequence[int]] | None = None,
     tokenizer: str = "",
     n_terms: int | None = None,
+    appended: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """All measures of one identifier set, as plain numbers, texts, lists and dicts (JSON); shares are in [0, 1], entropies in bits.
@@ -50,6 +51,7 @@ def measure(
         paths: each item's identifier as token ids (`grlm_hf.tasks.prompts.identifier_tokens`), for `tokens` and the trie of tokens.
         tokenizer: the name of the tokenizer of `paths`.
         n_terms: terms that a legal Term ID has; None: as many as most of these have.
+        appended: whether one more is legal, too, as `grlm_hf.identifiers.collisions.resolve` by "append" makes them.
         seed: draws the random pairs and the shuffled Term IDs.
 
     Returns:
@@ -92,7 +94,7 @@ def measure(
         "items_hash": _hash(item.item_id for item in items),
         "n_terms": wanted,
         "seed": seed,
-        "legality": _legality(items, term_ids, vocabulary, table, once, wanted),
+        "legality": _legality(items, term_ids, vocabulary, table, once, wanted, appended),
         "terms": {
             "distinct": len(vocabulary),
             "used_once": int((uses == 1).sum()),
@@ -177,10 +179,12 @@ def _legality(
     table: np.ndarray,
     once: np.ndarray,
     n_terms: int,
+    appended: bool,
 ) -> dict[str, Any]:
     malformed = np.array([False, *(not term or normalise(term) != term for term in vocabulary)])
+    lengths = np.count_nonzero(table, axis=1)
     reasons = {
-        "count": np.count_nonzero(table, axis=1) != n_terms,
+        "count": (lengths < n_terms) | (lengths > n_terms + appended),
         "form": malformed[table].any(axis=1),
         "repeated": (once != table).any(axis=1),
     }

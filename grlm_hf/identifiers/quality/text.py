@@ -11,12 +11,10 @@ import numpy as np
 
 from grlm_hf.catalog import Item
 from grlm_hf.identifiers.terms import normalise
-from grlm_hf.identifiers.words import words
+from grlm_hf.identifiers.words import UNSPACED, words
 
 _PROGRESS_FROM = 100_000  # items; below that, reading their texts takes seconds
-_UNSPACED = re.compile(  # letters of scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 @functools.lru_cache(maxsize=1 << 17)
