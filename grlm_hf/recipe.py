@@ -54,7 +54,8 @@ class TermsConfig:
     n_terms: int = 5
     """Terms an identifier, 3 to 8; with "file", as many as the file has."""
     vocabulary: int = 0
-    """Keep only the so many terms that most items have, and write the nearest of them for any other; 0: keep all."""
+    """Keep only the so many terms that most items have, and write the nearest of them for any other; 0: keep all. The resolver
+    then takes kept terms only, so more items share an identifier."""
     resolver: str = "term"
     """What becomes of items that share an identifier: "term" (a distinguishing word in the last place), "append" (one more term),
     "attribute" (brand, size or colour in the last place), or "rank" (they keep it, and are ranked in the order of their ids)."""

@@ -20,6 +20,8 @@ def shop(tmp_path: Path) -> Path:
     (tmp_path / "shop" / "interactions.jsonl").write_bytes(jsonl(EVENTS))
     (tmp_path / "given.jsonl").write_bytes(jsonl([{"item_id": i["item_id"], "terms": t} for i, t in zip(ITEMS, TERM_IDS, strict=True)]))
     return tmp_path
+
+
 TINY = ("--set", "terms.generator=transformers", "--set")
 
 
@@ -68,7 +70,8 @@ def test_half_of_the_answers_is_no_mistake_and_no_catalog(shop: Path, tmp_path_f
     said = done(shop, *small, "--part", "0/2")
     assert "1 of 3 shards of the first pass are not written yet" in said
     assert not (shop / "catalog").exists()
-    done(shop, *small, "--part", "1/2")
+    assert "All answers are written" in done(shop, *small, "--part", "1/2")
+    done(shop, *small)
     facts = json.loads((shop / "catalog" / "terms.json").read_text())
     assert facts["answers"] == 12
     assert model not in json.dumps(facts)

@@ -22,12 +22,11 @@ from grlm_hf.catalog import Catalog, Item
 from grlm_hf.identifiers.embedding import embed, item_text, load_embedder, tfidf_embedder
 from grlm_hf.identifiers.neighbors import Neighbors, nearest
 from grlm_hf.identifiers.terms import N_TERMS, TermID
-from grlm_hf.identifiers.words import AUDIENCE, WEAK_WORDS, Fields, Reader, Run
+from grlm_hf.identifiers.words import AUDIENCE, FILLERS, WEAK_WORDS, Fields, Reader, Run
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FALLBACK = ("product", "item", "general", "other", "plain")
 _FREQUENT = 5  # items that use a word before the catalog has settled on it
 _IN_TITLE, _IN_LEAF, _ABOVE_LEAF, _IN_DESCRIPTION = 1.0, 1.0, 0.3, 0.2  # what a word weighs, by where it stands
 
@@ -127,7 +126,7 @@ class Extractor:
 
         common = {t: n * rarity[t] for t, n in shared.items() if n > 1 and 2 * n >= n_near}
         take(common, n_terms - len(chosen) - bool(brand))
-        rest = [*offer.weights, *_FALLBACK, *(f"other-{n}" for n in range(n_terms))]
+        rest = [*offer.weights, *FILLERS, *(f"other-{n}" for n in range(n_terms))]
         found = [t for t in dict.fromkeys([*chosen, *rest]) if t != brand][: n_terms - bool(brand)]
         return tuple([*found, brand] if brand else found)
 

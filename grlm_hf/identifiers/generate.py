@@ -21,7 +21,7 @@ from grlm_hf.catalog import Item
 from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
 from grlm_hf.identifiers.neighbors import Neighbors
 from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise, parse, render
-from grlm_hf.identifiers.words import STOP_WORDS, words
+from grlm_hf.identifiers.words import FILLERS, STOP_WORDS, words
 from grlm_hf.identifiers.writers import Writer
 
 PROMPT_VERSION = "1"
@@ -62,7 +62,6 @@ Already taken by other products, so your answer must differ in at least one term
 """
 _NONE = "(none)"
 _LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{M}\p{N}]"
-_FILLERS = ("product", "item", "general", "other", "plain", "standard", "basic", "common")  # for items without text
 _SHARD_KEY = b"grlm_answers_of"
 PASSES = ("needed", "all", "none")
 
@@ -197,7 +196,7 @@ def generate_terms(
 
     Raises:
         ValueError: `neighbors` is of other items; `n_terms` outside 3–8; the same shard answered in another form than asked for.
-        Incomplete: with `config.part`, when other parts are still missing.
+        Incomplete: always with `config.part`: a part writes answers only, and a run without puts them together.
     """
     config = config or LLMConfig()
     if not 3 <= n_terms <= len(_ASPECTS):
@@ -241,6 +240,8 @@ def generate_terms(
             faults.discard(at)
             accepted += new != term_ids[at]
             term_ids[at] = new
+    if config.part:  # or two parts that end at once would both go on
+        raise Incomplete("All answers are written. Run once without terms.llm.part to make the identifiers of them.")
     facts = {
         "model": Path(config.model).name if Path(config.model).is_dir() else config.model,  # cards are public, local paths are not
         "prompt_version": PROMPT_VERSION,
@@ -262,7 +263,7 @@ def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
     kept = [term for term in dict.fromkeys(map(normalise, terms)) if term]
     if len(kept) < n_terms:
         own = words("\n".join((item.title, *reversed(item.categories), item.brand, item.description)))
-        kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS), *_FILLERS]))
+        kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS), *FILLERS]))
     return tuple(kept[:n_terms])
 
 
@@ -309,13 +310,9 @@ class _Answers:
                 bar.update(len(shard))
         if missing:
             raise Incomplete(
-                f"{missing} of {len(shards)} shards of the {name} pass are not written yet. When every part is done, run again "
-                "(with the parts again for a second pass, or without terms.llm.part to finish here)."
+                f"{missing} of {len(shards)} shards of the {name} pass are not written yet. When every part has ended, run them again for "
+                "the second pass, then once without terms.llm.part."
             )
-        for stale in {p.name for p in folder.glob("answers-*.parquet")} - {
-            f"answers-{n:05d}-of-{len(shards):05d}.parquet" for n in range(len(shards))
-        }:
-            (folder / stale).unlink(missing_ok=True)
         return found
 
     def _key(self, asked: Sequence[str]) -> bytes:

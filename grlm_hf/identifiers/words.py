@@ -42,6 +42,16 @@ WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the pr
     "series set ship shipping shop single size sized small special specification specifications style super surpasses tall top total "
     "trademark travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty way ways well"
 )
+FILLERS = (
+    "product",
+    "item",
+    "general",
+    "other",
+    "plain",
+    "standard",
+    "basic",
+    "common",
+)  # for items without text, as many as a Term ID has
 AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
 _COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
 LONGEST = 30  # letters of a word; longer ones are noise
