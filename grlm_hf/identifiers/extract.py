@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from grlm_hf.catalog import Catalog, Item
 from grlm_hf.identifiers.embedding import embed, item_text, load_embedder, tfidf_embedder
 from grlm_hf.identifiers.neighbors import Neighbors, nearest
 from grlm_hf.identifiers.terms import N_TERMS, TermID
-from grlm_hf.identifiers.words import AUDIENCE, FILLERS, WEAK_WORDS, Fields, Reader, Run
+from grlm_hf.identifiers.words import AUDIENCE, FILLERS, PROGRESS_FROM, WEAK_WORDS, Fields, Reader, Run
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -193,7 +194,8 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
             "Call find_neighbors on the same items."
         )
     extractor, offers = Extractor._fit(items)
-    return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in enumerate(offers)]
+    bar = tqdm(enumerate(offers), desc="choosing terms", unit=" items", total=len(offers), disable=len(offers) < PROGRESS_FROM)
+    return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in bar]
 
 
 class TermExtender:

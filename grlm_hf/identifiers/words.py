@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
+
 from grlm_hf.catalog import Item
 from grlm_hf.identifiers.terms import normalise
 
@@ -42,6 +44,7 @@ WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the pr
     "series set ship shipping shop single size sized small special specification specifications style super surpasses tall top total "
     "trademark travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty way ways well"
 )
+PROGRESS_FROM = 20_000  # items; below that, their texts are read before a bar is
 FILLERS = (
     "product",
     "item",
@@ -185,7 +188,7 @@ class Reader:
         names = "|".join(r"[\s-]+".join(map(re.escape, name)) for name in sorted(whole))
         known: Counter[str] = Counter()
         reader = cls(Brands.fit(items), re.compile(rf"\b(?:{names})\b", re.IGNORECASE) if whole else None, known, {})
-        raw = [reader._raw(item) for item in items]
+        raw = [reader._raw(item) for item in tqdm(items, desc="reading texts", unit=" items", disable=len(items) < PROGRESS_FROM)]
         known.update(word for fields in raw for run in (*fields.named(), *fields.description) for word in run)
         return reader, [reader._fold(fields) for fields in raw]
 
