@@ -80,6 +80,8 @@ class QualityConfig:
     """Another file of Term IDs for the same items, to stand beside ours."""
     compare_name: str = "other"
     """What the report calls them."""
+    neighbors: str = ""
+    """File of `grlm neighbors` to measure agreement on, such as another embedder's; empty: those that the terms were chosen in view of."""
     tokenizer: str = ""
     """A tokenizer's name or folder, to count tokens and the branching of their trie."""
 

@@ -14,18 +14,29 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "decoding"))
+import numpy as np
 from harness import RESULTS, Results
 
-from grlm_hf.catalog import load_items
+from grlm_hf.catalog import Catalog, load_items
 from grlm_hf.files import write_json
 from grlm_hf.identifiers.collisions import collision_report, resolve
 from grlm_hf.identifiers.extract import extract_terms
-from grlm_hf.identifiers.neighbors import find_neighbors
+from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
 from grlm_hf.identifiers.quality.measure import compare, measure
 from grlm_hf.identifiers.quality.report import plot
 from grlm_hf.stages.identify import read_as_written
+from grlm_hf.tasks.collaborative import load_item_neighbors
 
 DATA = Path(os.environ.get("GRLM_DATA", "../shared/data"))
+
+
+def behavioural(path: Path, catalog: Catalog) -> Neighbors:
+    """Each item's five nearest by SASRec, which has seen no text: a judge that neither set of identifiers was made in view of."""
+    near = load_item_neighbors(path, catalog)
+    places = [[catalog.position(other) for other in near.get(item.item_id, ())[:5]] for item in catalog]
+    indices = np.array([[*row, *[-1] * (5 - len(row))] for row in places], np.int32)
+    scores = np.where(indices < 0, -np.inf, np.linspace(0.9, 0.5, 5)).astype(np.float32)  # the file has an order, no scores
+    return Neighbors(tuple(item.item_id for item in catalog), indices, scores)
 
 
 def main() -> None:
@@ -57,6 +68,9 @@ def main() -> None:
         results.add(f"{name}: items that share an identifier after resolving", "share", shared, 0.01, better="lower")
         agree = ours["agreement"]["shared"], theirs["agreement"]["shared"]
         results.add(f"{name}: terms shared with a neighbour (official {agree[1]:.2f})", "terms", agree[0], agree[1])
+        together = behavioural(folder / "similar_items_sasrec.txt.gz", Catalog(items, resolved))
+        agree = tuple(measure(items, ids, together, n_terms=5)["agreement"]["shared"] for ids in (resolved, given))
+        results.add(f"{name}: terms shared with a neighbour by behaviour (official {agree[1]:.2f})", "terms", agree[0], agree[1])
         align = ours["alignment"]["own"]["text"]["items"], theirs["alignment"]["own"]["text"]["items"]
         results.add(f"{name}: items with a term's word in their text (official {align[1]:.3f})", "share", align[0], align[1])
         gate = legal == 1.0 and shared <= 0.01

@@ -62,7 +62,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     )
     stage(
         "quality",
-        [catalog, *([Path(r.quality.compare)] if r.quality.compare else []), *local_paths(r.quality.tokenizer)],
+        [catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
         [r.quality, r.terms.generator],
         [quality],
         lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),

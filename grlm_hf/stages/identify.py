@@ -187,8 +187,8 @@ def make_quality(
         raise ValueError(f"No catalog folder at {str(catalog_folder)!r}; name the one that `grlm terms` wrote.")
     catalog = Catalog.from_pretrained(catalog_folder)
     items = list(catalog.items)
-    beside = Path(catalog_folder) / NEIGHBORS_FILE
-    near = _neighbors(items, beside, needed=True) if beside.is_file() else find_neighbors(items)
+    beside = Path(config.neighbors or Path(catalog_folder) / NEIGHBORS_FILE)
+    near = _neighbors(items, beside, needed=True) if config.neighbors or beside.is_file() else find_neighbors(items)
     sets: dict[str, list[Any]] = {name: list(catalog.term_ids)}
     if config.compare:
         if config.compare_name == name:
