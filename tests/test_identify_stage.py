@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from toys import toy_catalog
 
 from grlm_hf import Catalog
+from grlm_hf.identifiers.neighbors import find_neighbors
 from grlm_hf.recipe import QualityConfig, TermsConfig
 from grlm_hf.stages import make_quality, make_terms
 
@@ -53,3 +55,12 @@ def test_a_set_of_other_length_or_written_as_text_is_measured_as_what_it_is(shop
     assert ours["legality"]["legal"] == other["legality"]["legal"] == 1.0
     assert (ours["n_terms"], other["n_terms"]) == (3, 4)
     assert ours["terms"]["distinct"] == len({term for term_id in catalog.term_ids for term in term_id})
+
+
+def test_agreement_is_measured_on_the_neighbours_that_are_named(tmp_path: Path) -> None:
+    toy_catalog().save_pretrained(tmp_path / "catalog")
+    find_neighbors(list(toy_catalog()), 2).save(tmp_path / "two.parquet")
+    report = make_quality(tmp_path / "catalog", tmp_path / "quality", QualityConfig(neighbors=str(tmp_path / "two.parquet")))
+    assert report["sets"]["ours"]["agreement"]["k"] == 2
+    with pytest.raises(ValueError, match=r"none\.parquet"):
+        make_quality(tmp_path / "catalog", tmp_path / "other", QualityConfig(neighbors=str(tmp_path / "none.parquet")))
