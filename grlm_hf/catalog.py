@@ -364,7 +364,7 @@ def _item_row(item: Item) -> dict[str, Any]:
 def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
     for column in ("item_id", "title"):
         if column not in row:
-            raise ValueError(f"{where} has no column {column!r}; found {sorted(row)}.")
+            raise ValueError(f"{where} has no column {column!r}; found {sorted(row)}. Rename yours, or let dataset_scripts/own.py do so.")
 
     def text(name: str) -> str:
         return clean(row.get(name))
@@ -384,7 +384,7 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: price {price!r} is not a number; write it like 12.99, or leave it empty.") from None
     if price is not None and not (math.isfinite(price) and price >= 0):
-        raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number.")
+        raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number; leave it empty where unknown.")
     title = text("title")
     if not title:
         if missing_title == "error":

@@ -240,13 +240,14 @@ def dataset_make(
     output
         Folder that receives the tables; `load_dataset(output, "sft")` reads it.
     """
-    from grlm_hf.recipe import load_recipe
+    from grlm_hf.recipe import Recipe, load_recipe
     from grlm_hf.stages import make_dataset
 
     r = load_recipe(recipe, set_ or [])
+    title = data.resolve().name if r.name == Recipe.name else r.name
     make_dataset(
         data, catalog, output, r.mixture, r.read,
-        quality=quality, sequence_model=r.sequence_model, seed=r.seed, title=r.name, notice=r.notice,
+        quality=quality, sequence_model=r.sequence_model, seed=r.seed, title=title, notice=r.notice,
     )  # fmt: skip
     _say(f"dataset → {output}")
 
@@ -532,7 +533,9 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(
-            _fail("Interrupted. Run the same command again: finished stages are kept, training goes on from its last checkpoint.", 130)
+            _fail(
+                "Interrupted. Run the same command again: what was finished is kept, and long work goes on from where it last wrote.", 130
+            )
         )
     except Incomplete as rest:
         _say(f"grlm: {rest}")

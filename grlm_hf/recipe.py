@@ -164,7 +164,9 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
     for setting in settings:
         if "=" not in setting:
             raise ValueError(f"Setting {setting!r} is not of the form key=value, such as train.epochs=3.")
-        parts.append((f"setting {setting!r}", partial(OmegaConf.from_dotlist, [setting])))
+        key, _, value = setting.partition("=")
+        plain = f"{key.strip()}={value.strip() or repr('')}"  # nothing is the empty text, as in --set neighbors.embedder=
+        parts.append((f"setting {setting!r}", partial(OmegaConf.from_dotlist, [plain])))
     merged = OmegaConf.structured(recipe)
     for where, load in parts:
         try:

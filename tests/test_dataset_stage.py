@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from grlm_hf import Catalog, Item
 from grlm_hf.evaluation.baselines.sequence import SequenceConfig
 from grlm_hf.identifiers.terms import render
 from grlm_hf.recipe import SPLITS, DataConfig
+from grlm_hf.stages import dataset as stage
 from grlm_hf.stages import make_checkpoint, make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.examples import title_to_term_id
@@ -89,6 +91,22 @@ def test_a_second_helping_of_collaborative_neighbours(shop: Path, tmp_path: Path
         lines = [render(CATALOG.term_id(i)) for i in near[item]]
         assert sorted(lists) == sorted([lines[:3], lines[3:]])
         assert len(lines) == 6
+
+
+def test_a_stopped_dataset_keeps_its_half_trained_model(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def make(model: SequenceConfig) -> None:
+        make_dataset(shop, shop / "catalog", tmp_path / "d", MixtureConfig(collaborative=1.0), sequence_model=model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "make_mixture", stop)  # behind the training
+        with pytest.raises(KeyboardInterrupt):
+            make(TINY)
+    assert list(tmp_path.rglob("sequence.state"))  # of which the training's own tests show that it goes on from there
+    make(replace(TINY, epochs=2))  # other settings are not held up by it
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_a_dataset_tells_no_local_path(shop: Path, tmp_path: Path) -> None:

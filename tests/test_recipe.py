@@ -120,6 +120,7 @@ def test_wrong_settings_are_found_before_any_work() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             load_recipe(None, [setting])
+    assert load_recipe(None, ["neighbors.embedder=", " neighbors.k = 3 "]).neighbors == NeighborsConfig(k=3)
     with pytest.raises(ValueError, match="never learns to write freely"):
         load_recipe(None, ["train.objective=trie", "evaluate.free_users=5"])
 
@@ -154,6 +155,11 @@ def test_the_recipes_load(path: Path) -> None:
     assert load_recipe(path).name
 
 
+def test_a_recipe_without_data_asks_for_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no data folder: --data DIR"):
+        run(Recipe(output=str(tmp_path / "out")), lambda _: None)
+
+
 def test_a_chain_that_ends_early_ends_with_its_report(recipe: Recipe, tmp_path: Path) -> None:
     other = QualityConfig(compare=f"{recipe.data}/term_ids.jsonl", compare_name="given by hand")
     found = run(replace(recipe, until="quality", terms=TermsConfig(), quality=other), lambda _: None)
@@ -185,7 +191,7 @@ def test_a_tiny_model_writes_the_terms_and_a_finished_part_is_not_asked_again(re
 
 
 def test_only_the_first_items_on_demand(recipe: Recipe) -> None:
-    small = replace(recipe, until="dataset", read=replace(recipe.read, limit=6, short_users="drop"))
+    small = replace(recipe, until="dataset", read=replace(recipe.read, limit=6))  # short users are the limit's doing
     run(small, lambda _: None)
     catalog = Catalog.from_pretrained(Path(recipe.output) / "catalog")
     assert [i.item_id for i in catalog] == [i.item_id for i in toy_catalog()][:6]
@@ -209,3 +215,10 @@ def test_collaborative_neighbours_are_trained_where_no_file_is_named(recipe: Rec
     tasks = set(load_dataset(str(Path(recipe.output) / "datasets"), "sft", split="train")["task"])
     assert tasks == {"sequence", "internalise", "collaborative"}
     assert load_dataset(str(Path(recipe.output) / "datasets"), "collaborative", split="train").column_names[:2] == ["item_id", "neighbors"]
+
+
+def test_a_run_writes_into_no_folder_of_tables(recipe: Recipe) -> None:
+    before = sorted(Path(recipe.data).iterdir())
+    with pytest.raises(ValueError, match="holds tables of its own"):
+        run(replace(recipe, output=recipe.data))
+    assert sorted(Path(recipe.data).iterdir()) == before

@@ -86,9 +86,13 @@ def load_embedder(name: str, dtype: str = "auto", max_tokens: int = 0, device: s
         max_tokens: longer texts are cut there; 0: where the model's own configuration says.
         device: where it is put; None: the first accelerator there is, else the CPU.
 
-    Raises `ValueError` for `max_tokens` where the model has no limit (a static one), and whatever a failed download raises.
+    Raises `ValueError` for a model that cannot be read, and for `max_tokens` where it has no limit (a static one).
     """
-    model = needs("sentence_transformers").SentenceTransformer(name, device=device, model_kwargs={"dtype": dtype})
+    try:
+        model = needs("sentence_transformers").SentenceTransformer(name, device=device, model_kwargs={"dtype": dtype})
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"The embedder {name!r} is neither a folder with a model nor one on the Hub that can be read: {reason}") from error
     if max_tokens:
         try:
             model.max_seq_length = max_tokens
@@ -158,6 +162,22 @@ class Shards:
         return np.concatenate(self._parts).astype(dtype or np.float32, copy=False)
 
 
+def device_names(devices: str) -> list[str]:
+    """The devices of a list such as "cuda:0,cuda:1". Raises `ValueError` for one that this machine lacks, before any is waited for."""
+    torch = needs("torch")
+    names = [device.strip() for device in devices.split(",") if device.strip()]
+    for name in names:
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"{name!r} is no device; expected devices such as 'cuda:0,cuda:1' or 'cpu'.") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"There is no device {name!r} here; torch finds {torch.cuda.device_count()} CUDA devices. Name others, or none."
+            )
+    return names
+
+
 def embed(
     items: Sequence[Item],
     embedder: SentenceTransformer | str | None = None,
@@ -184,14 +204,14 @@ def embed(
 
     The vectors do not depend on `work`, nor on where a run was killed; on `batch_size`, `shard_size` and `devices` by rounding at most.
 
-    Raises `ValueError` when there are no items, for an unknown prompt, or naming the items whose embedding is not finite (the shards
-    before them stay); `ImportError` naming what to install.
+    Raises `ValueError` when there are no items, for an unknown prompt or device, or naming the items whose embedding is not finite (the
+    shards before them stay); `ImportError` naming what to install.
     """
     if not items:
         raise ValueError("There are no items to embed; pass at least one.")
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least 1; found {shard_size}.")
-    several = [device.strip() for device in devices.split(",") if device.strip()]
+    several = device_names(devices)
     if embedder is None:
         model = tfidf_embedder(map(item_text, items))
     elif isinstance(embedder, str):

@@ -18,7 +18,7 @@ import numpy as np
 
 from grlm_hf.catalog import Item
 from grlm_hf.files import write_parquet
-from grlm_hf.identifiers.embedding import SHARD_SIZE, Shards, embed, item_text, load_embedder, prompt_text, tfidf_embedder
+from grlm_hf.identifiers.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
 from grlm_hf.identifiers.index import INDEXES, Index, build_index, search
 
 if TYPE_CHECKING:
@@ -147,6 +147,17 @@ class Neighbors:
         """One parquet file with the columns of `to_dataset`, the facts in its metadata; written atomically."""
         write_parquet(self.to_dataset(), path, {_FACTS_KEY: json.dumps({"schema": NEIGHBORS_SCHEMA, **self.facts}).encode()})
 
+    @staticmethod
+    def written(path: str | Path) -> bool:
+        """Whether `save` wrote the file, as far as its metadata tell."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return _FACTS_KEY in (pq.read_schema(path).metadata or {})
+        except (pa.ArrowException, OSError):
+            return False
+
     @classmethod
     def load(cls, path: str | Path) -> Neighbors:
         """What `save` wrote. Raises `ValueError` for another file, one of a later grlm-hf, or one whose rows cannot be right."""
@@ -155,8 +166,10 @@ class Neighbors:
 
         try:
             table = pq.read_table(path, columns=["item_id", "neighbors", "scores"])
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is no readable parquet file of neighbours: there is no such file.") from error
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is no readable parquet file of neighbours: {error}") from error
+            raise ValueError(f"{path} is no readable parquet file of neighbours: {str(error).splitlines()[0]}") from error
         stated = (table.schema.metadata or {}).get(_FACTS_KEY)
         if stated is None:
             raise ValueError(f"{path} was not written by Neighbors.save: its metadata state no schema. Find the neighbours again.")
@@ -220,6 +233,7 @@ def find_neighbors(
         raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
     if not items:
         raise ValueError("There are no items to find neighbours of; pass at least one.")
+    device_names(config.devices)  # before a model is loaded
     if not config.embedder and embedder is None:
         if config.prompt or config.max_tokens:
             raise ValueError("prompt and max_tokens are for a model that is named: give embedder too, or neither of them.")

@@ -192,11 +192,11 @@ class VLLMWriter:
         )
 
     def write(self, messages: Sequence[str], pattern: str, max_new_tokens: int) -> list[str]:
+        prompts = _prompts(self._tokenizer, messages)
+        _check_lengths(prompts, self._llm.llm_engine.model_config.max_model_len - max_new_tokens)  # says so where vLLM is missing
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        prompts = _prompts(self._tokenizer, messages)
-        _check_lengths(prompts, self._llm.llm_engine.model_config.max_model_len - max_new_tokens)
         greedy = SamplingParams(temperature=0.0, max_tokens=max_new_tokens, structured_outputs=StructuredOutputsParams(regex=pattern))
         found = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], greedy, use_tqdm=False)
         return [answer.outputs[0].text.strip() for answer in found]

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.catalog import CATALOG_FILE
 from grlm_hf.files import fingerprint, local_paths, read_json, write_json
+from grlm_hf.publishing.folder import DATASET_FACTS
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, find_data, make_neighbors, make_quality, make_terms
@@ -23,6 +25,10 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     """
     if not recipe.output:
         raise ValueError("The recipe names no output folder: --output DIR.")
+    if any((Path(recipe.output) / name).exists() for name in ("items.csv", "items.jsonl", "items.parquet", CATALOG_FILE, DATASET_FACTS)):
+        raise ValueError(f"{recipe.output} holds tables of its own, and stays as it is. Choose another output folder.")
+    if not recipe.data:
+        raise ValueError("The recipe names no data folder: --data DIR, one with items.* and interactions.* (csv, jsonl or parquet).")
     r, out, state, seed = recipe, Path(recipe.output), Path(recipe.output) / ".grlm", recipe.seed
     neighbors, catalog, quality = out / NEIGHBORS_FILE, out / "catalog", out / "quality"
     datasets, checkpoint, report = out / "datasets", out / "checkpoint", out / "report.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog, items_to_dataset
 from grlm_hf.domains import DOMAINS_FILE, leave_one_out_per_domain
-from grlm_hf.files import check_replaceable, read_json
+from grlm_hf.files import check_replaceable, fingerprint, read_json
 from grlm_hf.hub import DATASET_FACTS
 from grlm_hf.interactions import (
     History,
@@ -82,20 +83,22 @@ def make_dataset(
     Args:
         quality: folder of `make_quality`, for the card.
         sequence_model: what finds collaborative neighbours, where the mixture asks for them and names no file; its half-trained state is
-            kept in `work`.
+            kept in `work`, by default beside `output` until that is whole, so that a killed run goes on where it stopped.
     """
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
     check_replaceable(output, DATASET_FACTS)
+    kept = Path(output).parent / f".{Path(output).name}-sequence"
     if mixture.chat and not Path(mixture.chat_file).is_file():  # before hours of work
         raise ValueError(f"mixture.chat={mixture.chat} needs conversations; no file at {mixture.chat_file!r}: mixture.chat_file=FILE.")
     if mixture.max_tokens and not mixture.tokenizer:
         raise ValueError(f"mixture.max_tokens={mixture.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
+    if quality is not None and not (Path(quality) / QUALITY_FILE).is_file():
+        raise ValueError(f"{quality} holds no {QUALITY_FILE}; name the folder that `grlm quality` wrote, or none.")
     catalog = Catalog.from_pretrained(catalog_folder)
-    if read.limit:
-        read = replace(read, unknown_items="drop")
-    histories = load_histories(
-        find_data(data, "interactions", "sequences"), {i.item_id for i in catalog}, read.short_users, read.unknown_items
-    )
+    if read.limit:  # histories lose events then, some of them all
+        read = replace(read, unknown_items="drop", short_users="drop" if read.short_users == "error" else read.short_users)
+    events = find_data(data, "interactions", "sequences")
+    histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items)
     split = make_split(histories, read.split, seed, {i.item_id: i.domain for i in catalog})
     facts: dict[str, Any] = {
         "title": title,
@@ -123,7 +126,8 @@ def make_dataset(
     together = None
     if mixture.collaborative and not mixture.neighbors:
         k = mixture.neighbors_per_item * math.ceil(mixture.collaborative)  # a second example of an item asks for the next ones
-        together = _collaborative(catalog, split, sequence_model, k, work, seed)
+        key = fingerprint("sequence", [events, Path(catalog_folder)], [read, sequence_model, seed])  # a state of other data is of no use
+        together = _collaborative(catalog, split, sequence_model, k, work or kept / key, seed)
         facts["collaborative"] = together.facts
         tables["collaborative"] = {"train": together.to_dataset()}
     made = make_mixture(
@@ -142,7 +146,7 @@ def make_dataset(
     files: list[Path] = []
     if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
         facts["terms"] = read_json(path)
-    if quality is not None and (Path(quality) / QUALITY_FILE).is_file():
+    if quality is not None:
         facts["quality"] = read_json(Path(quality) / QUALITY_FILE)
         files += [path for name in _PICTURES if (path := Path(quality) / name).is_file()]
     for name, said in ((STATISTICS_FILE, "provenance"), (DOMAINS_FILE, "domains")):
@@ -150,6 +154,7 @@ def make_dataset(
             facts[said] = read_json(path)
             files.append(path)
     save_datasets(tables, catalog, output, facts, files=files)
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Catalog:

@@ -53,11 +53,13 @@ def make_neighbors(
     Embeddings are kept in `work` while it runs, so a killed run goes on where it stopped; named by nobody, they stand beside `output`
     until it is whole.
     """
-    from grlm_hf.identifiers.neighbors import find_neighbors
+    from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
 
     output = Path(output)
     if output.is_dir():
         raise ValueError(f"{output} is a folder; name the file that the neighbours are to be, such as {output / NEIGHBORS_FILE}.")
+    if output.is_file() and not Neighbors.written(output):
+        raise ValueError(f"{output} is no file of neighbours, and will not be replaced by one. Choose another name.")
     kept = Path(work) if work is not None else output.parent / f".{output.name}-embeddings"
     neighbors = find_neighbors(read_items(data, read), config=config, work=kept)
     neighbors.save(output)
@@ -86,6 +88,11 @@ def make_terms(
         Incomplete: only a part of a language model's answers was asked for (`LLMConfig.part`).
     """
     config, read, output = config or TermsConfig(), read or DataConfig(), Path(output)
+    if config.llm.part and config.generator in ("extract", "file"):
+        raise ValueError(
+            f"Parts ({config.llm.part}) are of a language model's work, and terms.generator is {config.generator!r}: "
+            "leave --part out, or name the generator: terms.generator=vllm."
+        )
     check_replaceable(output, CATALOG_FILE, never=(CHECKPOINT_SIGN, "grlm_dataset.json"))
     items = read_items(data, read)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
@@ -124,13 +131,11 @@ def make_terms(
     return catalog
 
 
-def read_term_ids(path: str | Path, items: list[Item]) -> list[TermID]:
-    """The items' Term IDs from a file, in their order. Raises ``ValueError`` when an item has none."""
+def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be made: terms.generator=extract.") -> list[TermID]:
+    """The items' Term IDs from a file, in their order. Raises ``ValueError``, with the hint, when an item has none."""
     given = load_term_ids(path)
     if missing := [i.item_id for i in items if i.item_id not in given]:
-        raise ValueError(
-            f"{len(missing)} items have no Term ID in {path}, such as {missing[:3]}; let them be made: terms.generator=extract."
-        )
+        raise ValueError(f"{len(missing)} of {len(items)} items have no Term ID in {path}, such as {missing[:3]}; {hint}")
     return [given[i.item_id] for i in items]
 
 
@@ -208,7 +213,7 @@ def make_quality(
 
 def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
     """Term IDs from a file without putting them into normal form: whether they are is one of the measures."""
-    read_term_ids(path, items)  # says what is missing
+    read_term_ids(path, items, "name a file of the same items, or compare with none: quality.compare=")  # says what is missing
     rows = {clean(row["item_id"]): row["terms"] for _, row in read_rows(path)}
 
     def terms(given: Any) -> list[str]:

@@ -106,9 +106,13 @@ def make_mixture(
                 "shortened": shortened,
                 "dropped": dict(sorted((dropped + (passed_over if task == "chat" else Counter())).items())),
             }
+    if not examples and not about:
+        raise ValueError("No task has a weight above 0; give one, such as mixture.sequence=1.")
     if not examples:
         reasons = {task: values["dropped"] for task, values in about.items() if values["dropped"]}
-        raise ValueError(f"No training example; of the tasks with a weight above 0 were left out: {reasons or 'nothing, there are none'}.")
+        raise ValueError(
+            f"No training example; of the tasks with a weight above 0 were left out: {reasons or 'nothing; their weights draw none'}."
+        )
     for values in about.values():
         values["share"] = round(values["examples"] / len(examples), 6)
     random.Random(seed).shuffle(examples)

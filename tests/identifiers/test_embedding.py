@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from grlm_hf.catalog import Item
-from grlm_hf.identifiers.embedding import Shards, embed, fingerprint, item_text, load_embedder, prompt_text, tfidf_embedder
+from grlm_hf.identifiers.embedding import Shards, device_names, embed, fingerprint, item_text, load_embedder, prompt_text, tfidf_embedder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -271,3 +271,11 @@ def test_no_items_and_no_shards_are_refused() -> None:
         embed([])
     with pytest.raises(ValueError, match="shard_size must be at least 1"):
         embed(catalog(), shard_size=0)
+
+
+def test_a_model_or_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"embedder './nowhere' is neither a folder"):
+        load_embedder("./nowhere")
+    with pytest.raises(ValueError, match="'gpu0' is no device"):
+        device_names("cpu, gpu0")
+    assert device_names("cpu, cpu,") == ["cpu", "cpu"]

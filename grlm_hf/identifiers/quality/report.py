@@ -215,6 +215,7 @@ def _positions(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
 
 def _entropy(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _bars(axis, *_by_position(reports, "entropy"))
+    axis.set_ylim(0, max(1.0, axis.get_ylim()[1]))
     _said(axis, "Entropy by position", "position of the term", "bits")
 
 
@@ -223,6 +224,8 @@ def _groups(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     sizes = [report["collisions"]["sizes"] for report in reports]
     _bars(axis, list(classes), [[sum(s * n for s, n in pairs if low <= s <= high) for low, high in classes.values()] for pairs in sizes])
     _counts(axis)
+    if not any(sizes):
+        axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color="dimgray")
     _said(axis, "Items that share a Term ID", "items in the group that shares it", "items")
 
 
