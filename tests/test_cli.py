@@ -294,7 +294,7 @@ def test_run_refuses_as_well(shop: Path) -> None:
     assert "No recipe at recipe.yaml" in refused(shop, *run)
     (shop / "recipe.yaml").write_text("name: toy\n")
     assert "did you mean 'train.epochs'?" in refused(shop, *run, "--set", "train.epoch=3")
-    assert "No data folder at ''" in refused(shop, "run", "recipe.yaml", "--output", "out")
+    assert "names no data folder: --data DIR" in refused(shop, "run", "recipe.yaml", "--output", "out")
 
 
 # --- the call itself ---------------------------------------------------------------------------------------------------------------
