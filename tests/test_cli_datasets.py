@@ -70,6 +70,8 @@ def test_half_of_the_answers_is_no_mistake_and_no_catalog(shop: Path, tmp_path_f
     said = done(shop, *small, "--part", "0/2")
     assert "1 of 3 shards of the first pass are not written yet" in said
     assert not (shop / "catalog").exists()
+    done(shop, "terms", "shop", "--output", "catalog", "--set", "terms.generator=extract")  # meanwhile
+    assert len(list((shop / ".catalog-answers").rglob("*.parquet"))) == 2
     assert "All answers are written" in done(shop, *small, "--part", "1/2")
     done(shop, *small)
     facts = json.loads((shop / "catalog" / "terms.json").read_text())

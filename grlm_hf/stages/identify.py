@@ -126,7 +126,7 @@ def make_terms(
         write_json(new / TERMS_FACTS, facts | more)
         if found is not None:
             found.save(new / NEIGHBORS_FILE)
-    if work is None:
+    if work is None and config.generator not in ("extract", "file"):  # which must not cost another run its answers
         shutil.rmtree(kept, ignore_errors=True)
     return catalog
 
