@@ -229,7 +229,8 @@ def test_no_term_comes_in_that_is_not_allowed(catalog: tuple[list[Item], list[Te
     for old, new in zip(term_ids, found, strict=True):
         assert set(new) - set(old) <= allowed
         assert new == old or before[old] > 1
-    assert resolve(items, term_ids, how=how, allowed=set(words(" ".join(i.title for i in items)))) == resolve(items, term_ids, how=how)
+    everything = {word for item in items for word in (*words(item.title), *attributes(item))}  # an attribute may be two words: matte-red
+    assert resolve(items, term_ids, how=how, allowed=everything) == resolve(items, term_ids, how=how)
 
 
 def test_mistakes_are_named() -> None:

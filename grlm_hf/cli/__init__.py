@@ -1,0 +1,56 @@
+"""The command line: every verb is a thin call of one public function."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+
+from cyclopts import CycloptsError
+
+from grlm_hf.cli import chain, data, model  # noqa: F401  they register their verbs
+from grlm_hf.cli.app import app, say
+from grlm_hf.cli.settings import add_settings_help
+from grlm_hf.files import Incomplete
+
+
+def main() -> None:
+    """Entry point of `grlm`: exit status 0, 2 for a mistake in the call or the input, 130 after Ctrl-C."""
+    if "--help" in sys.argv or "-h" in sys.argv:
+        add_settings_help()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a stage is ours; theirs are many and short
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=True)
+    except CycloptsError:
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(
+            _fail(
+                "Interrupted. Run the same command again: what was finished is kept, and long work goes on from where it last wrote.", 130
+            )
+        )
+    except Incomplete as rest:
+        say(f"grlm: {rest}")
+    except (ValueError, ImportError) as error:
+        sys.exit(_fail(str(error)))
+    except Exception as error:
+        if _disk_full(error):
+            where = getattr(error, "filename", None) or getattr(error, "strerror", None) or error
+            sys.exit(_fail(f"The disk is full ({where}). What was written before is intact; free some space and run again."))
+        if isinstance(error, OSError):
+            sys.exit(_fail(str(error)))
+        raise
+
+
+def _disk_full(error: Exception) -> bool:
+    rust = re.search(r"os error (\d+)", str(error))  # safetensors raises an error of its own, whose text has the number
+    number = int(rust[1]) if rust else getattr(error, "errno", None)
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save, whose error has no number
+        return True
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _fail(message: str, status: int = 2) -> int:
+    print(f"grlm: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,74 @@
+"""The verbs that run the whole path: quickstart and run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.cli.app import Settings, app, listing, quiet, say, show_quality
+
+
+@app.command
+def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None) -> None:
+    """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. About three minutes.
+
+    Parameters
+    ----------
+    output
+        Folder that receives data/, catalog/, datasets/, checkpoint/, report.json and report.png.
+    """
+    from grlm_hf.quickstart import quickstart_recipe
+    from grlm_hf.stages import run
+
+    quiet()
+    report = run(quickstart_recipe(output, set_ or []), say)
+    show(report, output)
+
+
+@app.command(name="run")
+def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None) -> None:
+    """Run a recipe's stages: neighbors, terms, quality, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
+
+    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
+
+    Parameters
+    ----------
+    recipe
+        YAML file, such as recipes/beauty-cpu.yaml.
+    data
+        Another data folder than the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
+    output
+        Another output folder than the recipe's.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import run
+
+    loaded = load_recipe(recipe, set_ or [])
+    quiet()
+    if data is not None:  # the recipe's name and notice speak of its own data
+        loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
+    loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
+    report, folder = run(loaded, say), Path(loaded.output)
+    if loaded.until == "evaluate":
+        show(report, folder)
+    elif loaded.until == "quality":
+        show_quality(report, folder / "quality")
+    else:
+        say(f"{loaded.until} → {folder}")
+
+
+def show(report: dict[str, Any], output: Path) -> None:
+    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.hub import load_table
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
+    case = load_table(output / "datasets", "cases", "test")[0]
+    history = case["history"][-3:]
+    print(f"\n{text_table(report)}\n\nUser {case['user_id']} had, last:")
+    for item in history:
+        print(f"     {grlm.catalog[item].title}  ({item})")
+    print("and is recommended:")
+    print(listing(grlm.recommend(case["history"], min(5, len(grlm.catalog)), exclude_seen=True)))
+    print(f"\nPlot: {output / 'report.png'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")

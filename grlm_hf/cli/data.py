@@ -1,0 +1,205 @@
+"""The verbs of the data half: neighbors, terms, quality, join, dataset and dataset push."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, quiet, say, show_quality
+from grlm_hf.cli.model import push
+
+
+@app.command
+def neighbors(data: Path, *, output: Path = Path("neighbors.parquet"), recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Find each item's most similar items by the embeddings of their texts. Run again after an interruption, it goes on where it was.
+
+    Example: `grlm neighbors my-shop --set neighbors.embedder=Qwen/Qwen3-Embedding-0.6B --set neighbors.devices=cuda:0,cuda:1`
+
+    Parameters
+    ----------
+    data
+        Folder with items.csv, items.jsonl or items.parquet.
+    output
+        The parquet file to write: item_id, neighbors, scores.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_neighbors
+
+    r = load_recipe(recipe, set_ or [])
+    quiet()
+    found = make_neighbors(data, output, r.neighbors, r.read)
+    about = ", ".join(f"{name} {found.facts[name]}" for name in ("embedder", "index", "recall") if found.facts.get(name) is not None)
+    say(f"neighbours of {len(found.item_ids)} items ({about}) → {output}")
+
+
+@app.command
+def terms(
+    data: Path,
+    *,
+    output: Path,
+    neighbors: Annotated[Path | None, Parameter(help="File of `grlm neighbors`; without it they are found here.")] = None,
+    part: Annotated[str, Parameter(help="0/8 … 7/8: a language model answers for this part of the items only; for several GPUs.")] = "",
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+) -> None:
+    """Give every item of a data folder a Term ID and write the catalog.
+
+    Example: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`
+
+    Parameters
+    ----------
+    data
+        Folder with items.csv, items.jsonl or items.parquet: item_id and title, optionally brand, categories, description, price, domain.
+    output
+        Folder that receives catalog.parquet, how it was made (terms.json) and the neighbours.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_terms
+
+    r = load_recipe(recipe, [*(set_ or []), *([f"terms.llm.part={part}"] if part else [])])
+    quiet()
+    catalog = make_terms(data, output, r.terms, r.read, neighbors=neighbors)
+    say(f"{catalog!r} → {output}")
+
+
+@app.command
+def quality(
+    catalog: Path,
+    *,
+    output: Path = Path("quality"),
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure the Term IDs of a catalog, beside another set if one is given: legality, collisions, agreement with neighbours and text.
+
+    Example: `grlm quality catalog --set quality.compare=term_ids_official.jsonl.gz --set quality.compare_name=official`
+
+    Parameters
+    ----------
+    catalog
+        Folder that `grlm terms` wrote.
+    output
+        Folder that receives quality.json, quality.md and quality.png.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_quality
+
+    report = make_quality(catalog, output, load_recipe(recipe, set_ or []).quality)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        show_quality(report, output)
+
+
+@app.command
+def join(
+    *domains: str,
+    output: Path,
+    users: Path | None = None,
+    shared_users: Annotated[bool, Parameter(negative=())] = False,
+    keep_users: str = "all",
+    order: str = "auto",
+    missing_title: str = "error",
+    unknown_items: str = "error",
+) -> None:
+    """Join several data folders into one with a domain for each, for a catalog of all and histories across them.
+
+    Example: `grlm join beauty=shops/beauty sports=shops/sports --shared-users --output joined`
+
+    Parameters
+    ----------
+    domains
+        NAME=FOLDER of each domain; the order decides ties.
+    output
+        Data folder to write, which every other verb reads.
+    users
+        Table of who is the same person: user_id, and a column for each domain with their id there.
+    shared_users
+        Equal user ids are one person.
+    keep_users
+        all, or shared: only those with events in two domains or more.
+    order
+        auto: by time where all times are known, else one domain after the other; time; or concatenate.
+    missing_title
+        error, or fill with brand and category.
+    unknown_items
+        error, or drop events on items that a catalog lacks.
+    """
+    from grlm_hf.domains import join_domains, parse_sources
+
+    facts = join_domains(
+        parse_sources(domains), output, users=users, shared_users=shared_users, keep_users=keep_users, order=order,
+        missing_title=missing_title, unknown_items=unknown_items,
+    )  # fmt: skip
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+dataset = App(name="dataset", help="Make a dataset repository, or publish one.", help_format="markdown")
+app.command(dataset)
+
+
+@dataset.default
+def dataset_make(
+    data: Path,
+    *,
+    catalog: Path,
+    output: Path,
+    quality: Annotated[Path | None, Parameter(help="Folder of `grlm quality`, for the card.")] = None,
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+) -> None:
+    """Split the interactions, build the training mixture, and write all tables as a dataset repository.
+
+    Example: `grlm dataset my-shop --catalog catalog --output datasets`, then `grlm dataset push my-org/my-shop --from datasets`
+
+    Parameters
+    ----------
+    data
+        Folder with interactions.* (user_id, item_id, optional timestamp; one row an event) or sequences.* (user_id, items).
+    catalog
+        Folder that `grlm terms` wrote.
+    output
+        Folder that receives the tables; `load_dataset(output, "sft")` reads it.
+    """
+    from grlm_hf.recipe import Recipe, load_recipe
+    from grlm_hf.stages import make_dataset
+
+    r = load_recipe(recipe, set_ or [])
+    title = data.resolve().name if r.name == Recipe.name else r.name
+    make_dataset(
+        data, catalog, output, r.mixture, r.read,
+        quality=quality, sequence_model=r.sequence_model, seed=r.seed, title=title, notice=r.notice,
+    )  # fmt: skip
+    say(f"dataset → {output}")
+
+
+@dataset.command(name="push")
+def dataset_push(
+    repo_id: str,
+    *,
+    folder: Annotated[Path, Parameter(name=["--from"], help="What `grlm dataset` wrote.")] = Path("datasets"),
+    license: License = None,
+    license_name: LicenseName = "",
+    license_link: LicenseLink = "",
+    public: Public = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Publish a dataset repository on the Hub, in one commit. A push that died is completed by the next.
+
+    Example: `grlm dataset push my-org/my-shop --from datasets --license cc-by-4.0`
+
+    Parameters
+    ----------
+    repo_id
+        ORG/NAME; created if need be.
+    """
+    from grlm_hf.hub import dataset_facts
+
+    if not folder.is_dir():
+        raise ValueError(f"No dataset folder at {folder}; name the one that `grlm dataset` wrote: --from FOLDER.")
+    dataset_facts(folder)  # says so where it is none
+    push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run)

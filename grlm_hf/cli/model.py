@@ -1,0 +1,168 @@
+"""The verbs of the model half: train, evaluate, recommend, push."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, listing, quiet, say
+
+
+@app.command
+def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Train a recommender on a dataset repository with TRL. Run again after an interruption, it goes on from its last checkpoint.
+
+    Example: `grlm train datasets --output checkpoint --set train.model=Qwen/Qwen3-4B-Instruct-2507 --set train.bf16=true`
+
+    Parameters
+    ----------
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        Folder that receives the checkpoint.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_checkpoint
+
+    r = load_recipe(recipe, set_ or [])
+    quiet()
+    make_checkpoint(datasets, output, r.train, seed=r.seed)
+    say(f"checkpoint → {output}")
+
+
+@app.command
+def evaluate(
+    checkpoint: str,
+    datasets: str,
+    *,
+    output: Path = Path("report.json"),
+    part: Annotated[str, Parameter(help="test, or validation while choosing settings.")] = "test",
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure a checkpoint and the baselines on every held-out user, over the full catalog.
+
+    Example: `grlm evaluate checkpoint datasets --output report.json`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id.
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        The report; a plot is written beside it.
+    """
+    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import make_report
+
+    r = load_recipe(recipe, set_ or [])
+    quiet()
+    report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
+    print(json.dumps(report, indent=2) if as_json else text_table(report))
+
+
+@app.command
+def recommend(
+    checkpoint: str,
+    *,
+    history: str,
+    k: int = 10,
+    exclude_seen: Annotated[bool, Parameter(negative=())] = False,
+    domain: str = "",
+    allow: str = "",
+    exclude: str = "",
+    ban_terms: str = "",
+    num_beams: int | None = None,
+    edge_wise: Annotated[bool, Parameter(negative=())] = False,
+    exact: Annotated[bool, Parameter(negative=())] = False,
+    deadline_ms: float | None = None,
+    length_penalty: float = 0.0,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
+) -> None:
+    """Recommend the next items after a history.
+
+    Example: `grlm recommend grlm-quickstart/checkpoint --history B0001,B0042 --k 5 --json`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id.
+    history
+        Item ids, oldest first, separated by commas.
+    k
+        How many items.
+    exclude_seen
+        Leave out items of the history.
+    domain
+        Recommend only items of this domain.
+    allow
+        Recommend only these item ids, separated by commas.
+    exclude
+        Never these item ids.
+    ban_terms
+        No item whose Term ID has one of these terms.
+    num_beams
+        Width of the search; by default at least 20.
+    edge_wise
+        Search from choice to choice: fewer forward passes, slightly other beams.
+    exact
+        Find the true best and certify them.
+    deadline_ms
+        With --exact: the best found in so many milliseconds, and what may be missing.
+    length_penalty
+        Rank by log p / tokens ** this; above 0 favours long Term IDs.
+    """
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    quiet()
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+
+    def listed(text: str) -> list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+
+    found = grlm.recommend(
+        listed(history), k, exclude_seen=exclude_seen, domain=domain or None, allow=listed(allow) if allow else None,
+        exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact,
+        deadline_ms=deadline_ms, length_penalty=length_penalty,
+    )  # fmt: skip
+    if exact and not found.certified:
+        missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
+        say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
+    print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else listing(found))
+
+
+@app.command
+def push(
+    folder: Path,
+    repo_id: str,
+    *,
+    license: License = None,
+    license_name: LicenseName = "",
+    license_link: LicenseLink = "",
+    public: Public = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Publish a checkpoint, a dataset folder or a catalog on the Hub, in one commit.
+
+    Example: `grlm push grlm-quickstart/checkpoint my-org/my-recommender --license apache-2.0`
+
+    Parameters
+    ----------
+    folder
+        What `grlm train`, `grlm dataset` or `grlm terms` wrote.
+    repo_id
+        ORG/NAME; created if need be.
+    """
+    from grlm_hf.hub import publish
+
+    said = publish(
+        folder, repo_id, license=license, license_name=license_name, license_link=license_link, private=not public, dry_run=dry_run
+    )
+    print(said)
