@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", ["quickstart", "beauty-cpu"])
 def test_the_tables_of_the_readme(name: str) -> None:
     report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
-    assert markdown_table(report) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table({**report, "domains": {}}) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_the_decoding_goals() -> None:
