@@ -28,7 +28,7 @@ from grlm_hf.interactions import (
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
-from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
+from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
 if TYPE_CHECKING:
@@ -88,10 +88,7 @@ def make_dataset(
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
     check_replaceable(output, DATASET_FACTS)
     kept = Path(output).parent / f".{Path(output).name}-sequence"
-    if mixture.chat and not Path(mixture.chat_file).is_file():  # before hours of work
-        raise ValueError(f"mixture.chat={mixture.chat} needs conversations; no file at {mixture.chat_file!r}: mixture.chat_file=FILE.")
-    if mixture.max_tokens and not mixture.tokenizer:
-        raise ValueError(f"mixture.max_tokens={mixture.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
+    check_inputs(mixture)
     if quality is not None and not (Path(quality) / QUALITY_FILE).is_file():
         raise ValueError(f"{quality} holds no {QUALITY_FILE}; name the folder that `grlm quality` wrote, or none.")
     catalog = Catalog.from_pretrained(catalog_folder)

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog
@@ -72,16 +73,13 @@ def make_mixture(
             `grlm_hf.tasks.collaborative.load_item_neighbors` and `grlm_hf.tasks.chat.chat`.
     """
     c, histories = config or MixtureConfig(), list(histories)
+    check_inputs(c, tokenizer)
     if tokenizer is None and c.tokenizer:
         tokenizer = load_tokenizer(c.tokenizer)
-    if c.max_tokens and tokenizer is None:
-        raise ValueError(f"mixture.max_tokens={c.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
     if c.collaborative and neighbors is None:
         if not c.neighbors:
             raise ValueError(f"mixture.collaborative={c.collaborative} needs neighbours; name their file: mixture.neighbors=FILE.")
         neighbors = load_item_neighbors(c.neighbors, catalog)
-    if c.chat and not c.chat_file:
-        raise ValueError(f"mixture.chat={c.chat} needs conversations; name their file: mixture.chat_file=FILE.")
     passed_over: Counter[str] = Counter()  # rows of the chat file
     sources = {
         "sequence": lambda: sequences(catalog, histories, c.max_history, c.history),
@@ -117,6 +115,17 @@ def make_mixture(
         values["share"] = round(values["examples"] / len(examples), 6)
     random.Random(seed).shuffle(examples)
     return Mixture(examples_to_dataset(examples), {"examples": len(examples), "tasks": about})
+
+
+def check_inputs(config: MixtureConfig, tokenizer: Any = None) -> None:
+    """Raises ``ValueError`` where a task's file or the tokenizer to count in is not named or not there; before hours of work, say."""
+    c = config
+    if c.max_tokens and not c.tokenizer and tokenizer is None:
+        raise ValueError(f"mixture.max_tokens={c.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
+    if c.chat and not c.chat_file:
+        raise ValueError(f"mixture.chat={c.chat} needs conversations; name their file: mixture.chat_file=FILE.")
+    if c.chat and not Path(c.chat_file).is_file():
+        raise ValueError(f"mixture.chat={c.chat} needs conversations; no file at {c.chat_file!r}: mixture.chat_file=FILE.")
 
 
 def build_mixture(catalog: Catalog, histories: Iterable[History], config: MixtureConfig | None = None, seed: int = 0) -> Dataset:
