@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # nothing that would be unpickled or run
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", CATALOG_FILE, TRIE_FILE]
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]
 # what a push removes of an earlier version; a licence, a notebook or a picture that somebody added there stays
-_DATA = (".parquet", ".safetensors", ".json", ".trie", PLOT, "quality.png", "quality.md")
+_DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md")
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """`GRLMForRecommendation`: a causal language model, its tokenizer and its catalog, as one checkpoint.
 
 The checkpoint is an ordinary causal-LM repository, so ``AutoModelForCausalLM.from_pretrained`` and other tools load it unchanged,
-with two files more: ``catalog.parquet`` and ``grlm_config.json``.
+with two files more: ``catalog.parquet`` and ``grlm_config.json``; and the folder ``prior`` where it has one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.identifiers.collisions import resolve_new
 from grlm_hf.identifiers.extract import TermExtender
 from grlm_hf.identifiers.terms import TermID, parse
+from grlm_hf.priors.fused import PRIOR_FOLDER, Fused
 from grlm_hf.tasks.prompts import check_history, history_tokens, prompt_hash, tokenizer_hash
+
+if TYPE_CHECKING:
+    from grlm_hf.explain import Explanation
 
 CONFIG_FILE = "grlm_config.json"
 CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
@@ -104,13 +108,16 @@ class GRLMForRecommendation:
         catalog: the items and their Term IDs.
         config: as saved; by default made from the parts.
         trie: as saved; by default, or where it is not of this catalog, made anew.
+        prior: recommenders without a language model that ``recommend(prior="own")`` heeds (`grlm_hf.priors.fused`); the attribute of that
+            name may be set later too.
 
     Raises:
         ValueError: the tokenizer is not the one that the config names, has no EOS or pad token, or exceeds the model's vocabulary; or
             the prompts of this version are not those that the checkpoint was trained with.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, config: GRLMConfig | None = None, trie: Trie | None = None):
+    def __init__(self, model: Any, tokenizer: Any, catalog: Catalog, config: GRLMConfig | None = None, trie: Trie | None = None,
+                 prior: Fused | None = None):  # fmt: skip
         found = tokenizer_hash(tokenizer)
         config = config or GRLMConfig(prompt_hash=prompt_hash(), tokenizer_hash=found)
         if config.tokenizer_hash != found:
@@ -131,6 +138,8 @@ class GRLMForRecommendation:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.config = config
+        self.prior = prior
+        self._followed: tuple[Any, ...] = (None, None, None)  # a prior, a catalog, and the prior on that catalog
         # One reference to an immutable value: readers see all of an update or nothing of it.
         self._index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
         self._writing = threading.Lock()
@@ -209,10 +218,11 @@ class GRLMForRecommendation:
         trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
         if model is None:
             model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
-        return cls(model, tokenizer, catalog, GRLMConfig(**values), trie)
+        prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
+        return cls(model, tokenizer, catalog, GRLMConfig(**values), trie, prior)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the checkpoint: model, tokenizer, catalog and config. It takes the place of `folder` as a whole, or not at all.
+        """Writes the checkpoint: model, tokenizer, catalog, config and prior. It takes the place of `folder` as a whole, or not at all.
 
         Raises:
             ValueError: `folder` holds other files and no catalog.
@@ -228,6 +238,8 @@ class GRLMForRecommendation:
             index.catalog.save_pretrained(new)
             write_json(new / CONFIG_FILE, asdict(self.config))
             index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
+            if self.prior:
+                self._prior_of(index.catalog).save(new / PRIOR_FOLDER)
             for name, text in CUSTOM_GENERATE.items():
                 (new / name).parent.mkdir(exist_ok=True)
                 (new / name).write_text(text, encoding="utf-8")
@@ -306,7 +318,7 @@ class GRLMForRecommendation:
         domain: str | None = None,
         exclude: Collection[str] = (),
         banned_terms: Collection[str] = (),
-        prior: Mapping[str, float] | np.ndarray | None = None,
+        prior: str | Mapping[str, float] | np.ndarray | None = None,
         prior_weight: float = 1.0,
         shared: str = "full",
         length_penalty: float = 0.0,
@@ -332,7 +344,8 @@ class GRLMForRecommendation:
             exclude: leave out these ids.
             banned_terms: leave out items that have one of these terms.
             prior: a non-negative weight for each item, float [n_items], or [n_histories, n_items]; or by id for some, the others having 1.
-                Items rank by ``log p(Term ID | history) + prior_weight · log prior``; weight 0 leaves an item out.
+                Items rank by ``log p(Term ID | history) + prior_weight · log prior``; weight 0 leaves an item out. Or ``"own"``: what
+                the checkpoint's `prior` says after each history.
             prior_weight: λ.
             shared: what items that share a Term ID get of its probability: ``"full"``, each all of it; ``"equal"``, the same part each;
                 ``"prior"``, in proportion to their priors.
@@ -352,7 +365,7 @@ class GRLMForRecommendation:
 
         Raises:
             ValueError: an empty history, an unknown item or domain, `k` below 1 or above the catalog's size, `num_beams` below `k` or above
-                the number of Term IDs, a mask or prior of the wrong length, a negative prior.
+                the number of Term IDs, a mask or prior of the wrong length, a negative prior, ``"own"`` where there is none.
         """
         started = time.perf_counter()
         index = self._index  # this call's version of the catalog
@@ -375,6 +388,10 @@ class GRLMForRecommendation:
         deadline = None if deadline_ms is None else started + deadline_ms / 1000
         positions = [[catalog.position(i) for i in h] for h in histories]
         prompts = self._prompts(index, positions)
+        if isinstance(prior, str):
+            if prior != "own":
+                raise ValueError(f"prior is {prior!r}; expected 'own', weights of items, or None.")
+            prior = self._prior_of(catalog).probabilities(histories)
         bonuses = index.bonuses(
             histories, exclude_seen=exclude_seen, allow=allow, domain=domain, exclude=exclude, banned_terms=banned_terms, prior=prior,
             prior_weight=prior_weight, shared=shared,
@@ -398,6 +415,16 @@ class GRLMForRecommendation:
             if progress:
                 progress(len(batch))
         return results[0] if single else results
+
+    def _prior_of(self, catalog: Catalog) -> Fused:
+        """The prior on a version of the catalog; made once, from that of the version before."""
+        prior, of, followed = self._followed  # one reference, as that to the index
+        if self.prior is None:
+            raise ValueError("prior='own', but this checkpoint has no prior. Set grlm.prior (grlm_hf.priors.fused), or give weights.")
+        if prior is not self.prior or of is not catalog:
+            followed = (followed if prior is self.prior else self.prior).following(catalog)
+            self._followed = (self.prior, catalog, followed)
+        return followed
 
     def _ranked(self, index: SearchIndex, found: Found, k: int, bonus: Bonus, length_penalty: float) -> Recommendations:
         catalog = index.catalog
@@ -441,6 +468,12 @@ class GRLMForRecommendation:
                 "Use a model that takes longer texts."
             )
         return prompts
+
+    def explain(self, history: Sequence[str], item_id: str) -> Explanation:
+        """What each term adds to an item's log-probability, and what it loses without each item of the history (`grlm_hf.explain`)."""
+        from grlm_hf.explain import explain
+
+        return explain(self, history, item_id)
 
     @torch.inference_mode()
     def write_freely(self, history: Sequence[str], num_beams: int = 20, max_new_tokens: int = 48) -> list[TermID | None]:

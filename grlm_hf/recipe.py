@@ -8,16 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.evaluation.baselines.sequence import SequenceConfig
 from grlm_hf.identifiers.collisions import RESOLVERS
 from grlm_hf.identifiers.generate import LLMConfig
 from grlm_hf.identifiers.neighbors import NeighborsConfig
+from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.tasks.config import MixtureConfig
+from grlm_hf.training.dpo import DPOConfig
+from grlm_hf.training.grpo import GRPOConfig
 from grlm_hf.training.sft import TrainConfig
 
 SPLITS = ("leave-one-out", "leave-one-out-per-domain", "time", "unseen-items", "given")
 GENERATORS = ("extract", "transformers", "vllm", "file")
-STAGES = ("neighbors", "terms", "quality", "dataset", "train", "evaluate")
+STAGES = ("neighbors", "terms", "quality", "dataset", "priors", "train", "hybrid", "evaluate")
+PRIORS = ("item_knn", "sasrec", "text_knn")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,36 @@ class QualityConfig:
 
 
 @dataclass(frozen=True)
+class PriorsConfig:
+    """Recommenders without a language model: baselines of the report, and priors of the search (`grlm_hf.priors`)."""
+
+    methods: list[str] = field(default_factory=lambda: ["item_knn", "text_knn"])
+    """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, as `sequence_model` says; minutes), text_knn (texts alone)."""
+    combine: list[str] = field(default_factory=list)
+    """Of those, what is fused without the language model, such as sasrec+item_knn."""
+    hybrids: list[str] = field(default_factory=lambda: ["item_knn"])
+    """What is fused with the language model, such as item_knn and sasrec+item_knn; the best of them on validation users ships in the
+    checkpoint."""
+    validation_users: int = 3000
+    """On which settings and weights are chosen, drawn by the seed. Test users never are."""
+    hybrid_users: int = 2000
+    """The same, for the weights beside the language model."""
+
+    def __post_init__(self) -> None:
+        for name, given in (("methods", self.methods), ("combine", self.combine), ("hybrids", self.hybrids)):
+            for entry in given:
+                parts, known = entry.split("+"), PRIORS if name == "methods" else self.methods
+                if strange := [part for part in parts if part not in known]:
+                    raise ValueError(f"priors.{name} has {strange[0]!r}; expected {'+'.join(known) or 'nothing, as priors.methods is empty'}.")
+                if len(set(parts)) < len(parts) or (name == "methods" and len(parts) > 1) or (name == "combine" and len(parts) < 2):
+                    raise ValueError(f"priors.{name} has {entry!r}; expected {'one method' if name == 'methods' else 'methods joined by +'}.")
+            if len(set(given)) < len(given):
+                raise ValueError(f"priors.{name} is {given}; expected each once.")
+        if self.validation_users < 1 or self.hybrid_users < 1:
+            raise ValueError(f"priors.validation_users is {self.validation_users}, hybrid_users {self.hybrid_users}; expected at least 1.")
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """How the recommender is measured."""
 
@@ -117,7 +150,7 @@ class Recipe:
     output: str = ""
     """Where neighbors.parquet, catalog/, quality/, datasets/, checkpoint/ and the report go."""
     until: str = "evaluate"
-    """The last stage that runs: neighbors, terms, quality, dataset, train or evaluate."""
+    """The last stage that runs: neighbors, terms, quality, dataset, priors, train, hybrid or evaluate."""
     seed: int = 0
     notice: str = ""
     """Said in cards: what these data are."""
@@ -127,12 +160,17 @@ class Recipe:
     quality: QualityConfig = field(default_factory=QualityConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     sequence_model: SequenceConfig = field(default_factory=SequenceConfig)
+    priors: PriorsConfig = field(default_factory=PriorsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         if self.until not in STAGES:
             raise ValueError(f"until is {self.until!r}; expected one of {STAGES}.")
+        if self.train.distill.weight and not self.train.distill.model and "sasrec" not in self.priors.methods:
+            raise ValueError("train.distill.weight needs a teacher: add sasrec to priors.methods, or name one as train.distill.model.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":
             raise ValueError(
                 "evaluate.free_users needs train.objective=vocabulary; a model trained within the trie never learns to write freely."

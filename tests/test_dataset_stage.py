@@ -13,8 +13,8 @@ from datasets import load_dataset
 from toys import toy_tokenizer
 
 from grlm_hf import Catalog, Item
-from grlm_hf.evaluation.baselines.sequence import SequenceConfig
 from grlm_hf.identifiers.terms import render
+from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages import dataset as stage
 from grlm_hf.stages import make_checkpoint, make_dataset

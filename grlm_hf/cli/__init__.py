@@ -9,7 +9,7 @@ import sys
 
 from cyclopts import CycloptsError
 
-from grlm_hf.cli import chain, data, model  # noqa: F401  they register their verbs
+from grlm_hf.cli import chain, data, model, rl  # noqa: F401  they register their verbs
 from grlm_hf.cli.app import app, say
 from grlm_hf.cli.settings import add_settings_help
 from grlm_hf.files import Incomplete

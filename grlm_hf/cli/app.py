@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 import grlm_hf
+
+if TYPE_CHECKING:
+    from grlm_hf.catalog import Catalog
+    from grlm_hf.explain import Explanation
 
 app = App(
     name="grlm",
@@ -44,6 +48,17 @@ def listing(found: list[Any]) -> str:
     return "\n".join(
         f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1)
     )
+
+
+def explained(said: Explanation, catalog: Catalog) -> str:
+    """An explanation for a terminal: titles beside ids, drops with a sign."""
+    width = max(len(t.term) for t in said.terms)
+    lines = [f"{catalog[said.item_id].title}  ({said.item_id})  log p {said.log_prob:.2f}", "\nIts terms, each after those before it:"]
+    lines += [f"     {t.term.ljust(width)}  log p {t.log_prob:7.2f}" for t in said.terms]
+    lines.append("\nIf an item were not in the history, oldest first, log p would change by:")
+    for h in said.history:
+        lines.append(f"     {'–' if h.drop is None else f'{0 - h.drop:+.2f}':>7}  {catalog[h.item_id].title}  ({h.item_id})")
+    return "\n".join(lines)
 
 
 def show_quality(report: dict[str, Any], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, listing, quiet, say
+from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, explained, listing, quiet, say
 
 
 @app.command
@@ -136,6 +136,80 @@ def recommend(
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
     print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else listing(found))
+
+
+@app.command
+def explain(
+    checkpoint: str,
+    *,
+    history: str,
+    item: str = "",
+    exclude_seen: Annotated[bool, Parameter(negative=())] = False,
+    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
+) -> None:
+    """Explain a recommendation: the log-probability of each of its terms, and what each item of the history adds to it.
+
+    Example: `grlm explain grlm-quickstart/checkpoint --history B0001,B0042`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id.
+    history
+        Item ids, oldest first, separated by commas.
+    item
+        The item to explain; by default the best recommendation.
+    exclude_seen
+        The best recommendation that is not in the history.
+    """
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    if item and exclude_seen:
+        raise ValueError("--exclude-seen chooses the recommendation to explain, --item names one; give one of them.")
+    quiet()
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    asked = [part.strip() for part in history.split(",") if part.strip()]
+    if not item:
+        found = grlm.recommend(asked, 1, exclude_seen=exclude_seen)
+        if not found:
+            raise ValueError("Nothing is left to recommend; name an item with --item.")
+        item = found[0].item_id
+    said = grlm.explain(asked, item)
+    print(json.dumps(asdict(said), indent=2, ensure_ascii=False) if as_json else explained(said, grlm.catalog))
+
+
+@app.command
+def report(
+    reports: Annotated[list[Path], Parameter(negative=())],
+    *,
+    output: Path | None = None,
+    markdown: Annotated[bool, Parameter(negative=(), help="Print Markdown tables.")] = False,
+) -> None:
+    """Show a report as tables, pictures and a page; or several of one protocol side by side, with their differences.
+
+    Example: `grlm report report.json` · `grlm report runs/a/report.json runs/b/report.json --output comparison`
+
+    Parameters
+    ----------
+    reports
+        What `grlm evaluate` wrote. Two or more are compared with the first.
+    output
+        Folder that receives the page and the pictures; of one report its own folder by default, of several none.
+    """
+    from grlm_hf.evaluation.report import all_tables, compared, load_reports, render, render_comparison
+
+    if output is not None and output.is_file():
+        raise ValueError(f"{output} is a file; --output names a folder.")
+    loaded = load_reports(reports)
+    if len(reports) > 1:
+        print(compared(loaded, markdown))
+        written = render_comparison(loaded, output) if output else []
+    else:
+        (one,) = loaded.values()
+        print(all_tables(one, markdown))
+        written = render(one, output or reports[0].parent, reports[0].stem)
+    for path in written:
+        say(f"→ {path}")
 
 
 @app.command

@@ -49,6 +49,8 @@ def add_settings_help() -> None:
         "quality": [("quality.", r.quality)],
         "dataset": [mix, ("sequence_model.", r.sequence_model), read],
         "train": [("train.", r.train)],
+        "grpo": [("grpo.", r.grpo)],
+        "dpo": [("dpo.", r.dpo)],
         "evaluate": [("evaluate.", r.evaluate)],
         "run": [("", r)],
     }

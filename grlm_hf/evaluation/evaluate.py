@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from grlm_hf.catalog import Catalog
-from grlm_hf.evaluation.metrics import DEPTH, bootstrap, per_case, ranks
-from grlm_hf.files import read_json, write_json
+from grlm_hf.evaluation import collisions, diversity
+from grlm_hf.evaluation.metrics import DEPTH, Interval, bootstrap, per_case, ranks
+from grlm_hf.evaluation.processes import on_main
+from grlm_hf.evaluation.rankings import Method, Rankings, ranked, ranked_by_domain
+from grlm_hf.evaluation.significance import compare
+from grlm_hf.evaluation.slices import sliced
 from grlm_hf.interactions import Case
+
+__all__ = ["CANDIDATES", "RATES_AT", "REPORT_SCHEMA", "Method", "Rankings", "check_comparable", "evaluate"]
 
 REPORT_SCHEMA = "grlm.report/1"
 RATES_AT = 10
-"""Outputs of each ranking that valid, direct-hit rate and coverage count, as in the paper."""
+"""Outputs of each ranking that valid, direct-hit rate, coverage and diversity count, as in the paper."""
 CANDIDATES = ("all", "domain")
 """What is ranked: the whole catalog, or the items of the target's domain, which the question then gives away."""
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """What a method answers: for each history up to `DEPTH` item ids, best first. ``None`` stands for an output that names no item.
-
-    `direct_hits`, of methods that write identifiers: the share of the first ten outputs that named an item exactly, without grounding.
-    """
-
-    items: Sequence[Sequence[str | None]]
-    direct_hits: Sequence[float] | None = None
-
-
-Method = Callable[..., Rankings]
-"""A recommender as the evaluator knows it: histories (item ids, oldest first) → rankings. Where candidates are those of a domain it is
-called with ``domain=NAME``, and ranks items of that domain only."""
+_SAME = ("split", "users", "cases", "cases_hash", "candidates", "candidates_of", "seen_items", "ties", "depth", "rates_at")
+"""What two reports' protocols must agree in, so that their figures may be compared."""
 
 
 def evaluate(
-    methods: dict[str, Method],
+    methods: Mapping[str, Method],
     cases: Sequence[Case],
     catalog: Catalog,
     *,
@@ -51,29 +41,49 @@ def evaluate(
     candidates: str = "all",
     seed: int = 0,
     resamples: int = 1000,
+    counts: Mapping[str, int] | None = None,
+    vectors: np.ndarray | None = None,
+    unmasked: Mapping[str, Method] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
     work: str | Path | None = None,
+    key: str = "",
     chunk: int = 1024,
 ) -> dict[str, Any]:
-    """The report of all methods on all cases: ``{schema, dataset, protocol, methods: {NAME: {METRIC: {value, low, high}}}}``.
+    """The report of all methods on all cases: ``{schema, dataset, protocol, methods: {NAME: {METRIC: {value, low, high}}}}``, and
 
-    With a catalog of several domains, or candidates of the target's, also ``domains: {DOMAIN: {users, cases, candidates, methods}}``: the
-    same figures of the cases whose target is of that domain. `coverage` there is the share of the domain's own items that are recommended.
+    domains      with a catalog of several domains, or candidates of the target's: ``{DOMAIN: {users, cases, candidates, methods}}``, the
+                 same figures of the cases whose target is of that domain. `coverage` and `gini@10` there are of the domain's own items.
+    slices       see `grlm_hf.evaluation.slices.sliced`.
+    comparisons  of several methods: see `grlm_hf.evaluation.significance.compare`.
+    collisions   of methods that rank by Term ID, where some items share one: ``{RULE: {NAME: {METRIC: {value, low, high}}}}``, see
+                 `grlm_hf.evaluation.collisions`. The figures of `methods` are those of the rule "first".
+    unmasked     ``{NAME: {METRIC: {value, low, high}}}`` of `unmasked`.
+
+    In several processes, started by a launcher such as ``accelerate launch``, each answers a part of the cases and all return the report,
+    which is exactly that of one process.
 
     Args:
         dataset: its name, for the report.
         split: how the cases were held out.
-        seen: whether methods leave out seen items; stated in the protocol.
+        seen: what `methods` do with items of the history, "left out" or "kept"; stated in the protocol.
         candidates: one of `CANDIDATES`.
+        counts: item_id → how often it occurs in training; for popularity slices, `tail_share@10` and `novelty@10`.
+        vectors: float [n_items, d], embeddings of the items' texts in the catalog's order, for `intra_list_diversity@10`; without them it
+            is of the items' terms.
+        unmasked: the same methods made to keep seen items, to be measured besides.
+        pairs: methods to compare besides the best one with each other.
         work: a folder that keeps finished chunks, so that an interrupted evaluation goes on where it stopped.
+        key: identifies the methods' checkpoint and settings: chunks in `work` that were kept under another key are not read.
 
     Raises:
         ValueError: no cases, or a method that answers with other than one ranking a history, with an item twice, or with an item that is
-            no candidate; a target without a domain, where candidates are those of its domain.
+            no candidate; a target without a domain, where candidates are those of its domain; a pair of methods that are not there.
+        RuntimeError: another process failed.
     """
     if candidates not in CANDIDATES:
         raise ValueError(f"candidates is {candidates!r}; expected one of {CANDIDATES}.")
     if not cases:
-        raise ValueError("No cases to evaluate; the split holds nothing out.")
+        raise ValueError("No cases to evaluate; the split holds nothing out. Evaluate another part, or choose another split.")
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "dataset": dataset,
@@ -88,6 +98,8 @@ def evaluate(
             "depth": DEPTH,
             "rates_at": RATES_AT,
             "resamples": resamples,
+            "cases_hash": _cases_hash(cases),
+            "intra_list_diversity": "1 - Jaccard of terms" if vectors is None else "1 - cosine of text embeddings",
         },
         "methods": {},
     }
@@ -117,29 +129,64 @@ def evaluate(
             if at
         }
     folder = Path(work) if work else None
-    for name, method in methods.items():
+
+    def answers(name: str, method: Method) -> Rankings:
         if candidates == "all":
-            rankings = _ranked(name, method, cases, folder, chunk)
-        else:
-            rankings = _ranked_by_domain(name, method, cases, domains, asked, folder, chunk)
-        report["methods"][name] = _measure(rankings, cases, catalog, pools, resamples, seed)
-        for domain, part in report.get("domains", {}).items():
-            at = asked[domain]
-            part["methods"][name] = _measure(
-                _some(rankings, at), [cases[i] for i in at], domains[domain], [pools[i] for i in at], resamples, seed
-            )
-    return report
+            return ranked(name, method, cases, folder, chunk, key)
+        return ranked_by_domain(name, method, cases, domains, asked, folder, chunk, key)
+
+    found = {name: answers(name, method) for name, method in methods.items()}
+    kept = {name: answers(f"{name}, seen items kept", method) for name, method in (unmasked or {}).items()}
+    users = [c.user_id for c in cases]
+
+    def measured() -> dict[str, Any]:
+        hits = {}
+        for name, rankings in found.items():
+            values = _values(rankings, cases, catalog, pools, counts, vectors)
+            hits[name] = values
+            report["methods"][name] = _figures(values, rankings, range(len(cases)), users, catalog, resamples, seed)
+            for domain, part in report.get("domains", {}).items():
+                part["methods"][name] = _figures(values, rankings, asked[domain], users, domains[domain], resamples, seed)
+        report["slices"] = sliced(hits, cases, catalog, counts, resamples, seed)
+        if len(hits) > 1:
+            report["comparisons"] = compare(hits, users, pairs, resamples=resamples, seed=seed)
+        elif pairs:
+            raise ValueError(f"Cannot compare {pairs[0]}; only {tuple(hits)} is measured.")
+        for name, rankings in found.items() if catalog.collisions else ():
+            if rankings.by_term_id:
+                for rule, values in collisions.by_rule(rankings, cases, pools, seen == "kept").items():
+                    report.setdefault("collisions", {}).setdefault(rule, {})[name] = bootstrap(values, users, resamples, seed)
+        for name, rankings in kept.items():
+            values = _values(rankings, cases, catalog, pools, counts, vectors)
+            figures = _figures(values, rankings, range(len(cases)), users, catalog, resamples, seed)
+            report.setdefault("unmasked", {})[name] = figures
+        return report
+
+    return on_main(measured)
 
 
-def _some(rankings: Rankings, at: Sequence[int]) -> Rankings:
-    direct = rankings.direct_hits
-    return Rankings([rankings.items[i] for i in at], None if direct is None else [direct[i] for i in at])
+def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` where two reports were not made under one protocol: it lists what differs, with both values.
+
+    What need not agree is what figures do not depend on, or only by chance: the seed, the number of resamples, the methods. A report of
+    an older version that does not state its `cases_hash` is compared by the rest.
+    """
+    both = [{"dataset": report.get("dataset"), **report.get("protocol", {})} for report in (a, b)]
+    keys = ["dataset", *(k for k in _SAME if k != "cases_hash" or all(k in p for p in both))]
+    differing = [f"{k}: {both[0].get(k)!r} and {both[1].get(k)!r}" for k in keys if both[0].get(k) != both[1].get(k)]
+    if differing:
+        raise ValueError(f"The reports have different protocols, so their figures cannot be compared. {'; '.join(differing)}.")
 
 
-def _measure(
-    rankings: Rankings, cases: Sequence[Case], catalog: Catalog, pools: Sequence[Catalog], resamples: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """`catalog`: what is to be covered; `pools`: what could be recommended, by case."""
+def _values(
+    rankings: Rankings,
+    cases: Sequence[Case],
+    catalog: Catalog,
+    pools: Sequence[Catalog],
+    counts: Mapping[str, int] | None,
+    vectors: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Metric → value for each case, float64 [cases]. `pools`: what could be recommended, by case."""
     values = per_case(ranks(rankings.items, [c.target for c in cases]))
     heads = [ranking[:RATES_AT] for ranking in rankings.items]
     # of the ten answers asked for, or of all there can be once the history is left out
@@ -148,65 +195,32 @@ def _measure(
     values["valid_rate"] = np.array([v / max(d, len(head), 1) for v, d, head in zip(valid, due, heads, strict=True)])
     if rankings.direct_hits is not None:
         values["direct_hit_rate"] = np.array(rankings.direct_hits)
-    measured = bootstrap(values, [c.user_id for c in cases], resamples, seed)
-    coverage = len({i for head in heads for i in head if i in catalog}) / len(catalog)
-    # a property of this set of users and no mean over them, so it has no bootstrap interval
-    measured["coverage"] = {"value": coverage, "low": coverage, "high": coverage}
+    shown = diversity.places(rankings.items, catalog, RATES_AT)
+    if counts is not None:
+        values |= {f"{name}@{RATES_AT}": value for name, value in diversity.popularity_of(shown, catalog, counts).items()}
+    values[f"intra_list_diversity@{RATES_AT}"] = diversity.intra_list(shown, catalog, vectors)
+    return values
+
+
+def _figures(
+    values: Mapping[str, np.ndarray],
+    rankings: Rankings,
+    at: Sequence[int],
+    users: Sequence[str],
+    catalog: Catalog,
+    resamples: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """The means of the cases `at`, and what is true of their rankings together; `catalog`: what is to be covered."""
+    measured = bootstrap({name: value[list(at)] for name, value in values.items()}, [users[i] for i in at], resamples, seed)
+    together = diversity.exposure(diversity.places([rankings.items[i] for i in at], catalog, RATES_AT), len(catalog))
+    # properties of this set of users and no means over them, so they have no bootstrap interval
+    for name, value in (("coverage", together["coverage"]), (f"gini@{RATES_AT}", together["gini"])):
+        measured[name] = {"value": value, "low": value, "high": value}
     return measured
 
 
-def _ranked_by_domain(
-    name: str,
-    method: Method,
-    cases: Sequence[Case],
-    domains: Mapping[str, Catalog],
-    asked: Mapping[str, Sequence[int]],
-    work: Path | None,
-    chunk: int,
-) -> Rankings:
-    """Every case among the items of its target's domain."""
-    items: list[Sequence[str | None]] = [()] * len(cases)
-    direct: dict[int, float] = {}
-    for domain, at in asked.items():
-        found = _ranked(name, partial(method, domain=domain), [cases[i] for i in at], work, chunk, domain)
-        for i, ranking in zip(at, found.items, strict=True):
-            if stray := [item for item in ranking if item is not None and item not in domains[domain]]:
-                raise ValueError(f"Method {name!r} ranks {stray[0]!r}, which is not in the domain {domain!r} that was asked for.")
-            items[i] = ranking
-        if found.direct_hits is not None:
-            direct |= zip(at, found.direct_hits, strict=True)
-    return Rankings(items, [direct[i] for i in range(len(cases))] if len(direct) == len(cases) else None)
-
-
-def _ranked(name: str, method: Method, cases: Sequence[Case], work: Path | None, chunk: int, domain: str | None = None) -> Rankings:
-    from tqdm.auto import tqdm
-
-    items: list[Sequence[str | None]] = []
-    direct: list[float] = []
-    with tqdm(total=len(cases), desc=name, unit="user", disable=len(cases) < 200) as bar:
-        for start in range(0, len(cases), chunk):
-            histories = [c.history for c in cases[start : start + chunk]]
-            asked = [name, histories] if domain is None else [name, histories, domain]
-            digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-            part = work / f"{name}-{start:09d}-{digest}.json" if work else None
-            if part and part.is_file():
-                saved = read_json(part)
-                answer = Rankings(saved["items"], saved["direct_hits"])
-            else:
-                answer = method(histories)
-                _check(name, answer, histories)
-                if part:
-                    write_json(part, {"items": answer.items, "direct_hits": answer.direct_hits})
-            items += answer.items
-            direct += answer.direct_hits or []
-            bar.update(len(histories))
-    return Rankings(items, direct if len(direct) == len(items) else None)
-
-
-def _check(name: str, answer: Rankings, histories: Sequence[Sequence[str]]) -> None:
-    if len(answer.items) != len(histories):
-        raise ValueError(f"Method {name!r} answered {len(histories)} histories with {len(answer.items)} rankings.")
-    for ranking in answer.items:
-        named = [i for i in ranking if i is not None]
-        if len(set(named)) != len(named):
-            raise ValueError(f"Method {name!r} ranks an item twice: {ranking}.")
+def _cases_hash(cases: Sequence[Case]) -> str:
+    """Identifies the questions and their answers, in whatever order."""
+    asked = sorted((c.user_id, c.history, c.target) for c in cases)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]

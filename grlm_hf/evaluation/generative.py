@@ -8,16 +8,23 @@ from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.modeling import GRLMForRecommendation
+from grlm_hf.priors.fused import Fused
 
 
-def constrained(grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64) -> Method:
-    """`GRLMForRecommendation.recommend`; an identifier counts as a direct hit if the catalog holds it."""
+def constrained(
+    grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64, prior: Fused | None = None
+) -> Method:
+    """`GRLMForRecommendation.recommend`, with a prior if one is given; an identifier counts as a direct hit if the catalog holds it."""
+    prior = prior.following(grlm.catalog) if prior else None
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         k = min(DEPTH, len(grlm.catalog))
-        answers = grlm.recommend(histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size)
+        answers = grlm.recommend(
+            histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size,
+            prior=prior.probabilities(histories) if prior else None,
+        )  # fmt: skip
         direct = [[bool(grlm.catalog.positions_of(r.term_id)) for r in a[:RATES_AT]] for a in answers]
-        return Rankings([[r.item_id for r in a] for a in answers], [sum(d) / max(len(d), 1) for d in direct])
+        return Rankings([[r.item_id for r in a] for a in answers], [sum(d) / max(len(d), 1) for d in direct], by_term_id=prior is None)
 
     return method
 
@@ -39,6 +46,6 @@ def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", n
                 ranking += [i for i in new if i is None or i not in ranking]
             items.append(ranking[:DEPTH])
             direct.append(sum(g is not None and g.exact for g in found[:RATES_AT]) / RATES_AT)
-        return Rankings(items, direct)
+        return Rankings(items, direct, by_term_id=True)
 
     return method

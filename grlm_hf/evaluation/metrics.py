@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+Name = TypeVar("Name", bound=Hashable)
+Interval = dict[str, float]
+"""``{value, low, high}``: a figure and its 95 % interval."""
 
 RECALL_AT = (1, 5, 10, 20)
 NDCG_AT = (5, 10, 20)
@@ -37,7 +42,15 @@ def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-def bootstrap(values: dict[str, np.ndarray], users: Sequence[str], resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, float]]:
+def user_sums(table: np.ndarray, users: Sequence[str]) -> np.ndarray:
+    """The rows of `table`, float64 [cases, columns], added up by user: float64 [users, columns], users in ascending order."""
+    _, user = np.unique(np.asarray(users), return_inverse=True)
+    sums = np.zeros((int(user.max()) + 1, table.shape[1]))
+    np.add.at(sums, user, table)
+    return sums
+
+
+def bootstrap(values: Mapping[Name, np.ndarray], users: Sequence[str], resamples: int = 1000, seed: int = 0) -> dict[Name, Interval]:
     """Mean over cases of each metric with its 95 % percentile bootstrap interval: name → ``{value, low, high}``.
 
     Users are drawn, each with all its cases, since a user's cases are not independent. All metrics share the resamples.
@@ -47,14 +60,21 @@ def bootstrap(values: dict[str, np.ndarray], users: Sequence[str], resamples: in
         users: the user of each case.
     """
     table = np.stack([*values.values(), np.ones(len(users))], 1)
-    _, user = np.unique(np.asarray(users), return_inverse=True)
-    n = int(user.max()) + 1
-    sums = np.zeros((n, table.shape[1]))
-    np.add.at(sums, user, table)
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
-    low, high = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
+    low, high = interval(user_sums(table, users), resamples, seed)
     return {
         name: {"value": float(v), "low": float(a), "high": float(b)}
         for name, v, a, b in zip(values, table[:, :-1].mean(0), low, high, strict=True)
     }
+
+
+def interval(sums: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval of each column's sum over that of the last column, users being drawn: two float64 [columns - 1].
+
+    Args:
+        sums: from `user_sums`; the last column counts the cases.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(sums)
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
+    low, high = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
+    return low, high

@@ -1,9 +1,13 @@
-"""The stages of the path, ``neighbors → terms → quality → dataset → train → evaluate``: each one function that reads files and writes
-files (`identify`, `dataset`, `model`); `chain` runs those whose inputs or settings have changed."""
+"""The stages of the path, ``neighbors → terms → quality → dataset → priors → train → hybrid → evaluate``: each one function that reads
+files and writes files (`identify`, `dataset`, `priors`, `model`); `chain` runs those whose inputs or settings have changed."""
 
 from grlm_hf.stages.chain import run
 from grlm_hf.stages.dataset import make_dataset, make_split
 from grlm_hf.stages.identify import make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report
+from grlm_hf.stages.priors import make_hybrid, make_priors
 
-__all__ = ["make_checkpoint", "make_dataset", "make_neighbors", "make_quality", "make_report", "make_split", "make_terms", "run"]
+__all__ = [
+    "make_checkpoint", "make_dataset", "make_hybrid", "make_neighbors", "make_priors", "make_quality", "make_report", "make_split",
+    "make_terms", "run",
+]  # fmt: skip

@@ -15,6 +15,7 @@ from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report
+from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.tasks.prompts import templates_hash
 
 
@@ -32,6 +33,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     r, out, state, seed = recipe, Path(recipe.output), Path(recipe.output) / ".grlm", recipe.seed
     neighbors, catalog, quality = out / NEIGHBORS_FILE, out / "catalog", out / "quality"
     datasets, checkpoint, report = out / "datasets", out / "checkpoint", out / "report.json"
+    priors, hybrids = out / "priors", out / "hybrids.json"
     items = find_data(r.data, "items")
     terms_files = [Path(r.terms.file)] if r.terms.file else []
     if r.terms.generator == "file" and not terms_files:
@@ -84,21 +86,42 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
             seed=seed, title=r.name, notice=r.notice,
         ),
     )  # fmt: skip
+    if r.priors.methods:
+        stage(
+            "priors",
+            [datasets],
+            [r.priors.methods, r.priors.combine, r.priors.validation_users, r.sequence_model, seed],
+            [priors],
+            lambda key: make_priors(datasets, priors, r.priors, r.sequence_model, work=state / f"priors-{key}", seed=seed),
+        )
+    teacher = [Path(r.train.distill.model or priors / "sasrec.prior")] if r.train.distill.weight else []
     stage(
         "train",
-        [datasets, *local_paths(r.train.model)],
+        [datasets, *local_paths(r.train.model), *teacher],
         [r.train, seed],
         [checkpoint],
-        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=seed),
+        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=seed, teacher=next(iter(teacher), None)),
     )
+    fused = [priors, hybrids] if r.priors.methods else []
+    if fused:
+        stage(
+            "hybrid",
+            [datasets, priors, checkpoint / CATALOG_FILE, *sorted(checkpoint.glob("*.safetensors"))],
+            [r.priors, seed],
+            [hybrids],
+            lambda _: make_hybrid(checkpoint, datasets, priors, hybrids, r.priors, seed=seed),
+        )
     stage(
         "evaluate",
-        [datasets, checkpoint],
+        [datasets, checkpoint, *fused],
         [r.evaluate, seed],
         [report, report.with_suffix(".png")],
-        lambda key: make_report(checkpoint, datasets, report, r.evaluate, work=state / f"evaluate-{key}", seed=seed, name=r.name),
-    )
-    for leftover in [p for name in ("evaluate", "train", "sequence") for p in state.glob(f"{name}-*")]:
+        lambda key: make_report(
+            checkpoint, datasets, report, r.evaluate, priors=priors if fused else None, hybrids=hybrids if fused else None,
+            work=state / f"evaluate-{key}", seed=seed, name=r.name,
+        ),
+    )  # fmt: skip
+    for leftover in [p for name in ("evaluate", "train", "priors", "sequence") for p in state.glob(f"{name}-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
     last = {"evaluate": report, "quality": quality / QUALITY_FILE}.get(r.until)
     return read_json(last) if last else {}

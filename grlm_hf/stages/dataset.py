@@ -32,7 +32,7 @@ from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_datas
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
 if TYPE_CHECKING:
-    from grlm_hf.evaluation.baselines.sequence import SequenceConfig
+    from grlm_hf.priors.sequence import SequenceConfig
 
 STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
 _WATCHED = 5_000  # validation cases that choose the sequence model's best epoch
@@ -162,7 +162,7 @@ def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Cat
 
 
 def _collaborative(catalog: Catalog, split: Split, config: SequenceConfig | None, k: int, work: str | Path | None, seed: int) -> Any:
-    from grlm_hf.evaluation.baselines.sequence_training import train_sequence_model
+    from grlm_hf.priors.sequence_training import train_sequence_model
 
     ids = [item.item_id for item in catalog]
     cases = sorted(split.validation, key=lambda c: (c.user_id, c.history))  # in no order of the file's

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.catalog import Catalog, Item
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
-from grlm_hf.hub import dataset_facts, load_table
-from grlm_hf.interactions import Case, History
+from grlm_hf.hub import dataset_facts, fetch_checkpoint, load_table
+from grlm_hf.interactions import Case
 from grlm_hf.publishing.cards import write_model_card
 from grlm_hf.recipe import EvaluateConfig
 from grlm_hf.stages.identify import CHECKPOINT_SIGN
+from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, train_histories
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
     from grlm_hf.modeling import GRLMForRecommendation
-
+    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.scores import Scorer
 
 def make_checkpoint(
-    datasets: str | Path, output: str | Path, config: TrainConfig | None = None, *, work: str | Path | None = None, seed: int = 0
+    datasets: str | Path,
+    output: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    work: str | Path | None = None,
+    seed: int = 0,
+    teacher: str | Path | None = None,
 ) -> GRLMForRecommendation:
-    """Trains on a dataset repository (folder or Hub id) and writes the checkpoint; resumes from what an earlier try left in `work`."""
+    """Trains on a dataset repository (folder or Hub id) and writes the checkpoint; resumes from what an earlier try left in `work`.
+
+    Args:
+        teacher: file of the sequence model that `config.distill` asks for; by default the one that it names.
+    """
+    from grlm_hf.evaluation.unseen import known_catalog
+    from grlm_hf.priors.sequence import SequenceModel
     from grlm_hf.training.sft import train
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -39,11 +55,18 @@ def make_checkpoint(
             "Make it again with this version: grlm dataset."
         )
     if work is None:  # named by all that the result depends on: never resumed from with other settings
-        key = fingerprint("train", local_paths(datasets, config.model), [config, seed, str(datasets), written])
+        given = local_paths(datasets, config.model, str(teacher or config.distill.model))
+        key = fingerprint("train", given, [config, seed, str(datasets), written])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
+    catalog = Catalog.from_pretrained(datasets)
     watched = config.validation_examples and facts.get("statistics", {}).get("rows", {}).get("sft", {}).get("validation", 1)
+    if facts["split"] == UNSEEN:  # what is held out is to be new to the checkpoint: in no trie, no loss and no vocabulary
+        catalog, watched = known_catalog(catalog, train_histories(datasets)), 0
+    model = (teacher or config.distill.model) if config.distill.weight else None
+    if config.distill.weight and not model:
+        raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
     grlm = train(
-        Catalog.from_pretrained(datasets),
+        catalog,
         load_table(datasets, "sft", "train"),
         work,
         config,
@@ -52,6 +75,7 @@ def make_checkpoint(
         history=history,
         max_tokens=facts.get("max_tokens", 0),
         seed=seed,
+        teacher=SequenceModel.load(model) if model else None,
     )
     grlm.save_pretrained(output)
     write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
@@ -65,51 +89,114 @@ def make_report(
     output: str | Path,
     config: EvaluateConfig | None = None,
     *,
+    priors: str | Path | None = None,
+    hybrids: str | Path | None = None,
     part: str = "test",
     work: str | Path | None = None,
     seed: int = 0,
     name: str = "",
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint and the baselines on a dataset repository's cases.
+    """Evaluates a checkpoint and the baselines on a dataset repository's cases. Started by ``accelerate launch`` or ``torchrun``, the
+    processes share the work.
 
-    Writes ``report.json`` and ``report.png``, and the model card of a checkpoint in a local folder.
+    Writes ``report.json`` and ``report.png``, and the model card of a checkpoint in a local folder. Where the split holds out items, they
+    are new to the checkpoint: they are added to it first (`grlm_hf.evaluation.unseen`), and the report has an `unseen` block.
+
+    Args:
+        priors: folder of `make_priors`: its recommenders and combinations stand in the report too. By default those that the checkpoint
+            has in itself do.
+        hybrids: file of `make_hybrid`, whose priors are heeded by the checkpoint's search, each a method of the report.
+        work: a folder that keeps finished parts, so that an interrupted evaluation goes on where it stopped; by default beside `output`,
+            until the report is written. A part is not read again for another checkpoint, other training data or other settings.
     """
-    from grlm_hf.evaluation.baselines.chance import chance
-    from grlm_hf.evaluation.baselines.popularity import popularity
     from grlm_hf.evaluation.evaluate import Method, evaluate
     from grlm_hf.evaluation.generative import constrained, free
+    from grlm_hf.evaluation.processes import is_main, to_device
     from grlm_hf.evaluation.report import save_report
+    from grlm_hf.evaluation.scored import scored
+    from grlm_hf.evaluation.unseen import unseen_block, with_new_items
     from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.priors.chance import Chance
+    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.popularity import Popularity
 
     if Path(output).is_dir():
         raise ValueError(f"{output} is a folder; name the file that the report is to be, such as {Path(output) / 'report.json'}.")
     config = config or EvaluateConfig()
     facts = dataset_facts(datasets)
-    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", part)]
-    train: dict[str, list[str]] = {}
-    for row in load_table(datasets, "interactions", "train"):
-        train.setdefault(row["user_id"], []).append(row["item_id"])
-    histories = [History(user, tuple(items)) for user, items in train.items()]
-    methods: dict[str, Method] = {
-        "grlm": constrained(grlm, config.exclude_seen, config.num_beams or None, config.batch_size),
-        "popularity": popularity(grlm.catalog, histories, config.exclude_seen),
-        "random": chance(grlm.catalog, config.exclude_seen, seed),
+    if not cases:
+        raise ValueError(f"The {part} part of {datasets} has no cases; evaluate another part, or make the dataset with another split.")
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
+    grlm = to_device(GRLMForRecommendation.from_pretrained(folder))
+    histories = train_histories(datasets)
+    counts = Counter(item for history in histories for item in history.items)
+    new: list[Item] = []
+    if facts["split"] == UNSEEN:
+        catalog = Catalog.from_pretrained(datasets)
+        new = [i for i in catalog if i.item_id not in counts]
+        # extracted anew from the text, as for any new item; what a language model or a person wrote cannot be written here again
+        given = None if facts.get("terms", {}).get("generator") == "extract" else [catalog.term_id(i.item_id) for i in new]
+        grlm = with_new_items(grlm, new, given)
+    key = fingerprint("evaluate", [folder], [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
+    ids = tuple(i.item_id for i in grlm.catalog)
+
+    fused = Fused.load(priors) if priors else grlm.prior
+    alone, beside = _combinations(fused, priors, hybrids)
+
+    def methods(exclude_seen: bool) -> dict[str, Method]:
+        beams, rows = config.num_beams or None, config.batch_size
+        return {
+            "grlm": constrained(grlm, exclude_seen, beams, rows),
+            **{f"grlm+{name}": constrained(grlm, exclude_seen, beams, rows, prior) for name, prior in beside.items()},
+            **{name: scored(scorer, grlm.catalog, exclude_seen) for name, scorer in alone.items()},
+            "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen),
+            "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen),
+        }
+
+    kept = Path(output).parent / f".{Path(output).name}-evaluation-{key}"
+    common: dict[str, Any] = {
+        "dataset": name or facts["title"],
+        "split": f"{facts['split']}, {part}",
+        "seen": "left out" if config.exclude_seen else "kept",
+        "candidates": config.candidates,
+        "seed": seed,
+        "resamples": config.resamples,
+        "counts": counts,
+        "work": work or kept,
+        "key": key,
     }
-    about = {"dataset": name or facts["title"], "split": f"{facts['split']}, {part}", "seen": "left out" if config.exclude_seen else "kept"}
-    common = {**about, "seed": seed, "resamples": config.resamples, "work": work, "candidates": config.candidates}
-    report = evaluate(methods, cases, grlm.catalog, **common)  # type: ignore[arg-type]
+    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, **common)
     if config.free_users:
         if grlm.config.objective != "vocabulary":
             raise ValueError(
                 "free_users needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt to write freely."
             )
-        freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, **common)  # type: ignore[arg-type]
+        freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, **common)
         report["methods"] |= freely["methods"]
         for domain, found in freely.get("domains", {}).items():
             report["domains"][domain]["methods"] |= found["methods"]
         report["protocol"]["grlm_free"] = f"first {freely['protocol']['users']} users; no trie, grounded in the paper's form"
-    save_report(report, output)
-    if Path(checkpoint).is_dir():
-        write_model_card(checkpoint, report, report["dataset"], facts["notice"])
+    if new:
+        report["unseen"] = unseen_block(report, len(new), extracted=given is None)
+    if is_main():
+        save_report(report, output)
+        if Path(checkpoint).is_dir():
+            write_model_card(checkpoint, report, report["dataset"], facts["notice"])
+        shutil.rmtree(kept, ignore_errors=True)
     return report
+
+
+def _combinations(
+    fused: Fused | None, priors: str | Path | None, hybrids: str | Path | None
+) -> tuple[dict[str, Scorer], dict[str, Fused]]:
+    """Methods without the language model, and what stands beside it, by name."""
+    if fused is None:
+        return {}, {}
+    alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
+    if priors is None:
+        return alone, {"+".join(fused.components): fused}
+    for name, found in read_json(Path(priors) / TUNING_FILE)["combinations"].items():
+        alone[name] = fused.weighted(found["weights"])
+    beside = read_json(hybrids)["hybrids"] if hybrids else {}
+    return alone, {name: fused.weighted(found["weights"]) for name, found in beside.items()}

@@ -25,6 +25,8 @@ from grlm_hf.tasks.prompts import (
 
 FREE_TEXT = ("term_id_to_title", "chat")
 """Tasks whose answers are free text, every token of which is learnt. The answers of all others are Term IDs."""
+HISTORY_TASKS = ("sequence", "sliding")
+"""Tasks that ask what comes next in a history, whose items stand in prompt and answer."""
 LAST_ONLY = ("sliding",)
 """Tasks that ask for the last Term ID of the completion alone; those before it are history."""
 

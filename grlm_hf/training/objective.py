@@ -50,17 +50,53 @@ def trie_nll(hidden: torch.Tensor, embedding: torch.Tensor, node: Node, label: t
     Returns:
         float32 [n].
     """
+    return trie_losses(hidden, embedding, node, label, walker)[0]
+
+
+def trie_losses(
+    hidden: torch.Tensor,
+    embedding: torch.Tensor,
+    node: Node,
+    label: torch.Tensor,
+    walker: TrieWalker,
+    below: torch.Tensor | None = None,
+    question: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`trie_nll`, and the same against what a teacher would answer: ``-Σ q(child) log p(child)`` over the children of each node, where q
+    is the teacher's probability of the identifiers below a child, in proportion to that of the node (Hinton et al. 2015, arXiv
+    1503.02531, node by node).
+
+    Args:
+        hidden, embedding, node, label, walker: as in `trie_nll`.
+        below: float [questions, n_identifiers + 1]; the teacher's probability of all identifiers of a rank below the column's.
+        question: int64 [n]; the row of `below` that each label answers, negative for none (its second loss then means nothing).
+
+    Returns:
+        Two float32 [n]; the second is all 0 without a teacher.
+    """
     nll = torch.zeros(len(label), device=hidden.device)
+    soft = torch.zeros_like(nll)
     at_root = node[2] == 0
     # The root has by far the most children and every item starts there: one dense product.
-    children = walker.children(*walker.root(1))[1]
-    logits = (hidden[at_root] @ embedding[children].T).float()
+    _, children, lo, hi = walker.children(*walker.root(1))
+    log_p = (hidden[at_root] @ embedding[children].T).float().log_softmax(1)
     index = torch.searchsorted(children, label[at_root])
-    nll = nll.index_put((at_root.nonzero()[:, 0],), torch.nn.functional.cross_entropy(logits, index, reduction="none"))
+    root = at_root.nonzero()[:, 0]
+    nll = nll.index_put((root,), -log_p.gather(1, index[:, None])[:, 0])
+    if below is not None and question is not None:
+        rows = below[question[root]]
+        mass = (rows[:, hi] - rows[:, lo]).clamp_min(1e-12)
+        soft = soft.index_put((root,), -(mass * log_p).sum(1) / mass.sum(1))
     # Elsewhere children are few: score just those.
     first, last = walker.borders(*node)
     choice = (~at_root & (last > first)).nonzero()[:, 0]
-    row, token, _, _ = walker.children(*(x[choice] for x in node))
-    scores = torch.einsum("nh,nh->n", hidden[choice][row], embedding[token]).float()
+    row, token, lo, hi = walker.children(*(x[choice] for x in node))
+    scores = (hidden[choice][row] * embedding[token]).sum(1).float()  # as a product and a sum: einsum takes several times as long
     log_p = segment_log_softmax(scores, row, len(choice))
-    return nll.index_put((choice,), -log_p[token == label[choice][row]])
+    nll = nll.index_put((choice,), -log_p[token == label[choice][row]])
+    if below is not None and question is not None:
+        asked = question[choice][row]
+        mass = (below[asked, hi] - below[asked, lo]).clamp_min(1e-12)
+        shares = mass / mass.new_zeros(len(choice)).index_add(0, row, mass)[row]
+        soft = soft.index_put((choice,), torch.zeros_like(nll[choice]).index_add(0, row, -shares * log_p))
+    return nll, soft

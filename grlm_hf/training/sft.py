@@ -1,145 +1,31 @@
-"""Supervised fine-tuning on the mixture with TRL's `SFTTrainer`."""
+"""Supervised fine-tuning on the mixture with TRL's `SFTTrainer`, in one process or, under a launcher, in several."""
 
 from __future__ import annotations
 
-import json
+import random
 import shutil
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grlm_hf.catalog import Catalog
-from grlm_hf.files import read_json
-from grlm_hf.tasks.examples import FREE_TEXT, LAST_ONLY
-from grlm_hf.tasks.prompts import (
-    identifier_tokens,
-    item_line,
-    line_tokens,
-    prompt_hash,
-    prompt_tokens,
-    title_line,
-    tokenizer_hash,
-    without_specials,
-)
-from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+from grlm_hf.files import read_json, write_json
+from grlm_hf.interactions import Case
+from grlm_hf.tasks.prompts import item_line, prompt_hash, tokenizer_hash
+from grlm_hf.training.config import TrainConfig
+from grlm_hf.training.labels import tokenize_mixture
+from grlm_hf.training.models import add_dropout, load_given, load_trained, lora_settings
+from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
+from grlm_hf.training.resume import last_whole_checkpoint as _last_whole_checkpoint  # noqa: F401
+from grlm_hf.training.scratch import make_model, train_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from grlm_hf.modeling import GRLMForRecommendation
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How the model is trained."""
-
-    model: str = "scratch"
-    """A causal LM on the Hub or in a folder, such as Qwen/Qwen3-4B-Instruct-2507; "scratch" makes a tiny Qwen3 from nothing."""
-    scratch: ScratchConfig = field(default_factory=ScratchConfig)
-    """Shape of the model from scratch."""
-    objective: str = "vocabulary"
-    """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only."""
-    epochs: float = 10.0
-    """3 for a pretrained model, as in the paper."""
-    learning_rate: float = 2e-3
-    """1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B."""
-    batch_size: int = 64
-    """Examples a step and device."""
-    gradient_accumulation: int = 1
-    warmup: float = 0.1
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    weight_decay: float = 0.05
-    dropout: float = 0.1
-    """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
-    bf16: bool = False
-    """Compute in bfloat16 over float32 weights; a given model is saved in bfloat16."""
-    save_steps: int = 200
-    """A checkpoint to resume from is written every so many steps."""
-    max_steps: int = -1
-    """Stop after so many steps; -1: as many as `epochs` takes."""
-    validation_examples: int = 1000
-    """Validation users on whose held-out item the loss is watched after each epoch; 0: none."""
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("vocabulary", "trie"):
-            raise ValueError(f"train.objective is {self.objective!r}; expected 'vocabulary' or 'trie'.")
-        if self.epochs <= 0 and self.max_steps <= 0:
-            raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
-
-
-def tokenize_mixture(
-    mixture: Dataset,
-    tokenizer: Any,
-    catalog: Catalog,
-    max_length: int | None = None,
-    last_only: bool = False,
-    objective: str = "vocabulary",
-) -> Dataset:
-    """The mixture as `input_ids` and `completion_mask`: 1 on what is learnt, the Term IDs of a completion and the EOS behind it.
-
-    Titles of a history are read and not learnt; so are the Term IDs before the last one in the tasks of
-    `grlm_hf.tasks.examples.LAST_ONLY`, and in all with `last_only`: for validation, whose earlier items are training targets. Of the
-    tasks in `FREE_TEXT` every token of the answer is learnt; under the objective "trie" they are left out, with a warning that counts
-    them, since free text has no trie.
-
-    Every label is checked: the tokens of a completion are exactly the trie paths of its items and its title lines, then EOS.
-
-    Raises:
-        ValueError: a completion that is not made of the catalog's identifiers and titles, an example longer than `max_length`, or nothing
-            left.
-    """
-    from datasets import Dataset
-
-    if objective == "trie":
-        mixture = _without_free_text(mixture)
-    prompts = prompt_tokens(tokenizer, mixture["prompt"])
-    texts = [row[-1]["content"] for row in mixture["completion"]]
-    free = [task in FREE_TEXT for task in mixture["task"]]
-    learnt = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
-    lines = [[text] if is_free else text.splitlines(keepends=True) for text, is_free in zip(texts, free, strict=True)]
-    read = _title_paths(tokenizer, catalog, {line for some, is_free in zip(lines, free, strict=True) if not is_free for line in some})
-    completions = tokenizer(without_specials(tokenizer, texts), add_special_tokens=False)["input_ids"]
-    rows: dict[str, list[Any]] = {"input_ids": [], "completion_mask": []}
-    for i, (key, task, prompt, completion) in enumerate(zip(mixture["key"], mixture["task"], prompts, completions, strict=True)):
-        mask = [1] * len(completion)
-        if not free[i]:
-            for n, line in enumerate(lines[i] or [""]):
-                if line not in learnt and (line not in read or n == len(lines[i]) - 1):
-                    raise ValueError(f"Example {key!r} has a completion with {line!r}, which is no identifier of the catalog.")
-            if [token for line in lines[i] for token in learnt.get(line) or read[line]] != completion:
-                raise ValueError(f"Example {key!r}: the tokens of its completion are not its items' trie paths: {texts[i]!r}.")
-            mask = [int(line in learnt) for line in lines[i] for _ in learnt.get(line) or read[line]]
-            if last_only or task in LAST_ONLY:
-                asked = len(learnt[lines[i][-1]])
-                mask = [0] * (len(mask) - asked) + [1] * asked
-        ids = [*prompt, *completion, tokenizer.eos_token_id]
-        if max_length is not None and len(ids) > max_length:
-            raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history, or set max_tokens.")
-        rows["input_ids"].append(ids)
-        rows["completion_mask"].append([0] * len(prompt) + mask + [1])
-    return Dataset.from_dict(rows)
-
-
-def _without_free_text(mixture: Dataset) -> Dataset:
-    count = Counter(task for task in mixture["task"] if task in FREE_TEXT)
-    if not count:
-        return mixture
-    if count.total() == len(mixture):
-        raise ValueError(f"All examples are of {sorted(count)}, whose answers are free text: train.objective=trie learns Term IDs only.")
-    warnings.warn(
-        f"Left out {dict(sorted(count.items()))}: answers in free text, of which train.objective=trie learns nothing.", stacklevel=3
-    )
-    return mixture.select([i for i, task in enumerate(mixture["task"]) if task not in FREE_TEXT])
-
-
-def _title_paths(tokenizer: Any, catalog: Catalog, lines: set[str]) -> dict[str, list[int]]:
-    """Token ids of those of the lines that are titles of the catalog."""
-    lines = {line for line in lines if not line.startswith("[")}
-    titles = sorted(lines & set(map(title_line, catalog))) if lines else []
-    return dict(zip(titles, line_tokens(tokenizer, without_specials(tokenizer, titles)), strict=True))
+    from grlm_hf.priors.sequence import SequenceModel
 
 
 def train(
@@ -149,49 +35,60 @@ def train(
     config: TrainConfig | None = None,
     *,
     validation: Dataset | None = None,
+    cases: Sequence[Case] = (),
     max_history: int = 20,
     history: str = "term_ids",
     max_tokens: int = 0,
     seed: int = 0,
+    teacher: SequenceModel | None = None,
 ) -> GRLMForRecommendation:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
 
+    Under ``accelerate launch`` or ``torchrun`` every process calls it with the same arguments, and `work` is a folder that all of them
+    see. With `config.hub` the checkpoint is pushed while it is trained; the finished one is left to the caller.
+
     Args:
         mixture: prompt/completion examples (`grlm_hf.tasks.mixture`).
-        work: folder for the trainer's checkpoints and its log.
+        work: folder for the trainer's checkpoints and its log, ``log.json``.
         validation: examples of validation users whose loss is logged each epoch.
+        cases: validation users that early stopping asks for their next item. Never test users.
+        teacher: learnt from too, as `config.distill` says; trained on the same histories.
         max_history, history, max_tokens: what the mixture was built with (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states it.
 
+    Returns:
+        The recommender, on the device that it was trained on; trained with LoRA, sharded or with early stopping, on the CPU. Of several
+        processes the main one is to save it; the others get it only where all hold the whole model anyway, and else one of random weights.
+
     Raises:
-        ImportError: trl is not installed.
-        ValueError: see `tokenize_mixture`; or the loss became NaN.
+        ImportError: trl, or what a setting needs, is not installed.
+        ValueError: see `tokenize_mixture`, `TrainConfig.check` and `check_same_run`; early stopping without cases; or the loss became NaN:
+            then the checkpoints in `work` are those from before.
+        MemoryError: with the settings that need less.
     """
     try:
         from trl import SFTConfig
     except ImportError as error:
         raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, gather_object
+    from transformers import AutoTokenizer
 
     from grlm_hf.modeling import GRLMConfig, GRLMForRecommendation
+    from grlm_hf.training.callbacks import EarlyStopping, Pushes, best_folder, places, ranks_metrics, standing
+    from grlm_hf.training.distill import Teacher
     from grlm_hf.training.trainer import TermIDTrainer
 
     config = config or TrainConfig()
+    config.check()
+    stopping = config.early_stopping
+    if stopping.metric and not cases:
+        raise ValueError(
+            f"train.early_stopping.metric={stopping.metric} asks validation users, and there are none. Split the data so that some are "
+            "held out (read.split), or leave the metric empty."
+        )
     work = Path(work)
-    # 1. the model
-    if config.model == "scratch":
-        tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
-        model = make_model(config.scratch, tokenizer, seed)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
-    limit = getattr(model.config, "max_position_embeddings", None)
-    # 2. the data
-    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective)
-    held_out = None
-    if validation is not None and (watched := min(config.validation_examples, len(validation))):
-        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, last_only=True)
-    # 3. TRL
+    # 1. TRL's settings; they come first, since they start the processes' connection and DeepSpeed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
         sft_args = SFTConfig(
@@ -205,52 +102,153 @@ def train(
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,
             weight_decay=config.weight_decay,
-            adam_beta2=0.95,
-            max_grad_norm=1.0,
+            adam_beta1=config.beta1,
+            adam_beta2=config.beta2,
+            adam_epsilon=config.epsilon,
+            max_grad_norm=config.clip,
             bf16=config.bf16,
             use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=config.model != "scratch",
+            gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
+            use_liger_kernel=config.liger,
             completion_only_loss=True,
             max_length=None,
-            eval_strategy="epoch" if held_out is not None else "no",
+            eval_strategy="no",  # evaluations are asked for by the trainer's own callback
             save_steps=config.save_steps,
             save_total_limit=2,
             logging_steps=10,
             logging_nan_inf_filter=False,
+            ddp_find_unused_parameters=False if torch.cuda.is_available() else None,
+            ddp_timeout=7200,  # a push or a search for validation users takes its time, and the others wait
             seed=seed,
             data_seed=seed,
             disable_tqdm=False,
             report_to="none",
         )
+    processes = PartialState()
+    # 2. the model
+    if config.model == "scratch":
+        tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
+        model = make_model(config.scratch, tokenizer, seed)
+        if not torch.cuda.is_available():  # for short texts on a CPU the fused kernels take longer; half as long again for a whole step
+            model.set_attn_implementation("eager")
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        model = load_given(config)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    # 3. the data
+    if config.distill.weight and teacher is None:
+        raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
+    taught = bool(config.distill.weight)
+    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
+    held_out = None
+    if validation is not None and (watched := min(config.validation_examples, len(validation))):
+        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, last_only=True)
+    if len(set(gather_object([digest(examples)]))) > 1:
+        raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
+    # 4. TRL's trainer
+    if processes.is_main_process:
+        check_same_run(work, config, seed, processes.num_processes, examples)
+    (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
+    trie = catalog.trie(tokenizer) if config.objective == "trie" else None
     trainer = TermIDTrainer(
         model,
-        trie=catalog.trie(tokenizer) if config.objective == "trie" else None,
+        trie=trie,
+        teacher=Teacher(teacher, catalog, trie, config.distill.temperature) if taught and teacher and trie else None,
+        teacher_weight=config.distill.weight,
         args=sft_args,
         train_dataset=examples,
         eval_dataset=held_out,
         processing_class=tokenizer,
+        peft_config=lora_settings(config),
     )
-    hooks = _add_dropout(trainer.model, config.dropout)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+    facts = GRLMConfig(
+        max_history=max_history,
+        prompt_hash=prompt_hash(history),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        objective=config.objective,
+        history=history,
+        max_tokens=max_tokens,
+    )
+    autocast = config.bf16 and config.model != "scratch"
+
+    def saved(folder: Path) -> Path:
+        """The weights as they are now, written by all processes together; it takes `folder`'s place when it is whole."""
+        trainer.save_model(str(folder.with_name(f"{folder.name}-new")))
+        trainer.accelerator.wait_for_everyone()
+        if processes.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.with_name(f"{folder.name}-new").rename(folder)
+        trainer.accelerator.wait_for_everyone()
+        return folder
+
+    def assembled(folder: Path) -> GRLMForRecommendation:
+        trained = load_trained(folder, config)
+        return GRLMForRecommendation(trained.to(torch.bfloat16) if autocast else trained, tokenizer, catalog, facts)
+
+    asked = random.Random(seed).sample(list(cases), min(stopping.users, len(cases)))
+
+    def ask() -> dict[str, float]:
+        if trainer.sharded:
+            grlm = assembled(saved(work / "asked")).to(sft_args.device)
+        else:
+            grlm = GRLMForRecommendation(trainer.accelerator.unwrap_model(trainer.model), tokenizer, catalog, facts)
+        trainer.model.eval()  # what is logged next belongs to an evaluation
+        mine = range(processes.process_index, len(asked), processes.num_processes)
+        with torch.autocast(sft_args.device.type, torch.bfloat16, enabled=autocast):
+            found = gather_object(list(zip(mine, places(grlm, [asked[i] for i in mine]), strict=True)))
+        return ranks_metrics([place for _, place in sorted(found, key=lambda pair: pair[0])])
+
+    def push() -> None:
+        folder = saved(work / "pushed")
+        if processes.is_main_process:
+            assembled(folder).push_to_hub(config.hub.repo)
+        trainer.accelerator.wait_for_everyone()
+
+    if stopping.metric:
+        trainer.add_callback(EarlyStopping(stopping, work, ask, trainer.log, saved))
+    if config.hub.every:
+        trainer.add_callback(Pushes(config.hub.every, push))
+    hooks = add_dropout(trainer.model, config.dropout)
+    if processes.process_index:  # dropout of its own in each process
+        torch.manual_seed(seed + processes.process_index)
+    log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
+    if not (stopping.metric and standing(log, stopping)[1]):  # else it was broken off after it had stopped
+        with _memory_knobs(config):
+            trainer.train(resume_from_checkpoint=resume)
+        log = trainer.state.log_history
     for hook in hooks:
         hook.remove()
-    (work / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
-    # 4. the checkpoint
-    if config.bf16 and config.model != "scratch":
-        trainer.accelerator.unwrap_model(trainer.model).to(torch.bfloat16)
-    return GRLMForRecommendation(
-        trainer.accelerator.unwrap_model(trainer.model),
-        tokenizer,
-        catalog,
-        GRLMConfig(
-            max_history=max_history,
-            prompt_hash=prompt_hash(history),
-            tokenizer_hash=tokenizer_hash(tokenizer),
-            objective=config.objective,
-            history=history,
-            max_tokens=max_tokens,
-        ),
-    )
+    # 5. the checkpoint
+    if processes.is_main_process:
+        write_json(work / "log.json", log)
+    best = standing(log, stopping)[0] if stopping.metric else None
+    if best is not None or trainer.sharded or config.lora.rank:
+        folder = saved(work / "final") if best is None else best_folder(work, best)
+        trainer.accelerator.wait_for_everyone()
+        return assembled(folder)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    return GRLMForRecommendation(trained.to(torch.bfloat16) if autocast else trained, tokenizer, catalog, facts)
+
+
+@contextmanager
+def _memory_knobs(config: TrainConfig) -> Iterator[None]:
+    """Says of memory that ran out which settings need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
+        if not short:
+            raise
+        knobs = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]
+        if config.model != "scratch":
+            knobs += ["train.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+            knobs += ["train.bf16=true"] if not config.bf16 else []
+            knobs += ["train.lora.rank=16"] if not config.lora.rank else ["train.lora.bits=4"] if config.lora.bits == 16 else []
+            knobs += ["several GPUs under ZeRO-2 or ZeRO-3 (docs/training.md)"]
+        knobs += ["a lower mixture.max_tokens or mixture.max_history, with the data made again"]
+        found = said.splitlines()[0] if said else "MemoryError"
+        raise MemoryError(f"Memory ran out in training ({found}). Try {'; '.join(knobs)}.") from error
 
 
 def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
@@ -259,29 +257,3 @@ def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
     written = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
     asked = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
     return [*map(item_line, catalog.identifiers * 10), *asked, *written]
-
-
-def _last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a half-written one, left by a kill, is removed."""
-    for folder in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            read_json(folder / "trainer_state.json")  # the trainer writes it last
-        except ValueError:
-            shutil.rmtree(folder)
-            continue
-        return str(folder)
-    return None
-
-
-def _add_dropout(model: Any, p: float) -> list[Any]:
-    """Hooks that drop out embeddings and block outputs while training, so that the saved architecture stays a stock one."""
-    from torch.nn import functional as F
-
-    if not p:
-        return []
-
-    def drop(module: Any, _inputs: Any, output: Any) -> Any:
-        return F.dropout(output, p, module.training)
-
-    modules = [model.get_input_embeddings(), *(m for n, m in model.named_modules() if n.endswith(("self_attn.o_proj", "mlp.down_proj")))]
-    return [module.register_forward_hook(drop) for module in modules]

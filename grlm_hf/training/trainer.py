@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback
+from datasets import concatenate_datasets
+from transformers import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import TrieWalker
-from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+from grlm_hf.training.callbacks import OneBar, SameWhenResumed
+from grlm_hf.training.callbacks import OneBar as _OneBar  # noqa: F401
+from grlm_hf.training.callbacks import StopAtNaN as _StopAtNaN  # noqa: F401
+from grlm_hf.training.distill import Teacher
+from grlm_hf.training.head import plain_head, vocabulary_nll
+from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 
 
 class TermIDTrainer(SFTTrainer):
     """`SFTTrainer` on tokenized examples.
 
+    In several processes it takes the same steps as one process with the same examples a step. Where the last batch of an epoch has too few
+    for all of them, examples without labels fill it up, which weigh nothing.
+
     Args:
-        trie: train on the trie-normalised loss (the sum over the labels divided by their number); ``None``: on TRL's own loss.
+        trie: train on the trie-normalised loss (the sum over the labels divided by their number); ``None``: on TRL's own loss, on a CPU
+            computed at the labels only (`grlm_hf.training.head`).
+        teacher: whose answers make up the share `teacher_weight` of the loss in training, for examples that name their `identifiers`.
+
+    Raises:
+        ValueError: the trie-normalised loss under ZeRO-3 or FSDP, which take the output embeddings apart; or the loss or the gradient is
+            not finite at some step, before it has touched the weights.
     """
 
-    def __init__(self, model: Any, *, trie: Trie | None, **kwargs: Any):
+    def __init__(self, model: Any, *, trie: Trie | None, teacher: Teacher | None = None, teacher_weight: float = 0.0, **kwargs: Any):
         super().__init__(model, **kwargs)
-        self.add_callback(_StopAtNaN())
+        self.teacher, self.teacher_weight = teacher, teacher_weight
+        self.data_collator = _Collator(self.data_collator)
+        self.add_callback(SameWhenResumed(lambda epoch: self._order.set_epoch(epoch), self.eval_dataset is not None))
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(_OneBar())
+            self.add_callback(OneBar())
+        batch = self.args.train_batch_size * self.args.world_size
+        self._fillers = -len(self.train_dataset) % batch if self.args.world_size > 1 else 0
+        if self._fillers:  # accelerate would repeat examples from the epoch's beginning
+            self.train_dataset = concatenate_datasets([self.train_dataset, _without_labels(self.train_dataset)])
+        plugin = self.accelerator.state.deepspeed_plugin
+        self.sharded = bool(self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3))
+        """No process has the weights of the whole model."""
+        if trie and self.sharded:
+            raise ValueError("train.objective=trie needs whole output embeddings in every process: use ZeRO-2 instead of ZeRO-3 or FSDP.")
         self._walker = TrieWalker(trie, self.args.device) if trie else None
         self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
         self._eos = trie.eos_token_id if trie else None
@@ -35,54 +62,152 @@ class TermIDTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in rows["input_ids"]]
-        return _SeededLengthSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self._fillers:
+            lengths.pop()
+        self._order = _SeededLengthSampler(step, lengths, self.args.seed, self._fillers)
+        return self._order
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise ValueError(f"The loss became {loss.item()} {self._told(inputs)}")
+        self._last = inputs
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            raise ValueError(f"The gradient's length became {float(norm)} {self._told(self._last)}")
+        return norm
+
+    def _told(self, inputs: dict[str, Any]) -> str:
+        keys = self._keys(inputs)
+        some = ", ".join(map(repr, keys[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+        return (
+            f"at step {self.state.global_step + 1}, in a batch of the examples {some or 'unknown'}. The checkpoints written before are "
+            "good. Lower train.learning_rate or train.clip, or look at these examples."
+        )
+
+    def _keys(self, inputs: dict[str, Any]) -> list[str]:
+        """Which examples a batch is made of, found by their tokens."""
+        if "key" not in self.train_dataset.column_names:
+            return []
+        wanted = set()
+        for row, ids in enumerate(inputs["input_ids"]):
+            if "attention_mask" in inputs:
+                wanted.add(tuple(ids[inputs["attention_mask"][row].bool()].tolist()))
+            elif "position_ids" in inputs:  # several examples in one row
+                starts = (inputs["position_ids"][row] == 0).nonzero()[1:, 0].tolist()
+                wanted |= {tuple(part.tolist()) for part in ids.tensor_split(starts)}
+        rows = zip(self.train_dataset["key"], self.train_dataset["input_ids"], strict=True)
+        return [key for key, ids in rows if key and tuple(ids) in wanted]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # all parts are there before the main process writes the file that says so
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if self._walker is None:
+            if not return_outputs and plain_head(self.accelerator.unwrap_model(model)):
+                return self._vocabulary_loss(model, inputs, num_items_in_batch)
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        identifiers = inputs.pop("identifiers", None)
         labels = inputs["labels"][:, 1:]
         # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
         out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         node = label_nodes(labels, self._labels, self._eos)  # type: ignore[arg-type]
         used = node[1] > node[0]
+        begins = used & (node[2] == 0)
         node = tuple(x[used] for x in node)
         embedding = self.accelerator.unwrap_model(model).get_output_embeddings().weight
+        below = question = None
+        if self.teacher is not None and model.training and identifiers is not None:
+            below, question = self._taught(identifiers, begins, used)
         with self.compute_loss_context_manager():
-            nll = trie_nll(out.hidden_states[-1][:, :-1][used], embedding, node, labels[used], self._walker)
-        count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = nll.sum() / count
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
+            hidden = out.hidden_states[-1][:, :-1][used]
+            nll, soft = trie_losses(hidden, embedding, node, labels[used], self._walker, below, question)
+        if question is not None:
+            nll = torch.where(question >= 0, (1 - self.teacher_weight) * nll + self.teacher_weight * soft, nll)
+        loss = self._a_label(nll.sum(), labels, num_items_in_batch)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
+
+    def _vocabulary_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        labels = inputs["labels"][:, 1:]
+        out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+        learnt = labels != IGNORED
+        with self.compute_loss_context_manager():
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            nll = vocabulary_nll(out.hidden_states[-1][:, :-1][learnt], head, labels[learnt])
+        return self._a_label(nll, labels, num_items_in_batch)
+
+    def _a_label(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        """Mean loss over the labels: of this batch, or of the whole step in all processes, whose gradients are averaged afterwards."""
+        if num_items_in_batch is None:
+            return total / (labels != IGNORED).sum().clamp(min=1)
+        return total / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+
+    def _taught(
+        self, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """The teacher's answers, and which of them each label belongs to, -1 for none. `begins`, `used`: bool [batch, length]; the first
+        labels of identifiers, all labels that have a node."""
+        rows = [row for row, numbers in enumerate(identifiers) if numbers]
+        if not rows:
+            return None, None
+        below = self.teacher.below([identifiers[row] for row in rows])  # type: ignore[union-attr]
+        # Where only the last items of an example are learnt, those are the last questions.
+        after = torch.full((len(identifiers),), -1)
+        after[rows] = torch.tensor([len(identifiers[row]) - 1 for row in rows]).cumsum(0)
+        after = after.to(begins.device)[:, None]
+        place = begins.cumsum(1)
+        question = after - place[:, -1:] + place - 1
+        return below, torch.where(after >= 0, question, -1)[used]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "identifiers" not in self._signature_columns:  # type: ignore[operator]
+            self._signature_columns.append("identifiers")  # type: ignore[union-attr]
+
+
+class _Collator:
+    """TRL's collator, with the lists of `identifiers` left as they are."""
+
+    def __init__(self, inner: Any):
+        self.inner = inner
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        kept = [row["identifiers"] for row in rows if "identifiers" in row]
+        batch = self.inner([{name: value for name, value in row.items() if name != "identifiers"} for row in rows])
+        return batch | {"identifiers": kept} if kept else batch
+
+
+def _without_labels(examples: Any) -> Any:
+    """The shortest example as a dataset of its own, with nothing to learn."""
+
+    def blank(row: dict[str, Any]) -> dict[str, Any]:
+        empty = {"labels": [IGNORED] * len(row["labels"]), "key": "", "identifiers": []}
+        return {name: value for name, value in empty.items() if name in row}
+
+    shortest = min(range(len(examples)), key=list(map(len, examples["input_ids"])).__getitem__)
+    return examples.select([shortest]).map(blank, features=examples.features, load_from_cache_file=False)
 
 
 class _SeededLengthSampler(LengthGroupedSampler):
     """Batches of like lengths, in an order that depends on seed and epoch alone: the stock one draws from the global generator, so that a
-    resumed run would see other batches."""
+    resumed run would see other batches. Behind them it names `fillers` times the example that follows the last one."""
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, fillers: int = 0):
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed = seed
+        self.seed, self.fillers = seed, fillers
         self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return len(self.lengths) + self.fillers
+
+    def __iter__(self) -> Iterator[int]:
+        yield from super().__iter__()
+        yield from [len(self.lengths)] * self.fillers
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(self.seed * 100_003 + epoch)
-
-
-class _OneBar(ProgressCallback):
-    """Losses at the end of the one training bar, instead of a printed dictionary each time and a bar for every evaluation."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self.training_bar is not None:
-            self.shown = getattr(self, "shown", {}) | {n: f"{v:.3f}" for n, v in (logs or {}).items() if n in ("loss", "eval_loss")}
-            self.training_bar.set_postfix(self.shown)
-
-    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-class _StopAtNaN(TrainerCallback):
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        for name in ("loss", "grad_norm", "eval_loss"):
-            if not math.isfinite(float((logs or {}).get(name, 0.0))):
-                raise ValueError(f"{name} became {logs[name]} by step {state.global_step}; lower train.learning_rate.")  # type: ignore[index]

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 from toys import all_histories, toy_catalog, toy_grlm, toy_histories
 
-from grlm_hf.evaluation.baselines.chance import chance
-from grlm_hf.evaluation.baselines.popularity import popularity
 from grlm_hf.evaluation.evaluate import Rankings, evaluate
 from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
+from grlm_hf.evaluation.scored import scored
 from grlm_hf.interactions import Case, leave_one_out
+from grlm_hf.priors.chance import Chance
+from grlm_hf.priors.popularity import Popularity
 
 CATALOG = toy_catalog()
 SPLIT = leave_one_out(toy_histories())
+IDS = tuple(i.item_id for i in CATALOG)
+POPULAR = Popularity.fit(IDS, SPLIT.train)
 ABOUT = {"dataset": "toy", "split": "leave-one-out", "seen": "kept"}
 
 
@@ -24,7 +27,7 @@ def oracle(histories: Sequence[Sequence[str]]) -> Rankings:
 
 
 def test_report_has_the_stated_form_and_figures(tmp_path: Path) -> None:
-    methods = {"oracle": oracle, "popularity": popularity(CATALOG, SPLIT.train, True), "random": chance(CATALOG, True)}
+    methods = {"oracle": oracle, "popularity": scored(POPULAR, CATALOG, True), "random": scored(Chance(IDS), CATALOG, True)}
     report = evaluate(methods, SPLIT.test, CATALOG, resamples=50, **ABOUT)
     assert report["schema"] == "grlm.report/1"
     assert report["dataset"] == "toy"
@@ -48,11 +51,11 @@ def test_report_has_the_stated_form_and_figures(tmp_path: Path) -> None:
 
 def test_baselines_leave_out_seen_items_and_rank_all_else() -> None:
     histories = all_histories(3)
-    for method in (popularity(CATALOG, SPLIT.train, True), chance(CATALOG, True, seed=5)):
+    for method in (scored(POPULAR, CATALOG, True), scored(Chance(IDS, 5), CATALOG, True)):
         for history, ranking in zip(histories, method(histories).items, strict=True):
             assert sorted([*ranking, *history]) == sorted(i.item_id for i in CATALOG)
         assert method(histories) == method(histories)
-    counts = [sum(h.items.count(i) for h in SPLIT.train) for i in popularity(CATALOG, SPLIT.train, False)([[]]).items[0]]
+    counts = [sum(h.items.count(i) for h in SPLIT.train) for i in scored(POPULAR, CATALOG, False)([[]]).items[0]]
     assert counts == sorted(counts, reverse=True)
 
 

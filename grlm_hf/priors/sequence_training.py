@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.evaluation.baselines.sequence import SequenceConfig, SequenceModel, make_network, padded, read_tensors, write_tensors
 from grlm_hf.interactions import Case, History
+from grlm_hf.priors.scores import training_rows
+from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
+from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 _STATE = "sequence.state"  # safetensors inside, but not called so, or other tools would take it for weights
 _ROWS = 1024  # validation cases scored at once
@@ -40,7 +41,8 @@ def train_sequence_model(
     Args:
         item_ids: the catalog's ids; rows and columns of the model stand in this order.
         histories: what may be learnt from; never held-out items.
-        validation: cases whose recall@10, seen items left out, is measured after each epoch; the best epoch's weights are kept.
+        validation: cases whose recall@10, seen items left out, is measured after each epoch. With `config.patience` the best epoch's
+            weights are kept; without, the last one's, at which the learning rate has come down.
         seed: 0 or more; of the first weights, the order of examples and dropout.
         work: a folder that keeps the state, so that a training that was killed goes on where it stopped.
 
@@ -71,7 +73,7 @@ def train_sequence_model(
     facts: dict[str, Any] = {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}
     kept: dict[str, Any] = {}  # the best epoch's weights
     if state and state.is_file():
-        groups, facts = read_tensors(state)
+        groups, facts = read_tensors(state, SequenceModel.kind)
         _check_resumable(state, facts.get("about"), about)
         _restore(net, optimizer, groups)
         kept = groups.get("best", {})
@@ -101,16 +103,16 @@ def train_sequence_model(
                 entry = {"epoch": epoch + 1, "loss": facts["running"] / int(lengths.sum())}
                 if validation:
                     entry["recall@10"] = _recall(SequenceModel(tuple(ids), counts, net.eval(), config), validation)
-                    if entry["recall@10"] > facts["best"][1]:
+                    if config.patience and entry["recall@10"] > facts["best"][1]:
                         facts["best"] = [epoch + 1, entry["recall@10"]]
                         kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
                 facts |= {"log": [*facts["log"], entry], "running": 0.0}
                 bar.set_postfix({name: f"{value:.4g}" for name, value in entry.items()})
             if state and (ended or facts["step"] % config.save_steps == 0):
                 adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
-                write_tensors(state, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)
+                write_tensors(state, SequenceModel.kind, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)
 
-    # 3. the best weights, rows in the order asked for
+    # 3. the weights that are kept, rows in the order asked for
     if kept:
         net.load_state_dict(kept)
     row = {item: n for n, item in enumerate(ids)}
@@ -125,23 +127,10 @@ def _training_data(item_ids: Sequence[str], histories: Sequence[History], max_it
     """The ids in ascending order; pieces of at most `max_items` + 1 of their places, such that every step of a history from an item to
     the next stands in one piece, once, with all of the piece before it as its context; int64 [n_items] counts of the items
     in histories that have such a step."""
-    ids = sorted(set(item_ids))
-    if len(ids) < len(item_ids):
-        some = next(item for item, n in Counter(item_ids).items() if n > 1)
-        raise ValueError(f"Item ids must be unique; {len(item_ids) - len(ids)} are repeated, such as {some!r}.")
-    row = {item: n for n, item in enumerate(ids)}
+    ids = sorted(item_ids)
     pieces: list[list[int]] = []
     counts = np.zeros(len(ids), np.int64)
-    for history in sorted(histories, key=lambda h: (h.user_id, h.items)):
-        if history.n_valid or history.n_test:
-            raise ValueError(
-                f"The history of user {history.user_id!r} still holds its held-out items. Split first, and pass `split.train`."
-            )
-        try:
-            places = [row[item] for item in history.items]
-        except KeyError as error:
-            unknown = f"User {history.user_id!r} has item {error.args[0]!r}, which is none of the {len(ids)} item ids."
-            raise ValueError(f"{unknown} Give its id too, or leave it out of the history.") from None
+    for places in training_rows(ids, sorted(histories, key=lambda h: (h.user_id, h.items))):
         if len(places) > 1:
             np.add.at(counts, places, 1)
         pieces += [places[max(0, end - 1 - max_items) : end] for end in range(len(places), 1, -max_items)]

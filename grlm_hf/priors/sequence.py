@@ -5,28 +5,23 @@ every position, where SASRec drew one negative. That loss is what its usually qu
 2309.07602). The network is a small GPT-NeoX of transformers: rotary positions, GELU, dropout on embeddings and on both branches of a
 block; the item embeddings are also the output layer.
 
-It is a baseline of the evaluation, and its item embeddings give the neighbours of the collaborative task.
+Its item embeddings also give neighbours for the collaborative task.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.evaluation.evaluate import Method, Rankings
-from grlm_hf.evaluation.metrics import DEPTH
-from grlm_hf.files import replacing
 from grlm_hf.identifiers.neighbors import Neighbors, nearest
+from grlm_hf.priors.tensors import read_tensors, write_tensors
 
-_SCHEMA = "grlm.sequence/1"
 _ROWS = 512  # histories scored at once
 
 
@@ -57,7 +52,7 @@ class SequenceConfig:
     bf16: bool = True
     """Train in bfloat16 over float32 weights. Scores are always computed in float32."""
     patience: int = 0
-    """Stop after so many epochs in which validation recall@10 did not rise; 0: train all epochs. The best epoch is kept either way."""
+    """Stop after so many epochs in which validation recall@10 did not rise, and keep the best; 0: train all epochs, and keep the last."""
     save_steps: int = 500
     """A state to resume from is written every so many steps, and after each epoch."""
 
@@ -88,6 +83,7 @@ class SequenceModel:
             were validation cases, `recall@10`.
     """
 
+    kind: ClassVar[str] = "sequence"
     item_ids: tuple[str, ...]
     counts: np.ndarray
     net: Any
@@ -98,6 +94,11 @@ class SequenceModel:
     def rows(self) -> dict[str, int]:
         """item_id → its row."""
         return {item: row for row, item in enumerate(self.item_ids)}
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool `[n_items]`: the items that training saw."""
+        return self.counts > 0
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[n, n_items]`: log p(next item | history), natural log; a row's probabilities sum to 1. Seen items are not left out.
@@ -146,12 +147,12 @@ class SequenceModel:
         import torch
 
         facts = {"item_ids": list(self.item_ids), "config": asdict(self.config), "log": list(self.log)}
-        write_tensors(path, {"net": self.net.state_dict(), "items": {"counts": torch.from_numpy(self.counts)}}, facts)
+        write_tensors(path, self.kind, {"net": self.net.state_dict(), "items": {"counts": torch.from_numpy(self.counts)}}, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> SequenceModel:
         """A model that `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
-        groups, facts = read_tensors(path)
+        groups, facts = read_tensors(path, cls.kind)
         try:
             config = SequenceConfig(**facts["config"])
             net = make_network(len(facts["item_ids"]), config)
@@ -159,30 +160,6 @@ class SequenceModel:
             return cls(tuple(facts["item_ids"]), groups["items"]["counts"].numpy(), net.eval(), config, tuple(facts["log"]))
         except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{path} is not a sequence model that this grlm-hf reads ({error}). Train it again.") from error
-
-
-def sequence_decoder(catalog: Catalog, model: SequenceModel, exclude_seen: bool) -> Method:
-    """Ranks the catalog by `SequenceModel.scores`, ties in ascending order of item_id. Items that the model does not know come last."""
-    ids = sorted(i.item_id for i in catalog)
-    position = {item: p for p, item in enumerate(ids)}
-    columns = np.array([model.rows.get(item, -1) for item in ids])
-
-    def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
-        scores = model.scores(histories)
-        asked = np.array([domain in (None, catalog[item].domain) for item in ids])
-        items = []
-        for row, history in zip(scores, histories, strict=True):
-            score = np.where(columns >= 0, row[columns], -np.inf)
-            legal = asked.copy()
-            if exclude_seen:
-                legal[[position[i] for i in history if i in position]] = False
-            among = np.flatnonzero(legal)
-            if len(among) > DEPTH:
-                among = among[score[among] >= np.partition(score[among], -DEPTH)[-DEPTH]]
-            items.append([ids[p] for p in among[np.argsort(-score[among], kind="stable")][:DEPTH]])
-        return Rankings(items)
-
-    return method
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
@@ -219,36 +196,3 @@ def make_network(n_items: int, config: SequenceConfig, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         net: Any = GPTNeoXModel(shape)
         return net.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-# --- on disk ------------------------------------------------------------------------------------------------------------------------
-
-
-def write_tensors(path: str | Path, groups: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes tensors, named within named groups, and JSON facts as one file in the safetensors format, atomically."""
-    from safetensors.torch import save
-
-    tensors = {f"{group}.{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
-    data = save(tensors, metadata={_SCHEMA: json.dumps(facts)})
-    with replacing(path) as new:
-        new.write_bytes(data)
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ValueError(f"No sequence model at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_SCHEMA])
-            groups: dict[str, dict[str, Any]] = {}
-            for key in file.keys():  # noqa: SIM118 (no mapping)
-                group, name = key.split(".", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-            return groups, facts
-    except KeyError:
-        raise ValueError(f"{path} has no {_SCHEMA} header: it is no sequence model, or one of another version of grlm-hf.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable sequence model; it may be truncated ({error}). Remove it and train again.") from error

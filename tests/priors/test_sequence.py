@@ -15,11 +15,12 @@ import torch
 from omegaconf import OmegaConf
 from toys import toy_catalog, toy_histories
 
-from grlm_hf.evaluation.baselines import sequence_training
-from grlm_hf.evaluation.baselines.sequence import SequenceConfig, SequenceModel, make_network, sequence_decoder
-from grlm_hf.evaluation.baselines.sequence_training import _batches, _step, _training_data, train_sequence_model
 from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.evaluation.scored import scored
 from grlm_hf.interactions import Case, History
+from grlm_hf.priors import sequence_training
+from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network
+from grlm_hf.priors.sequence_training import _batches, _step, _training_data, train_sequence_model
 
 TINY = SequenceConfig(layers=1, width=16, heads=2, max_items=4, dropout=0.1, epochs=3, batch_positions=32, save_steps=2)
 IDS = [f"i{n}" for n in range(30)]
@@ -139,7 +140,7 @@ def test_the_method_ranks_the_catalog_by_score(exclude_seen: bool) -> None:
     histories = [h.items for h in toy_histories()]
     trained = [History(h.user_id, tuple(i for i in h.items if i not in ids[:2])) for h in toy_histories()]
     model = train_sequence_model([*ids[2:], "gone"], trained, TINY)
-    rankings = sequence_decoder(catalog, model, exclude_seen)(histories).items
+    rankings = scored(model, catalog, exclude_seen)(histories).items
     scores = model.scores(histories)
     for history, ranking, row in zip(histories, rankings, scores, strict=True):
         known = sorted(ids[2:], key=lambda i: (-row[model.rows[i]], i))
@@ -158,7 +159,7 @@ def test_the_method_names_the_best_of_many_and_breaks_ties_by_id() -> None:
     history = ["n95", "n3"]
     row = model.scores([history])[0]
     assert len(set(row[10:])) == 1
-    (ranking,) = sequence_decoder(catalog, model, True)([history]).items
+    (ranking,) = scored(model, catalog, True)([history]).items
     expected = sorted(set(names) - set(history), key=lambda i: (-row[model.rows[i]], i))
     assert ranking == expected[:DEPTH]
 
@@ -167,7 +168,7 @@ def test_only_items_of_the_domain_that_is_asked_for(learnt: SequenceModel) -> No
     from grlm_hf import Catalog, Item
 
     catalog = Catalog([Item(i, i, domain="odd" if n % 2 else "even") for n, i in enumerate(IDS)], [("word", i) for i in IDS])
-    method = sequence_decoder(catalog, learnt, False)
+    method = scored(learnt, catalog, False)
     histories = random_histories(20, 5)
     rows = learnt.scores(histories)
     for domain, ids in (("odd", IDS[1::2]), ("even", IDS[::2])):
@@ -235,8 +236,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from evaluation import test_sequence as toys
-from grlm_hf.evaluation.baselines import sequence_training as training
+from priors import test_sequence as toys
+from grlm_hf.priors import sequence_training as training
 taken, step = [], training._step
 def counted(*args):
     taken.append(1)
@@ -299,7 +300,7 @@ def test_validation_recall_is_that_of_the_method(learnt: SequenceModel) -> None:
     catalog = Catalog([Item(i, i) for i in IDS], [("word", i) for i in IDS])
     rng = random.Random(3)
     cases = [Case("u", tuple(h), rng.choice([*IDS, "unknown"])) for h in random_histories(300, 5)]
-    rankings = sequence_decoder(catalog, learnt, True)([c.history for c in cases]).items
+    rankings = scored(learnt, catalog, True)([c.history for c in cases]).items
     hits = sum(c.target in ranking[:10] for c, ranking in zip(cases, rankings, strict=True))
     assert 0 < hits < 300
     assert sequence_training._recall(learnt, cases) == hits / 300

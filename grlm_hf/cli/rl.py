@@ -1,0 +1,69 @@
+"""The verbs that train a checkpoint further: grpo and dpo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.cli.app import RecipeFile, Settings, app, quiet, say
+
+
+@app.command
+def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Train a checkpoint further with GRPO: rewards on identifiers that the constrained search finds after training histories.
+
+    All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
+
+    Example: `grlm grpo checkpoint datasets --output checkpoint-grpo --recipe recipes/sample-grpo.yaml --set grpo.steps=100`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id of what is trained further.
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        Folder that receives the new checkpoint.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages.rl import make_grpo
+
+    r = load_recipe(recipe, set_ or [])
+    quiet()
+    _show(make_grpo(checkpoint, datasets, output, r.grpo, seed=r.seed), output)
+
+
+@app.command
+def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+    """Train a checkpoint further with DPO: the item that came next against what the constrained search finds instead.
+
+    All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
+
+    Example: `grlm dpo checkpoint datasets --output checkpoint-dpo --set dpo.negatives=8`
+
+    Parameters
+    ----------
+    checkpoint
+        Folder or Hub id of what is trained further.
+    datasets
+        Folder of `grlm dataset`, or a dataset on the Hub.
+    output
+        Folder that receives the new checkpoint.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages.rl import make_dpo
+
+    r = load_recipe(recipe, set_ or [])
+    quiet()
+    _show(make_dpo(checkpoint, datasets, output, r.dpo, seed=r.seed), output)
+
+
+def _show(result: dict[str, Any], output: Path) -> None:
+    print(f"{result['users']} validation users, full catalog:")
+    for entry in result["comparisons"]:
+        start, end = (result["methods"][name][entry["metric"]] for name in ("start", "end"))
+        sign = 1 if entry["a"] == "end" else -1
+        low, high = sorted((sign * entry["low"], sign * entry["high"]))
+        print(f"  {entry['metric']:<10} {start:.4f} → {end:.4f}  ({sign * entry['difference']:+.4f}, 95 % [{low:+.4f}, {high:+.4f}], "
+              f"p = {entry['p']:.2g})")  # fmt: skip
+    say(f"checkpoint → {output}")

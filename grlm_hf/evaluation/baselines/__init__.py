@@ -1,1 +1,0 @@
-"""Methods to beat, under the same protocol."""

@@ -1,0 +1,58 @@
+"""Hits where items share a Term ID: under three stated rules.
+
+A method that ranks by Term ID gives the items of one the same score, and has to put them in some order. How much that order is worth:
+
+first     as everywhere in a report: items that share a Term ID stand in ascending order of item_id.
+expected  the mean over all orders of the items that share the target's Term ID, all equally likely.
+any       an item with the target's Term ID counts as the target: how good the Term IDs are that the method finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
+from grlm_hf.evaluation.rankings import Rankings
+from grlm_hf.interactions import Case
+
+RULES = ("first", "expected", "any")
+
+
+def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog], seen_kept: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Rule → metric of `per_case` → value for each case, float64 [cases].
+
+    Args:
+        rankings: of a method that ranks by Term ID (``rankings.by_term_id``).
+        pools: what could be recommended, by case.
+        seen_kept: items of the history are ranked too. Otherwise they are no candidates; a target that is one of them is never hit under
+            "expected", as under "first".
+
+    Under "expected" the items of the target's Term ID, `g` candidates, hold `g` places: those that they have in the ranking, and for the
+    rest places beyond its end. The target is at each of them with probability 1 / g. If the end of a ranking parts such a group, the
+    places are those of all orders too, since the group begins where it begins.
+    """
+    targets = [c.target for c in cases]
+    first = per_case(ranks(rankings.items, targets))
+    # the places of a target's group, case by case: `owner[j]` is the case of the j-th place
+    owner: list[int] = []
+    places: list[int] = []
+    size = np.ones(len(cases))
+    nearest = np.zeros(len(cases), np.int64)
+    for n, (ranking, case, pool) in enumerate(zip(rankings.items, cases, pools, strict=True)):
+        if case.target not in pool:
+            continue
+        group = {i.item_id for i in pool.items_of(pool.term_id(case.target))}
+        found = [place for place, item in enumerate(ranking[:DEPTH], 1) if item in group]
+        if found:
+            nearest[n] = found[0]
+        candidates = group if seen_kept else group.difference(case.history)
+        if case.target in candidates:
+            owner += [n] * len(found)
+            places += found
+            size[n] = len(candidates)
+    each = per_case(np.array(places, np.int64))
+    expected = {name: np.bincount(owner, value, len(cases)) / size if owner else np.zeros(len(cases)) for name, value in each.items()}
+    return {"first": first, "expected": expected, "any": per_case(nearest)}

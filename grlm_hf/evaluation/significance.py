@@ -1,0 +1,90 @@
+"""Is one method better than another? Paired by user: what one user makes hard is hard for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.evaluation.metrics import interval, user_sums
+
+METRICS = ("recall@10", "ndcg@10")
+DRAWS = 9_999
+"""Of the permutation test: the smallest p is 1 / 10,000."""
+_SIGNS = 2**23  # held at once
+
+
+def compare(
+    hits: Mapping[str, Mapping[str, np.ndarray]],
+    users: Sequence[str],
+    pairs: Sequence[tuple[str, str]] = (),
+    metrics: Sequence[str] = METRICS,
+    resamples: int = 1000,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Entries ``{a, b, metric, difference, low, high, p, p_holm, test}``: by metric the best method against each other one, then `pairs`.
+
+    ``difference`` is the mean of `a` minus that of `b` over all cases, ``low`` and ``high`` its 95 % percentile interval of a bootstrap
+    that draws users (both methods' cases of a user together). ``p`` is of a two-sided sign-flip test by user (Fisher's randomisation test;
+    Smucker, Allan and Carterette 2007): under the hypothesis that the methods are exchangeable for every user, the difference of each may
+    as well have the other sign; p = (1 + draws with a difference as large) / (1 + draws). ``p_holm`` is corrected for all the comparisons
+    of the list (Holm 1979). Which method is best is read from the same data: a claim that was made beforehand is one of `pairs`.
+
+    Args:
+        hits: method → metric → float64 [cases].
+        users: the user of each case.
+        pairs: methods to compare besides, as (a, b); those compared already are not repeated.
+
+    Raises:
+        ValueError: a pair names a method or a metric that was not measured, or one method twice.
+    """
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(hits):
+            raise ValueError(f"Cannot compare {tuple(pair)}; expected two of the methods {tuple(hits)}.")
+    entries: list[dict[str, Any]] = []
+    columns = []
+    for metric in metrics:
+        if unmeasured := [name for name in hits if metric not in hits[name]]:
+            raise ValueError(f"Metric {metric!r} was not measured of {unmeasured[0]!r}; expected one of {tuple(hits[unmeasured[0]])}.")
+        best = max(hits, key=lambda name: hits[name][metric].mean(), default="")
+        wanted = {frozenset(pair): pair for pair in [*((best, name) for name in hits if name != best), *pairs]}
+        for a, b in wanted.values():
+            entries.append({"a": a, "b": b, "metric": metric})
+            columns.append(hits[a][metric] - hits[b][metric])
+    if not entries:
+        return []
+    sums = user_sums(np.stack([*columns, np.ones(len(users))], 1), users)
+    low, high = interval(sums, resamples, seed)
+    differences, cases = sums[:, :-1], sums[:, -1]
+    p = sign_flip(differences, draws, seed)
+    said = f"sign-flip permutation by user, two-sided, {draws:,} draws; p_holm over {len(entries)}; interval: paired bootstrap by user"
+    for n, (entry, holm) in enumerate(zip(entries, corrected(p), strict=True)):
+        entry |= {"difference": float(differences[:, n].sum() / cases.sum()), "low": float(low[n]), "high": float(high[n])}
+        entry |= {"p": float(p[n]), "p_holm": float(holm), "test": said}
+    return entries
+
+
+def sign_flip(differences: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Two-sided p of each column, float64 [columns], from differences by user, float64 [users, columns]. All columns share the signs."""
+    differences = differences[differences.any(axis=1)]  # a user without a difference adds nothing under any sign
+    seen = np.abs(differences.sum(0))
+    least = seen - 1e-9 * np.maximum(np.abs(differences).sum(0), 1)  # equal sums may differ in their last bits
+    rng = np.random.default_rng(seed)
+    as_large = np.zeros(differences.shape[1], np.int64)
+    step = max(1, _SIGNS // max(1, len(differences)))
+    for start in range(0, draws, step):
+        n = min(step, draws - start)
+        signs = np.unpackbits(rng.integers(0, 256, (n, -(-len(differences) // 8)), np.uint8), axis=1, count=len(differences))
+        as_large += (np.abs(2.0 * (signs @ differences) - differences.sum(0)) >= least).sum(0)
+    return (1 + as_large) / (1 + draws)
+
+
+def corrected(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction: the k-th smallest of n times n - k + 1, never falling, at most 1. float64 [n]."""
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    found = np.empty(len(p))
+    found[order] = np.minimum(stepped, 1.0)
+    return found

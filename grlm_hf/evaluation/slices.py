@@ -1,0 +1,73 @@
+"""Where a method is good: the cases by length of their history, by popularity of their target, and by whether training knew it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.evaluation.metrics import bootstrap
+from grlm_hf.interactions import Case
+
+METRICS = ("recall@10", "ndcg@10")
+LENGTHS = (1, 4, 6, 10, 20)
+"""A slice of history lengths begins at each of these."""
+DECILES = 10
+
+
+def sliced(
+    hits: Mapping[str, Mapping[str, np.ndarray]],
+    cases: Sequence[Case],
+    catalog: Catalog,
+    counts: Mapping[str, int] | None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Grouping → slice → ``{cases, methods: {NAME: {METRIC: {value, low, high}}}}``, for `METRICS`; slices without a case are left out.
+
+    Groupings: ``history length``, the number of items in the question; with `counts` also ``target popularity``, training events of the
+    target, cut where the deciles of the catalog's items lie (`popularity_cuts`), and ``target``, "warm" with at least one training event
+    or "cold".
+
+    Args:
+        hits: method → metric → float64 [cases].
+        counts: item_id → how often it occurs in training; items that are not named have 0.
+    """
+    lengths = np.array([len(c.history) for c in cases])
+    groupings = {"history length": _by_cuts(lengths, np.array(LENGTHS))}
+    if counts is not None:
+        target = np.array([counts.get(c.target, 0) for c in cases])
+        cuts = popularity_cuts(np.array([counts.get(i.item_id, 0) for i in catalog]))
+        groupings["target popularity"] = _by_cuts(target, cuts, int(max(counts.values(), default=0)))
+        groupings["target"] = {"warm": np.flatnonzero(target > 0), "cold": np.flatnonzero(target == 0)}
+    found: dict[str, dict[str, Any]] = {}
+    for grouping, parts in groupings.items():
+        found[grouping] = {}
+        for label, at in parts.items():
+            if not len(at):
+                continue
+            values = {(method, metric): hits[method][metric][at] for method in hits for metric in METRICS}
+            measured = bootstrap(values, [cases[i].user_id for i in at], resamples, seed)
+            methods = {method: {metric: measured[method, metric] for metric in METRICS} for method in hits}
+            found[grouping][label] = {"cases": len(at), "methods": methods}
+    return found
+
+
+def popularity_cuts(counts: np.ndarray) -> np.ndarray:
+    """Where the deciles of items by training events begin: rising int64, at most ten. Items with equal counts are never parted, so where
+    many are equal there are fewer groups, and of unequal size."""
+    ordered = np.sort(counts)
+    return np.unique(ordered[np.arange(DECILES) * len(ordered) // DECILES])
+
+
+def _by_cuts(values: np.ndarray, cuts: np.ndarray, highest: int | None = None) -> dict[str, np.ndarray]:
+    """Label, such as "4–5", → the positions of the values from one cut up to the next. What lies below the first cut joins the first."""
+    group = np.maximum(np.searchsorted(cuts, values, side="right") - 1, 0)
+    ends = [*(cuts[1:] - 1), highest]
+    parts = {}
+    for n, (low, high) in enumerate(zip(cuts, ends, strict=True)):
+        label = f"{low}+" if high is None else f"{low}" if high <= low else f"{low}–{high}"
+        parts[label] = np.flatnonzero(group == n)
+    return parts

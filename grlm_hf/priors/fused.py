@@ -1,0 +1,237 @@
+"""Several scorers as one: Σ weight · log p, their weights chosen on validation cases. It ships inside a checkpoint.
+
+A weighted sum of log-probabilities is a product of experts (Hinton 2002): an item ranks high when none of them thinks little of it.
+Weights are absolute: beside a language model, whose own log-probability has weight 1, they say how much each scorer counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.files import check_replaceable, read_json, replacing, write_json
+from grlm_hf.interactions import Case
+from grlm_hf.priors.knn import ItemKNN
+from grlm_hf.priors.popularity import Popularity
+from grlm_hf.priors.scores import Scorer
+from grlm_hf.priors.sequence import SequenceModel
+from grlm_hf.priors.text import TextKNN
+from grlm_hf.priors.tuning import Targets
+
+PRIOR_FOLDER = "prior"  # of a checkpoint
+_FACTS = "prior.json"
+_SCHEMA = 1
+_SUFFIX = ".prior"  # safetensors inside, but not called so, or other tools would take it for weights
+_KINDS: dict[str, Any] = {c.kind: c for c in (ItemKNN, Popularity, SequenceModel, TextKNN)}
+_LEAST = -600.0  # exp of it is still above 0: a low prior must not leave an item out
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What `tune_weights` tries."""
+
+
+class Fused:
+    """A weighted sum of scorers, itself one.
+
+    An item that a scorer has learnt nothing of gets, from that scorer, the median of what it gives to those it knows: it is treated as the
+    ordinary item, neither praised nor blamed, so what the others say of it decides. A text-kNN embeds new items instead.
+
+    Args:
+        components: name → (scorer, weight). The name is the file's in a checkpoint: letters, digits, ``_``, ``-`` and ``+``.
+        item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
+
+    Raises:
+        ValueError: no components, a name that makes no file, or a weight that is negative or not finite.
+    """
+
+    kind: ClassVar[str] = "fused"
+
+    def __init__(self, components: Mapping[str, tuple[Scorer, float]], item_ids: Sequence[str] | None = None):
+        if not components:
+            raise ValueError("A fused prior needs at least one component; found none.")
+        for name, (_, weight) in components.items():
+            if not re.fullmatch(r"[\w+-]+", name):
+                raise ValueError(f"The component is called {name!r}; expected letters, digits, '_', '-' and '+'.")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"The weight of {name!r} is {weight}; expected a finite number, 0 or more.")
+        self.components = {name: (scorer, float(weight)) for name, (scorer, weight) in components.items()}
+        self.item_ids = tuple(next(iter(components.values()))[0].item_ids if item_ids is None else item_ids)
+
+    def __repr__(self) -> str:
+        return f"Fused({', '.join(f'{weight:g} · {name}' for name, (_, weight) in self.components.items())}; {len(self.item_ids)} items)"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Name → weight."""
+        return {name: weight for name, (_, weight) in self.components.items()}
+
+    def weighted(self, weights: Mapping[str, float]) -> Fused:
+        """The same scorers under these weights; those without one are left out. Raises ``ValueError`` for a name that is none of them."""
+        if strange := sorted(weights.keys() - self.components.keys()):
+            raise ValueError(f"There is no component {strange[0]!r}; the prior has {sorted(self.components)}.")
+        return Fused({name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids)
+
+    def following(self, catalog: Catalog) -> Fused:
+        """The same for the items of a catalog, in its order; cheap where little has changed. Texts that are new to a text-kNN are
+        embedded."""
+        ids = tuple(i.item_id for i in catalog)
+        texts = {name: scorer.following(catalog.items) for name, (scorer, _) in self.components.items() if isinstance(scorer, TextKNN)}
+        if ids == self.item_ids and all(text is self.components[name][0] for name, text in texts.items()):
+            return self
+        return Fused({name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}, ids)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """bool `[n_items]`: the items that any component of a weight above 0 knows."""
+        found = np.zeros(len(self.item_ids), bool)
+        for name, weight in self.weights.items():
+            found |= (self._columns[name] >= 0) & (weight > 0)
+        return found
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Int64 [n_items] by component: the scorer's column of each item, -1 for what it does not know."""
+        found = {}
+        for name, (scorer, _) in self.components.items():
+            column = {item: c for c, (item, known) in enumerate(zip(scorer.item_ids, scorer.known, strict=True)) if known}
+            found[name] = np.fromiter((column.get(item, -1) for item in self.item_ids), np.int64, len(self.item_ids))
+        return found
+
+    def parts(self, histories: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """What each scorer says of the items, unweighted: name → float32 `[n, n_items]`, for `tune_weights`."""
+        return {name: self._part(name, histories) for name in self.components}
+
+    def _part(self, name: str, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        scorer, columns = self.components[name][0], self._columns[name]
+        scores = scorer.scores(histories)
+        known = columns >= 0
+        if known.all() and scorer.item_ids == self.item_ids:
+            return scores
+        found = scores[:, np.maximum(columns, 0)]
+        if not known.all():
+            of_others = scorer.known
+            found[:, ~known] = np.median(scores[:, of_others], 1, keepdims=True) if of_others.any() else 0
+        return found
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        """float32 `[n, n_items]`: Σ weight · log p of each item, normalised so that a row's probabilities sum to 1; see `Scorer`."""
+        total = np.zeros((len(histories), len(self.item_ids)), np.float32)
+        for name, (_, weight) in self.components.items():
+            if weight:
+                total += np.float32(weight) * self._part(name, histories)
+        total -= total.max(1, keepdims=True)
+        total -= np.log(np.exp(total).sum(1, dtype=np.float64))[:, None].astype(np.float32)
+        return total
+
+    def probabilities(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        """float64 `[n, n_items]`, above 0: what `GRLMForRecommendation.recommend` takes as `prior`."""
+        return np.exp(np.maximum(self.scores(histories), _LEAST), dtype=np.float64)
+
+    # --- on disk -------------------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the folder: ``prior.json``, and one file a component. It takes the place of `folder` as a whole.
+
+        Raises ``ValueError`` where `folder` holds something else, and for a component that has no file form.
+        """
+        check_replaceable(folder, _FACTS)
+        with replacing(folder) as new:
+            new.mkdir()
+            stated = []
+            for name, (scorer, weight) in self.components.items():
+                if getattr(scorer, "kind", None) not in _KINDS:
+                    raise ValueError(f"The component {name!r} is a {type(scorer).__name__}, which has no file; expected {sorted(_KINDS)}.")
+                scorer.save(new / f"{name}{_SUFFIX}")  # type: ignore[attr-defined]
+                stated.append({"name": name, "kind": scorer.kind, "weight": weight, "items": _hash(scorer.item_ids)})  # type: ignore[attr-defined]
+            write_json(new / _FACTS, {"schema": _SCHEMA, "components": stated})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Fused:
+        """What `save` wrote, with the items of its first component; `following` puts it on a catalog.
+
+        Raises ``ValueError`` when something is missing, broken, of other items than stated, or of a newer grlm-hf.
+        """
+        folder = Path(folder)
+        facts = read_json(folder / _FACTS)
+        if not isinstance(facts, dict) or not isinstance(facts.get("schema"), int):
+            raise ValueError(f"{folder / _FACTS} states no schema version; expected {_SCHEMA}.")
+        if facts["schema"] > _SCHEMA:
+            raise ValueError(f"{folder} has prior schema {facts['schema']}; this grlm-hf reads up to {_SCHEMA}. pip install -U grlm-hf")
+        components = {}
+        try:
+            for stated in facts["components"]:
+                scorer = _KINDS[stated["kind"]].load(folder / f"{stated['name']}{_SUFFIX}")
+                if _hash(scorer.item_ids) != stated["items"]:
+                    raise ValueError(
+                        f"{folder / stated['name']}{_SUFFIX} is of other items than {_FACTS} states. Restore the whole folder."
+                    )
+                components[stated["name"]] = (scorer, stated["weight"])
+            return cls(components)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
+
+
+def _hash(item_ids: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()[:16]
+
+
+def tune_weights(
+    parts: Mapping[str, np.ndarray],
+    cases: Sequence[Case],
+    item_ids: Sequence[str],
+    *,
+    exclude_seen: bool = True,
+    rounds: int = 4,
+) -> tuple[dict[str, float], float]:
+    """The weights with the best NDCG@10 on validation cases, one after the other until none changes, and that NDCG@10.
+
+    The first part keeps weight 1, as only the relation matters to a ranking; begin with the language model's scores where they are to
+    be fused in. All start from 1. Of equally good weights the lowest stays.
+
+    Args:
+        parts: name → float32 `[cases, n_items]`, log-probabilities, as of `Fused.parts`; some thousands of cases are enough.
+        cases: of validation users, never test.
+        item_ids: the order of the columns.
+
+    Raises:
+        ValueError: no cases or parts, or a part of another shape.
+    """
+    if not parts:
+        raise ValueError("There are no scorers to weigh; pass at least one.")
+    for name, part in parts.items():
+        if part.shape != (len(cases), len(item_ids)):
+            raise ValueError(f"The scores of {name!r} are {list(part.shape)}; expected [{len(cases)} cases, {len(item_ids)} items].")
+    targets = Targets(item_ids, cases, exclude_seen)
+    others = list(parts)[1:]
+    weights = dict.fromkeys(parts, 1.0)
+
+    def measure(total: np.ndarray) -> float:
+        return float(targets.ndcg(total).mean())
+
+    best = measure(_weighted_sum(parts, weights))
+    for _ in range(rounds if others else 0):
+        before = dict(weights)
+        for name in others:
+            rest = _weighted_sum(parts, weights | {name: 0.0})
+            found = {w: measure(rest + np.float32(w) * parts[name]) for w in WEIGHTS}
+            weights[name] = max(found, key=lambda w: (found[w], -w))
+            best = found[weights[name]]
+        if weights == before:
+            break
+    return weights, best
+
+
+def _weighted_sum(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    total = np.zeros_like(next(iter(parts.values())))
+    for name, part in parts.items():
+        if weights[name]:
+            total += np.float32(weights[name]) * part
+    return total

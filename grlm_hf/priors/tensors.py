@@ -1,0 +1,47 @@
+"""Scorers on disk: one file each, in the safetensors format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.files import replacing
+
+_VERSION = 1
+
+
+def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Writes tensors (or numpy arrays), named within named groups, and JSON facts as one file, atomically.
+
+    Args:
+        kind: what the file is, "sequence" for one; `read_tensors` asks for it.
+    """
+    import torch
+    from safetensors.torch import save
+
+    tensors = {f"{group}.{name}": torch.as_tensor(t).contiguous() for group, named in groups.items() for name, t in named.items()}
+    data = save(tensors, metadata={f"grlm.{kind}/{_VERSION}": json.dumps(facts)})
+    with replacing(path) as new:
+        new.write_bytes(data)
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What `write_tensors` wrote. Raises ``ValueError`` when the file is missing, broken or of another kind."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"No {kind} model at {path}.")
+    header = f"grlm.{kind}/{_VERSION}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})[header])
+            groups: dict[str, dict[str, Any]] = {}
+            for key in file.keys():  # noqa: SIM118 (no mapping)
+                group, name = key.split(".", 1)
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+            return groups, facts
+    except KeyError:
+        raise ValueError(f"{path} has no {header} header: it is no {kind} model, or one of another version of grlm-hf.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable {kind} model; it may be truncated ({error}). Remove it and make it again.") from error

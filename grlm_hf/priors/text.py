@@ -1,0 +1,212 @@
+"""Dense retrieval: the items whose texts are nearest to those of the last items. It knows no other user, and rates a new item at once.
+
+    p(b | history) = Σ over its last items a of age ** -γ · softmax over b of cos(a, b) / temperature, over Σ age ** -γ
+
+A softmax for each item of the history, not one of their mean: a user of two interests is between neither. An item is not told to follow
+itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from grlm_hf.catalog import Item
+from grlm_hf.identifiers.embedding import embed, item_text, load_embedder, tfidf_embedder
+from grlm_hf.interactions import Case
+from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.priors.tuning import Targets, coordinate_search
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+GRID = {"temperature": (0.03, 0.05, 0.07, 0.1, 0.15, 0.2), "age_power": (0.5, 0.7, 1.0, 1.5)}
+"""What `tune_text` tries."""
+_ROWS = 256  # items of the histories compared with all others at once
+_LEAST = np.float32(1e-30)
+TFIDF_DIM = 1024
+"""Dimensions of the TF-IDF embedder here; of all items the nearest have to stand out from thousands of others."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How texts count."""
+
+    temperature: float = 0.1
+    """Of the softmax over cosines: the lower, the more only the nearest count."""
+    age_power: float = 1.0
+    """γ: the older an item of the history, the less it says."""
+    max_items: int = 10
+    """The last so many items of a history are read."""
+
+    def __post_init__(self) -> None:
+        if self.max_items < 1:
+            raise ValueError(f"text_knn.max_items is {self.max_items}; expected at least 1.")
+        if not 0.01 <= self.temperature < math.inf:
+            raise ValueError(f"text_knn.temperature is {self.temperature}; expected at least 0.01.")
+        if not 0 <= self.age_power < math.inf:
+            raise ValueError(f"text_knn.age_power is {self.age_power}; expected a finite number, 0 or more.")
+
+
+@dataclass(frozen=True, eq=False)
+class TextKNN:
+    """Make one with `fit`; `following` gives the next, for a catalog that has changed.
+
+    Attributes:
+        item_ids: the order of rows and columns.
+        vectors: float16 `[n_items, d]`, embeddings of length 1; all zero for a text in which the embedder finds nothing.
+        digests: int64 `[n_items]`, of the texts: an item is embedded again when its text is another.
+        config: how they are used.
+        embedder: the name or folder of a sentence-transformers model; or, when `words` hold the embedder itself, "".
+        words: of a TF-IDF embedder, its tokenizer as JSON.
+        rows: of a TF-IDF embedder, float16 `[n_words, d]`.
+    """
+
+    kind: ClassVar[str] = "text"
+    item_ids: tuple[str, ...]
+    vectors: np.ndarray
+    digests: np.ndarray
+    config: TextConfig
+    embedder: str = ""
+    words: str = ""
+    rows: np.ndarray | None = None
+
+    @classmethod
+    def fit(cls, items: Sequence[Item], embedder: str = "", config: TextConfig | None = None) -> TextKNN:
+        """Embeds the items' texts.
+
+        Args:
+            embedder: the name or folder of a sentence-transformers model; empty: TF-IDF fitted on these items
+                (`grlm_hf.identifiers.embedding.tfidf_embedder`), which is then kept and saved with the vectors.
+
+        Raises ``ValueError`` for no items, a repeated id or a model that cannot be read; ``ImportError`` naming what to install.
+        """
+        if not items or len({i.item_id for i in items}) < len(items):
+            raise ValueError(f"Found {len(items)} items with {len({i.item_id for i in items})} ids; expected at least one, and unique ids.")
+        words, rows = "", None
+        if not embedder:
+            module: Any = tfidf_embedder(map(item_text, items), TFIDF_DIM)[0]
+            words, rows = module.tokenizer.to_str(), module.embedding.weight.detach().cpu().numpy().astype(np.float16)
+        empty = cls((), np.zeros((0, 0), np.float16), np.zeros(0, np.int64), config or TextConfig(), embedder, words, rows)
+        return empty.following(items)
+
+    def following(self, items: Sequence[Item]) -> TextKNN:
+        """The same for these items, in this order: of those it has, rows are taken over; the others, and those whose text has changed,
+        are embedded."""
+        digests = np.fromiter((_digest(item_text(i)) for i in items), np.int64, len(items))
+        row = {item: n for n, item in enumerate(self.item_ids)}
+        at = np.fromiter((row.get(i.item_id, -1) for i in items), np.int64, len(items))
+        old = np.zeros(len(items), bool)
+        old[at >= 0] = self.digests[at[at >= 0]] == digests[at >= 0]
+        if old.all() and len(items) == len(self.item_ids) and (at == np.arange(len(at))).all():
+            return self
+        new = np.flatnonzero(~old).tolist()
+        made = self._embed([items[n] for n in new]) if len(new) else np.zeros((0, self.vectors.shape[1]), np.float16)
+        vectors = np.zeros((len(items), made.shape[1]), np.float16)
+        if old.any():
+            vectors[old] = self.vectors[at[old]]
+        vectors[new] = made
+        return replace(self, item_ids=tuple(i.item_id for i in items), vectors=vectors, digests=digests)
+
+    def _embed(self, items: Sequence[Item]) -> np.ndarray:
+        if self.rows is None:
+            return np.asarray(embed(items, self._model)).astype(np.float16)
+        # what StaticEmbedding of sentence-transformers does: the mean of the words' rows; `recommend` needs no more than this
+        vectors = np.zeros((len(items), self.rows.shape[1]), np.float32)
+        for vector, found in zip(
+            vectors, self._tokenizer.encode_batch([item_text(i) for i in items], add_special_tokens=False), strict=True
+        ):
+            if found.ids:
+                vector[:] = self.rows[found.ids].mean(0, dtype=np.float32)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return (vectors / np.where(norms > 0, norms, 1)).astype(np.float16)
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        return load_embedder(self.embedder)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.words)
+
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.item_ids)}
+
+    @cached_property
+    def _wide(self) -> np.ndarray:
+        return self.vectors.astype(np.float32)
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool `[n_items]`: the items whose text says anything."""
+        return np.asarray(self.vectors.any(1))
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. All items alike where no text of the history says anything."""
+        known, n = self.known, len(self.item_ids)
+        found = np.zeros((len(histories), n), np.float32)
+        item: list[int] = []
+        user: list[int] = []
+        weight: list[float] = []
+        for number, history in enumerate(histories):
+            last = [r for i in history if (r := self._row.get(i)) is not None and known[r]][: -self.config.max_items - 1 : -1]
+            if not last or n == 1:
+                found[number] = 1 / n
+                continue
+            age = np.arange(1, len(last) + 1) ** -self.config.age_power
+            item += last
+            user += [number] * len(last)
+            weight += (age / age.sum()).tolist()
+        distinct, place = np.unique(np.array(item, np.int64), return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        ends = np.searchsorted(place[order], np.arange(0, len(distinct) + _ROWS, _ROWS))
+        for start, (first, end) in zip(range(0, len(distinct), _ROWS), itertools.pairwise(ends), strict=False):
+            some = distinct[start : start + _ROWS]
+            near = self._wide[some] @ self._wide.T  # [some, n_items]
+            near[np.arange(len(some)), some] = -np.inf
+            near -= near.max(1, keepdims=True)
+            near /= self.config.temperature
+            np.exp(near, out=near)
+            near /= near.sum(1, keepdims=True)
+            for at in order[first:end]:
+                found[user[at]] += np.float32(weight[at]) * near[place[at] - start]
+        return np.log(np.maximum(found, _LEAST, out=found), out=found)
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as one file, in the safetensors format, atomically; a named embedder stays where it is."""
+        arrays = {"vectors": self.vectors, "digests": self.digests, **({} if self.rows is None else {"rows": self.rows})}
+        facts = {"item_ids": list(self.item_ids), "config": asdict(self.config), "embedder": self.embedder, "words": self.words}
+        write_tensors(path, self.kind, {"text": arrays}, facts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextKNN:
+        """What `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        groups, facts = read_tensors(path, cls.kind)
+        try:
+            arrays = {name: tensor.numpy() for name, tensor in groups["text"].items()}
+            config = TextConfig(**facts["config"])
+            return cls(tuple(facts["item_ids"]), config=config, embedder=facts["embedder"], words=facts["words"], **arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a text-kNN that this grlm-hf reads ({error}). Make it again.") from error
+
+
+def tune_text(text: TextKNN, cases: Sequence[Case], *, exclude_seen: bool = True) -> TextKNN:
+    """With the settings of `GRID` that have the best NDCG@10 on validation cases, found one after the other (`coordinate_search`)."""
+    targets = Targets(text.item_ids, cases, exclude_seen)
+    config, _ = coordinate_search(text.config, GRID, lambda config: targets.measure(replace(text, config=config)))
+    return replace(text, config=config)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

@@ -1,0 +1,134 @@
+"""Dataset repository → recommenders without a language model; and, with a checkpoint, how much each counts beside it."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.files import replacing, write_json
+from grlm_hf.hub import dataset_facts, load_table
+from grlm_hf.interactions import Case, History
+from grlm_hf.recipe import PriorsConfig
+
+if TYPE_CHECKING:
+    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.sequence import SequenceConfig
+
+UNSEEN = "unseen-items"  # the split of `hold_out_items`
+TUNING_FILE = "tuning.json"  # in the folder of the priors
+
+
+def train_histories(datasets: str | Path) -> list[History]:
+    """What a dataset repository gives to learn from, a history a user."""
+    train: dict[str, list[str]] = {}
+    for row in load_table(datasets, "interactions", "train"):
+        train.setdefault(row["user_id"], []).append(row["item_id"])
+    return [History(user, tuple(items)) for user, items in train.items()]
+
+
+def validation_cases(datasets: str | Path, users: int, seed: int) -> list[Case]:
+    """So many validation cases, drawn by the seed."""
+    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", "validation")]
+    cases.sort(key=lambda c: (c.user_id, c.history))  # in no order of the file's
+    return random.Random(seed).sample(cases, min(users, len(cases)))
+
+
+def make_priors(
+    datasets: str | Path,
+    output: str | Path,
+    config: PriorsConfig | None = None,
+    sequence_model: SequenceConfig | None = None,
+    *,
+    work: str | Path | None = None,
+    seed: int = 0,
+) -> Fused:
+    """Makes and tunes the recommenders of `config.methods` and weighs its combinations, on validation users; writes the folder `output`:
+    a `grlm_hf.priors.fused.Fused` of all of them, and ``tuning.json`` with what was chosen.
+
+    Args:
+        datasets: a dataset repository, folder or Hub id. Only its training events are learnt from.
+        sequence_model: of the method ``sasrec``.
+        work: a folder that keeps its half-trained state.
+
+    Raises:
+        ValueError: a dataset without validation cases.
+    """
+    from grlm_hf.evaluation.unseen import known_catalog
+    from grlm_hf.priors.fused import Fused, tune_weights
+    from grlm_hf.priors.knn import ItemKNN, tune_knn
+    from grlm_hf.priors.sequence_training import train_sequence_model
+    from grlm_hf.priors.text import TextKNN, tune_text
+
+    config = config or PriorsConfig()
+    histories, catalog = train_histories(datasets), Catalog.from_pretrained(datasets)
+    if dataset_facts(datasets)["split"] == UNSEEN:
+        catalog = known_catalog(catalog, histories)
+    cases = [c for c in validation_cases(datasets, config.validation_users, seed) if c.target in catalog]
+    if not cases:
+        raise ValueError(f"{datasets} has no validation cases to tune priors on. Choose another read.split, or set priors.methods=[].")
+    ids = [item.item_id for item in catalog]
+    made: dict[str, Any] = {}
+    tuned: dict[str, Any] = {}
+    for name in config.methods:
+        if name == "item_knn":
+            settings = tune_knn(ids, histories, cases)
+            made[name], tuned[name] = ItemKNN.fit(ids, histories, settings), asdict(settings)
+        elif name == "text_knn":
+            made[name] = tune_text(TextKNN.fit(catalog.items), cases)
+            tuned[name] = asdict(made[name].config)
+        else:
+            made[name] = train_sequence_model(ids, histories, sequence_model, validation=cases, seed=seed, work=work)
+            tuned[name] = {"log": list(made[name].log)}
+    fused = Fused({name: (scorer, 1.0) for name, scorer in made.items()}, ids)
+    combinations: dict[str, dict[str, Any]] = {}
+    if config.combine:
+        parts = fused.parts([c.history for c in cases])
+        for combination in config.combine:
+            weights, reached = tune_weights({name: parts[name] for name in combination.split("+")}, cases, ids)
+            combinations[combination] = {"weights": weights, "ndcg@10": reached}
+        fused = Fused({n: (s, combinations[config.combine[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
+    fused.save(output)
+    write_json(Path(output) / TUNING_FILE, {"cases": len(cases), "methods": tuned, "combinations": combinations})
+    return fused
+
+
+def make_hybrid(
+    checkpoint: str | Path,
+    datasets: str | Path,
+    priors: str | Path,
+    output: str | Path,
+    config: PriorsConfig | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Weighs each of `config.hybrids` beside the checkpoint's language model, on validation users; writes what was found to the file
+    `output`, and puts the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
+
+    Raises:
+        ValueError: a checkpoint on the Hub (it would have to be changed), or a hybrid of priors that were not made.
+    """
+    from grlm_hf.hybrid import tune_hybrid
+    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.priors.fused import PRIOR_FOLDER, Fused
+
+    config = config or PriorsConfig()
+    if not Path(checkpoint).is_dir():
+        raise ValueError(f"{checkpoint} is no folder; a prior is put into a local checkpoint.")
+    grlm, fused = GRLMForRecommendation.from_pretrained(checkpoint), Fused.load(priors)
+    cases = validation_cases(datasets, config.hybrid_users, seed)
+    found: dict[str, Any] = {}
+    best: Fused | None = None
+    for hybrid in config.hybrids:
+        prior, reached = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases)
+        if best is None or reached > max(f["ndcg@10"] for f in found.values()):
+            best = prior
+        found[hybrid] = {"weights": prior.weights, "ndcg@10": reached}
+    if best is not None:
+        best.save(Path(checkpoint) / PRIOR_FOLDER)
+    with replacing(output) as new:
+        new.write_text(json.dumps({"cases": len(cases), "hybrids": found}, indent=1) + "\n", encoding="utf-8")
+    return found

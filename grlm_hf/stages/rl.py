@@ -1,0 +1,156 @@
+"""Checkpoint and dataset repository → a checkpoint trained further on rewards or preferences."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.hub import load_table
+from grlm_hf.interactions import Case, History
+from grlm_hf.stages.identify import CHECKPOINT_SIGN
+from grlm_hf.training.dpo import DPOConfig
+from grlm_hf.training.grpo import GRPOConfig
+
+if TYPE_CHECKING:
+    from grlm_hf.modeling import GRLMForRecommendation
+
+RESULT_FILE = "training_result.json"
+
+
+def make_grpo(
+    checkpoint: str | Path,
+    datasets: str | Path,
+    output: str | Path,
+    config: GRPOConfig | None = None,
+    *,
+    work: str | Path | None = None,
+    seed: int = 0,
+    measure: bool = True,
+) -> dict[str, Any]:
+    """Trains a checkpoint further with GRPO on the training histories of a dataset repository, and writes the new checkpoint.
+
+    Resumes from what an earlier try left in `work`.
+
+    Args:
+        checkpoint, datasets: folders or Hub ids.
+        work: kept until the checkpoint is written; by default beside `output`, named by all that the result depends on.
+        measure: rank all items for all validation users, before and after; test users are never asked.
+
+    Returns:
+        What it brought, also in ``training_result.json`` of the checkpoint: `users`, `methods` (`start`, `end`: metric → mean) and
+        `comparisons` (`grlm_hf.evaluation.significance.compare`); {} without `measure`.
+
+    Raises:
+        ValueError: several processes, an item that the catalog lacks, and what `grlm_hf.training.grpo.train_grpo` raises.
+    """
+    from grlm_hf.training.grpo import train_grpo
+
+    config = config or GRPOConfig()
+
+    def train(grlm: GRLMForRecommendation, histories: list[History], folder: Path) -> None:
+        scorer = None
+        if config.rewards.collaborative:
+            from grlm_hf.priors.knn import ItemKNN
+
+            scorer = ItemKNN.fit([i.item_id for i in grlm.catalog], histories)
+        train_grpo(grlm, histories, folder, config, scorer=scorer, seed=seed)
+
+    return _trained("grpo", checkpoint, datasets, output, [config, seed], train, work, measure, config.exclude_seen, seed)
+
+
+def make_dpo(
+    checkpoint: str | Path,
+    datasets: str | Path,
+    output: str | Path,
+    config: DPOConfig | None = None,
+    *,
+    work: str | Path | None = None,
+    seed: int = 0,
+    measure: bool = True,
+) -> dict[str, Any]:
+    """The same with DPO on beam negatives (`grlm_hf.training.dpo`); arguments, result and errors as of `make_grpo`."""
+    from grlm_hf.training.dpo import train_dpo
+
+    config = config or DPOConfig()
+
+    def train(grlm: GRLMForRecommendation, histories: list[History], folder: Path) -> None:
+        train_dpo(grlm, histories, folder, config, seed=seed)
+
+    return _trained("dpo", checkpoint, datasets, output, [config, seed], train, work, measure, config.exclude_seen, seed)
+
+
+def _trained(
+    name: str,
+    checkpoint: str | Path,
+    datasets: str | Path,
+    output: str | Path,
+    settings: list[Any],
+    train: Callable[[GRLMForRecommendation, list[History], Path], None],
+    work: str | Path | None,
+    measure: bool,
+    exclude_seen: bool,
+    seed: int,
+) -> dict[str, Any]:
+    from grlm_hf.evaluation.processes import world
+    from grlm_hf.modeling import GRLMForRecommendation
+
+    check_replaceable(output, CHECKPOINT_SIGN)
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    histories = _histories(datasets, grlm)
+    if work is None:
+        key = fingerprint(name, local_paths(checkpoint, datasets), [*settings, str(checkpoint), str(datasets)])
+        work = Path(output).parent / f".{Path(output).name}-{name}-{key}"
+    work = Path(work)
+    saved_as = grlm.model.dtype
+    grlm.model.float()  # small steps would be lost in bfloat16
+    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", "validation")] if measure else []
+    before = _measured("start", grlm, cases, exclude_seen, work)
+    train(grlm, histories, work / "training")
+    after = _measured("end", grlm, cases, exclude_seen, work)
+    result: dict[str, Any] = {}
+    if cases:
+        from grlm_hf.evaluation.significance import compare
+
+        hits = {"end": after, "start": before}
+        result = {
+            "part": "validation",
+            "users": len({c.user_id for c in cases}),
+            "methods": {n: {m: float(v.mean()) for m, v in values.items()} for n, values in hits.items()},
+            "comparisons": compare(hits, [c.user_id for c in cases], [("end", "start")], seed=seed),
+        }
+    if world()[0] == 0:
+        grlm.model.to(saved_as)
+        grlm.save_pretrained(output)
+        write_json(Path(output) / "training_log.json", read_json(work / "training" / "log.json"))
+        if result:
+            write_json(Path(output) / RESULT_FILE, result)
+        shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _histories(datasets: str | Path, grlm: GRLMForRecommendation) -> list[History]:
+    """The training histories; neither validation nor test items are among them."""
+    train: dict[str, list[str]] = {}
+    for row in load_table(datasets, "interactions", "train"):
+        train.setdefault(row["user_id"], []).append(row["item_id"])
+    if strangers := {item for items in train.values() for item in items} - {i.item_id for i in grlm.catalog}:
+        raise ValueError(
+            f"{datasets} has {len(strangers)} items that the checkpoint's catalog lacks, such as {min(strangers)!r}; they do not belong "
+            "together. Name the datasets that the checkpoint was trained on."
+        )
+    return [History(user, tuple(items)) for user, items in train.items()]
+
+
+def _measured(name: str, grlm: GRLMForRecommendation, cases: list[Case], exclude_seen: bool, work: Path) -> dict[str, Any]:
+    """Metric → value for each case, by the constrained search over the full catalog; {} without cases."""
+    from grlm_hf.evaluation.generative import constrained
+    from grlm_hf.evaluation.metrics import per_case, ranks
+    from grlm_hf.evaluation.rankings import ranked
+
+    if not cases:
+        return {}
+    found = ranked(f"validation, {name}", constrained(grlm, exclude_seen), cases, work / "rankings", chunk=256)
+    return per_case(ranks(found.items, [c.target for c in cases]))

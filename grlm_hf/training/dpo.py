@@ -1,0 +1,170 @@
+"""Direct preference optimisation (DPO: Rafailov et al., 2023) with TRL's `DPOTrainer`, on beam negatives.
+
+Chosen is the identifier of the item that came next; rejected are beams of the constrained search that are not it: what the recommender
+would have shown instead. The log-probabilities in the loss are normalised as the checkpoint's scores are.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlm_hf.files import write_json, write_parquet
+from grlm_hf.interactions import History
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from grlm_hf.modeling import GRLMForRecommendation
+
+PAIRS_FILE = "pairs.parquet"
+_AT_ONCE = 64  # histories
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """How a checkpoint is trained further on preferences."""
+
+    prompts: int = 4000
+    """Questions from training histories, a seeded choice."""
+    negatives: int = 4
+    """Pairs a question: the best so many beams that are not the target."""
+    exclude_seen: bool = True
+    """No beam is an item of its history, as in the evaluation."""
+    epochs: float = 1.0
+    batch_size: int = 64
+    """Pairs a step and device."""
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    weight_decay: float = 0.0
+    beta: float = 0.1
+    """How much a step away from the checkpoint that was started from must pay."""
+    loss: str = "sigmoid"
+    """One of TRL's losses; "sigmoid" is DPO itself, "ipo" and "sigmoid_norm" do not grow without bound."""
+    bf16: bool = False
+    """Compute in bfloat16 over float32 weights."""
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time; for large models."""
+    save_steps: int = 50
+    """A checkpoint to resume from is written every so many steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "negatives", "batch_size", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"dpo.{name} is {getattr(self, name)}; expected at least 1.")
+        if self.epochs <= 0 or self.beta <= 0:
+            raise ValueError(f"dpo.epochs is {self.epochs} and dpo.beta {self.beta}; expected more than 0.")
+
+
+def beam_negatives(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str, ...], str]], n: int, exclude_seen: bool = True) -> Dataset:
+    """Pairs for `DPOTrainer`: `n` a question, of the columns `prompt_ids`, `chosen_ids` (the target's identifier) and `rejected_ids` (one
+    of the best `n` beams that are not the target), lists of token ids.
+
+    Args:
+        asked: (history, target) as item ids; see `grlm_hf.training.rollouts.positions`.
+
+    Raises:
+        ValueError: too few identifiers for `n` negatives.
+    """
+    from datasets import Dataset, Features, List, Value
+    from tqdm.auto import tqdm
+
+    from grlm_hf.training.rollouts import roll_out
+
+    index = grlm._index
+    rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    with tqdm(total=len(asked), desc="beam negatives", unit="prompt", disable=len(asked) < 200) as bar:
+        for start in range(0, len(asked), _AT_ONCE):
+            some = asked[start : start + _AT_ONCE]
+            found = roll_out(grlm, [h for h, _ in some], n + 1, exclude_seen=exclude_seen)
+            for (_, target), beams in zip(some, found, strict=True):
+                wanted = index.path(index.catalog.position(target)).tolist()
+                others = [path for leaf in beams.leaf if (path := index.paths[leaf].tolist()) != wanted][:n]
+                rows["prompt_ids"] += [beams.prompt.tolist()] * n
+                rows["chosen_ids"] += [wanted] * n
+                rows["rejected_ids"] += others
+            bar.update(len(some))
+    return Dataset.from_dict(rows, Features(dict.fromkeys(rows, List(Value("int64")))))
+
+
+def train_dpo(
+    grlm: GRLMForRecommendation, histories: Sequence[History], work: str | Path, config: DPOConfig | None = None, *, seed: int = 0
+) -> GRLMForRecommendation:
+    """Trains a checkpoint further on preferences, in place, and returns it; resumes from what an earlier try left in `work`.
+
+    Args:
+        histories: of training only.
+        work: folder for the pairs, the trainer's checkpoints and its log, `log.json`.
+
+    Raises:
+        ImportError: trl is not installed.
+        ValueError: an item that the catalog lacks, more negatives than identifiers, a loss that TRL does not know or that became NaN.
+    """
+    try:
+        from trl import DPOConfig as TRLConfig
+    except ImportError as error:
+        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
+    import torch
+    from datasets import Dataset
+    from transformers import ProgressCallback
+
+    from grlm_hf.training.policy import PairTrainer, clean_log, follow_objective
+    from grlm_hf.training.rollouts import positions
+    from grlm_hf.training.sft import _last_whole_checkpoint
+    from grlm_hf.training.trainer import _OneBar, _StopAtNaN
+
+    config, work = config or DPOConfig(), Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    # 1. the pairs, of the model as it starts; every process finds the same
+    if (work / PAIRS_FILE).is_file():
+        pairs = Dataset.from_parquet(str(work / PAIRS_FILE))
+    else:
+        asked = positions(histories, config.prompts, seed, config.exclude_seen)
+        pairs = beam_negatives(grlm, asked, config.negatives, config.exclude_seen)
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_parquet(pairs, work / PAIRS_FILE)
+    # 2. TRL
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        args = TRLConfig(
+            output_dir=str(work),
+            num_train_epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup,
+            weight_decay=config.weight_decay,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=config.batch_size,
+            beta=config.beta,
+            loss_type=[config.loss],
+            max_length=None,
+            bf16=config.bf16,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=config.gradient_checkpointing,
+            save_steps=config.save_steps,
+            save_total_limit=2,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            seed=seed,
+            data_seed=seed,
+            disable_tqdm=False,
+            report_to="none",
+        )
+    reference = copy.deepcopy(grlm.model)
+    trainer = PairTrainer(grlm.model, reference, args=args, train_dataset=pairs, processing_class=grlm.tokenizer, callbacks=[_StopAtNaN()])
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_OneBar())
+    trie = grlm.trie if grlm.config.objective == "trie" else None
+    for model in (grlm.model, reference):
+        follow_objective(model, trie)
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+    write_json(work / "log.json", clean_log(trainer.state.log_history))
+    grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place
+    grlm.model.eval()
+    return grlm

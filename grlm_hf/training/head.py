@@ -1,0 +1,78 @@
+"""The ordinary loss, over the full vocabulary, with logits only where a label is learnt and never of all labels at once.
+
+TRL's own loss does so on a GPU. On a CPU it takes the logits of every position, prompts and padding too, twice, and the entropy of each.
+PyTorch's `linear_cross_entropy` rounds its value to the type of the products: in bfloat16, to two or three digits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+_SHAPED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling", "output_router_logits")
+_CHUNK = 2**25  # logits at once, 128 MB
+
+
+def plain_head(model: Any) -> bool:
+    """Whether `vocabulary_nll` computes the model's own loss here: on a CPU, through an ordinary linear layer that is not sharded and
+    whose outputs nothing caps, scales or adds to (as Gemma, Cohere, Granite and mixtures of experts do)."""
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    return (
+        type(head) is torch.nn.Linear
+        and head.weight.device.type == "cpu"
+        and head.weight.numel() == head.in_features * head.out_features
+        and not any(getattr(config, name, None) for name in _SHAPED)
+    )
+
+
+def vocabulary_nll(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Tensor) -> torch.Tensor:
+    """Sum of the negative natural-log probabilities of the labels over the full vocabulary; products in autocast's type, where it is on.
+
+    Args:
+        hidden: float [n, hidden], the model's last hidden states where the labels are predicted.
+        head: the output layer, [vocab, hidden].
+        label: int64 [n].
+
+    Returns:
+        float32 scalar; 0 without labels.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        return _ChunkedNLL.apply(hidden, head.weight, head.bias, label, dtype, torch.is_grad_enabled())
+
+
+class _ChunkedNLL(torch.autograd.Function):
+    """The gradients are taken in the forward pass, while a chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, label: Any, dtype: torch.dtype, learns: bool) -> torch.Tensor:
+        wanted = [learns and needed for needed in ctx.needs_input_grad[:3]]
+        grads = [torch.zeros_like(x) if want else None for x, want in zip((hidden, weight, bias), wanted, strict=True)]
+        w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
+        total, rows = torch.zeros((), device=hidden.device), max(1, _CHUNK // len(weight))
+        for begin in range(0, len(label), rows):
+            h, y = hidden[begin : begin + rows].to(dtype), label[begin : begin + rows, None]
+            log_p = F.linear(h, w, b).float()
+            log_p -= log_p.logsumexp(1, keepdim=True)
+            total -= log_p.gather(1, y).sum()
+            if not any(wanted):
+                continue
+            slope = log_p.exp_().scatter_add_(1, y, torch.full_like(y, -1.0, dtype=log_p.dtype)).to(dtype)
+            if wanted[0]:
+                grads[0][begin : begin + rows] = slope @ w  # type: ignore[index]
+            if wanted[1]:
+                grads[1] += slope.T @ h
+            if wanted[2]:
+                grads[2] += slope.sum(0)
+        ctx.grads = grads
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *factor: torch.Tensor) -> Any:
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            raise RuntimeError("The gradient of this loss can be taken once only.")
+        return *(None if grad is None else grad.mul_(factor[0]) for grad in grads), None, None, None

@@ -1,0 +1,120 @@
+"""The model that is trained: made from scratch, or given, with LoRA, quantised weights and other kernels where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.training.config import TrainConfig
+
+FLASH = "flash_attention_2"
+
+
+def check_kernels(config: TrainConfig) -> None:
+    """Raises ``ImportError`` where the settings ask for kernels that are not installed, ``ValueError`` where there is no GPU for them."""
+    import torch
+
+    if config.attention == FLASH and not config.bf16:
+        raise ValueError(f"train.attention={FLASH} computes in half precision only: set train.bf16=true.")
+    wanted = {
+        f"train.attention={config.attention}": "flash_attn" if config.attention == FLASH else "",
+        "train.liger=true": "liger_kernel" if config.liger else "",
+        "train.lora.bits=4": "bitsandbytes" if config.lora.bits == 4 else "",
+    }
+    for setting, package in wanted.items():
+        if package and find_spec(package) is None:
+            raise ImportError(f"{setting} needs {package}: pip install {package.replace('_', '-')}, or leave the setting out.")
+        if package and package != "bitsandbytes" and not torch.cuda.is_available():
+            raise ValueError(f"{setting} needs a GPU, and none was found. Leave the setting out.")
+
+
+def load_given(config: TrainConfig) -> Any:
+    """The causal LM that `config.model` names, in float32; with LoRA in bfloat16 if `config.bf16`; with `lora.bits` 4 its linear layers
+    in NF4.
+
+    Raises:
+        ImportError, ValueError: see `check_kernels`; or transformers knows no such attention.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    check_kernels(config)
+    more: dict[str, Any] = {}
+    if config.attention:
+        more["attn_implementation"] = config.attention
+    if config.lora.bits == 4:
+        compute = torch.bfloat16 if config.bf16 else torch.float32
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, bnb_4bit_use_double_quant=True
+        )
+        if torch.cuda.is_available():
+            from accelerate import PartialState
+
+            more["device_map"] = {"": PartialState().device}
+    frozen = config.bf16 and config.lora.rank  # weights that are trained stay in float32, or small steps would be rounded away
+    return AutoModelForCausalLM.from_pretrained(config.model, dtype="bfloat16" if frozen else "float32", **more)
+
+
+def lora_settings(config: TrainConfig) -> Any:
+    """peft's settings, or ``None`` without LoRA. Raises ``ImportError`` without peft."""
+    if not config.lora.rank:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ImportError('train.lora needs peft: pip install "grlm-hf[train]"') from error
+    names = [name.strip() for name in config.lora.targets.split(",") if name.strip()]
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_trained(folder: str | Path, config: TrainConfig) -> Any:
+    """The model that a trainer saved in `folder`, as an ordinary causal LM on the CPU: LoRA is merged into the given model's own
+    (unquantised) weights, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    with _no_sharding():
+        if not config.lora.rank:
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=None if config.model == "scratch" else "float32")
+        from peft import PeftModel
+
+        given = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
+        return PeftModel.from_pretrained(given, folder).merge_and_unload()
+
+
+def add_dropout(model: Any, p: float) -> list[Any]:
+    """Hooks that drop out embeddings and block outputs while training, so that the saved architecture stays a stock one."""
+    import torch
+
+    if not p:
+        return []
+
+    def drop(module: Any, _inputs: Any, output: Any) -> Any:
+        if not module.training:
+            return output
+        # Not F.dropout, whose random numbers on a CPU cost a tenth of a training step of a small model.
+        return output * ((torch.rand_like(output, dtype=torch.float32) >= p).to(output.dtype) / (1 - p))
+
+    modules = [model.get_input_embeddings(), *(m for n, m in model.named_modules() if n.endswith(("self_attn.o_proj", "mlp.down_proj")))]
+    return [module.register_forward_hook(drop) for module in modules]
+
+
+@contextmanager
+def _no_sharding() -> Iterator[None]:
+    """DeepSpeed's ZeRO-3 would split among the processes any model that is loaded while it is on."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference

@@ -1,0 +1,163 @@
+"""What TRL's preference trainers ask of a policy: log-probabilities normalised as the checkpoint's scores are, each prompt computed once
+for all of its completions.
+
+TRL's trainers call ``model(input_ids, attention_mask, labels=…, fused_lm_head=True).log_probs``. `follow_objective` answers that call,
+so that GRPO, DPO and the reference model all follow the same convention, and no method of a trainer is rewritten for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from trl import DPOTrainer
+
+from grlm_hf.decoding.trie import Trie
+from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Rows with the same prompt as one sequence: the prompt without its last token, then a branch a row, each from the prompt's last token
+    on to its own last but one.
+
+    Attributes:
+        ids: int64 [groups, length].
+        labels: int64 [groups, length]; what each position predicts, `IGNORED` where nothing is asked.
+        position: int64 [groups, length]; places in the row, for the model's position embedding.
+        branch: int64 [groups, length]; 0 for the prompt, 1… for the branches, -1 behind the last.
+        source: two int64 [n]; where (group, place) the labels stand.
+        to: two int64 [n]; of which row and column of the shifted rows [batch, length - 1] they are.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    position: torch.Tensor
+    branch: torch.Tensor
+    source: tuple[torch.Tensor, torch.Tensor]
+    to: tuple[torch.Tensor, torch.Tensor]
+
+    def mask(self) -> torch.Tensor:
+        """Bool [groups, 1, length, length]: each position sees the prompt and its own branch up to itself."""
+        key, query = self.branch[:, None, None, :], self.branch[:, None, :, None]
+        n = self.branch.shape[1]
+        return ((key == 0) | (key == query)) & torch.ones(n, n, dtype=torch.bool, device=self.branch.device).tril()
+
+
+def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> Packed:
+    """Packs rows by prompt, padded on whichever side. All three int64 [batch, length]; labels are `IGNORED` before the completion.
+
+    Raises:
+        ValueError: a row without a prompt or without a completion.
+    """
+    ids, real, asked = (x.cpu().numpy() for x in (input_ids, attention_mask != 0, labels != IGNORED))
+    groups: dict[bytes, list[tuple[int, np.ndarray, int]]] = {}
+    for row in range(len(ids)):
+        at = np.flatnonzero(real[row])
+        begin = int(asked[row, at].argmax()) if len(at) else 0
+        if begin == 0:
+            raise ValueError(f"Row {row} of the batch has no prompt or no completion; expected both.")
+        groups.setdefault(ids[row, at[:begin]].tobytes(), []).append((row, at, begin))
+    length = max(members[0][2] - 1 + sum(len(at) - begin for _, at, begin in members) for members in groups.values())
+    packed = np.zeros((4, len(groups), length), np.int64)
+    packed[1], packed[3] = IGNORED, -1
+    source: list[tuple[int, int]] = []
+    to: list[tuple[int, int]] = []
+    for g, members in enumerate(groups.values()):
+        row, at, begin = members[0]
+        end = begin - 1
+        packed[0, g, :end], packed[2, g, :end], packed[3, g, :end] = ids[row, at[:end]], np.arange(end), 0
+        for number, (row, at, begin) in enumerate(members, 1):
+            first, end = end, end + len(at) - begin
+            keep = asked[row, at[begin:]]
+            packed[0, g, first:end] = ids[row, at[begin - 1 : -1]]
+            packed[1, g, first:end] = np.where(keep, ids[row, at[begin:]], IGNORED)
+            packed[2, g, first:end] = np.arange(begin - 1, len(at) - 1)
+            packed[3, g, first:end] = number
+            source += [(g, first + i) for i in np.flatnonzero(keep)]
+            to += [(row, column - 1) for column in at[begin:][keep]]
+    tensors = torch.from_numpy(packed).to(input_ids.device)
+    indices = [tuple(torch.tensor(pairs, device=input_ids.device).T) for pairs in (source, to)]
+    return Packed(tensors[0], tensors[1], tensors[2], tensors[3], *indices)  # type: ignore[arg-type]
+
+
+def follow_objective(model: Any, trie: Trie | None) -> None:
+    """Has ``model(…, labels=…, fused_lm_head=True)`` return log-probabilities as the checkpoint's scores are normalised, natural log.
+
+    Args:
+        model: a causal LM that a TRL trainer has given its fused head (`trl.trainer.utils.add_fused_lm_head`), with eager or SDPA
+            attention.
+        trie: normalise over the legal children of the current trie node (objective "trie"); ``None``: over all tokens. Of the other values
+            that TRL logs (entropy, mean logit) there are none under the trie: they are NaN.
+
+    Calling the model in any other way is as before. In that call it raises ``ValueError`` for a completion that is no identifier, under
+    the trie.
+    """
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    fused = model.forward
+    device = model.get_input_embeddings().weight.device
+    walker = TrieWalker(trie, device) if trie else None
+    labelled = TrieWalker(trie) if trie and device.type == "cpu" else walker
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return fused(*args, **kwargs)
+        input_ids = kwargs.pop("input_ids")
+        packed = pack(input_ids, kwargs.pop("attention_mask"), kwargs.pop("labels"))
+        kwargs |= {"input_ids": packed.ids, "position_ids": packed.position, "attention_mask": _attention(self, packed.mask())}
+        shape = (len(input_ids), input_ids.shape[1] - 1)
+
+        def unpacked(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(shape).index_put(packed.to, values)
+
+        if trie is None:
+            out = fused(fused_lm_head=True, shift_labels=packed.labels, **kwargs)
+            names = ("log_probs", "entropy", "mean_logits", "is_top1", "log_sum_sq_probs")
+            return FusedCausalLMOutput(**{n: unpacked(v[packed.source]) for n in names if (v := getattr(out, n)) is not None})
+        hidden = self.base_model(**kwargs | {"use_cache": False}).last_hidden_state
+        node = label_nodes(packed.labels, labelled, trie.eos_token_id)  # type: ignore[arg-type]
+        used = node[1] > node[0]
+        node = tuple(x[used] for x in node)
+        nll = trie_nll(hidden[used], self.get_output_embeddings().weight, node, packed.labels[used], walker)  # type: ignore[arg-type]
+        log_p = torch.zeros_like(packed.labels, dtype=nll.dtype).index_put(used.nonzero(as_tuple=True), -nll)
+        unknown = torch.full(shape, torch.nan, device=device)
+        return FusedCausalLMOutput(
+            log_probs=unpacked(log_p[packed.source]), entropy=unknown, mean_logits=unknown, is_top1=unknown > 0, log_sum_sq_probs=unknown
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _attention(model: Any, mask: torch.Tensor) -> torch.Tensor:
+    """The mask as the model's attention takes it."""
+    if getattr(model.config, "_attn_implementation", "eager") == "sdpa":
+        return mask
+    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(~mask, torch.finfo(model.dtype).min)
+
+
+class PairTrainer(DPOTrainer):
+    """`DPOTrainer` on pairs that are token ids already (`grlm_hf.training.dpo.beam_negatives`)."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+
+def clean_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A trainer's log without values that do not exist under the trie objective, or mean nothing for rollouts that end by themselves."""
+    no_sense = ("clipped_ratio", "terminated_length", "mean_token_accuracy", "logits/")
+    return [
+        {k: v for k, v in entry.items() if v is not None and not _nan(v) and not any(name in k for name in no_sense)} for entry in history
+    ]
+
+
+def _nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,148 @@
+"""Rewards of preference training: plain functions of a group of rollouts, and the form that TRL wants them in.
+
+A reward looks at a whole `Group`, so that it may depend on a rollout's place among the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.identifiers.terms import TermID, parse
+
+if TYPE_CHECKING:
+    from grlm_hf.priors.scores import Scorer
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rollouts of one prompt.
+
+    Attributes:
+        history: item ids, oldest first.
+        target: Term ID of the item that came next.
+        found: what the policy wrote, likeliest first; ``None`` for a text that is no Term ID.
+    """
+
+    history: tuple[str, ...]
+    target: TermID
+    found: tuple[TermID | None, ...]
+
+
+Reward = Callable[[Group], list[float]]
+"""One number a rollout of the group."""
+
+
+def exact_hit(group: Group) -> list[float]:
+    """1 for the target, 0 for anything else."""
+    return [float(tid == group.target) for tid in group.found]
+
+
+def prefix(group: Group) -> list[float]:
+    """The share of the target's terms that are right from the front: 1 for the target, 0 where the first term is wrong already."""
+    return [_in_common(tid, group.target) / len(group.target) for tid in group.found]
+
+
+def _in_common(tid: TermID | None, target: TermID) -> int:
+    n = 0
+    for a, b in zip(tid or (), target, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
+
+
+def rank_aware(group: Group) -> list[float]:
+    """1 for the target; the others share a penalty of 1, the more the further in front they stand: the one at place r in proportion to
+    ``1 / log2(r + 1)``, its weight in NDCG. All 0 where the target is not among them, or alone. (A ranking reward as in MiniOneRec,
+    arXiv 2510.24431, which penalises hard negatives by their generation rank; the shares here are our own choice.)
+    """
+    others = [i for i, tid in enumerate(group.found) if tid != group.target]
+    if len(others) in (0, len(group.found)):
+        return [0.0] * len(group.found)
+    gain = [1 / math.log2(place + 2) for place in range(len(group.found))]
+    total = sum(gain[i] for i in others)
+    return [1.0 if tid == group.target else -g / total for tid, g in zip(group.found, gain, strict=True)]
+
+
+def validity(catalog: Catalog) -> Reward:
+    """1 for a Term ID of the catalog, 0 for anything else: for rollouts that no trie holds to it."""
+    return lambda group: [float(tid is not None and bool(catalog.positions_of(tid))) for tid in group.found]
+
+
+def collaborative(catalog: Catalog, scorer: Scorer, floor: float = -20.0) -> Reward:
+    """How likely another recommender finds the item: 1 for the one that it rates highest of all, falling linearly with its log p, 0 at
+    `floor` below that (natural log). Of items that share a Term ID the best counts; no Term ID of the catalog: 0."""
+    column = {item: i for i, item in enumerate(scorer.item_ids)}
+
+    def reward(group: Group) -> list[float]:
+        (log_p,) = scorer.scores([list(group.history)])
+        best = float(log_p.max())
+
+        def value(tid: TermID | None) -> float:
+            items = [catalog.items[p].item_id for p in catalog.positions_of(tid)] if tid else []
+            rated = [float(log_p[column[i]]) - best for i in items if i in column]
+            return max(0.0, 1 - max(rated) / floor) if rated else 0.0
+
+        return [value(tid) for tid in group.found]
+
+    return reward
+
+
+def neighborly(catalog: Catalog, neighbors: Mapping[str, Sequence[str]]) -> Reward:
+    """The same from a table of collaborative neighbours, nearest first: 1 / place of the item among the neighbours of the history's last
+    item, 0 where it is none of them."""
+
+    def reward(group: Group) -> list[float]:
+        place = {item: n for n, item in enumerate(neighbors.get(group.history[-1], ()), 1)}
+        items = [[catalog.items[p].item_id for p in catalog.positions_of(tid)] if tid else [] for tid in group.found]
+        return [max((1 / place[i] for i in some if i in place), default=0.0) for some in items]
+
+    return reward
+
+
+def combined(rewards: Mapping[Reward, float]) -> Reward:
+    """The weighted sum of rewards."""
+
+    def reward(group: Group) -> list[float]:
+        parts = [[weight * value for value in one(group)] for one, weight in rewards.items()]
+        return [sum(values) for values in zip(*parts, strict=True)]
+
+    return reward
+
+
+def for_trl(reward: Reward, name: str) -> Callable[..., list[float]]:
+    """A reward as TRL's `GRPOTrainer` takes it: ``f(prompts, completions, completion_ids, **columns) -> list[float]``.
+
+    Of the data set's columns it needs `target`, a list of terms. The history, a list of item ids, is the column `history`, or else the
+    prompt. Neighbouring rows of equal history and target are a group, as TRL keeps the rollouts of a prompt together; where there is a
+    column `place`, each 0 in it begins a group.
+
+    Args:
+        name: what TRL logs it as.
+    """
+
+    def f(prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> list[float]:
+        found = groups(completions, columns.get("history", prompts), columns["target"], columns.get("place"))
+        return [value for group in found for value in reward(group)]
+
+    f.__name__ = name
+    return f
+
+
+def groups(
+    completions: Sequence[Any], histories: Sequence[Any], targets: Sequence[Sequence[str]], places: Sequence[int] | None = None
+) -> Iterator[Group]:
+    """Rows of TRL as groups; see `for_trl`. Completions are texts or lists of messages."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    start = 0
+    for at in range(1, len(texts) + 1):
+        if at < len(texts) and (
+            places[at] > 0 if places is not None else (histories[at], targets[at]) == (histories[start], targets[start])
+        ):
+            continue
+        yield Group(tuple(histories[start]), tuple(targets[start]), tuple(map(parse, texts[start:at])))
+        start = at

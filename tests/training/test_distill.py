@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys import TERM_IDS, toy_catalog, toy_histories, toy_tokenizer
+
+from grlm_hf.decoding.trie import legal_tokens
+from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.interactions import leave_one_out
+from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
+from grlm_hf.priors.sequence_training import train_sequence_model
+from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
+from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.training.config import DistillConfig, TrainConfig
+from grlm_hf.training.distill import Teacher
+from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
+from grlm_hf.training.scratch import ScratchConfig
+from grlm_hf.training.sft import tokenize_mixture, train
+from grlm_hf.training.trainer import TermIDTrainer
+
+TOKENIZER, CATALOG = toy_tokenizer(), toy_catalog()
+TRIE = CATALOG.trie(TOKENIZER)
+WALKER = TrieWalker(TRIE, "cpu")
+HISTORIES = leave_one_out(toy_histories()).train
+IDS = [item.item_id for item in CATALOG]
+NUMBER = {tid: n for n, tid in enumerate(CATALOG.identifiers)}
+TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
+
+
+@pytest.fixture(scope="module")
+def model() -> SequenceModel:
+    config = SequenceConfig(layers=1, width=8, heads=1, epochs=20, learning_rate=0.02, dropout=0.0, bf16=False)
+    return train_sequence_model(sorted(IDS), HISTORIES, config)  # its rows stand in another order than the catalog
+
+
+def asked(model: SequenceModel, items: list[str]) -> dict[tuple[str, ...], float]:
+    """Probability of each identifier after the items, by the scorer's own words."""
+    p = np.exp(model.scores([items])[0].astype(float))
+    total: dict[tuple[str, ...], float] = {}
+    for item, tid in zip(CATALOG.items, CATALOG.term_ids, strict=True):
+        total[tid] = total.get(tid, 0.0) + p[model.rows[item.item_id]]
+    return total
+
+
+def test_the_teacher_sums_its_items_below_each_rank(model: SequenceModel) -> None:
+    items = [[IDS[0], IDS[3], IDS[6]], [IDS[9], IDS[2]]]
+    below = Teacher(model, CATALOG, TRIE).below([[NUMBER[CATALOG.term_id(i)] for i in row] for row in items])
+    want = [asked(model, row[:n]) for row in items for n in range(1, len(row))]
+    assert below.shape == (3, len(TRIE) + 1)
+    for row, p in zip(below, want, strict=True):
+        by_rank = [p[CATALOG.identifiers[leaf]] for leaf in TRIE.leaf]
+        assert np.allclose((row / row[-1]).numpy(), np.concatenate([[0], np.cumsum(by_rank)]), atol=1e-5)
+
+
+def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: SequenceModel) -> None:
+    paths = identifier_tokens(TOKENIZER, CATALOG.identifiers)
+    rows = [[0, 4, 6], [8, 2]]
+    labels = [[IGNORED] + [t for n in row[1:] for t in paths[n]] for row in rows]
+    longest = max(map(len, labels))
+    label = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in labels])
+    node = label_nodes(label, WALKER, TOKENIZER.eos_token_id)
+    used = node[1] > node[0]
+    node = tuple(x[used] for x in node)
+    below = Teacher(model, CATALOG, TRIE).below(rows)
+    begins = used & (label_nodes(label, WALKER, TOKENIZER.eos_token_id)[2] == 0)
+    question = (begins.flatten().cumsum(0).reshape(begins.shape) - 1)[used]
+    torch.manual_seed(0)
+    hidden = torch.randn(int(used.sum()), 16, requires_grad=True)
+    embedding = torch.randn(len(TOKENIZER), 16, requires_grad=True)
+    _, soft = trie_losses(hidden, embedding, node, label[used], WALKER, below, question)
+    grads = torch.autograd.grad(soft.sum(), (hidden, embedding))
+
+    want, at = [], 0
+    for row in rows:
+        for n in range(1, len(row)):
+            p = asked(model, [CATALOG.items[CATALOG.term_ids.index(CATALOG.identifiers[m])].item_id for m in row[:n]])
+            path = paths[row[n]]
+            for depth in range(len(path)):
+                children = sorted(legal_tokens(TRIE, path[:depth]))
+                mass = torch.tensor([
+                    sum(p[CATALOG.identifiers[m]] for m, other in enumerate(paths) if other[: depth + 1] == [*path[:depth], child])
+                    for child in children
+                ])  # fmt: skip
+                log_p = (hidden[at] @ embedding[children].T).log_softmax(0)
+                want.append(-(mass.float() / mass.sum().float() * log_p).sum())
+                at += 1
+    assert at == len(hidden)
+    assert torch.allclose(soft, torch.stack(want), atol=1e-4)
+    for got, expected in zip(grads, torch.autograd.grad(torch.stack(want).sum(), (hidden, embedding)), strict=True):
+        assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_examples_name_their_items_and_only_those_of_histories() -> None:
+    mixture = build_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3))
+    history = {h.user_id: [NUMBER[CATALOG.term_id(i)] for i in h.items[-4:]] for h in HISTORIES}
+    rows = tokenize_mixture(mixture, TOKENIZER, CATALOG, objective="trie", identifiers=True)
+    tasks = set()
+    for task, key, row in zip(mixture["task"], mixture["key"], rows, strict=True):
+        assert row["identifiers"] == (history[key] if task == "sequence" else [])
+        tasks.add(task)
+    assert tasks == {"sequence", "internalise"}
+
+
+@pytest.mark.parametrize("asked_last", [0, 1])
+def test_each_label_meets_the_teachers_answer_to_its_own_question(model: SequenceModel, asked_last: int) -> None:
+    """Rows with a teacher and without, and rows whose last items alone are learnt."""
+    lengths = [3, 0, 4, 2]  # identifiers of each row
+    learnt = [1 if asked_last else 2, 1, 1 if asked_last else 3, 1]
+    begins = torch.zeros(4, 10, dtype=torch.bool)
+    for row, n in enumerate(learnt):
+        begins[row, [2 + 2 * i for i in range(n)]] = True
+    used = begins | begins.roll(1, 1)
+    teacher = Teacher(model, CATALOG, TRIE)
+    trainer = object.__new__(TermIDTrainer)
+    trainer.teacher = teacher
+    identifiers = [list(range(n)) for n in lengths]
+    below, question = trainer._taught(identifiers, begins, used)
+    assert below is not None and question is not None
+    want, first = [], 0
+    for row, n in enumerate(lengths):
+        questions = max(n - 1, 0)
+        for i in range(learnt[row]):
+            want += [first + questions - learnt[row] + i if n else -1] * 2
+        first += questions
+    assert below.shape[0] == first
+    got = question.tolist()
+    assert [q if q >= 0 else -1 for q in got] == want
+
+
+def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model: SequenceModel, tmp_path: Path) -> None:
+    mixture = build_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0))
+    config = TrainConfig(
+        scratch=TINY, objective="trie", epochs=60, learning_rate=0.01, batch_size=16, dropout=0.0, distill=DistillConfig(weight=1.0)
+    )
+    grlm = train(CATALOG, mixture, tmp_path / "work", config, max_history=3, teacher=model)
+    log = json.loads((tmp_path / "work" / "log.json").read_text())
+    assert log[-1]["train_loss"] < log[0]["loss"]
+    apart = []
+    for history in [list(h.items[-3:]) for h in HISTORIES[:10]]:
+        want = asked(model, history)
+        got = {r.term_id: np.exp(r.log_prob) for r in grlm.recommend(history, len(CATALOG), num_beams=len(NUMBER))}
+        apart.append(sum(abs(want[tid] - got[tid]) for tid in set(TERM_IDS)) / 2)
+    assert np.mean(apart) < 0.2  # total variation; two distributions over a dozen items drawn at random lie .5 and more apart
+
+
+def test_bad_input_is_named(model: SequenceModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="knows none of the catalog's items"):
+        Teacher(SequenceModel(("x", "y"), np.ones(2, int), model.net, model.config), CATALOG, TRIE)
+    with pytest.raises(ValueError, match="reads 20"):
+        Teacher(model, CATALOG, TRIE).below([[0] * 22])
+    with pytest.raises(ValueError, match="objective=trie"):
+        TrainConfig(distill=DistillConfig(weight=0.5))
+    with pytest.raises(ValueError, match=r"train\.distill\.model"):
+        train(CATALOG, build_mixture(CATALOG, HISTORIES), tmp_path, TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))
