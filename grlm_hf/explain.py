@@ -79,13 +79,13 @@ def explain(grlm: GRLMForRecommendation, history: Sequence[str], item_id: str) -
     term_id = index.catalog.term_ids[target]
     parts = np.zeros(len(term_id))
     np.add.at(parts, term_of_tokens(grlm.tokenizer, term_id), found[0])
-    drops = [total[0] - t for t in total[1:]] or [None]
+    drops: list[float | None] = [total[0] - t for t in total[1:]]
     return Explanation(
         item_id,
         term_id,
         total[0],
         tuple(TermScore(t, float(p)) for t, p in zip(term_id, parts, strict=True)),
-        tuple(HistoryScore(i, d) for i, d in zip(history, drops, strict=True)),
+        tuple(HistoryScore(i, d) for i, d in zip(history, drops or [None], strict=True)),
     )
 
 

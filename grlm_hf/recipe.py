@@ -132,12 +132,19 @@ class EvaluateConfig:
     """What is ranked: "all" items, or those of the target's "domain" alone, with a trie of that domain."""
     resamples: int = 1000
     """Of the bootstrap."""
+    unmasked: bool = False
+    """Measure every method once more with seen items kept."""
+    pairs: list[str] = field(default_factory=list)
+    """Methods to compare besides the best one with each of the others, such as "grlm+sasrec+item_knn > sasrec+item_knn"."""
     free_users: int = 0
     """Let the model also write without the trie, for so many users, grounded afterwards; needs objective "vocabulary"."""
 
     def __post_init__(self) -> None:
         if self.candidates not in ("all", "domain"):
             raise ValueError(f"evaluate.candidates is {self.candidates!r}; expected 'all' or 'domain'.")
+        for pair in self.pairs:
+            if len([name for name in pair.split(">") if name.strip()]) != 2:
+                raise ValueError(f"evaluate.pairs has {pair!r}; expected two methods, such as 'grlm > item_knn'.")
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,11 @@ def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
     report = run(recipe, said.append)
     out = Path(recipe.output)
     assert {p.name for p in out.iterdir()} == {
-        ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "checkpoint", "report.json", "report.png",
+        ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "priors", "checkpoint", "hybrids.json", "report.json", "report.png",
+        "report.html",
     }  # fmt: skip
     assert report == load_report(out / "report.json")
-    assert report["methods"].keys() == {"grlm", "popularity", "random"}
+    assert report["methods"].keys() == {"grlm", "grlm+item_knn", "item_knn", "text_knn", "popularity", "random"}
     assert report["methods"]["grlm"]["valid_rate"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert Catalog.from_pretrained(out / "catalog") == Catalog.from_pretrained(out / "checkpoint")
     assert Catalog.from_pretrained(out / "catalog").term_ids == tuple(TERM_IDS)
@@ -70,12 +71,12 @@ def test_only_what_changed_runs_again(recipe: Recipe) -> None:
     assert ran(recipe) == list(STAGES)
     assert ran(recipe) == []
     assert ran(replace(recipe, evaluate=replace(recipe.evaluate, resamples=20))) == ["evaluate"]
-    assert ran(replace(recipe, train=replace(recipe.train, epochs=1))) == ["train", "evaluate"]
+    assert ran(replace(recipe, train=replace(recipe.train, epochs=1))) == ["train", "hybrid", "evaluate"]
     shutil.rmtree(Path(recipe.output) / "catalog")
     assert "terms" in ran(recipe)
     with open(Path(recipe.data) / "interactions.csv", "a") as file:
         file.write("new,i20,1\nnew,i19,2\nnew,i18,3\n")
-    assert ran(recipe) == ["dataset", "train", "evaluate"]
+    assert ran(recipe) == ["dataset", "priors", "train", "hybrid", "evaluate"]
 
 
 def test_terms_from_text(recipe: Recipe) -> None:

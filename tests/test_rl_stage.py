@@ -43,7 +43,7 @@ def test_a_new_checkpoint_of_the_same_catalog_and_what_it_brought(tmp_path: Path
     end = GRLMForRecommendation.from_pretrained(tmp_path / "end")
     assert end.config == start.config
     assert end.catalog.items == start.catalog.items
-    assert end.trie.of == start.trie.of
+    assert end.trie.of == start.catalog.identifiers_hash
     assert end.model.dtype == torch.bfloat16
     assert result["users"] == 40
     assert json.loads((tmp_path / "end" / "training_result.json").read_text()) == result
@@ -75,9 +75,8 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("dpo", ["dpo.prompts=8", "dpo.negatives=2", "dpo.batch_size=16"]),
     ):
         said = [part for s in settings for part in ("--set", s)]
-        app(
-            [verb, str(tmp_path / "start"), str(datasets), "--output", str(tmp_path / verb), *said], exit_on_error=False, result_action=None
-        )
+        called = [verb, str(tmp_path / "start"), str(datasets), "--output", str(tmp_path / verb), *said]
+        app(called, exit_on_error=False, result_action="return_value")
         out = capsys.readouterr().out
         assert "40 validation users" in out
         assert "ndcg@10" in out

@@ -58,6 +58,7 @@ def evaluate(
     output
         The report; a plot is written beside it.
     """
+    from grlm_hf.evaluation.processes import is_main
     from grlm_hf.evaluation.report import text_table
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_report
@@ -65,6 +66,8 @@ def evaluate(
     r = load_recipe(recipe, set_ or [])
     quiet()
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
+    if not is_main():
+        return
     print(json.dumps(report, indent=2) if as_json else text_table(report))
 
 

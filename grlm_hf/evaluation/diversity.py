@@ -84,6 +84,7 @@ def intra_list(shown: np.ndarray, catalog: Catalog, vectors: np.ndarray | None =
     if vectors is not None:
         if len(vectors) != len(catalog):
             raise ValueError(f"Found {len(vectors)} vectors for {len(catalog)} items; expected one an item, in the catalog's order.")
+        vectors = vectors.astype(np.float64)  # float16 would do for the vectors, not for their sums
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.divide(vectors, length, out=np.zeros(vectors.shape), where=length > 0)
         for at in range(0, len(shown), _ROWS):

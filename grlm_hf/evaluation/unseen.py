@@ -35,7 +35,8 @@ def known_catalog(catalog: Catalog, train: Iterable[History]) -> Catalog:
 def with_new_items(grlm: GRLMForRecommendation, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> GRLMForRecommendation:
     """Another recommender over the same language model, its catalog extended by `items` with `GRLMForRecommendation.add_items`.
 
-    Those that `grlm` has already are taken out first, so that nothing of their old Term IDs stays. `grlm` itself is not changed.
+    Those that `grlm` has already are taken out first, so that nothing of their old Term IDs stays. `grlm` itself is not changed; its prior
+    goes along.
 
     Args:
         term_ids: one an item; by default they are extracted from the items' texts.
@@ -44,7 +45,7 @@ def with_new_items(grlm: GRLMForRecommendation, items: Sequence[Item], term_ids:
 
     there = [i.item_id for i in items if i.item_id in grlm.catalog]
     known = grlm.catalog.remove(there) if there else grlm.catalog
-    extended = GRLMForRecommendation(grlm.model, grlm.tokenizer, known, grlm.config)
+    extended = GRLMForRecommendation(grlm.model, grlm.tokenizer, known, grlm.config, prior=grlm.prior)
     extended.add_items(items, term_ids)
     return extended
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from grlm_hf.catalog import CATALOG_FILE
 from grlm_hf.files import fingerprint, local_paths, read_json, write_json
+from grlm_hf.priors.fused import PRIOR_FOLDER
 from grlm_hf.publishing.folder import DATASET_FACTS
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
@@ -79,7 +80,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     stage(
         "dataset",
         [find_data(r.data, "interactions", "sequences"), catalog, quality, *given] if "dataset" in wanted else [],
-        [r.mixture, r.sequence_model, r.read, seed, r.name, r.notice, templates_hash()],
+        [r.mixture, r.sequence_model if r.mixture.collaborative else None, r.read, seed, r.name, r.notice, templates_hash()],
         [datasets],
         lambda key: make_dataset(
             r.data, catalog, datasets, r.mixture, r.read, quality=quality, sequence_model=r.sequence_model, work=state / f"sequence-{key}",
@@ -108,7 +109,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
             "hybrid",
             [datasets, priors, checkpoint / CATALOG_FILE, *sorted(checkpoint.glob("*.safetensors"))],
             [r.priors, seed],
-            [hybrids],
+            [hybrids, *([checkpoint / PRIOR_FOLDER] if r.priors.hybrids else [])],
             lambda _: make_hybrid(checkpoint, datasets, priors, hybrids, r.priors, seed=seed),
         )
     stage(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.scores import Scorer
 
+
 def make_checkpoint(
     datasets: str | Path,
     output: str | Path,
@@ -119,14 +120,13 @@ def make_report(
     from grlm_hf.priors.chance import Chance
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.popularity import Popularity
+    from grlm_hf.priors.text import TextKNN
 
     if Path(output).is_dir():
         raise ValueError(f"{output} is a folder; name the file that the report is to be, such as {Path(output) / 'report.json'}.")
     config = config or EvaluateConfig()
     facts = dataset_facts(datasets)
     cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", part)]
-    if not cases:
-        raise ValueError(f"The {part} part of {datasets} has no cases; evaluate another part, or make the dataset with another split.")
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = to_device(GRLMForRecommendation.from_pretrained(folder))
     histories = train_histories(datasets)
@@ -138,10 +138,13 @@ def make_report(
         # extracted anew from the text, as for any new item; what a language model or a person wrote cannot be written here again
         given = None if facts.get("terms", {}).get("generator") == "extract" else [catalog.term_id(i.item_id) for i in new]
         grlm = with_new_items(grlm, new, given)
-    key = fingerprint("evaluate", [folder], [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
+    made = [folder, *(Path(p) for p in (priors, hybrids) if p)]
+    key = fingerprint("evaluate", made, [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
     ids = tuple(i.item_id for i in grlm.catalog)
 
     fused = Fused.load(priors) if priors else grlm.prior
+    fused = fused.following(grlm.catalog) if fused else None
+    texts = [scorer.vectors for scorer, _ in fused.components.values() if isinstance(scorer, TextKNN)] if fused else []
     alone, beside = _combinations(fused, priors, hybrids)
 
     def methods(exclude_seen: bool) -> dict[str, Method]:
@@ -163,10 +166,13 @@ def make_report(
         "seed": seed,
         "resamples": config.resamples,
         "counts": counts,
+        "vectors": texts[0] if texts else None,
         "work": work or kept,
         "key": key,
     }
-    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, **common)
+    claims = [tuple(name.strip() for name in pair.split(">")) for pair in config.pairs]
+    kept_seen = methods(False) if config.unmasked else None
+    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, unmasked=kept_seen, pairs=claims, **common)
     if config.free_users:
         if grlm.config.objective != "vocabulary":
             raise ValueError(
@@ -187,9 +193,7 @@ def make_report(
     return report
 
 
-def _combinations(
-    fused: Fused | None, priors: str | Path | None, hybrids: str | Path | None
-) -> tuple[dict[str, Scorer], dict[str, Fused]]:
+def _combinations(fused: Fused | None, priors: str | Path | None, hybrids: str | Path | None) -> tuple[dict[str, Scorer], dict[str, Fused]]:
     """Methods without the language model, and what stands beside it, by name."""
     if fused is None:
         return {}, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import warnings
@@ -88,7 +89,8 @@ def train(
             "held out (read.split), or leave the metric empty."
         )
     work = Path(work)
-    # 1. TRL's settings; they come first, since they start the processes' connection and DeepSpeed
+    # 1. TRL's settings; they come first, since they connect the processes and start DeepSpeed
+    on_cpu, deepspeed = not torch.cuda.is_available(), os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
         sft_args = SFTConfig(
@@ -107,7 +109,8 @@ def train(
             adam_epsilon=config.epsilon,
             max_grad_norm=config.clip,
             bf16=config.bf16,
-            use_cpu=not torch.cuda.is_available(),
+            use_cpu=on_cpu and not deepspeed,  # with it accelerate would leave DeepSpeed out
+            ddp_backend="gloo" if on_cpu else None,
             gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
             use_liger_kernel=config.liger,
             completion_only_loss=True,
@@ -117,7 +120,7 @@ def train(
             save_total_limit=2,
             logging_steps=10,
             logging_nan_inf_filter=False,
-            ddp_find_unused_parameters=False if torch.cuda.is_available() else None,
+            ddp_find_unused_parameters=None if on_cpu else False,
             ddp_timeout=7200,  # a push or a search for validation users takes its time, and the others wait
             seed=seed,
             data_seed=seed,

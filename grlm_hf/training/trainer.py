@@ -46,10 +46,12 @@ class TermIDTrainer(SFTTrainer):
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(OneBar())
-        batch = self.args.train_batch_size * self.args.world_size
-        self._fillers = -len(self.train_dataset) % batch if self.args.world_size > 1 else 0
+        self._fillers = self._short(self.train_dataset, self.args.train_batch_size)
         if self._fillers:  # accelerate would repeat examples from the epoch's beginning
-            self.train_dataset = concatenate_datasets([self.train_dataset, _without_labels(self.train_dataset)])
+            self.train_dataset = concatenate_datasets([self.train_dataset, _without_labels(self.train_dataset, 1)])
+        if self.eval_dataset is not None and (fillers := self._short(self.eval_dataset, self.args.eval_batch_size)):
+            self.eval_dataset = concatenate_datasets([self.eval_dataset, _without_labels(self.eval_dataset, fillers)])
+        self._held_out = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         plugin = self.accelerator.state.deepspeed_plugin
         self.sharded = bool(self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3))
         """No process has the weights of the whole model."""
@@ -58,6 +60,10 @@ class TermIDTrainer(SFTTrainer):
         self._walker = TrieWalker(trie, self.args.device) if trie else None
         self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
         self._eos = trie.eos_token_id if trie else None
+
+    def _short(self, examples: Any, batch_size: int) -> int:
+        """How many examples the last batch lacks for all processes to have one."""
+        return -len(examples) % (batch_size * self.args.world_size) if self.args.world_size > 1 else 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -80,6 +86,22 @@ class TermIDTrainer(SFTTrainer):
         if norm is not None and not math.isfinite(norm):
             raise ValueError(f"The gradient's length became {float(norm)} {self._told(self._last)}")
         return norm
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self._held_out.zero_()
+        return super().evaluate(*args, **kwargs)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        count = (inputs["labels"][:, 1:] != IGNORED).sum()
+        self._held_out += torch.stack([loss.double() * count, count.double()]).to(self._held_out.device)
+        return loss, logits, labels
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "eval_loss" in logs:  # the mean over all labels: that over batches would depend on how many there are
+            total, count = self.accelerator.reduce(self._held_out.clone()).tolist()
+            logs["eval_loss"] = total / max(count, 1)
+        super().log(logs, start_time)
 
     def _told(self, inputs: dict[str, Any]) -> str:
         keys = self._keys(inputs)
@@ -182,15 +204,15 @@ class _Collator:
         return batch | {"identifiers": kept} if kept else batch
 
 
-def _without_labels(examples: Any) -> Any:
-    """The shortest example as a dataset of its own, with nothing to learn."""
+def _without_labels(examples: Any, n: int) -> Any:
+    """The shortest example, `n` times, with nothing to learn."""
 
     def blank(row: dict[str, Any]) -> dict[str, Any]:
         empty = {"labels": [IGNORED] * len(row["labels"]), "key": "", "identifiers": []}
         return {name: value for name, value in empty.items() if name in row}
 
     shortest = min(range(len(examples)), key=list(map(len, examples["input_ids"])).__getitem__)
-    return examples.select([shortest]).map(blank, features=examples.features, load_from_cache_file=False)
+    return examples.select([shortest] * n).map(blank, features=examples.features, load_from_cache_file=False)
 
 
 class _SeededLengthSampler(LengthGroupedSampler):

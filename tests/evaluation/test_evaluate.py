@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toys import all_histories, toy_catalog, toy_grlm, toy_histories
 
-from grlm_hf.evaluation.evaluate import Rankings, evaluate
+from grlm_hf.evaluation.evaluate import Method, Rankings, check_comparable, evaluate
 from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
 from grlm_hf.evaluation.scored import scored
@@ -92,6 +94,77 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> N
     again = evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, chunk=16, resamples=10, **ABOUT)
     assert asked == [16, 16, 8, 8]
     assert again == evaluate({"m": oracle}, SPLIT.test, CATALOG, resamples=10, **ABOUT)
+
+
+def test_a_changed_method_is_not_answered_from_an_old_chunk(tmp_path: Path) -> None:
+    asked = []
+
+    def method(histories: Sequence[Sequence[str]]) -> Rankings:
+        asked.append(len(histories))
+        return Rankings([[IDS[len(asked) % 3]]] * len(histories))
+
+    def figures(key: str, **more: Mapping[str, Method]) -> dict[str, Any]:
+        return evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, key=key, resamples=5, **more, **ABOUT)
+
+    first = figures("checkpoint 1")
+    assert figures("checkpoint 1") == first
+    assert asked == [40]
+    second = figures("checkpoint 2")
+    assert asked == [40, 40]
+    assert second["methods"] != first["methods"]
+    assert figures("checkpoint 1") == first
+    # the same method made to keep seen items is another one
+    both = figures("checkpoint 1", unmasked={"m": method})
+    assert asked == [40, 40, 40]
+    assert both["unmasked"]["m"] != both["methods"]["m"]
+
+
+def test_with_and_without_seen_items() -> None:
+    masked, kept = scored(POPULAR, CATALOG, True), scored(POPULAR, CATALOG, False)
+    about = {**ABOUT, "resamples": 10}
+    report = evaluate({"p": masked}, SPLIT.test, CATALOG, unmasked={"p": kept}, **about)
+    assert report["methods"] == evaluate({"p": masked}, SPLIT.test, CATALOG, **about)["methods"]
+    assert report["unmasked"] == evaluate({"p": kept}, SPLIT.test, CATALOG, **about)["methods"]
+    assert "unmasked" not in evaluate({"p": masked}, SPLIT.test, CATALOG, **about)
+
+
+def test_reports_of_other_protocols_are_not_compared() -> None:
+    def report(cases: Sequence[Case] = SPLIT.test, seed: int = 0, **more: str) -> dict[str, Any]:
+        return evaluate({"m": scored(POPULAR, CATALOG, True)}, cases, CATALOG, resamples=3, seed=seed, **{**ABOUT, **more})
+
+    plain = report()
+    for same in (report(), report(seed=4), report(SPLIT.test[::-1])):
+        check_comparable(plain, same)
+    older = report()
+    del older["protocol"]["cases_hash"]
+    check_comparable(plain, older)
+    with pytest.raises(ValueError, match=r"different protocols.*seen_items: 'kept' and 'left out'\.$"):
+        check_comparable(plain, report(seen="left out"))
+    with pytest.raises(ValueError, match="dataset: 'toy' and 'other'; split: 'leave-one-out' and 'time'"):
+        check_comparable(plain, report(dataset="other", split="time"))
+    with pytest.raises(ValueError, match="users: 40 and 39; cases: 40 and 39; cases_hash"):
+        check_comparable(plain, report(SPLIT.test[1:]))
+    others = [Case(c.user_id, c.history, IDS[0]) for c in SPLIT.test]  # as many, but others
+    with pytest.raises(ValueError, match=r"protocols.*compared\. cases_hash: '\w+' and '\w+'\.$"):
+        check_comparable(plain, report(others))
+
+
+def test_several_methods_are_compared_and_sliced() -> None:
+    methods = {"oracle": oracle, "p": scored(POPULAR, CATALOG, True), "r": scored(Chance(IDS), CATALOG, True)}
+    counts = {i: n for n, i in enumerate(IDS)}
+    report = evaluate(methods, SPLIT.test, CATALOG, resamples=10, counts=counts, pairs=[("r", "p")], **ABOUT)
+    pairs = [("oracle", "p"), ("oracle", "r"), ("r", "p")]
+    assert [(e["metric"], e["a"], e["b"]) for e in report["comparisons"]] == [(m, *p) for m in ("recall@10", "ndcg@10") for p in pairs]
+    assert all(
+        e["difference"] == pytest.approx(report["methods"][e["a"]][e["metric"]]["value"] - report["methods"][e["b"]][e["metric"]]["value"])
+        for e in report["comparisons"]
+    )
+    assert report["slices"]["target"]["cold"]["cases"] == sum(c.target == IDS[0] for c in SPLIT.test)
+    assert json.loads(json.dumps(report)) == report
+    with pytest.raises(ValueError, match="Cannot compare"):
+        evaluate(methods, SPLIT.test, CATALOG, resamples=3, pairs=[("r", "nobody")], **ABOUT)
+    with pytest.raises(ValueError, match="Cannot compare"):
+        evaluate({"oracle": oracle}, SPLIT.test, CATALOG, resamples=3, pairs=[("oracle", "p")], **ABOUT)
 
 
 def test_refuses_no_cases_and_broken_methods() -> None:

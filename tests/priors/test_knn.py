@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from grlm_hf.interactions import Case, History
 from grlm_hf.priors.knn import GRID, ItemKNN, KNNConfig, tune_knn
+from grlm_hf.priors.neighbors import fuse_neighbors
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.tuning import Targets
 
@@ -163,3 +164,22 @@ def test_without_histories_it_knows_nothing_and_still_answers() -> None:
     assert np.allclose(knn.scores([[], ["i1"]]), -np.log(9))
     assert not knn.known.any()
     assert knn.neighbors(2).of(0) == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(walks, walks, st.integers(1, 5))
+def test_neighbours_of_two_are_fused_by_their_ranks(one: list[list[str]], other: list[list[str]], k: int) -> None:
+    found = {name: ItemKNN.fit(IDS, histories_of(w)).neighbors(6) for name, w in (("a", one), ("b", other))}
+    fused = fuse_neighbors(found, k)
+    for row in range(len(IDS)):
+        score = {n: sum(1 / (61 + f.of(row).index(n)) for f in found.values() if n in f.of(row)) for n in range(len(IDS))}
+        assert fused.of(row) == sorted((n for n in score if score[n]), key=lambda n: (-score[n], n))[:k]
+    assert fuse_neighbors({"a": found["a"]}, 6).indices.tolist() == found["a"].indices.tolist()
+
+
+def test_refuses_neighbours_that_do_not_belong_together() -> None:
+    found = ItemKNN.fit(IDS, []).neighbors(2)
+    with pytest.raises(ValueError, match="of different items"):
+        fuse_neighbors({"a": found, "b": ItemKNN.fit(IDS[::-1], []).neighbors(2)})
+    with pytest.raises(ValueError, match="0 lists of neighbours"):
+        fuse_neighbors({})

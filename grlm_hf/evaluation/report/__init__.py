@@ -14,12 +14,16 @@ from grlm_hf.markdown import escaped
 
 
 def save_report(report: dict[str, Any], path: str | Path) -> None:
-    """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``."""
+    """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``. Raises ``ValueError`` for a path that is one of these."""
     from grlm_hf.evaluation.report.page import page
+    from grlm_hf.evaluation.report.plots import figures, save_png
 
     path = Path(path)
-    plot(report, path.with_suffix(".png"))
-    write_text(path.with_suffix(".html"), page(report))
+    if path.suffix in (".png", ".html"):
+        raise ValueError(f"{path} is to be JSON, beside which a .png and a .html are written; name it {path.with_suffix('.json')}.")
+    drawn = figures(report)
+    save_png(drawn["metrics"], path.with_suffix(".png"))
+    write_text(path.with_suffix(".html"), page(report, drawn))
     write_json(path, report)
 
 
@@ -99,22 +103,15 @@ def compared(reports: Mapping[str, Mapping[str, Any]], markdown: bool = False) -
     return f"{escaped(note)}\n\n{table.markdown(intervals=True)}" if markdown else f"{table.text()}\n{note}"
 
 
-def plot(report: Mapping[str, Any], path: str | Path) -> None:
-    """The main metrics of each method with 95 % bootstrap intervals, as a PNG."""
-    from grlm_hf.evaluation.report.plots import figures, save_png
-
-    save_png(figures(report)["metrics"], path)
-
-
 def render(report: Mapping[str, Any], folder: str | Path, name: str = "report") -> list[Path]:
     """Writes the page and all pictures of a report into a folder: ``NAME.html``, ``NAME.png``, ``NAME-comparisons.png``, …"""
     from grlm_hf.evaluation.report.page import page
     from grlm_hf.evaluation.report.plots import figures, save_png
 
-    folder = Path(folder)
+    folder, drawn = Path(folder), figures(report)
     written = [folder / f"{name}.html"]
-    write_text(written[0], page(report))
-    for picture, figure in figures(report).items():
+    write_text(written[0], page(report, drawn))
+    for picture, figure in drawn.items():
         written.append(folder / (f"{name}.png" if picture == "metrics" else f"{name}-{picture}.png"))
         save_png(figure, written[-1])
     return written
@@ -123,8 +120,9 @@ def render(report: Mapping[str, Any], folder: str | Path, name: str = "report") 
 def render_comparison(reports: Mapping[str, Mapping[str, Any]], folder: str | Path, name: str = "comparison") -> list[Path]:
     """Writes the page and the picture of several runs side by side into a folder: ``NAME.html``, ``NAME.png``."""
     from grlm_hf.evaluation.report.page import comparison_page
+    from grlm_hf.evaluation.report.plots import figures, save_png
 
     written = [Path(folder) / f"{name}.html", Path(folder) / f"{name}.png"]
     write_text(written[0], comparison_page(reports))
-    plot(merged(reports), written[1])
+    save_png(figures(merged(reports))["metrics"], written[1])
     return written

@@ -31,9 +31,13 @@ _SECTIONS = {  # block: heading, its picture, what that shows
 _FOLDED = "Where methods are good"  # many tables, and the picture says most of it
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The page of one report: the protocol first, then each block that it has, with pictures inside. The same report, the same bytes."""
-    drawn, written = figures(report), tables(report)
+def page(report: Mapping[str, Any], drawn: Mapping[str, Figure] | None = None) -> str:
+    """The page of one report: the protocol first, then each block that it has, with pictures inside. The same report, the same bytes.
+
+    Args:
+        drawn: the report's `figures`, if they are there already.
+    """
+    drawn, written = drawn or figures(report), tables(report)
     parts = [
         _section(heading, drawn.get(picture), caption, written.get(block, ()))
         for block, (heading, picture, caption) in _SECTIONS.items()
@@ -111,6 +115,6 @@ def _name(is_name: bool) -> str:
 def _cell(cell: Cell, is_name: bool) -> str:
     if is_name:
         return f'<th scope="row" class="name" title="{_escaped(cell.text)}">{_escaped(cell.text)}</th>'
-    value = "" if cell.value is None else f' data-value="{cell.value!r}" title="{cell.value!r}"'
+    value = "" if cell.value is None else f' data-value="{float(cell.value)!r}" title="{float(cell.value)!r}"'
     note = f"<small>{_escaped(cell.note)}</small>" if cell.note else ""
     return f"<td{value}>{_escaped(cell.text)}{note}</td>"

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LONGEST = 48  # characters of a name beside its row
-_STYLE = {"font.size": 9, "text.parse_math": False, "svg.hashsalt": "grlm", "svg.fonttype": "path"}
+_DPI = 150
+_STYLE = {
+    "figure.dpi": _DPI,
+    "text.hinting": "none",
+    "font.size": 9,
+    "text.parse_math": False,
+    "svg.hashsalt": "grlm",
+    "svg.fonttype": "path",
+}
 _COLORS = ("#1f77b4", "#e8720c", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#d75fb3", "#7f7f7f", "#8f8f1e", "#17a2b0")
 """Of middling lightness: seen on a light ground and, inverted, on a dark one."""
 _MARKERS = "osD^vP*Xph"
@@ -35,13 +43,17 @@ def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
             "slices": _slices(report),
             "training": _training(report.get("training") or ()),
         }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+        found = {name: figure for name, figure in drawn.items() if figure is not None}
+        for figure in found.values():  # laid out here, for whatever it is written as
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+    return found
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, atomically."""
     with replacing(path) as new:
-        new.write_bytes(_bytes(figure, "png", dpi=150, metadata={"Software": None}))
+        new.write_bytes(_bytes(figure, "png", dpi=_DPI, metadata={"Software": None}))
 
 
 def svg(figure: Figure) -> bytes:
@@ -83,9 +95,9 @@ def _bare(axis: Axes, grid: str) -> None:
         axis.tick_params(axis="y", length=0)
 
 
-def _label(name: str) -> str:
+def _label(name: str, longest: int = _LONGEST) -> str:
     name = one_line(name)
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _whisker(m: Mapping[str, float]) -> list[list[float]]:
@@ -135,12 +147,16 @@ def _comparisons(entries: Sequence[Mapping[str, Any]]) -> Figure | None:
             m = {"value": e["difference"], "low": e["low"], "high": e["high"]}
             color, filled = ("C0", "C0") if apart else ("0.5", "none")
             axis.errorbar(e["difference"], row, xerr=_whisker(m), fmt="o", ms=5, mfc=filled, capsize=2.5, lw=1.4, color=color)
-            p = f"p = {e['p']:.4f}" + (f", Holm {e['p_holm']:.4f}" if "p_holm" in e else "")
-            axis.annotate(f"{e['difference']:+.4f}, {p}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
         axis.axvline(0, color="0.5", lw=1, zorder=0.5)
-        axis.set_yticks(range(len(some)), [f"{_label(e['a'])} − {_label(e['b'])}" for e in some])
+        axis.set_yticks(range(len(some)), [f"{_label(e['a'], 28)} − {_label(e['b'], 28)}" for e in some])
         axis.set_ylim(len(some) - 0.5, -0.5)
-        axis.set_title(f"{metric}: a − b, paired by user", loc="left")
+        axis.set_title(f"{_label(metric)}: a − b, paired by user", loc="left")
+        beside = axis.twinx()
+        said = [f"{e['difference']:+.4f}, p = {e['p']:.4f}" + (f", Holm {e['p_holm']:.4f}" if "p_holm" in e else "") for e in some]
+        beside.set_yticks(range(len(some)), said, fontsize=7.5)
+        beside.set_ylim(axis.get_ylim())
+        beside.set_frame_on(False)
+        beside.tick_params(axis="y", length=0)
         _bare(axis, "x")
     return figure
 
@@ -169,7 +185,7 @@ def _slices(report: Mapping[str, Any]) -> Figure | None:
         axis.set_xticks(range(len(parts)), [f"{_label(label)}\n{part['cases']:,}" for label, part in parts.items()])
         axis.set_xlim(-0.6, len(parts) - 0.4)
         axis.set_ylim(0)
-        axis.set_title(f"recall@10 by {one_line(grouping)}, with the number of cases", loc="left")
+        axis.set_title(f"recall@10 by {_label(grouping)}, with the number of cases", loc="left")
         _bare(axis, "y")
     handles, labels = max((axis.get_legend_handles_labels() for axis in panels), key=lambda found: len(found[1]))
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
