@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import all_histories, brute_force, close, random_grlm, random_history, toy_catalog, toy_grlm, toy_tokenizer
 
+from grlm_hf.cli.app import app
 from grlm_hf.evaluation.deletion import deletion_test
 from grlm_hf.explain import explain, log_probs, term_of_tokens
 from grlm_hf.interactions import Case
@@ -131,6 +134,26 @@ def test_bad_calls() -> None:
         with pytest.raises(ValueError, match=message):
             grlm.explain(history, item)
     assert log_probs(grlm, [], []).shape == (0,)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grlm = toy_grlm("trie")
+    grlm.save_pretrained(tmp_path / "toy")
+
+    def said(*args: str) -> str:
+        app(["explain", str(tmp_path / "toy"), "--history", f"{IDS[0]}, {IDS[1]}", *args], result_action="return_value")
+        return capsys.readouterr().out
+
+    best = grlm.recommend(IDS[:2], 1)[0]
+    want = grlm.explain(IDS[:2], best.item_id)
+    found = json.loads(said("--json"))
+    assert (found["item_id"], found["term_id"]) == (best.item_id, list(best.term_id))
+    assert np.allclose([h["drop"] for h in found["history"]], [h.drop for h in want.history], atol=1e-4)
+    text = said("--item", IDS[4])
+    for h, drop in zip(IDS[:2], [h.drop for h in grlm.explain(IDS[:2], IDS[4]).history], strict=True):
+        assert f"{-drop:+.2f}  {grlm.catalog[h].title}  ({h})" in text
+    with pytest.raises(ValueError, match="give one of them"):
+        said("--item", IDS[4], "--exclude-seen")
 
 
 # --- the deletion test -------------------------------------------------------------------------------------------------------------

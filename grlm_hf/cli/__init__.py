@@ -32,7 +32,7 @@ def main() -> None:
         )
     except Incomplete as rest:
         say(f"grlm: {rest}")
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, MemoryError) as error:
         sys.exit(_fail(str(error)))
     except Exception as error:
         if _disk_full(error):

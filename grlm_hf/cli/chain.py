@@ -71,4 +71,4 @@ def show(report: dict[str, Any], output: Path) -> None:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print("and is recommended:")
     print(listing(grlm.recommend(case["history"], min(5, len(grlm.catalog)), exclude_seen=True)))
-    print(f"\nPlot: {output / 'report.png'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
+    print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")

@@ -168,11 +168,12 @@ def evaluate(
 def check_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` where two reports were not made under one protocol: it lists what differs, with both values.
 
-    What need not agree is what figures do not depend on, or only by chance: the seed, the number of resamples, the methods. A report of
-    an older version that does not state its `cases_hash` is compared by the rest.
+    What need not agree is what figures do not depend on, or only by chance: the seed, the number of resamples, the methods, and what a
+    recipe calls its data. Reports of an older version, which do not state their `cases_hash`, must agree in that name instead.
     """
     both = [{"dataset": report.get("dataset"), **report.get("protocol", {})} for report in (a, b)]
-    keys = ["dataset", *(k for k in _SAME if k != "cases_hash" or all(k in p for p in both))]
+    hashed = all("cases_hash" in p for p in both)
+    keys = [k for k in ("dataset", *_SAME) if k != ("dataset" if hashed else "cases_hash")]
     differing = [f"{k}: {both[0].get(k)!r} and {both[1].get(k)!r}" for k in keys if both[0].get(k) != both[1].get(k)]
     if differing:
         raise ValueError(f"The reports have different protocols, so their figures cannot be compared. {'; '.join(differing)}.")

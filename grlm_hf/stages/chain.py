@@ -116,7 +116,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
         "evaluate",
         [datasets, checkpoint, *fused],
         [r.evaluate, seed],
-        [report, report.with_suffix(".png")],
+        [report, report.with_suffix(".png"), report.with_suffix(".html")],
         lambda key: make_report(
             checkpoint, datasets, report, r.evaluate, priors=priors if fused else None, hybrids=hybrids if fused else None,
             work=state / f"evaluate-{key}", seed=seed, name=r.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import Catalog, Item
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
-from grlm_hf.hub import dataset_facts, fetch_checkpoint, load_table
+from grlm_hf.hub import dataset_facts, fetch_checkpoint, load_table, push_folder
 from grlm_hf.interactions import Case
 from grlm_hf.publishing.cards import write_model_card
 from grlm_hf.recipe import EvaluateConfig
@@ -37,6 +36,9 @@ def make_checkpoint(
 ) -> GRLMForRecommendation:
     """Trains on a dataset repository (folder or Hub id) and writes the checkpoint; resumes from what an earlier try left in `work`.
 
+    Under ``accelerate launch`` or ``torchrun`` every process calls it alike, and the main one writes. With `config.hub` the finished
+    checkpoint is pushed, too.
+
     Args:
         teacher: file of the sequence model that `config.distill` asks for; by default the one that it names.
     """
@@ -44,8 +46,6 @@ def make_checkpoint(
     from grlm_hf.priors.sequence import SequenceModel
     from grlm_hf.training.sft import train
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("Training in several processes is not supported yet; start one process without a launcher.")
     check_replaceable(output, CHECKPOINT_SIGN)
     config = config or TrainConfig()
     facts = dataset_facts(datasets)
@@ -60,9 +60,14 @@ def make_checkpoint(
         key = fingerprint("train", given, [config, seed, str(datasets), written])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
     catalog = Catalog.from_pretrained(datasets)
-    watched = config.validation_examples and facts.get("statistics", {}).get("rows", {}).get("sft", {}).get("validation", 1)
+    rows = facts.get("statistics", {}).get("rows", {})
+    watched = config.validation_examples and rows.get("sft", {}).get("validation", 1)
     if facts["split"] == UNSEEN:  # what is held out is to be new to the checkpoint: in no trie, no loss and no vocabulary
         catalog, watched = known_catalog(catalog, train_histories(datasets)), 0
+    known = {item.item_id for item in catalog}
+    stops = config.early_stopping.metric and rows.get("cases", {}).get("validation", 1)
+    asked = load_table(datasets, "cases", "validation") if stops else []
+    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in asked if known.issuperset([*r["history"], r["target"]])]
     model = (teacher or config.distill.model) if config.distill.weight else None
     if config.distill.weight and not model:
         raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
@@ -72,15 +77,23 @@ def make_checkpoint(
         work,
         config,
         validation=load_table(datasets, "sft", "validation") if watched else None,
+        cases=cases,
         max_history=facts["max_history"],
         history=history,
         max_tokens=facts.get("max_tokens", 0),
         seed=seed,
         teacher=SequenceModel.load(model) if model else None,
     )
-    grlm.save_pretrained(output)
-    write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
-    shutil.rmtree(work, ignore_errors=True)
+    from accelerate import PartialState
+
+    processes = PartialState()
+    if processes.is_main_process:
+        grlm.save_pretrained(output)
+        write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
+        if config.hub.repo:
+            push_folder(output, config.hub.repo)
+        shutil.rmtree(work, ignore_errors=True)
+    processes.wait_for_everyone()
     return grlm
 
 
@@ -124,6 +137,8 @@ def make_report(
 
     if Path(output).is_dir():
         raise ValueError(f"{output} is a folder; name the file that the report is to be, such as {Path(output) / 'report.json'}.")
+    if Path(output).suffix in (".png", ".html"):
+        raise ValueError(f"{output} would be taken by a picture or page of the report; name a .json file.")
     config = config or EvaluateConfig()
     facts = dataset_facts(datasets)
     cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", part)]
@@ -183,6 +198,8 @@ def make_report(
         for domain, found in freely.get("domains", {}).items():
             report["domains"][domain]["methods"] |= found["methods"]
         report["protocol"]["grlm_free"] = f"first {freely['protocol']['users']} users; no trie, grounded in the paper's form"
+    if (log := folder / "training_log.json").is_file():
+        report["training"] = _thinned(read_json(log))
     if new:
         report["unseen"] = unseen_block(report, len(new), extracted=given is None)
     if is_main():
@@ -204,3 +221,10 @@ def _combinations(fused: Fused | None, priors: str | Path | None, hybrids: str |
         alone[name] = fused.weighted(found["weights"])
     beside = read_json(hybrids)["hybrids"] if hybrids else {}
     return alone, {name: fused.weighted(found["weights"]) for name, found in beside.items()}
+
+
+def _thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Not more than some 200 of the entries that hold a training loss alone; all others."""
+    losses = [n for n, entry in enumerate(log) if "loss" in entry]
+    kept = set(losses[:: max(1, len(losses) // 200)])
+    return [entry for n, entry in enumerate(log) if n in kept or "loss" not in entry]

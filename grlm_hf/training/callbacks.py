@@ -97,7 +97,7 @@ class EarlyStopping(TrainerCallback):
         work: Path,
         ask: Callable[[], dict[str, float]],
         log: Callable[[dict[str, float]], None],
-        save: Callable[[Path], None],
+        save: Callable[[Path], Any],
     ):
         self.config, self.work, self.ask, self.log, self.save = config, work, ask, log, save
 
@@ -108,7 +108,7 @@ class EarlyStopping(TrainerCallback):
         self.log({f"eval_{name}": value for name, value in self.ask().items()})
         best, over = standing(state.log_history, self.config)
         if best == state.global_step:
-            self.save(best_folder(self.work, best))
+            self.save(best_folder(self.work, state.global_step))
         if over:
             control.should_training_stop = True
 

@@ -15,7 +15,7 @@ class LoraConfig:
 
     rank: int = 0
     """Rank of the matrices, such as 16; 0: no LoRA, all weights are trained."""
-    alpha: float = 32.0
+    alpha: int = 32
     """The matrices' product counts alpha / rank."""
     dropout: float = 0.05
     """Dropout on what the matrices read."""

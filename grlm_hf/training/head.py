@@ -50,7 +50,7 @@ class _ChunkedNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, label: Any, dtype: torch.dtype, learns: bool) -> torch.Tensor:
         wanted = [learns and needed for needed in ctx.needs_input_grad[:3]]
-        grads = [torch.zeros_like(x) if want else None for x, want in zip((hidden, weight, bias), wanted, strict=True)]
+        grads: list[Any] = [torch.zeros_like(x) if want else None for x, want in zip((hidden, weight, bias), wanted, strict=True)]
         w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
         total, rows = torch.zeros((), device=hidden.device), max(1, _CHUNK // len(weight))
         for begin in range(0, len(label), rows):
@@ -62,7 +62,7 @@ class _ChunkedNLL(torch.autograd.Function):
                 continue
             slope = log_p.exp_().scatter_add_(1, y, torch.full_like(y, -1.0, dtype=log_p.dtype)).to(dtype)
             if wanted[0]:
-                grads[0][begin : begin + rows] = slope @ w  # type: ignore[index]
+                grads[0][begin : begin + rows] = slope @ w
             if wanted[1]:
                 grads[1] += slope.T @ h
             if wanted[2]:

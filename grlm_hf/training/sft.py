@@ -109,8 +109,9 @@ def train(
             adam_epsilon=config.epsilon,
             max_grad_norm=config.clip,
             bf16=config.bf16,
+            dataloader_pin_memory=not on_cpu,
             use_cpu=on_cpu and not deepspeed,  # with it accelerate would leave DeepSpeed out
-            ddp_backend="gloo" if on_cpu else None,
+            ddp_backend="gloo" if on_cpu and deepspeed else None,
             gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
             use_liger_kernel=config.liger,
             completion_only_loss=True,
@@ -195,7 +196,7 @@ def train(
             grlm = assembled(saved(work / "asked")).to(sft_args.device)
         else:
             grlm = GRLMForRecommendation(trainer.accelerator.unwrap_model(trainer.model), tokenizer, catalog, facts)
-        trainer.model.eval()  # what is logged next belongs to an evaluation
+        trainer.model.eval()  # type: ignore[union-attr]  # what is logged next belongs to an evaluation
         mine = range(processes.process_index, len(asked), processes.num_processes)
         with torch.autocast(sft_args.device.type, torch.bfloat16, enabled=autocast):
             found = gather_object(list(zip(mine, places(grlm, [asked[i] for i in mine]), strict=True)))

@@ -113,7 +113,8 @@ class TermIDTrainer(SFTTrainer):
 
     def _keys(self, inputs: dict[str, Any]) -> list[str]:
         """Which examples a batch is made of, found by their tokens."""
-        if "key" not in self.train_dataset.column_names:
+        examples: Any = self.train_dataset
+        if "key" not in examples.column_names:
             return []
         wanted = set()
         for row, ids in enumerate(inputs["input_ids"]):
@@ -122,7 +123,7 @@ class TermIDTrainer(SFTTrainer):
             elif "position_ids" in inputs:  # several examples in one row
                 starts = (inputs["position_ids"][row] == 0).nonzero()[1:, 0].tolist()
                 wanted |= {tuple(part.tolist()) for part in ids.tensor_split(starts)}
-        rows = zip(self.train_dataset["key"], self.train_dataset["input_ids"], strict=True)
+        rows = zip(examples["key"], examples["input_ids"], strict=True)
         return [key for key, ids in rows if key and tuple(ids) in wanted]
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -189,7 +190,7 @@ class TermIDTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         if "identifiers" not in self._signature_columns:  # type: ignore[operator]
-            self._signature_columns.append("identifiers")  # type: ignore[union-attr]
+            self._signature_columns.append("identifiers")  # type: ignore[union-attr, attr-defined]
 
 
 class _Collator:

@@ -1,42 +1,93 @@
-"""A training on the toys as a program of its own, to be killed, run again, and started in several processes by the tests.
+"""Trainings on the toys in processes of their own, one or several together, that can be killed at a step and started again.
 
-python toy_run.py FOLDER '{"epochs": 2, ...}'     settings of TrainConfig; "seed"
+They are forked from a server that has imported everything once.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import socket
 import sys
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import toy_catalog, toy_histories
 
 from grlm_hf.interactions import leave_one_out
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
+from grlm_hf.training.config import EarlyStoppingConfig
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, train
+from grlm_hf.training.trainer import TermIDTrainer
 
 CATALOG = toy_catalog()
 SPLIT = leave_one_out(toy_histories())
 MIXTURE = build_mixture(CATALOG, SPLIT.train, MixtureConfig(max_history=3))
 VALIDATION = examples_to_dataset(validation_sequences(CATALOG, SPLIT.validation, 3))
 TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+STOPPING = EarlyStoppingConfig("ndcg@10", users=30, every=4, patience=99)
 
 
-def run(folder: Path, settings: dict, **more: object) -> None:
-    seed = settings.pop("seed", 0)
-    config = TrainConfig(**{"scratch": TINY, "learning_rate": 1e-2, "dropout": 0.1} | settings)
-    grlm = train(CATALOG, MIXTURE, folder / "work", config, validation=VALIDATION, max_history=3, seed=seed, **more)
-    if os.environ.get("RANK", "0") == "0":
-        grlm.save_pretrained(folder / "checkpoint")
+def toy_train(folder: Path, **settings: Any) -> Any:
+    """Six steps an epoch of eight examples; the last one has four."""
+    config = TrainConfig(**{"scratch": TINY, "learning_rate": 1e-2, "batch_size": 8, "epochs": 4, "save_steps": 5} | settings)  # type: ignore[arg-type]
+    return train(CATALOG, MIXTURE, folder / "work", config, validation=VALIDATION, cases=SPLIT.validation, max_history=3, seed=3)
 
 
-if __name__ == "__main__":
-    from grlm_hf.training.config import EarlyStoppingConfig
+def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | None = None, kill_saving: int | None = None,
+        environment: dict[str, str] | None = None) -> list[int]:  # fmt: skip
+    """Trains the jobs, folder → settings, one after the other; returns the exit codes of the processes. Output: ``FOLDER.N.log``.
 
-    settings = json.loads(sys.argv[2])
-    if "early_stopping" in settings:
-        settings["early_stopping"] = EarlyStoppingConfig(**settings["early_stopping"])
-    run(Path(sys.argv[1]), settings, cases=SPLIT.validation)
+    Args:
+        kill_at: the last process ends itself with SIGKILL before this step.
+        kill_saving: it does so while the checkpoint of this step is written.
+    """
+    context = get_context("forkserver")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    context.set_forkserver_preload(["toy_run"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} if processes > 1 else {}
+    started = []
+    for n in range(processes):
+        ranks = {"RANK": str(n), "LOCAL_RANK": str(n)} if processes > 1 else {}
+        last = n == processes - 1
+        arguments = (jobs, {**several, **ranks, **(environment or {})}, last and kill_at, last and kill_saving)
+        started.append(context.Process(target=_work, args=arguments))
+        started[-1].start()
+    started[-1].join()
+    for process in started:
+        if started[-1].exitcode:  # as a launcher would
+            process.kill()
+        process.join()
+    return [process.exitcode for process in started]  # type: ignore[misc]
+
+
+def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at: int, kill_saving: int) -> None:
+    os.environ |= environment
+    rank = os.environ.get("RANK", "0")
+    output = os.open(f"{next(iter(jobs))}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+    def before(name: str, step: int) -> None:
+        inner = getattr(TermIDTrainer, name)
+
+        def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.state.global_step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inner(self, *args, **kwargs)
+
+        setattr(TermIDTrainer, name, outer)
+
+    if kill_at:
+        before("training_step", kill_at - 1)
+    if kill_saving:
+        before("_save_rng_state", kill_saving)
+    for folder, settings in jobs.items():
+        grlm = toy_train(folder, **settings)
+        if rank == "0":
+            grlm.save_pretrained(folder / "checkpoint")

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 _LONGEST = 48  # characters of a name beside its row
 _DPI = 150
-_STYLE = {
-    "figure.dpi": _DPI,
-    "text.hinting": "none",
-    "font.size": 9,
-    "text.parse_math": False,
-    "svg.hashsalt": "grlm",
-    "svg.fonttype": "path",
-}
+_STYLE = {"font.size": 9, "text.parse_math": False, "svg.hashsalt": "grlm", "svg.fonttype": "path"}
+# Letters as wide at every resolution, so that one layout fits what is drawn and what is traced.
+_STYLE |= {"figure.dpi": _DPI, "text.hinting": "none"}
 _COLORS = ("#1f77b4", "#e8720c", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#d75fb3", "#7f7f7f", "#8f8f1e", "#17a2b0")
 """Of middling lightness: seen on a light ground and, inverted, on a dark one."""
 _MARKERS = "osD^vP*Xph"
