@@ -14,6 +14,8 @@ from toys import toy_tokenizer
 
 from grlm_hf import Catalog, Item
 from grlm_hf.identifiers.terms import render
+from grlm_hf.interactions import leave_one_out, load_histories
+from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages import dataset as stage
@@ -76,6 +78,21 @@ def test_no_example_tells_what_is_held_out(shop: Path, tmp_path: Path, how: str)
             of = trained[row["key"]]
             assert shown in [of[a : a + len(shown)] for a in range(len(of))]
     assert found == set(weights)
+
+
+def test_collaborative_neighbours_from_counting_and_from_both(shop: Path, tmp_path: Path) -> None:
+    near = {}
+    for source in ("knn", "both"):
+        mixture = MixtureConfig(internalise=0.0, collaborative=1.0, neighbors_per_item=3, neighbors_from=source)
+        make_dataset(shop, shop / "catalog", tmp_path / source, mixture, sequence_model=TINY)
+        rows = load_dataset(str(tmp_path / source), "collaborative", split="train")
+        near[source] = {row["item_id"]: row["neighbors"] for row in rows}
+    histories = load_histories(next(p for p in shop.iterdir() if p.stem in ("interactions", "sequences")), set(IDS))
+    counted = ItemKNN.fit([i.item_id for i in Catalog.from_pretrained(shop / "catalog")], leave_one_out(histories).train).neighbors(3)
+    assert near["knn"] == {row["item_id"]: row["neighbors"] for row in counted.to_dataset()}
+    assert near["both"] != near["knn"]
+    with pytest.raises(ValueError, match="neighbors_from is 'knm'"):
+        MixtureConfig(neighbors_from="knm")
 
 
 def test_a_second_helping_of_collaborative_neighbours(shop: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ loss is TRL's to 1e-5. Real tokens leave padding out. On a CPU the seconds are C
 the runs take turns, and the ratios are medians over the rounds. Memory is the growth of a process of its own, from before its first
 step to its peak. On a GPU it prints model FLOPs utilisation too (written, not run: no GPU was at hand).
 
-Without --datasets: the sample shop. Writes results/training-throughput.json, for the sample training-throughput-sample.json.
+Without --datasets: the sample shop. Writes results/training-SHAPE-DATA.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -141,6 +140,7 @@ class Meter(TrainerCallback):
         """(seconds, real tokens, labels, positions)."""
         self.marks.clear()
         self.trainer.train()
+        self.trainer.optimizer = None  # the next round starts anew
         (begin, before), (end, after) = self.marks[0], self.marks[-1]
         tokens, labels, positions = after - before
         return end - begin, tokens, labels, positions
@@ -158,7 +158,7 @@ def same_loss(shape: Shape, tokenizer: Any, examples: Any, work: Path) -> bool:
     return abs(ours - theirs) <= 1e-5
 
 
-def utilisation(config: Any, seconds: float, tokens: float, labels: float, positions: float, batches: int) -> float | None:
+def utilisation(config: Any, seconds: float, tokens: float, labels: float, positions: float, examples: int) -> float | None:
     """Share of the GPU's bfloat16 peak that went into what was asked for: layers at real tokens, logits at labels; ``None`` for a GPU whose
     peak TRL does not know. What is missing went into padding, launches of small kernels, and waiting for the data."""
     from trl.trainer.utils import compute_flops_per_token, get_peak_flops
@@ -167,13 +167,12 @@ def utilisation(config: Any, seconds: float, tokens: float, labels: float, posit
     if peak is None:
         return None
     head = 6 * config.vocab_size * config.hidden_size
-    layers = compute_flops_per_token(config, int(tokens / batches)) - head
+    layers = compute_flops_per_token(config, int(tokens / examples)) - head
     return (layers * tokens + head * labels) / seconds / peak
 
 
-def measure(
-    results: Results, shape: Shape, data: str, tokenizer: Any, examples: Any, rounds: int, names: list[str], peak: Callable
-) -> None:
+def measure(results: Results, key: str, tokenizer: Any, examples: Any, rounds: int, names: list[str], shared: Path) -> None:
+    shape = SHAPES[key]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         gate = same_loss(shape, tokenizer, examples, work)
@@ -184,20 +183,19 @@ def measure(
                 found[name].append(meter.run())
                 print(f"  round {n + 1}, {name}: {found[name][-1][1] / found[name][-1][0]:.0f} tokens/s", flush=True)
     speed = {name: [tokens / seconds for seconds, tokens, _, _ in runs] for name, runs in found.items()}
-    memory = {name: peak(name) for name in names if name in MEASURED_ALONE}
+    memory = {name: peak_megabytes(key, name, shared) for name in names if name in MEASURED_ALONE}
     for name, runs in found.items():
-        at = f"{name}, {shape.label}, {data}"
-        results.add(at, "real tokens/s", median(speed[name]), gate=gate if "grlm" in name else None)
-        results.add(f"{at}: positions that hold a token", "share", runs[0][1] / runs[0][3])
+        results.add(name, "real tokens/s", median(speed[name]), gate=gate if "grlm" in name else None)
+        results.add(f"{name}: positions that hold a token", "share", runs[0][1] / runs[0][3])
         if name in memory:
-            results.add(f"{at}: memory of training", "MB", memory[name], better="lower")
-        if GPU and (share := utilisation(meters[name].trainer.model.config, *runs[-1], batches=shape.steps * shape.batch)):
-            results.add(f"{at}: model FLOPs utilisation", "share", share)
+            results.add(f"{name}: memory of training", "MB", memory[name], better="lower")
+        if GPU and (share := utilisation(meters[name].trainer.model.config, *runs[-1], examples=shape.steps * shape.batch)):
+            results.add(f"{name}: model FLOPs utilisation", "share", share)
     for theirs in (name for name in names if name.startswith("TRL")):
         for ours in (name for name in names if name.startswith("grlm")):
             ratio = median(a / b for a, b in zip(speed[ours], speed[theirs], strict=True))
             goal = 1.5 if (ours, theirs) in (("grlm", "TRL defaults"), ("grlm", "TRL without checkpointing")) else None
-            results.add(f"{ours} against {theirs}, {shape.label}, {data}", "times faster", ratio, goal, gate=gate)
+            results.add(f"{ours} against {theirs}", "times faster", ratio, goal, gate=gate)
 
 
 def peak_megabytes(shape: str, name: str, shared: Path) -> float:
@@ -256,16 +254,12 @@ def main() -> None:
         tokenizer.save_pretrained(shared / "tokenizer")
         examples.to_parquet(str(shared / "examples.parquet"))
         data = args.datasets.resolve().parent.name if args.datasets else "sample"
-        named = "training-throughput" if args.datasets else "training-throughput-sample"
-        results = Results(named, COMMAND + (" --datasets runs/beauty-cpu/datasets" if args.datasets else ""))
         lengths = [len(ids) for ids in examples["input_ids"]]
         print(f"{data}: {len(lengths):,} examples of {np.mean(lengths):.0f} tokens on average, {max(lengths)} at most", flush=True)
         for key in args.shapes:
-            measure(
-                results, SHAPES[key], data, tokenizer, examples, args.rounds, args.runs,
-                lambda name, key=key: peak_megabytes(key, name, shared),
-            )  # fmt: skip
-    results.save("Training on the ordinary loss", "real tokens/s")
+            results = Results(f"training-{key}-{data}", COMMAND + (" --datasets runs/beauty-cpu/datasets" if args.datasets else ""))
+            measure(results, key, tokenizer, examples, args.rounds, args.runs, shared)
+            results.save(f"Training on the ordinary loss, {SHAPES[key].label}, {data}", "real tokens/s")
 
 
 if __name__ == "__main__":

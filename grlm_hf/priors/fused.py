@@ -58,8 +58,7 @@ class Fused:
         if not components:
             raise ValueError("A fused prior needs at least one component; found none.")
         for name, (_, weight) in components.items():
-            if not re.fullmatch(r"[\w+-]+", name):
-                raise ValueError(f"The component is called {name!r}; expected letters, digits, '_', '-' and '+'.")
+            _check_name(name)
             if not 0 <= weight < math.inf:
                 raise ValueError(f"The weight of {name!r} is {weight}; expected a finite number, 0 or more.")
         self.components = {name: (scorer, float(weight)) for name, (scorer, weight) in components.items()}
@@ -168,6 +167,7 @@ class Fused:
         components = {}
         try:
             for stated in facts["components"]:
+                _check_name(stated["name"])  # no path out of the folder
                 scorer = _KINDS[stated["kind"]].load(folder / f"{stated['name']}{_SUFFIX}")
                 if _hash(scorer.item_ids) != stated["items"]:
                     raise ValueError(
@@ -177,6 +177,11 @@ class Fused:
             return cls(components)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w+-]+", name):
+        raise ValueError(f"The component is called {name!r}; expected letters, digits, '_', '-' and '+'.")
 
 
 def _hash(item_ids: Sequence[str]) -> str:

@@ -101,7 +101,9 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
         [datasets, *local_paths(r.train.model), *teacher],
         [r.train, seed],
         [checkpoint],
-        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=seed, teacher=next(iter(teacher), None)),
+        lambda key: make_checkpoint(
+            datasets, checkpoint, r.train, work=state / f"train-{key}", seed=seed, teacher=next(iter(teacher), None)
+        ),
     )
     fused = [priors, hybrids] if r.priors.methods else []
     if fused:

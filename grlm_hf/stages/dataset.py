@@ -32,6 +32,7 @@ from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_datas
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
 if TYPE_CHECKING:
+    from grlm_hf.identifiers.neighbors import Neighbors
     from grlm_hf.priors.sequence import SequenceConfig
 
 STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
@@ -124,7 +125,7 @@ def make_dataset(
     if mixture.collaborative and not mixture.neighbors:
         k = mixture.neighbors_per_item * math.ceil(mixture.collaborative)  # a second example of an item asks for the next ones
         key = fingerprint("sequence", [events, Path(catalog_folder)], [read, sequence_model, seed])  # a state of other data is of no use
-        together = _collaborative(catalog, split, sequence_model, k, work or kept / key, seed)
+        together = _collaborative(catalog, split, sequence_model, k, work or kept / key, seed, mixture.neighbors_from)
         facts["collaborative"] = together.facts
         tables["collaborative"] = {"train": together.to_dataset()}
     made = make_mixture(
@@ -161,11 +162,19 @@ def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Cat
     return catalog.remove({i for h in histories for i in h.items} - {i for h in split.train for i in h.items})
 
 
-def _collaborative(catalog: Catalog, split: Split, config: SequenceConfig | None, k: int, work: str | Path | None, seed: int) -> Any:
+def _collaborative(
+    catalog: Catalog, split: Split, config: SequenceConfig | None, k: int, work: str | Path | None, seed: int, source: str
+) -> Neighbors:
+    from grlm_hf.priors.knn import ItemKNN
+    from grlm_hf.priors.neighbors import fuse_neighbors
     from grlm_hf.priors.sequence_training import train_sequence_model
 
     ids = [item.item_id for item in catalog]
+    if source == "knn":
+        return ItemKNN.fit(ids, split.train).neighbors(k)
     cases = sorted(split.validation, key=lambda c: (c.user_id, c.history))  # in no order of the file's
     some = random.Random(seed).sample(cases, min(_WATCHED, len(cases)))
     model = train_sequence_model(ids, split.train, config, validation=some, seed=seed, work=work)
-    return model.neighbors(k)
+    if source == "sequence":
+        return model.neighbors(k)
+    return fuse_neighbors({"sequence": model.neighbors(4 * k), "knn": ItemKNN.fit(ids, split.train).neighbors(4 * k)}, k)

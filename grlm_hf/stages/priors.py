@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 UNSEEN = "unseen-items"  # the split of `hold_out_items`
 TUNING_FILE = "tuning.json"  # in the folder of the priors
+_WATCHED = 3000  # validation users on whom the sequence model is watched, and the weights of combinations are chosen
 
 
 def train_histories(datasets: str | Path) -> list[History]:
@@ -67,7 +68,9 @@ def make_priors(
     histories, catalog = train_histories(datasets), Catalog.from_pretrained(datasets)
     if dataset_facts(datasets)["split"] == UNSEEN:
         catalog = known_catalog(catalog, histories)
-    cases = [c for c in validation_cases(datasets, config.validation_users, seed) if c.target in catalog]
+    cases, many = (
+        [c for c in validation_cases(datasets, users, seed) if c.target in catalog] for users in (_WATCHED, config.validation_users)
+    )
     if not cases:
         raise ValueError(f"{datasets} has no validation cases to tune priors on. Choose another read.split, or set priors.methods=[].")
     ids = [item.item_id for item in catalog]
@@ -75,7 +78,7 @@ def make_priors(
     tuned: dict[str, Any] = {}
     for name in config.methods:
         if name == "item_knn":
-            settings = tune_knn(ids, histories, cases)
+            settings = tune_knn(ids, histories, many)
             made[name], tuned[name] = ItemKNN.fit(ids, histories, settings), asdict(settings)
         elif name == "text_knn":
             made[name] = tune_text(TextKNN.fit(catalog.items), cases)

@@ -12,6 +12,9 @@ TASKS = (
 )  # fmt: skip
 
 
+NEIGHBORS_FROM = ("sequence", "knn", "both")
+
+
 @dataclass(frozen=True)
 class Caps:
     """Examples of a task at most, a seeded choice; 0: all."""
@@ -68,7 +71,7 @@ class MixtureConfig:
     term_id_to_title: float = 0.0
     """Weight of: an item's Term ID → its title. Free text: without use under train.objective "trie", which leaves it out."""
     collaborative: float = 0.0
-    """Weight of: an item → the Term IDs of its neighbours in the file `neighbors`."""
+    """Weight of: an item → the Term IDs of its neighbours in the file `neighbors`, or as `neighbors_from` finds them."""
     query: float = 0.0
     """Weight of: a search phrase made of an item's category, brand and title → its Term ID."""
     steered: float = 0.0
@@ -83,6 +86,9 @@ class MixtureConfig:
     """Sliding windows of a user at most; the newest are kept."""
     neighbors: str = ""
     """File of collaborative neighbours: a table of item_id and neighbors, or lines of ids (.txt, .txt.gz)."""
+    neighbors_from: str = "sequence"
+    """Where no file is named, what finds them in the training histories: "sequence" (a sequence decoder), "knn" (item-kNN; seconds) or
+    "both"."""
     neighbors_per_item: int = 5
     """Neighbours that a collaborative example asks for."""
     chat_file: str = ""
@@ -92,6 +98,8 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         check_history(self.history)
+        if self.neighbors_from not in NEIGHBORS_FROM:
+            raise ValueError(f"neighbors_from is {self.neighbors_from!r}; expected one of {NEIGHBORS_FROM}.")
         for name in ("max_history", "window", "stride", "windows_per_user", "neighbors_per_item"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected at least 1.")

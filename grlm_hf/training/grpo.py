@@ -50,6 +50,8 @@ class GRPOConfig:
     """Prompts a step and device."""
     rollouts: int = 16
     """Identifiers a prompt: the group that rewards are compared in."""
+    gradient_accumulation: int = 1
+    """Parts that a step's rollouts are learnt from in, one after the other: less memory, the same step."""
     sampling: str = "beams"
     """"beams": the best ones of a beam search; "sampled": drawn from the model without replacement."""
     exclude_seen: bool = True
@@ -82,6 +84,11 @@ class GRPOConfig:
                 raise ValueError(f"grpo.{name} is {getattr(self, name)!r}; expected one of {allowed}.")
         if not any(asdict(self.rewards).values()):
             raise ValueError("All weights of grpo.rewards are 0: there is nothing to train on.")
+        if self.gradient_accumulation < 1 or self.prompts * self.rollouts % self.gradient_accumulation:
+            raise ValueError(
+                f"grpo.gradient_accumulation is {self.gradient_accumulation}; expected a divisor of prompts · rollouts, "
+                f"{self.prompts * self.rollouts}."
+            )
         if self.save_steps % self.iterations:
             raise ValueError(f"grpo.save_steps is {self.save_steps}; expected a multiple of grpo.iterations, {self.iterations}.")
 
@@ -123,7 +130,7 @@ def train_grpo(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     n = -(-config.steps // config.iterations) * config.prompts * processes
     asked = positions(histories, n, seed, config.exclude_seen)
-    batch = config.prompts * config.rollouts
+    rewards = _rewards(grlm, config, scorer)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; our tests will tell
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -135,15 +142,16 @@ def train_grpo(
             warmup_steps=config.warmup,
             weight_decay=config.weight_decay,
             max_grad_norm=1.0,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=config.prompts * config.rollouts // config.gradient_accumulation,
+            gradient_accumulation_steps=config.gradient_accumulation,
             num_generations=config.rollouts,
-            steps_per_generation=1,
+            steps_per_generation=config.gradient_accumulation,
             num_iterations=config.iterations,
             epsilon=config.epsilon,
             beta=config.beta,
             loss_type="dapo",
             scale_rewards=config.scale_rewards,
-            reward_weights=list(_rewards(grlm, config, scorer).values()),
+            reward_weights=list(rewards.values()),
             shuffle_dataset=False,
             bf16=config.bf16,
             use_cpu=not torch.cuda.is_available(),
@@ -159,11 +167,11 @@ def train_grpo(
         )
     trainer = GRPOTrainer(
         grlm.model,
-        list(_rewards(grlm, config, scorer)),
+        list(rewards),  # type: ignore[arg-type]
         args=args,
         train_dataset=_dataset(grlm, asked),
         processing_class=grlm.tokenizer,
-        rollout_func=_rollouts(grlm, config, seed),
+        rollout_func=_rollouts(grlm, config, seed),  # type: ignore[arg-type]  # prompts are histories here
         callbacks=[_StopAtNaN()],
     )
     trainer.remove_callback(ProgressCallback)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -109,12 +110,15 @@ def add_dropout(model: Any, p: float) -> list[Any]:
 
 @contextmanager
 def _no_sharding() -> Iterator[None]:
-    """DeepSpeed's ZeRO-3 would split among the processes any model that is loaded while it is on."""
+    """DeepSpeed's ZeRO-3 would split among the processes any model that is loaded while it is on, and FSDP leave it empty in most."""
     from transformers.integrations import deepspeed
 
     reference = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
+    fsdp = os.environ.pop("ACCELERATE_USE_FSDP", None)
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+        if fsdp is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = fsdp

@@ -81,8 +81,8 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Te
             packed[1, g, first:end] = np.where(keep, ids[row, at[begin:]], IGNORED)
             packed[2, g, first:end] = np.arange(begin - 1, len(at) - 1)
             packed[3, g, first:end] = number
-            source += [(g, first + i) for i in np.flatnonzero(keep)]
-            to += [(row, column - 1) for column in at[begin:][keep]]
+            source += [(g, first + int(i)) for i in np.flatnonzero(keep)]
+            to += [(row, int(column) - 1) for column in at[begin:][keep]]
     tensors = torch.from_numpy(packed).to(input_ids.device)
     indices = [tuple(torch.tensor(pairs, device=input_ids.device).T) for pairs in (source, to)]
     return Packed(tensors[0], tensors[1], tensors[2], tensors[3], *indices)  # type: ignore[arg-type]

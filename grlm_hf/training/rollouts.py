@@ -140,9 +140,9 @@ def sample(
         # 1. the children of all expanded nodes: `logp` is the score, `phi` the log-probability drawn from, `drawn` phi and its noise
         row, single = found.row, found.hi - found.lo == 1
         allowed = np.ones(len(row), bool)
-        for u, one in enumerate(bonus or ()):
+        for number, one in enumerate(bonus or ()):
             if one is not None:
-                mine = np.flatnonzero(user[row] == u)
+                mine = np.flatnonzero(user[row] == number)
                 allowed[mine] = one(found.lo[mine], found.hi[mine]) > -np.inf
         row, lo, hi, step, single = (x[allowed] for x in (row, found.lo, found.hi, found.logp, single))
         own = phi[row] + step - _by_row(np.logaddexp, step, row)
@@ -160,8 +160,8 @@ def sample(
         found = prefixes.expand(going.user, going.slot, going.have, going.lo, going.hi)
         user, phi, drawn, logp = going.user, going.phi, going.drawn, going.logp + found.chain.sum(1)
     groups = []
-    for u in users:
-        mine = np.flatnonzero(done.user == u)
+    for number in range(len(users)):
+        mine = np.flatnonzero(done.user == number)
         mine = mine[np.argsort(-done.logp[mine], kind="stable")]
         groups.append((walker.trie.leaf[done.lo[mine]].astype(np.int64), done.logp[mine]))
     return groups

@@ -130,6 +130,7 @@ def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
         ({"schema": 99}, "schema 99"),
         ({"components": []}, "states no schema"),
         ({"schema": 1, "components": [{"name": "x", "kind": "magic"}]}, "magic"),
+        ({"schema": 1, "components": [{"name": "../x", "kind": "knn"}]}, "is called '../x'"),
         ({"schema": 1, "components": [{**json.loads(stated)["components"][0], "items": "other"}]}, "of other items"),
         ({"schema": 1, "components": []}, "at least one component"),
     ):

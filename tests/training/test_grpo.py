@@ -233,6 +233,14 @@ def test_a_resumed_run_ends_like_a_whole_one(sampling: str, tmp_path: Path) -> N
     assert not all(torch.allclose(whole[name], start[name], atol=1e-4) for name in whole)
 
 
+def test_a_step_in_parts_is_the_same_step(tmp_path: Path) -> None:
+    ends = []
+    for parts in (1, 3):
+        config = GRPOConfig(**SMALL | {"steps": 2}, gradient_accumulation=parts, rewards=RewardWeights(prefix=1.0))
+        ends.append(weights(train_grpo(toy_grlm("trie"), TRAIN, tmp_path / str(parts), config)))
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-4) for name in ends[0])
+
+
 def test_a_strong_pull_to_the_start_keeps_the_policy_there(tmp_path: Path) -> None:
     toy_grlm("trie").save_pretrained(tmp_path / "start")
     moved = []
@@ -259,6 +267,7 @@ def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
         ({"sampling": "nucleus"}, "beams"),
         ({"rewards": RewardWeights(exact_hit=0)}, "nothing to train on"),
         ({"save_steps": 3, "iterations": 2}, "multiple"),
+        ({"prompts": 3, "rollouts": 4, "gradient_accumulation": 5}, "divisor"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

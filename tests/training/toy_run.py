@@ -6,6 +6,7 @@ They are forked from a server that has imported everything once.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,12 +38,13 @@ def toy_train(folder: Path, **settings: Any) -> Any:
 
 
 def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | None = None, kill_saving: int | None = None,
-        environment: dict[str, str] | None = None) -> list[int]:  # fmt: skip
+        environment: dict[str, str] | None = None, memory: int = 0) -> list[int]:  # fmt: skip
     """Trains the jobs, folder → settings, one after the other; returns the exit codes of the processes. Output: ``FOLDER.N.log``.
 
     Args:
         kill_at: the last process ends itself with SIGKILL before this step.
         kill_saving: it does so while the checkpoint of this step is written.
+        memory: bytes that a process may take beyond what it begins with; 0: any.
     """
     context = get_context("forkserver")
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -55,7 +57,7 @@ def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | Non
     for n in range(processes):
         ranks = {"RANK": str(n), "LOCAL_RANK": str(n)} if processes > 1 else {}
         last = n == processes - 1
-        arguments = (jobs, {**several, **ranks, **(environment or {})}, last and kill_at, last and kill_saving)
+        arguments = (jobs, {**several, **ranks, **(environment or {})}, last and kill_at, last and kill_saving, memory)
         started.append(context.Process(target=_work, args=arguments))
         started[-1].start()
     started[-1].join()
@@ -66,12 +68,15 @@ def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | Non
     return [process.exitcode for process in started]  # type: ignore[misc]
 
 
-def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at: int, kill_saving: int) -> None:
+def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at: int, kill_saving: int, memory: int) -> None:
     os.environ |= environment
     rank = os.environ.get("RANK", "0")
     output = os.open(f"{next(iter(jobs))}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if memory:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
 
     def before(name: str, step: int) -> None:
         inner = getattr(TermIDTrainer, name)
