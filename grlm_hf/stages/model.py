@@ -33,11 +33,11 @@ def make_checkpoint(
     work: str | Path | None = None,
     seed: int = 0,
     teacher: str | Path | None = None,
-) -> GRLMForRecommendation:
+) -> GRLMForRecommendation | None:
     """Trains on a dataset repository (folder or Hub id) and writes the checkpoint; resumes from what an earlier try left in `work`.
 
-    Under ``accelerate launch`` or ``torchrun`` every process calls it alike, and the main one writes. With `config.hub` the finished
-    checkpoint is pushed, too.
+    Under ``accelerate launch`` or ``torchrun`` every process calls it alike; the main one writes and returns the recommender, the others
+    wait and return ``None``. With `config.hub` the finished checkpoint is pushed, too.
 
     Args:
         teacher: file of the sequence model that `config.distill` asks for; by default the one that it names.
@@ -87,7 +87,7 @@ def make_checkpoint(
     from accelerate import PartialState
 
     processes = PartialState()
-    if processes.is_main_process:
+    if grlm is not None:
         grlm.save_pretrained(output)
         write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
         if config.hub.repo:
@@ -185,7 +185,7 @@ def make_report(
         "work": work or kept,
         "key": key,
     }
-    claims = [tuple(name.strip() for name in pair.split(">")) for pair in config.pairs]
+    claims = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
     kept_seen = methods(False) if config.unmasked else None
     report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, unmasked=kept_seen, pairs=claims, **common)
     if config.free_users:

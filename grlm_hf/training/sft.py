@@ -42,7 +42,7 @@ def train(
     max_tokens: int = 0,
     seed: int = 0,
     teacher: SequenceModel | None = None,
-) -> GRLMForRecommendation:
+) -> GRLMForRecommendation | None:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
 
     Under ``accelerate launch`` or ``torchrun`` every process calls it with the same arguments, and `work` is a folder that all of them
@@ -57,8 +57,8 @@ def train(
         max_history, history, max_tokens: what the mixture was built with (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states it.
 
     Returns:
-        The recommender, on the device that it was trained on; trained with LoRA, sharded or with early stopping, on the CPU. Of several
-        processes the main one is to save it; the others get it only where all hold the whole model anyway, and else one of random weights.
+        The recommender, on the device that it was trained on; after LoRA, sharding or early stopping, on the CPU. ``None`` in all processes
+        but the main one.
 
     Raises:
         ImportError: trl, or what a setting needs, is not installed.
@@ -228,8 +228,9 @@ def train(
     best = standing(log, stopping)[0] if stopping.metric else None
     if best is not None or trainer.sharded or config.lora.rank:
         folder = saved(work / "final") if best is None else best_folder(work, best)
-        trainer.accelerator.wait_for_everyone()
-        return assembled(folder)
+        return assembled(folder) if processes.is_main_process else None
+    if not processes.is_main_process:
+        return None
     trained = trainer.accelerator.unwrap_model(trainer.model)
     return GRLMForRecommendation(trained.to(torch.bfloat16) if autocast else trained, tokenizer, catalog, facts)
 

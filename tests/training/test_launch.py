@@ -40,9 +40,9 @@ def test_the_published_settings() -> None:
 @pytest.mark.parametrize("path", LAUNCH, ids=lambda p: p.name)
 def test_launch_configs_are_read_by_accelerate(path: Path) -> None:
     config = load_config_from_file(str(path))
-    assert config.num_processes == {"one-gpu": 1, "two-processes-cpu": 2, "zero2-2nodes": 16}.get(path.stem, 8)
+    assert config.num_processes == {"one-gpu": 1, "two-processes": 2, "zero2-2nodes": 16}.get(path.stem, 8)
     kind = path.stem.split("-")[0]
-    assert config.distributed_type.name == {"one": "NO", "two": "MULTI_CPU", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(kind, "DEEPSPEED")
+    assert config.distributed_type.name == {"one": "NO", "two": "MULTI_GPU", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(kind, "DEEPSPEED")
     if config.deepspeed_config:
         settings = json.loads((RECIPES.parent / config.deepspeed_config["deepspeed_config_file"]).read_text())
         stage = settings["zero_optimization"]["stage"]
@@ -63,7 +63,7 @@ def test_grlm_train_under_the_launcher(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         f"train:\n  objective: trie\n  scratch: {shape}\n  max_steps: 9\n  dropout: 0.0\n  early_stopping: {stopping}\n"
     )
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / "accelerate" / "two-processes-cpu.yaml")]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / "accelerate" / "two-processes.yaml")]
     for start, output, batch in (([*launcher, "-m"], "two", 4), ([sys.executable, "-m"], "one", 8)):
         verb = ["grlm_hf", "train", str(tmp_path / "d"), "--output", str(tmp_path / output), "--recipe", str(tmp_path / "recipe.yaml")]
         done = subprocess.run([*start, *verb, "--set", f"train.batch_size={batch}"], capture_output=True, text=True, env=os.environ)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from peft import PeftModel
 from toy_run import toy_train
-from toys import toy_grlm
+from toys import toy_grlm, toy_tokenizer
 from transformers import AutoModelForCausalLM
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.training.config import EarlyStoppingConfig, LoraConfig
+from grlm_hf.training.scratch import ScratchConfig, make_model
 
 
 @pytest.fixture
@@ -80,10 +81,14 @@ def test_qlora_names_its_package(base: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="needs bitsandbytes")
-def test_qlora_is_merged_into_the_unquantised_weights(base: str, tmp_path: Path) -> None:
+def test_qlora_is_merged_into_the_unquantised_weights(tmp_path: Path) -> None:
+    wide = make_model(ScratchConfig(hidden_size=64, intermediate_size=128, layers=1), toy_tokenizer(), 0)  # bitsandbytes' blocks are of 64
+    wide.save_pretrained(base := str(tmp_path / "base"))
+    toy_tokenizer().save_pretrained(base)
     grlm = toy_train(tmp_path, model=base, lora=LoraConfig(rank=4, bits=4), epochs=1)
     given = AutoModelForCausalLM.from_pretrained(base).state_dict()
-    delta = {name: float((value - given[name]).abs().max()) for name, value in grlm.model.state_dict().items()}
-    assert set(grlm.model.state_dict()) == set(given)
-    assert delta["model.embed_tokens.weight"] == 0
-    assert 0 < delta["model.layers.0.self_attn.q_proj.weight"] < 0.05  # far less than the grid of four bits
+    delta = {name: value - given[name] for name, value in grlm.model.state_dict().items()}
+    assert set(delta) == set(given)
+    assert not delta["model.embed_tokens.weight"].any()
+    # of the matrices' rank, which rounded weights would not leave it
+    assert torch.linalg.matrix_rank(delta["model.layers.0.self_attn.q_proj.weight"], atol=1e-4) == 4

@@ -94,5 +94,5 @@ def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at
         before("_save_rng_state", kill_saving)
     for folder, settings in jobs.items():
         grlm = toy_train(folder, **settings)
-        if rank == "0":
+        if grlm is not None:
             grlm.save_pretrained(folder / "checkpoint")
