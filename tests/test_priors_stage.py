@@ -119,5 +119,5 @@ def test_bad_settings_are_named() -> None:
         PriorsConfig(methods=["item_knn"], hybrids=["sasrec+item_knn"])
     with pytest.raises(ValueError, match=r"methods joined by \+"):
         PriorsConfig(combine=["item_knn"])
-    with pytest.raises(ValueError, match="add sasrec to priors.methods"):
+    with pytest.raises(ValueError, match=r"add sasrec to priors\.methods"):
         Recipe(train=TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))

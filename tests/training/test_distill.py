@@ -119,7 +119,8 @@ def test_each_label_meets_the_teachers_answer_to_its_own_question(model: Sequenc
     trainer.teacher = teacher
     identifiers = [list(range(n)) for n in lengths]
     below, question = trainer._taught(identifiers, begins, used)
-    assert below is not None and question is not None
+    assert below is not None
+    assert question is not None
     want, first = [], 0
     for row, n in enumerate(lengths):
         questions = max(n - 1, 0)
