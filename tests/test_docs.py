@@ -14,10 +14,18 @@ from grlm_hf.identifiers.quality.report import markdown_table as quality_table
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "beauty-cpu"])
-def test_the_tables_of_the_readme(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("quality-beauty", "README.md"),
+        ("quality-sports", "docs/evaluation.md"),
+        ("quickstart", "docs/evaluation.md"),
+        ("beauty-cpu", "docs/evaluation.md"),
+    ],
+)
+def test_the_tables_of_the_reports(name: str, page: str) -> None:
     report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
-    assert markdown_table({**report, "domains": {}}) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table({**report, "domains": {}}) in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_table_of_the_decoding_goals() -> None:
@@ -38,7 +46,9 @@ def test_the_table_of_the_identifiers_quality() -> None:
     assert quality_table(kept) in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/decoding.md", "docs/formats.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in (
+    "datasets", "how-it-works", "decoding", "formats", "training", "evaluation",
+))])  # fmt: skip
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = [part.split(")")[0] for part in text.split("](")[1:]]

@@ -204,9 +204,11 @@ def train(
 
     def push() -> None:
         folder = saved(work / "pushed")
-        if processes.is_main_process:
-            assembled(folder).push_to_hub(config.hub.repo)
-        trainer.accelerator.wait_for_everyone()
+        try:
+            if processes.is_main_process:
+                assembled(folder).push_to_hub(config.hub.repo)
+        finally:  # also behind a push that failed: the others wait
+            trainer.accelerator.wait_for_everyone()
 
     if stopping.metric:
         trainer.add_callback(EarlyStopping(stopping, work, ask, trainer.log, saved))

@@ -1,4 +1,4 @@
-"""An evaluation that `test_processes` starts in one process and in two: ``processes_toy.py FOLDER [broken]``."""
+"""An evaluation that `test_evaluation_processes` starts in one process and in two: ``processes_toy.py FOLDER [broken]``."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ A block that a report does not have makes no table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,9 +65,10 @@ class Table:
 
     def markdown(self, intervals: bool = False) -> str:
         """As Markdown, with its title in bold above and its notes below."""
-        rows = ([escaped(_shown(c, intervals)) for c in row] for row in self.rows)
+        rows = ([escaped(c.text) if i < self.labels else _shown(c, intervals) for i, c in enumerate(row)] for row in self.rows)
+        head = [h if re.fullmatch(r"[\w@ ()%−-]+", h) else escaped(h) for h in self.head]
         title = f"**{escaped(self.title)}**" if self.title else ""
-        return "\n\n".join(filter(None, [title, markdown([escaped(h) for h in self.head], rows), *map(escaped, self.notes)]))
+        return "\n\n".join(filter(None, [title, markdown(head, rows), *map(escaped, self.notes)]))
 
 
 def _shown(cell: Cell, intervals: bool) -> str:
