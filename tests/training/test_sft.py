@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -111,35 +106,5 @@ def test_a_given_model_takes_the_same_path(objective: str, tmp_path: Path) -> No
 
 def test_a_diverging_loss_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
     config = TrainConfig(scratch=TINY, epochs=3, learning_rate=1e12, warmup=0, batch_size=4, validation_examples=0)
-    with pytest.raises(ValueError, match="became nan"):
+    with pytest.raises(ValueError, match="became (nan|inf)"):
         train(CATALOG, MIXTURE, tmp_path, config)
-
-
-SCRIPT = """
-    import sys
-    sys.path.insert(0, {tests!r})
-    from training_toy import run
-    run({work!r})
-"""
-
-
-def test_resumes_after_sigkill_with_the_same_result(tmp_path: Path) -> None:
-    def start(work: Path) -> subprocess.Popen[bytes]:
-        code = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parents[1]), work=str(work)))
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-    killed = start(tmp_path / "killed")
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "killed" / "work").glob("checkpoint-*/trainer_state.json")):
-        assert killed.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed" / "checkpoint").exists()
-    for work in ("killed", "whole"):
-        assert start(tmp_path / work).wait(120) == 0
-    from safetensors.torch import load_file
-
-    a, b = (load_file(tmp_path / w / "checkpoint" / "model.safetensors") for w in ("killed", "whole"))
-    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a)
