@@ -91,7 +91,8 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
     alone = make_report(tmp_path / "checkpoint", datasets, tmp_path / "own.json")  # with nothing but what the checkpoint has in itself
     own = "grlm+" + "+".join(grlm.prior.components)
     name = "grlm+" + next(n for n, f in found.items() if f is best)
-    assert alone["methods"][own] == report["methods"][name]
+    for metric in report["methods"][name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
+        assert alone["methods"][own][metric] == report["methods"][name][metric]
 
 
 def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_a_new_checkpoint_of_the_same_catalog_and_what_it_brought(tmp_path: Path
     assert end.trie.of == start.catalog.identifiers_hash
     assert end.model.dtype == torch.bfloat16
     assert result["users"] == 40
+    assert result["valid_rollouts"] == 1
     assert json.loads((tmp_path / "end" / "training_result.json").read_text()) == result
     gain = result["methods"]["end"]["ndcg@10"] - result["methods"]["start"]["ndcg@10"]
     (said,) = [c for c in result["comparisons"] if c["metric"] == "ndcg@10"]

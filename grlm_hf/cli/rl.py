@@ -59,6 +59,12 @@ def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = No
 
 
 def _show(result: dict[str, Any], output: Path) -> None:
+    from grlm_hf.evaluation.processes import is_main
+
+    if not is_main():
+        return
+    if "valid_rollouts" in result:
+        print(f"Rollouts that name an item of the catalog: {result['valid_rollouts']:.2%}")
     print(f"{result['users']} validation users, full catalog:")
     for entry in result["comparisons"]:
         start, end = (result["methods"][name][entry["metric"]] for name in ("start", "end"))

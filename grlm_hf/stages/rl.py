@@ -40,11 +40,12 @@ def make_grpo(
         measure: rank all items for all validation users, before and after; test users are never asked.
 
     Returns:
-        What it brought, also in ``training_result.json`` of the checkpoint: `users`, `methods` (`start`, `end`: metric → mean) and
-        `comparisons` (`grlm_hf.evaluation.significance.compare`); {} without `measure`.
+        What it brought, also in ``training_result.json`` of the checkpoint: with `measure`, `users`, `methods` (`start`, `end`: metric →
+        mean) and `comparisons` (`grlm_hf.evaluation.significance.compare`); of GRPO also `valid_rollouts`, the share of all its rollouts
+        that are Term IDs of the catalog.
 
     Raises:
-        ValueError: several processes, an item that the catalog lacks, and what `grlm_hf.training.grpo.train_grpo` raises.
+        ValueError: an item that the catalog lacks, and what `grlm_hf.training.grpo.train_grpo` raises.
     """
     from grlm_hf.training.grpo import train_grpo
 
@@ -94,7 +95,7 @@ def _trained(
     exclude_seen: bool,
     seed: int,
 ) -> dict[str, Any]:
-    from grlm_hf.evaluation.processes import world
+    from grlm_hf.evaluation.processes import is_main, to_device
     from grlm_hf.modeling import GRLMForRecommendation
 
     check_replaceable(output, CHECKPOINT_SIGN)
@@ -105,7 +106,7 @@ def _trained(
         work = Path(output).parent / f".{Path(output).name}-{name}-{key}"
     work = Path(work)
     saved_as = grlm.model.dtype
-    grlm.model.float()  # small steps would be lost in bfloat16
+    to_device(grlm.model.float())  # small steps would be lost in bfloat16
     cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", "validation")] if measure else []
     before = _measured("start", grlm, cases, exclude_seen, work)
     train(grlm, histories, work / "training")
@@ -121,13 +122,16 @@ def _trained(
             "methods": {n: {m: float(v.mean()) for m, v in values.items()} for n, values in hits.items()},
             "comparisons": compare(hits, [c.user_id for c in cases], [("end", "start")], seed=seed),
         }
-    if world()[0] == 0:
-        grlm.model.to(saved_as)
-        grlm.save_pretrained(output)
-        write_json(Path(output) / "training_log.json", read_json(work / "training" / "log.json"))
-        if result:
-            write_json(Path(output) / RESULT_FILE, result)
-        shutil.rmtree(work, ignore_errors=True)
+    if not is_main():
+        return result
+    log = read_json(work / "training" / "log.json")
+    if valid := [entry["rewards/validity/mean"] for entry in log if "rewards/validity/mean" in entry]:
+        result["valid_rollouts"] = sum(valid) / len(valid)
+    grlm.model.to(saved_as)
+    grlm.save_pretrained(output)
+    write_json(Path(output) / "training_log.json", log)
+    write_json(Path(output) / RESULT_FILE, result)
+    shutil.rmtree(work, ignore_errors=True)
     return result
 
 

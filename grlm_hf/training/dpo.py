@@ -164,7 +164,8 @@ def train_dpo(
     for model in (grlm.model, reference):
         follow_objective(model, trie)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
-    write_json(work / "log.json", clean_log(trainer.state.log_history))
+    if trainer.is_world_process_zero():
+        write_json(work / "log.json", clean_log(trainer.state.log_history))
     grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place
     grlm.model.eval()
     return grlm

@@ -181,7 +181,8 @@ def train_grpo(
         if model is not None:
             follow_objective(trainer.accelerator.unwrap_model(model), trie)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(Path(work)))
-    write_json(Path(work) / "log.json", clean_log(trainer.state.log_history))
+    if trainer.is_world_process_zero():
+        write_json(Path(work) / "log.json", clean_log(trainer.state.log_history))
     grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place
     grlm.model.eval()
     return grlm

@@ -106,5 +106,5 @@ def test_a_given_model_takes_the_same_path(objective: str, tmp_path: Path) -> No
 
 def test_a_diverging_loss_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
     config = TrainConfig(scratch=TINY, epochs=3, learning_rate=1e12, warmup=0, batch_size=4, validation_examples=0)
-    with pytest.raises(ValueError, match="became (nan|inf)"):
+    with pytest.raises(ValueError, match=r"became (nan|inf)"):
         train(CATALOG, MIXTURE, tmp_path, config)
