@@ -124,7 +124,7 @@ def test_refused_labels(chat_file: str) -> None:
     assert len(tokenize_mixture(ok, tokenizer, CATALOG)) == 2
     with pytest.raises(ValueError, match=r"All examples are of \['chat'\].*trie learns Term IDs only"):
         tokenize_mixture(ok.select([1]), tokenizer, CATALOG, objective="trie")
-    with pytest.raises(ValueError, match="the model takes 9; lower max_history, or set max_tokens"):
+    with pytest.raises(ValueError, match=r"an answer of 51 tokens.*the model takes 9 in all\. Lower max_history"):
         tokenize_mixture(ok, tokenizer, CATALOG, max_length=9)
 
 

@@ -76,7 +76,7 @@ def test_refuses_foreign_completions_and_long_examples() -> None:
 @pytest.mark.parametrize("objective", ["vocabulary", "trie"])
 def test_training_learns_and_is_reproducible(objective: str, tmp_path: Path) -> None:
     config = TrainConfig(
-        objective=objective, scratch=TINY, epochs=6, learning_rate=1e-2, batch_size=8, dropout=0.1, validation_examples=0, save_steps=1000
+        objective=objective, scratch=TINY, epochs=9, learning_rate=1e-2, batch_size=8, dropout=0.1, validation_examples=0, save_steps=1000
     )
     models = []
     for run in "ab":
