@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from grlm_hf.modeling import GRLMForRecommendation
 
+LOSSES = ("sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down")
 PAIRS_FILE = "pairs.parquet"
 _AT_ONCE = 64  # histories
 
@@ -46,7 +47,7 @@ class DPOConfig:
     beta: float = 0.1
     """How much a step away from the checkpoint that was started from must pay."""
     loss: str = "sigmoid"
-    """One of TRL's losses; "sigmoid" is DPO itself, "ipo" and "sigmoid_norm" do not grow without bound."""
+    """"sigmoid" is DPO itself; "hinge", "ipo", "sigmoid_norm", "apo_zero" and "apo_down" are TRL's variants."""
     bf16: bool = False
     """Compute in bfloat16 over float32 weights."""
     gradient_checkpointing: bool = False
@@ -58,6 +59,8 @@ class DPOConfig:
         for name in ("prompts", "negatives", "batch_size", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"dpo.{name} is {getattr(self, name)}; expected at least 1.")
+        if self.loss not in LOSSES:
+            raise ValueError(f"dpo.loss is {self.loss!r}; expected one of {LOSSES}.")
         if self.epochs <= 0 or self.beta <= 0:
             raise ValueError(f"dpo.epochs is {self.epochs} and dpo.beta {self.beta}; expected more than 0.")
 
@@ -104,7 +107,7 @@ def train_dpo(
 
     Raises:
         ImportError: trl is not installed.
-        ValueError: an item that the catalog lacks, more negatives than identifiers, a loss that TRL does not know or that became NaN.
+        ValueError: an item that the catalog lacks, more negatives than identifiers, or a loss that became NaN.
     """
     try:
         from trl import DPOConfig as TRLConfig

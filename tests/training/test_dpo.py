@@ -84,7 +84,7 @@ def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "log.json").exists()
 
 
-@pytest.mark.parametrize("settings", [{"prompts": 0}, {"negatives": 0}, {"beta": 0}, {"epochs": 0}])
+@pytest.mark.parametrize("settings", [{"prompts": 0}, {"negatives": 0}, {"beta": 0}, {"epochs": 0}, {"loss": "foo"}])
 def test_bad_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         DPOConfig(**settings)
