@@ -27,8 +27,6 @@ from grlm_hf.interactions import History
 if TYPE_CHECKING:
     from grlm_hf.modeling import GRLMForRecommendation
 
-SAMPLINGS = ("beams", "sampled")
-
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
@@ -76,7 +74,7 @@ def roll_out(
     """`n` distinct identifiers after each history (item ids, oldest first), in one batch.
 
     Args:
-        sampling: one of `SAMPLINGS`.
+        sampling: one of `grlm_hf.training.grpo.SAMPLINGS`.
         exclude_seen: none of an item of the history alone.
         rng: of the samples.
 

@@ -82,7 +82,7 @@ def test_training_learns_and_is_reproducible(objective: str, tmp_path: Path) -> 
     for run in "ab":
         grlm = train(CATALOG, MIXTURE, tmp_path / run, config, max_history=3, seed=3)
         losses = [e["loss"] for e in json.loads((tmp_path / run / "log.json").read_text()) if "loss" in e]
-        assert losses[-1] < losses[0] * 0.8
+        assert losses[-1] < losses[0] * 0.9
         models.append(grlm)
         assert grlm.config.objective == objective
         assert type(grlm.model).__name__ == "Qwen3ForCausalLM"
