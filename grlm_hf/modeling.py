@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog, Item
 from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.decoding.index import Bonus, SearchIndex
+from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import Found, search
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import OBJECTIVES
@@ -34,14 +35,21 @@ if TYPE_CHECKING:
     from grlm_hf.explain import Explanation
 
 CONFIG_FILE = "grlm_config.json"
-CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
+CUSTOM_CODE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
     "custom_generate/generate.py": "# The search of grlm-hf over the catalog of this repository.\n"
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
+    # ... and ``pipeline(model=repo, trust_remote_code=True)`` `grlm_hf.pipeline.RecommendationPipeline`, with `CUSTOM_PIPELINES`
+    "recommendation_pipeline.py": "# The pipeline of grlm-hf over the catalog of this repository.\n"
+    "from grlm_hf.pipeline import RecommendationPipeline  # noqa: F401\n",
 }
+# Not by the name "recommendation", under which `grlm_hf.pipeline` registers it: what a config names, transformers runs only with
+# ``trust_remote_code=True``, even where the task is registered.
+CUSTOM_PIPELINES = {"term-id-recommendation": ("recommendation_pipeline.RecommendationPipeline", "AutoModelForCausalLM")}
 CONFIG_SCHEMA = 1
 MAX_LOGITS = 2**28
 """Logits that a forward of a search may make, roughly: one gigabyte in float32."""
+BACKENDS = ("transformers", "vllm")
 MIN_BEAMS = 20
 """Width of the search at least, as in the paper."""
 
@@ -103,7 +111,7 @@ class GRLMForRecommendation:
     """Recommends items by writing their Term IDs, held to the catalog by a trie.
 
     Args:
-        model: a causal LM of transformers.
+        model: a causal LM of transformers, or an engine (`grlm_hf.vllm.VLLMModel`).
         tokenizer: its tokenizer, with a chat template and an EOS token.
         catalog: the items and their Term IDs.
         config: as saved; by default made from the parts.
@@ -135,7 +143,7 @@ class GRLMForRecommendation:
             )
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
-        self.model = model.eval()
+        self.model = model.eval() if hasattr(model, "eval") else model
         self.tokenizer = tokenizer
         self.config = config
         self.prior = prior
@@ -144,10 +152,10 @@ class GRLMForRecommendation:
         self._index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
         self._writing = threading.Lock()
         self._extend_terms = TermExtender()
-        vocab = model.get_input_embeddings().weight.shape[0]
-        if self.trie.vocab > vocab:
+        if self.trie.vocab > self._vocabulary:
             raise ValueError(
-                f"The tokenizer makes ids up to {self.trie.vocab - 1}, the model has {vocab} embeddings: they do not belong together."
+                f"The tokenizer makes ids up to {self.trie.vocab - 1}, the model has {self._vocabulary} embeddings: they do not belong "
+                "together."
             )
 
     @property
@@ -167,7 +175,13 @@ class GRLMForRecommendation:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where tensors for the model are to be; an engine takes them from the CPU."""
+        return self.model.get_input_embeddings().weight.device if isinstance(self.model, torch.nn.Module) else torch.device("cpu")
+
+    @property
+    def _vocabulary(self) -> int:
+        """Rows of the model's embeddings."""
+        return getattr(self.model, "vocabulary", None) or self.model.get_input_embeddings().weight.shape[0]
 
     def to(self, device: torch.device | str) -> GRLMForRecommendation:
         """Moves the model."""
@@ -178,17 +192,21 @@ class GRLMForRecommendation:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None, model: Any = None, **model_kwargs: Any
-    ) -> GRLMForRecommendation:
+        cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None, model: Any = None,
+        backend: str = "transformers", **model_kwargs: Any,
+    ) -> GRLMForRecommendation:  # fmt: skip
         """Loads a checkpoint from a folder or the Hub.
 
         Args:
             model: its language model, if that is loaded already.
-            model_kwargs: for ``AutoModelForCausalLM.from_pretrained``.
+            backend: "transformers", or "vllm" to search on vLLM's engine: for serving, without `explain` and ``generate()``.
+            model_kwargs: for ``AutoModelForCausalLM.from_pretrained``, or of ``vllm.LLM``.
 
         Raises:
             ValueError: the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
         """
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; expected one of {BACKENDS}.")
         folder = Path(path_or_repo)
         if not folder.is_dir():
             from grlm_hf.hub import fetch_checkpoint
@@ -216,7 +234,11 @@ class GRLMForRecommendation:
         for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
             tokenizer.init_kwargs.pop(name, None)
         trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
-        if model is None:
+        if model is None and backend == "vllm":
+            from grlm_hf.vllm.engine import VLLMModel, start
+
+            model = VLLMModel(start(str(folder), **model_kwargs))
+        elif model is None:
             model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
         prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
         return cls(model, tokenizer, catalog, GRLMConfig(**values), trie, prior)
@@ -225,14 +247,19 @@ class GRLMForRecommendation:
         """Writes the checkpoint: model, tokenizer, catalog, config and prior. It takes the place of `folder` as a whole, or not at all.
 
         Raises:
-            ValueError: `folder` holds other files and no catalog.
+            ValueError: `folder` holds other files and no catalog; or the model is an engine, which keeps its weights to itself.
         """
+        self._needs_transformers("saving")
         check_replaceable(folder, CATALOG_FILE)
         index = self._index
         with replacing(folder) as new:
             self.model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would bend the scores
                 eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
             )
+            # `pipeline` puts classes in the place of the names when it loads: they are written anew
+            self.model.config.custom_pipelines = {
+                task: {"impl": impl, "pt": [auto], "type": "text"} for task, (impl, auto) in CUSTOM_PIPELINES.items()
+            }
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             index.catalog.save_pretrained(new)
@@ -240,7 +267,7 @@ class GRLMForRecommendation:
             index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
             if self.prior:
                 self._prior_of(index.catalog).save(new / PRIOR_FOLDER)
-            for name, text in CUSTOM_GENERATE.items():
+            for name, text in CUSTOM_CODE.items():
                 (new / name).parent.mkdir(exist_ok=True)
                 (new / name).write_text(text, encoding="utf-8")
 
@@ -297,8 +324,8 @@ class GRLMForRecommendation:
     def _change(self, change: Callable[[Catalog], Catalog]) -> int:
         with self._writing:
             new = self._index.updated(change(self._index.catalog), self.tokenizer)
-            if new.trie.vocab > (vocab := self.model.get_input_embeddings().weight.shape[0]):
-                raise ValueError(f"A new Term ID uses token {new.trie.vocab - 1}; the model has {vocab} embeddings.")
+            if new.trie.vocab > self._vocabulary:
+                raise ValueError(f"A new Term ID uses token {new.trie.vocab - 1}; the model has {self._vocabulary} embeddings.")
             self._index = new
             return new.version
 
@@ -401,7 +428,7 @@ class GRLMForRecommendation:
         width = min(num_beams or max(MIN_BEAMS, k), n)
         # Rows of logits a history: a beam each; under the full vocabulary also the runs of forced tokens, eight tokens at a guess.
         rows = width * (8 if self.config.objective == "vocabulary" else 1)
-        batch_size = max(1, min(batch_size, MAX_LOGITS // (rows * self.model.get_input_embeddings().weight.shape[0])))
+        batch_size = max(1, min(batch_size, MAX_LOGITS // (rows * self._vocabulary)))
         # Users of a like prompt length share a batch: padding is little.
         order = sorted(range(len(histories)), key=lambda i: len(prompts[i]))
         for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
@@ -438,6 +465,76 @@ class GRLMForRecommendation:
         )
         return Recommendations(items, found.certified, found.gap, found.forwards, index.version)
 
+    def sample(
+        self,
+        history: Any,
+        n: int = 10,
+        *,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        exclude_seen: bool = False,
+        allow: Collection[str] | np.ndarray | None = None,
+        domain: str | None = None,
+        exclude: Collection[str] = (),
+        banned_terms: Collection[str] = (),
+        batch_size: int = 32,
+    ) -> Any:
+        """`n` distinct items drawn at random, likeliest first: for diversity, and for rollouts.
+
+        Term IDs are drawn without replacement from the model's distribution over what is allowed (`grlm_hf.decoding.sampling`); items that
+        share one come together.
+
+        Args:
+            history: item ids, oldest first; or a list of histories.
+            temperature: below 1 the likely become likelier; log-probabilities in the answer stay the model's own.
+            seed: the same seed gives the same items.
+            exclude_seen, allow, domain, exclude, banned_terms: as in `recommend`.
+            batch_size: histories drawn for at once.
+
+        Returns:
+            `Recommendations`, or a list of them, one a history; `score` and `log_prob` are equal. Fewer than `n` where fewer are allowed.
+
+        Raises:
+            ValueError: as `recommend`; a temperature that is not above 0.
+        """
+        index = self._index
+        histories, single = _histories(history)
+        if not 1 <= n <= len(index.catalog):
+            raise ValueError(f"n={n}; expected 1 to {len(index.catalog)}, the size of the catalog.")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature={temperature}; expected a finite number above 0.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+        prompts = self._prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
+        bonuses = index.bonuses(
+            histories, exclude_seen=exclude_seen, allow=allow, domain=domain, exclude=exclude, banned_terms=banned_terms, prior=None,
+            prior_weight=1.0, shared="full",
+        )  # fmt: skip
+        rng = np.random.default_rng(seed)
+        results = []
+        for start in range(0, len(histories), batch_size):
+            some = slice(start, start + batch_size)
+            drawn = sample(
+                self.model, index.walker, prompts[some], min(n, len(index.trie)), self.config.objective, rng,
+                bonus=[b.by_rank for b in bonuses[some]], temperature=temperature, pad_token_id=self.tokenizer.pad_token_id,
+            )  # fmt: skip
+            for (leaf, log_prob), bonus in zip(drawn, bonuses[some], strict=True):
+                found = index.items(leaf, log_prob, bonus)
+                if len(found) > n:  # Term IDs that items share: as many as are wanted, each with its chance
+                    found = [found[i] for i in sorted(rng.permutation(len(found))[:n])]
+                results.append(
+                    Recommendations(
+                        (Recommendation(index.catalog.items[p].item_id, s, index.catalog.term_ids[p], index.catalog.items[p].title, s)
+                         for p, s, _ in found),
+                        version=index.version,
+                    )
+                )  # fmt: skip
+        return results[0] if single else results
+
+    def _needs_transformers(self, what: str) -> None:
+        if not isinstance(self.model, torch.nn.Module):
+            raise ValueError(f"{what} needs the model itself, which an engine keeps; load the checkpoint with backend='transformers'.")
+
     def prompt_tokens(self, history: Sequence[str]) -> torch.Tensor:
         """The prompt of one history, int64 [1, length] on the model's device: for ``generate()`` and other engines."""
         index = self._index
@@ -450,7 +547,7 @@ class GRLMForRecommendation:
         The last item is always read, also where it exceeds ``config.max_tokens``, which is a budget of training. Raises ``ValueError``
         where it exceeds what the model can take.
         """
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = getattr(self.model, "max_length", None) or getattr(self.model.config, "max_position_embeddings", None)
         room = min((n - index.trie.depth - 1 for n in (self.config.max_tokens, most) if n), default=None)
         shown = [p[-self.config.max_history :] for p in positions]
         prompts = history_tokens(
@@ -473,6 +570,7 @@ class GRLMForRecommendation:
         """What each term adds to an item's log-probability, and what it loses without each item of the history (`grlm_hf.explain`)."""
         from grlm_hf.explain import explain
 
+        self._needs_transformers("explain()")
         return explain(self, history, item_id)
 
     @torch.inference_mode()
@@ -481,6 +579,7 @@ class GRLMForRecommendation:
 
         For measuring and for grounding (`grlm_hf.decoding.grounding`); a text may name no item.
         """
+        self._needs_transformers("write_freely()")
         prompt = self.prompt_tokens(history)
         out = self.model.generate(
             input_ids=prompt,

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -219,3 +222,35 @@ def test_a_trie_of_another_catalog_is_made_anew_and_one_of_another_tokenizer_ref
     grlm.catalog.trie(toy_tokenizer(380)).save(copy / "catalog.trie", grlm.catalog.identifiers_hash)
     with pytest.raises(ValueError, match="The trie was built with another tokenizer"):
         GRLMForRecommendation.from_pretrained(copy)
+
+
+def test_samples_are_distinct_allowed_seeded_and_scored() -> None:
+    grlm = toy_grlm("trie")
+    ids = [i.item_id for i in toy_catalog()]
+    scores = {r.item_id: r.score for r in grlm.recommend(ids[:2], len(ids), exact=True)}
+    everything = grlm.sample(ids[:2], len(ids), seed=1)
+    assert [r.item_id for r in everything]
+    assert {r.item_id: pytest.approx(r.score) for r in everything} == scores
+    some = grlm.sample([ids[:2], ids[3:5]], 4, seed=3, exclude_seen=True, exclude=ids[9:], temperature=2.0)
+    assert some == grlm.sample([ids[:2], ids[3:5]], 4, seed=3, exclude_seen=True, exclude=ids[9:], temperature=2.0)
+    for history, drawn in zip((ids[:2], ids[3:5]), some, strict=True):
+        found = [r.item_id for r in drawn]
+        assert len(set(found)) == 4
+        assert not set(found) & {*history, *ids[9:]}
+        assert [r.score for r in drawn] == sorted((r.score for r in drawn), reverse=True)
+
+
+def test_one_sample_follows_the_probabilities() -> None:
+    grlm = toy_grlm("trie")
+    ids = [i.item_id for i in toy_catalog()]
+    expected = {r.term_id: math.exp(r.score) for r in grlm.recommend(ids[:1], len(ids), exact=True)}
+    n = 600
+    drawn = Counter(one[0].term_id for one in grlm.sample([ids[:1]] * n, 1, seed=0))
+    for term_id, p in expected.items():  # four standard deviations
+        assert abs(drawn[term_id] - n * p) <= 4 * math.sqrt(n * p * (1 - p)) + 1
+
+
+@pytest.mark.parametrize(("asked", "said"), [({"n": 0}, "n=0"), ({"n": 99}, "size of the catalog"), ({"temperature": 0.0}, "temperature")])
+def test_impossible_samples_are_refused(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        toy_grlm().sample(["i20"], **asked)

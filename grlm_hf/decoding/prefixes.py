@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from grlm_hf.decoding.walker import RangeMax, TrieWalker
+from grlm_hf.decoding.walker import TrieWalker
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,16 +91,6 @@ class Prefixes:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    @cached_property
-    def _fewest_shared(self) -> RangeMax:
-        return RangeMax(-self.walker.trie.shared.astype(np.float32))
-
-    def choice_depth(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-        """Int64 [n]: where the paths of a node part, or how long its only path is."""
-        parts = -self._fewest_shared(lo + 1, hi)
-        single = hi - lo == 1
-        return np.where(single, self.walker.length(lo), np.where(single, 0, parts)).astype(np.int64)
-
     def root(self) -> Expansion:
         """The empty prefix of every user."""
         users = np.arange(len(self._length))
@@ -116,10 +105,7 @@ class Prefixes:
             have: tokens computed up to there.
         """
         walker = self.walker
-        choice = self.choice_depth(lo, hi)
-        end = np.where(hi - lo == 1, choice - 1, choice)  # nothing follows the last token of an identifier
-        if self.lookahead is not None:
-            end = np.minimum(end, have + self.lookahead)
+        end = run_end(walker, have, lo, hi, self.lookahead)
         # 1. the tokens of all runs, and the columns of the new query positions: those whose logits are needed come first
         count = end - have
         node = np.repeat(np.arange(len(user)), count)
@@ -199,12 +185,42 @@ class Prefixes:
         picked = values[tuple(map(self._tensor, index))].cpu().numpy().astype(np.float64)  # the one synchronisation of a forward
         n_forced = len(picked) - len(row)
         logp = picked[n_forced:]
-        if self.objective == "trie" and len(row):
-            opens = np.flatnonzero(np.diff(row, prepend=-1))
-            which = np.cumsum(np.diff(row, prepend=-1) > 0) - 1
-            logp = logp - np.maximum.reduceat(logp, opens)[which]
-            logp = logp - np.log(np.add.reduceat(np.exp(logp), opens))[which]
+        if self.objective == "trie":
+            logp = among_children(logp, row)
         return Expansion(slot, depth if end is None else end, picked[:n_forced], row, child_lo, child_hi, logp)
+
+
+def prefixes_of(
+    model: Any,
+    walker: TrieWalker,
+    prompts: Sequence[np.ndarray],
+    objective: str = "vocabulary",
+    pad_token_id: int = 0,
+    lookahead: int | None = None,
+) -> Any:
+    """`Prefixes`, or what the model has in its place: a method ``prefixes`` of the same arguments (`grlm_hf.vllm.engine.VLLMModel`), whose
+    result has the same ``root``, ``expand``, ``walker``, ``objective`` and ``forwards``."""
+    own = getattr(model, "prefixes", None)
+    if own is not None:
+        return own(walker, prompts, objective, pad_token_id, lookahead)
+    return Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+
+
+def run_end(walker: TrieWalker, have: np.ndarray, lo: np.ndarray, hi: np.ndarray, lookahead: int | None) -> np.ndarray:
+    """Int64 [n]: how far a forward goes that computes nodes from token `have` on: to their next choice, or `lookahead` tokens."""
+    choice = walker.choice_depth(lo, hi)
+    end = np.where(hi - lo == 1, choice - 1, choice)  # nothing follows the last token of an identifier
+    return end if lookahead is None else np.minimum(end, have + lookahead)
+
+
+def among_children(logp: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Log-probabilities float64 [children], normalised anew over the children of each node; `row` int64 [children], ascending."""
+    if not len(row):
+        return logp
+    opens = np.diff(row, prepend=-1) > 0
+    first, which = np.flatnonzero(opens), np.cumsum(opens) - 1
+    logp = logp - np.maximum.reduceat(logp, first)[which]
+    return logp - np.log(np.add.reduceat(np.exp(logp), first))[which]
 
 
 def _check_attention(model: Any) -> None:

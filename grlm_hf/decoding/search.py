@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlm_hf.decoding.prefixes import Expansion, Prefixes
+from grlm_hf.decoding.prefixes import Expansion, prefixes_of
 from grlm_hf.decoding.walker import RangeMax, TrieWalker
 
 
@@ -152,7 +152,8 @@ def beam_search(
     is accepted.
 
     Args:
-        model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context.
+        model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context; or another engine's
+            (`grlm_hf.decoding.prefixes.prefixes_of`).
         walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt; lengths may differ.
         num_beams: width of the search.
@@ -164,7 +165,7 @@ def beam_search(
     Raises:
         ValueError: the model's attention takes no 4-D mask.
     """
-    prefixes = Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+    prefixes = prefixes_of(model, walker, prompts, objective, pad_token_id, lookahead)
     ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), num_beams)
     known = _Records(prefixes.root())
@@ -181,7 +182,7 @@ def beam_search(
         lacks = ~ended & ((record < 0) | (known.end[record] < depth))
         if objective == "trie":
             lacks &= hi - lo > 1
-            urgent = lacks & (prefixes.choice_depth(lo, hi) == depth) if lacks.any() else lacks
+            urgent = lacks & (walker.choice_depth(lo, hi) == depth) if lacks.any() else lacks
         else:
             urgent = lacks
         if urgent.any():
@@ -294,7 +295,7 @@ def edge_search(
         ``inf`` if fewer than `k` were found.
     """
     k = k or num_beams
-    prefixes = Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+    prefixes = prefixes_of(model, walker, prompts, objective, pad_token_id, lookahead)
     ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), k)
     users = np.arange(len(prompts))

@@ -65,6 +65,16 @@ class TrieWalker:
         """Bool: the node is the end of an identifier, or off the trie. No path begins another, so no longer one hides behind `lo`."""
         return (depth >= self.length(lo)) | (hi <= lo)
 
+    @cached_property
+    def _fewest_shared(self) -> RangeMax:
+        return RangeMax(-self.trie.shared.astype(np.float32))
+
+    def choice_depth(self, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Int64 [n]: where the paths of a node part, or how long its only path is. NumPy arrays only."""
+        parts = -self._fewest_shared(lo + 1, hi)
+        single = hi - lo == 1
+        return np.where(single, self.length(lo), np.where(single, 0, parts)).astype(np.int64)
+
     def borders(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any]:
         """The slice of `border` that splits the node into its children; empty, or of negative length, where there is one child or none."""
         base = depth * self.n

@@ -175,16 +175,11 @@ class VLLMWriter:
 
     @cached_property
     def _llm(self) -> Any:
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise ImportError(
-                'This back end is vLLM, which failed to import: pip install "grlm-hf[vllm]" in an environment of its own'
-            ) from error
-        return LLM(
-            model=self.model,
-            dtype=self.dtype,  # type: ignore[arg-type]
-            seed=0,
+        from grlm_hf.vllm.engine import start
+
+        return start(
+            self.model,
+            dtype=self.dtype,
             tensor_parallel_size=self.tensor_parallel,
             max_model_len=self.max_model_len or None,
             enforce_eager=self.eager,

@@ -25,12 +25,13 @@ from toys import (
 from trl.trainer.utils import add_fused_lm_head
 
 from grlm_hf import GRLMForRecommendation
+from grlm_hf.decoding.sampling import _gumbels_below
 from grlm_hf.decoding.trie import legal_tokens
 from grlm_hf.interactions import History, leave_one_out
 from grlm_hf.training.grpo import GRPOConfig, RewardWeights, train_grpo
 from grlm_hf.training.objective import IGNORED
 from grlm_hf.training.policy import follow_objective, pack
-from grlm_hf.training.rollouts import _gumbels_below, positions, roll_out
+from grlm_hf.training.rollouts import positions, roll_out
 
 CATALOG = toy_catalog()
 TRAIN = leave_one_out(toy_histories()).train

@@ -1,0 +1,66 @@
+"""vLLM's engine: how it is started, and how it takes the place of a model of transformers in our searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.decoding.walker import TrieWalker
+
+
+def start(model: str, **options: Any) -> Any:
+    """vLLM's offline engine, ``vllm.LLM``, on a checkpoint's folder or Hub id.
+
+    Args:
+        options: of ``vllm.LLM``.
+
+    Raises:
+        ImportError: vLLM is missing or does not import.
+    """
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ImportError(
+            'This back end is vLLM, which failed to import: pip install "grlm-hf[vllm]" in an environment of its own'
+        ) from error
+    return LLM(model=model, **({"seed": 0} | options))
+
+
+class VLLMModel:
+    """An engine as the `model` of a `grlm_hf.GRLMForRecommendation`: every search runs on it, with every rule and prior.
+
+    The searches ask it through `prefixes` only. What needs a model's inside (training, saving, `explain`, ``generate()``) it does not have.
+
+    Args:
+        llm: a ``vllm.LLM``. Its ``logprobs_mode`` must be vLLM's default, ``"raw_logprobs"``, or ``"processed_logprobs"``.
+
+    Raises:
+        ValueError: the engine reports something else than log-probabilities.
+    """
+
+    def __init__(self, llm: Any):
+        config = llm.llm_engine.model_config
+        if config.logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
+            raise ValueError(
+                f"The engine runs with logprobs_mode={config.logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
+            )
+        self.llm = llm
+        self.vocabulary: int = config.get_vocab_size()
+        """Rows of the model's embeddings."""
+        self.max_length: int = config.max_model_len
+        """Tokens of a prompt and its answer."""
+
+    def prefixes(
+        self,
+        walker: TrieWalker,
+        prompts: Sequence[np.ndarray],
+        objective: str = "vocabulary",
+        pad_token_id: int = 0,
+        lookahead: int | None = None,
+    ) -> Any:
+        """What the engine says of trie prefixes; see `grlm_hf.decoding.prefixes.prefixes_of`."""
+        from grlm_hf.vllm.prefixes import VLLMPrefixes
+
+        return VLLMPrefixes(self.llm, walker, prompts, objective, lookahead)

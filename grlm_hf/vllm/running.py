@@ -1,0 +1,47 @@
+"""Recommending on a running ``vllm.LLM``: our searches, distinct samples, and vLLM's own beam search."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from grlm_hf.modeling import GRLMForRecommendation
+
+_known: weakref.WeakKeyDictionary[Any, GRLMForRecommendation] = weakref.WeakKeyDictionary()
+
+
+def of_engine(llm: Any) -> GRLMForRecommendation:
+    """The recommender of the checkpoint that an engine serves; one an engine, so that items added to it stay.
+
+    Args:
+        llm: a ``vllm.LLM`` on a GRLM checkpoint.
+
+    Raises:
+        ValueError: the engine serves something else, or reports no log-probabilities.
+    """
+    from grlm_hf.vllm.engine import VLLMModel
+
+    if llm not in _known:
+        _known[llm] = GRLMForRecommendation.from_pretrained(llm.llm_engine.model_config.model, model=VLLMModel(llm))
+    return _known[llm]
+
+
+def recommend(llm: Any, histories: Any, k: int = 10, **options: Any) -> Any:
+    """`GRLMForRecommendation.recommend` on a running engine, which may serve other requests besides.
+
+    Prompts and every prefix are computed once and come from the engine's prefix cache; the engine is asked for the legal children only.
+
+    Args:
+        llm: a ``vllm.LLM`` on a GRLM checkpoint. It needs no logits processor.
+        histories: item ids, oldest first; or a list of histories.
+        options: as of `GRLMForRecommendation.recommend`.
+
+    Returns:
+        `grlm_hf.modeling.Recommendations`, or a list of them; items and scores are those of transformers.
+    """
+    return of_engine(llm).recommend(histories, k, **options)
+
+
+def sample(llm: Any, histories: Any, n: int = 10, **options: Any) -> Any:
+    """`GRLMForRecommendation.sample` on a running engine: `n` distinct items drawn at random, each prefix computed once."""
+    return of_engine(llm).sample(histories, n, **options)
