@@ -176,7 +176,7 @@ class GRLMForRecommendation:
     @property
     def device(self) -> torch.device:
         """Where tensors for the model are to be; an engine takes them from the CPU."""
-        return self.model.get_input_embeddings().weight.device if isinstance(self.model, torch.nn.Module) else torch.device("cpu")
+        return torch.device("cpu") if hasattr(self.model, "prefixes") else self.model.get_input_embeddings().weight.device
 
     @property
     def _vocabulary(self) -> int:
@@ -235,9 +235,9 @@ class GRLMForRecommendation:
             tokenizer.init_kwargs.pop(name, None)
         trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
         if model is None and backend == "vllm":
-            from grlm_hf.vllm.engine import VLLMModel, start
+            from grlm_hf.vllm.engine import VLLMModel, start_for_searches
 
-            model = VLLMModel(start(str(folder), **model_kwargs))
+            model = VLLMModel(start_for_searches(str(folder), **model_kwargs))
         elif model is None:
             model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
         prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None

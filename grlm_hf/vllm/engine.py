@@ -9,6 +9,8 @@ import numpy as np
 
 from grlm_hf.decoding.walker import TrieWalker
 
+FORCED = "grlm_hf.vllm.forced:ForcedTokens"
+
 
 def start(model: str, **options: Any) -> Any:
     """vLLM's offline engine, ``vllm.LLM``, on a checkpoint's folder or Hub id.
@@ -28,13 +30,24 @@ def start(model: str, **options: Any) -> Any:
     return LLM(model=model, **({"seed": 0} | options))
 
 
+def start_for_searches(model: str, **options: Any) -> Any:
+    """`start`, with what makes our searches fast on a CPU unless `options` say otherwise: small blocks, so that little of a prompt is
+    computed again for each prefix, and `grlm_hf.vllm.forced`."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        options = {"block_size": 32, "logits_processors": [FORCED]} | options
+    return start(model, **options)
+
+
 class VLLMModel:
     """An engine as the `model` of a `grlm_hf.GRLMForRecommendation`: every search runs on it, with every rule and prior.
 
     The searches ask it through `prefixes` only. What needs a model's inside (training, saving, `explain`, ``generate()``) it does not have.
 
     Args:
-        llm: a ``vllm.LLM``. Its ``logprobs_mode`` must be vLLM's default, ``"raw_logprobs"``, or ``"processed_logprobs"``.
+        llm: a ``vllm.LLM``, best from `start_for_searches`. Its ``logprobs_mode`` must be vLLM's default, ``"raw_logprobs"``, or
+            ``"processed_logprobs"``.
 
     Raises:
         ValueError: the engine reports something else than log-probabilities.
@@ -47,6 +60,7 @@ class VLLMModel:
                 f"The engine runs with logprobs_mode={config.logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
             )
         self.llm = llm
+        self._forcing = FORCED in (config.logits_processors or ()) and config.logprobs_mode == "raw_logprobs"
         self.vocabulary: int = config.get_vocab_size()
         """Rows of the model's embeddings."""
         self.max_length: int = config.max_model_len
@@ -63,4 +77,4 @@ class VLLMModel:
         """What the engine says of trie prefixes; see `grlm_hf.decoding.prefixes.prefixes_of`."""
         from grlm_hf.vllm.prefixes import VLLMPrefixes
 
-        return VLLMPrefixes(self.llm, walker, prompts, objective, lookahead)
+        return VLLMPrefixes(self.llm, walker, prompts, objective, self._forcing, lookahead)
