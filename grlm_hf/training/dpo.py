@@ -117,10 +117,10 @@ def train_dpo(
     from datasets import Dataset
     from transformers import ProgressCallback
 
+    from grlm_hf.training.callbacks import OneBar, StopAtNaN
     from grlm_hf.training.policy import PairTrainer, clean_log, follow_objective
+    from grlm_hf.training.resume import last_whole_checkpoint
     from grlm_hf.training.rollouts import positions
-    from grlm_hf.training.sft import _last_whole_checkpoint
-    from grlm_hf.training.trainer import _OneBar, _StopAtNaN
 
     config, work = config or DPOConfig(), Path(work)
     work.mkdir(parents=True, exist_ok=True)
@@ -160,13 +160,13 @@ def train_dpo(
             report_to="none",
         )
     reference = copy.deepcopy(grlm.model)
-    trainer = PairTrainer(grlm.model, reference, args=args, train_dataset=pairs, processing_class=grlm.tokenizer, callbacks=[_StopAtNaN()])
+    trainer = PairTrainer(grlm.model, reference, args=args, train_dataset=pairs, processing_class=grlm.tokenizer, callbacks=[StopAtNaN()])
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_OneBar())
+    trainer.add_callback(OneBar())
     trie = grlm.trie if grlm.config.objective == "trie" else None
     for model in (grlm.model, reference):
         follow_objective(model, trie)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
     if trainer.is_world_process_zero():
         write_json(work / "log.json", clean_log(trainer.state.log_history))
     grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place

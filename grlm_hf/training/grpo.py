@@ -121,10 +121,10 @@ def train_grpo(
     import torch
     from transformers import ProgressCallback
 
+    from grlm_hf.training.callbacks import OneBar, StopAtNaN
     from grlm_hf.training.policy import clean_log, follow_objective
+    from grlm_hf.training.resume import last_whole_checkpoint
     from grlm_hf.training.rollouts import positions
-    from grlm_hf.training.sft import _last_whole_checkpoint
-    from grlm_hf.training.trainer import _OneBar, _StopAtNaN
 
     config = config or GRPOConfig()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -172,15 +172,15 @@ def train_grpo(
         train_dataset=_dataset(grlm, asked),
         processing_class=grlm.tokenizer,
         rollout_func=_rollouts(grlm, config, seed),  # type: ignore[arg-type]  # prompts are histories here
-        callbacks=[_StopAtNaN()],
+        callbacks=[StopAtNaN()],
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_OneBar())
+    trainer.add_callback(OneBar())
     trie = grlm.trie if grlm.config.objective == "trie" else None
     for model in (grlm.model, trainer.ref_model):
         if model is not None:
             follow_objective(trainer.accelerator.unwrap_model(model), trie)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(Path(work)))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(work)))
     if trainer.is_world_process_zero():
         write_json(Path(work) / "log.json", clean_log(trainer.state.log_history))
     grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place

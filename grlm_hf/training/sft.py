@@ -19,7 +19,6 @@ from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import add_dropout, load_given, load_trained, lora_settings
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
-from grlm_hf.training.resume import last_whole_checkpoint as _last_whole_checkpoint  # noqa: F401
 from grlm_hf.training.scratch import make_model, train_tokenizer
 
 if TYPE_CHECKING:

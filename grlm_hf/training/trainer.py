@@ -15,8 +15,6 @@ from trl import SFTTrainer
 from grlm_hf.decoding.trie import Trie
 from grlm_hf.decoding.walker import TrieWalker
 from grlm_hf.training.callbacks import OneBar, SameWhenResumed
-from grlm_hf.training.callbacks import OneBar as _OneBar  # noqa: F401
-from grlm_hf.training.callbacks import StopAtNaN as _StopAtNaN  # noqa: F401
 from grlm_hf.training.distill import Teacher
 from grlm_hf.training.head import plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
