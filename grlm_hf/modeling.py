@@ -396,7 +396,7 @@ class GRLMForRecommendation:
         """
         started = time.perf_counter()
         index = self._index  # this call's version of the catalog
-        histories, single = _histories(history)
+        histories, single = as_histories(history)
         catalog, n = index.catalog, len(index.trie)
         if not 1 <= k <= len(catalog):
             raise ValueError(f"k={k}; expected 1 to {len(catalog)}, the size of the catalog.")
@@ -498,7 +498,7 @@ class GRLMForRecommendation:
             ValueError: as `recommend`; a temperature that is not above 0.
         """
         index = self._index
-        histories, single = _histories(history)
+        histories, single = as_histories(history)
         if not 1 <= n <= len(index.catalog):
             raise ValueError(f"n={n}; expected 1 to {len(index.catalog)}, the size of the catalog.")
         if not 0 < temperature < float("inf"):
@@ -599,7 +599,7 @@ class GRLMForRecommendation:
         return Grounder(self.catalog, form)
 
 
-def _histories(history: Any) -> tuple[list[list[str]], bool]:
+def as_histories(history: Any) -> tuple[list[list[str]], bool]:
     """What was given as a list of histories, and whether it was one."""
     if isinstance(history, str):
         raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")

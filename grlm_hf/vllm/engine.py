@@ -46,20 +46,13 @@ class VLLMModel:
     The searches ask it through `prefixes` only. What needs a model's inside (training, saving, `explain`, ``generate()``) it does not have.
 
     Args:
-        llm: a ``vllm.LLM``, best from `start_for_searches`. Its ``logprobs_mode`` must be vLLM's default, ``"raw_logprobs"``, or
-            ``"processed_logprobs"``.
-
-    Raises:
-        ValueError: the engine reports something else than log-probabilities.
+        llm: a ``vllm.LLM``, best from `start_for_searches`.
     """
 
     def __init__(self, llm: Any):
         config = llm.llm_engine.model_config
-        if config.logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
-            raise ValueError(
-                f"The engine runs with logprobs_mode={config.logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
-            )
         self.llm = llm
+        self._logprobs_mode: str = config.logprobs_mode
         self._forcing = FORCED in (config.logits_processors or ()) and config.logprobs_mode == "raw_logprobs"
         self.vocabulary: int = config.get_vocab_size()
         """Rows of the model's embeddings."""
@@ -74,7 +67,15 @@ class VLLMModel:
         pad_token_id: int = 0,
         lookahead: int | None = None,
     ) -> Any:
-        """What the engine says of trie prefixes; see `grlm_hf.decoding.prefixes.prefixes_of`."""
+        """What the engine says of trie prefixes; see `grlm_hf.decoding.prefixes.prefixes_of`.
+
+        Raises ``ValueError`` where the engine reports something else than log-probabilities.
+        """
         from grlm_hf.vllm.prefixes import VLLMPrefixes
+
+        if self._logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
+            raise ValueError(
+                f"The engine runs with logprobs_mode={self._logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
+            )
 
         return VLLMPrefixes(self.llm, walker, prompts, objective, self._forcing, lookahead)

@@ -16,12 +16,13 @@ IDS = [i.item_id for i in toy_catalog()]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def engine(tmp_path_factory: pytest.TempPathFactory, kept: list[Any]) -> Any:
     from vllm import LLM
 
     folder: Path = tmp_path_factory.mktemp("vllm") / "checkpoint"
     toy_grlm().save_pretrained(folder)
-    return LLM(str(folder), dtype="float32", enforce_eager=True, max_model_len=512, max_logprobs=32)
+    kept.append(LLM(str(folder), dtype="float32", enforce_eager=True, max_model_len=512, max_logprobs=32, num_gpu_blocks_override=256))
+    return kept[-1]
 
 
 def test_vllm_scores_identifiers_as_recommend_does(engine: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import toy_catalog, toy_grlm
+from toys import toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.catalog import Item
@@ -15,7 +15,7 @@ from grlm_hf.catalog import Item
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]
 HISTORIES = [IDS[:3], IDS[2:7], [IDS[5]], IDS[:1] * 4, IDS[::-1][:6], IDS[:3]]
-ENGINE = {"dtype": "float32", "enforce_eager": True, "max_model_len": 512}
+ENGINE = {"dtype": "float32", "enforce_eager": True, "max_model_len": 512, "num_gpu_blocks_override": 512}
 ASKED = {
     "beams": {},
     "fewer beams": {"num_beams": 3},
@@ -35,11 +35,16 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.fixture(scope="module", params=["vocabulary", "trie"])
-def both(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    grlm = toy_grlm(objective=request.param)
+def saved(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("vllm") / "checkpoint"
-    grlm.save_pretrained(folder)
-    return grlm, GRLMForRecommendation.from_pretrained(folder, backend="vllm", **ENGINE)
+    toy_grlm(objective=request.param).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(saved: Path, kept: list[Any]) -> Any:
+    kept.append(GRLMForRecommendation.from_pretrained(saved, backend="vllm", **ENGINE))
+    return GRLMForRecommendation.from_pretrained(saved), kept[-1]
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
@@ -84,6 +89,27 @@ def test_a_running_engine_recommends(both: Any) -> None:
     same(sample(engine.model.llm, HISTORIES, 4, seed=1), grlm.sample(HISTORIES, 4, seed=1))
 
 
+def test_engines_of_others_do_too(saved: Path, both: Any, kept: list[Any]) -> None:
+    """One without our forced tokens, whose prompts are prefilled; and one whose every request is held to the catalog, where vLLM's own beam
+    search finds what ours does."""
+    from vllm import LLM
+
+    from grlm_hf.vllm import beam_search, recommend
+
+    grlm, _ = both
+    always = {"max_logprobs": 40, "additional_config": {"grlm": {"constrain": "always"}}, "num_gpu_blocks_override": 64}
+    kept.append(LLM(str(saved), **ENGINE | always, block_size=32))
+    for _ in range(2):  # the second time the runs are in the prefix cache
+        same(recommend(kept[-1], HISTORIES, 5), grlm.recommend(HISTORIES, 5))
+    with pytest.raises(ValueError, match="processed_logits"):
+        beam_search(kept[-1], HISTORIES, 5)
+    kept.append(LLM(str(saved), **ENGINE | always, logprobs_mode="processed_logits"))
+    same(beam_search(kept[-1], HISTORIES, 5), grlm.recommend(HISTORIES, 5))
+    same([beam_search(kept[-1], HISTORIES[0], 3)], [grlm.recommend(HISTORIES[0], 3)])
+    with pytest.raises(ValueError, match="logprobs_mode='processed_logits'"):
+        recommend(kept[-1], HISTORIES, 5)
+
+
 def test_what_an_engine_cannot_do_is_said(both: Any, tmp_path: Path) -> None:
     _, engine = both
     for call in (
@@ -102,6 +128,7 @@ def test_an_engine_without_log_probabilities_is_refused() -> None:
 
     from grlm_hf.vllm.engine import VLLMModel
 
-    llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=SimpleNamespace(logprobs_mode="raw_logits")))
+    config = SimpleNamespace(logprobs_mode="raw_logits", logits_processors=None, get_vocab_size=lambda: 300, max_model_len=512)
+    engine = VLLMModel(SimpleNamespace(llm_engine=SimpleNamespace(model_config=config)))
     with pytest.raises(ValueError, match="logprobs_mode='raw_logits'"):
-        VLLMModel(llm)
+        GRLMForRecommendation(engine, toy_tokenizer(), toy_catalog()).recommend(IDS[:2], 3)

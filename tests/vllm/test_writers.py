@@ -21,8 +21,9 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def writer(llm: str) -> Any:
-    return make_writer("vllm", llm, dtype="float32", max_model_len=2048, eager=True)
+def writer(llm: str, kept: list[Any]) -> Any:
+    kept.append(make_writer("vllm", llm, dtype="float32", max_model_len=2048, eager=True))
+    return kept[-1]
 
 
 def test_vllm_keeps_the_form_and_is_deterministic(writer: Any) -> None:

@@ -1,0 +1,168 @@
+"""What a request asks of the constraint: the keys of its ``extra_args`` that begin with ``grlm_``. Needs no vLLM.
+
+Over HTTP they are ``vllm_xargs``, which holds texts, numbers and lists of them; so the keys are flat, and a truth value may be 0 or 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PREFIX = "grlm_"
+CATALOGS = "GRLM_CATALOGS"
+"""The environment variable that names further catalogs: ``name=/folder,other=/folder``."""
+DEFAULT = "default"
+"""The name of the catalog of the checkpoint served."""
+MAX_IDS = 100_000
+"""Entries that a list of a request may have."""
+MAX_TEXT = 1_000
+"""Characters that an entry may have."""
+
+KEYS = {
+    "constrain": "whether the text is to be an identifier of the catalog",
+    "catalog": "the catalog's name; 'default' is that of the checkpoint",
+    "allow": "item ids; others are not recommended",
+    "exclude": "item ids that are not recommended",
+    "seen": "item ids of the history that are not recommended either",
+    "ban_terms": "terms; items with one of them are not recommended",
+    "domain": "items of this domain only",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which items of a catalog may be recommended. All are, where it equals ``Rules()``.
+
+    Attributes:
+        allow: ids, or ``None`` for all.
+        exclude: ids, those of the history among them.
+        ban_terms: normal form of terms that no item's Term ID may have.
+        domain: ``None`` for all.
+    """
+
+    allow: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    ban_terms: tuple[str, ...] = ()
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a request says. `constrain` is ``None`` where it says nothing of the constraint."""
+
+    constrain: bool | None = None
+    catalog: str = DEFAULT
+    rules: Rules = Rules()
+
+    @classmethod
+    def of(cls, extra_args: Mapping[str, Any] | None) -> Arguments:
+        """Of ``SamplingParams.extra_args``; what has another prefix is somebody else's.
+
+        A catalog, a rule or ``grlm_constrain`` asks for the constraint.
+
+        Raises:
+            ValueError: an unknown key, a value of another type or size, a term without a letter or digit, or rules together with
+                ``grlm_constrain`` false.
+        """
+        given = {key[len(PREFIX) :]: value for key, value in (extra_args or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
+        if not given:
+            return _NOTHING
+        for key in given:
+            if key not in KEYS:
+                near = difflib.get_close_matches(key, KEYS, 1)
+                hint = f"did you mean {PREFIX}{near[0]}?" if near else f"expected one of {', '.join(PREFIX + k for k in KEYS)}."
+                raise ValueError(f"{PREFIX}{key[:50]} is no argument of grlm-hf; {hint}")
+        given = {key: value for key, value in given.items() if value is not None}
+        constrain = _truth(given.pop("constrain")) if "constrain" in given else None
+        if constrain is False and given:
+            raise ValueError(f"grlm_constrain is false, and {PREFIX}{min(given)} asks for a constraint; leave out one of the two.")
+        if not given:
+            return cls(constrain)
+        from grlm_hf.identifiers.terms import normalise
+
+        terms = []
+        for text in _texts(given, "ban_terms") or ():
+            if not (term := normalise(text)):
+                raise ValueError(f"grlm_ban_terms holds {text[:50]!r}, which is no term: it has no letter or digit.")
+            terms.append(term)
+        rules = Rules(
+            _texts(given, "allow"), (_texts(given, "exclude") or ()) + (_texts(given, "seen") or ()), tuple(terms), _text(given, "domain")
+        )
+        return cls(True, _text(given, "catalog") or DEFAULT, rules)
+
+
+_NOTHING = Arguments()
+
+
+def named_catalogs(value: str | None = None) -> dict[str, Path]:
+    """The further catalogs of the environment variable `CATALOGS`, or of such a value: name → folder.
+
+    Raises:
+        ValueError: it is written in another way, or names one twice or ``default``.
+    """
+    if value is None:
+        value = os.environ.get(CATALOGS, "")
+    found: dict[str, Path] = {}
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, folder = (part.strip() for part in entry.partition("="))
+        if not (name and equals and folder):
+            raise ValueError(f"{CATALOGS} holds {entry!r}; expected name=/folder,other=/folder.")
+        if name == DEFAULT or name in found:
+            taken = "is the catalog of the checkpoint" if name == DEFAULT else "stands there twice"
+            raise ValueError(f"{CATALOGS} names a catalog {name!r}, which {taken}; give it another name.")
+        found[name] = Path(folder)
+    return found
+
+
+def check(extra_args: Mapping[str, Any] | None) -> None:
+    """What can be told of a request before an engine sees it. Raises ``ValueError`` as `Arguments.of` does, and for an unknown catalog."""
+    asked = Arguments.of(extra_args)
+    if asked.catalog != DEFAULT and asked.catalog not in (known := named_catalogs()):
+        near = difflib.get_close_matches(asked.catalog, [DEFAULT, *known], 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted([DEFAULT, *known])} ({CATALOGS} names further ones)."
+        raise ValueError(f"grlm_catalog is {asked.catalog[:50]!r}; {hint}")
+
+
+def always(additional_config: Any) -> bool:
+    """Whether the engine constrains every request that says nothing: ``additional_config={"grlm": {"constrain": "always"}}``.
+
+    Raises:
+        ValueError: another value or key.
+    """
+    ours = additional_config.get("grlm", {}) if isinstance(additional_config, Mapping) else {}
+    if not isinstance(ours, Mapping) or not ours.keys() <= {"constrain"} or ours.get("constrain", "asked") not in ("asked", "always"):
+        raise ValueError(f'additional_config["grlm"] is {ours!r}; expected {{"constrain": "always"}} or {{"constrain": "asked"}}.')
+    return ours.get("constrain") == "always"
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # as a JSON writer of other languages may put it
+        return value.lower() == "true"
+    raise ValueError(f"grlm_constrain is {str(value)[:50]!r}; expected true or false.")
+
+
+def _text(given: Mapping[str, Any], key: str) -> str | None:
+    value = given.get(key)
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT):
+        raise ValueError(f"{PREFIX}{key} is {str(value)[:50]!r}; expected a text of 1 to {MAX_TEXT} characters: {KEYS[key]}.")
+    return value
+
+
+def _texts(given: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
+    value = given.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{PREFIX}{key} is {str(value)[:50]!r}; expected a list of texts: {KEYS[key]}.")
+    if len(value) > MAX_IDS:
+        raise ValueError(f"{PREFIX}{key} has {len(value)} entries; expected at most {MAX_IDS}.")
+    for entry in value:
+        if not isinstance(entry, str) or len(entry) > MAX_TEXT:
+            raise ValueError(f"{PREFIX}{key} holds {str(entry)[:50]!r}; expected texts of at most {MAX_TEXT} characters: {KEYS[key]}.")
+    return tuple(value)
