@@ -1,0 +1,133 @@
+"""What every request passes on its way in and out: the key, the limits of its body, its line in the log, its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+
+from grlm_hf.serving.batcher import failure
+from grlm_hf.serving.options import MB
+from grlm_hf.serving.service import Service
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+UPLOAD_PATH = "/catalog/reload"
+METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+OPEN_PATHS = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
+"""They need no key: they say nothing of the catalog but its version."""
+DISCARDED = 16 * MB
+"""So much beyond the limit is read and thrown away, so that a client that is still sending hears the answer."""
+BODY_S, UPLOAD_S = 30.0, 600.0
+"""Seconds that a body may take to arrive."""
+log = logging.getLogger("grlm.serve")
+
+
+class Door:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: Any, service: Service):
+        self.app, self.service = app, service
+        self._key = hashlib.sha256(service.options.api_key.encode()).digest() if service.options.api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        facts: dict[str, Any] = {"id": given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid.uuid4().hex}
+        scope["grlm"] = facts  # the routes add to it
+        status = 0
+
+        async def sending(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", facts["id"].encode())]
+            await send(message)
+
+        try:
+            if refused := self._refused(scope["path"], headers):
+                self.service.metrics.rejected.labels(refused[2]).inc()
+                await _problem(sending, *refused[:2])
+            else:
+                await self.app(scope, self._limited(scope["path"], headers, receive), sending)
+        except Exception as error:
+            log.error("request failed", extra={"facts": {"id": facts["id"], **failure(error)}})
+            if not status:
+                await _problem(sending, 500, "The service failed; its log says more.")
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "unmatched"  # the path itself may name an item
+            seconds = time.perf_counter() - began
+            status = facts.pop("status", None) or status or 499
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.service.metrics.requests.labels(method, route, str(status)).inc()
+            self.service.metrics.seconds.labels(method, route).observe(seconds)
+            said = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
+            log.info("request", extra={"facts": {**facts, **said}})
+
+    def _refused(self, path: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
+        if self.service.stopping and path not in OPEN_PATHS and path != "/metrics":
+            return 503, "The service is stopping.", "stopping"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):  # a page of another site, in somebody's browser
+            return 403, "Requests from pages of other sites are not answered.", "origin"
+        if self._key and path not in OPEN_PATHS:
+            kind, _, bearer = headers.get("authorization", "").partition(" ")
+            given = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+            if not hmac.compare_digest(hashlib.sha256(given.encode("latin-1")).digest(), self._key):
+                return 401, "This service needs its API key: Authorization: Bearer KEY, or X-API-Key: KEY.", "key"
+        return None
+
+    def _limited(self, path: str, headers: dict[str, str], receive: Receive) -> Receive:
+        """`receive` that raises for a body that is too large (413) or too slow (408), whatever its headers say."""
+        options = self.service.options
+        size, seconds = (options.max_upload_mb, UPLOAD_S) if path == UPLOAD_PATH else (options.max_body_mb, BODY_S)
+        limit, until = int(size * MB), time.monotonic() + seconds
+        too_large = HTTPException(413, f"The body is larger than {limit:,} bytes.")
+        stated = headers.get("content-length", "")
+        seen, finished = 0, False
+
+        async def received() -> Any:
+            nonlocal seen, finished
+            while not finished:
+                if stated.isdecimal() and int(stated) > limit + DISCARDED:
+                    raise too_large
+                try:
+                    async with asyncio.timeout(until - time.monotonic()):
+                        message = await receive()
+                except TimeoutError:
+                    raise HTTPException(408, "The body did not arrive in time.") from None
+                if message["type"] != "http.request":
+                    return message
+                seen += len(message.get("body", b""))
+                finished = not message.get("more_body", False)
+                if seen <= limit:
+                    return message
+                if finished or seen > limit + DISCARDED:
+                    raise too_large
+            return await receive()  # that the client has gone
+
+        return received
+
+
+async def _problem(send: Send, status: int, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else [(b"retry-after", b"1")] if status == 503 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

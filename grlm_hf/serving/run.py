@@ -1,0 +1,102 @@
+"""Starting and stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+import uvicorn
+
+from grlm_hf.modeling import GRLMForRecommendation
+from grlm_hf.serving import logs
+from grlm_hf.serving.app import make_app
+from grlm_hf.serving.options import ServeOptions
+from grlm_hf.serving.service import Service
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str = "transformers", device: str = "") -> None:
+    """Serves a checkpoint over HTTP until SIGTERM or Ctrl-C; then finishes what is under way, for ``options.grace_s`` at most.
+
+    Args:
+        checkpoint: folder or Hub id.
+        backend: of `GRLMForRecommendation.from_pretrained`.
+        device: such as ``cuda``; by default as loaded.
+
+    Raises:
+        ValueError: no such checkpoint, a port that is taken, a state folder that is in use or cannot be read.
+    """
+    options = options or ServeOptions()
+    if device and backend != "transformers":
+        raise ValueError(f"device={device!r} with backend={backend!r}: an engine chooses its device itself. Leave --device out.")
+    listener = _bind(options.host, options.port)  # first: a wrong port is not to be found out after the model is loaded
+    with contextlib.closing(listener):
+        more: dict[str, Any] = {} if backend == "transformers" else {"backend": backend}
+        grlm = GRLMForRecommendation.from_pretrained(checkpoint, **more)
+        if device:
+            grlm.to(device)
+        logs.configure()
+        service = Service(grlm, options)
+        server = _Server(service, checkpoint, listener)
+        # Either signal ends in KeyboardInterrupt once the server is down: the state is given free, and the exit status is 0.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run([listener])
+        finally:
+            service.stop()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(
+            f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', error)}). Choose another --port or --host."
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, service: Service, checkpoint: str, listener: socket.socket):
+        grace = service.options.grace_s
+        super().__init__(
+            uvicorn.Config(
+                make_app(service), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+                proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=int(grace) + 5,
+            )
+        )  # fmt: skip
+        self.service, self.checkpoint, self.listener = service, checkpoint, listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        options, current = self.service.options, self.service.current
+        host, port = self.listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        lines = [
+            f"Serving {self.checkpoint} ({len(current.catalog)} items, version {current.number}) on {url}",
+            f"Docs: {url}/docs",
+            f"Changes of the catalog are kept in {options.state}."
+            if options.state
+            else "Changes of the catalog are lost when the service stops; keep them with --state FOLDER.",
+        ]
+        if not options.api_key:
+            lines.append(
+                "No API key: whoever reaches this port may use it"
+                + ("." if options.host in LOCAL else f", and {options.host} is more than this machine. Set one: --api-key-file FILE.")
+            )
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self.service.stopping:
+            self.service.stopping = True
+            threading.Thread(target=self.service.batcher.close, args=(self.service.options.grace_s,), daemon=True).start()
+        super().handle_exit(sig, frame)

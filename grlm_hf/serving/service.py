@@ -1,0 +1,234 @@
+"""The recommender behind the routes: its versions, its queue, and its figures. It knows nothing of HTTP but status numbers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+from grlm_hf.catalog import CATALOG_FILE, Catalog, Item
+from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.decoding.trie import Trie
+from grlm_hf.files import clean
+from grlm_hf.identifiers.collisions import resolve_new
+from grlm_hf.identifiers.terms import TermID, normalise
+from grlm_hf.modeling import GRLMForRecommendation, Recommendations
+from grlm_hf.serving.batcher import Batcher, Refused
+from grlm_hf.serving.intake import check_item, check_terms, read_catalog
+from grlm_hf.serving.options import MB, ServeOptions
+from grlm_hf.serving.state import State, Version
+from grlm_hf.tasks.prompts import tokenizer_hash
+
+MAX_CHANGES = 16
+"""Changes of the catalog that may wait for each other."""
+log = logging.getLogger("grlm.serve")
+
+
+class Metrics:
+    """What `/metrics` shows, in a registry of its own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = r = CollectorRegistry()
+        self.requests = Counter("grlm_requests", "Requests answered.", ["method", "route", "status"], registry=r)
+        self.seconds = Histogram("grlm_request_seconds", "From the first byte in to the last one out.", ["method", "route"], registry=r)
+        self.rejected = Counter("grlm_rejected", "Requests refused before any work.", ["reason"], registry=r)
+        self.waiting = Gauge("grlm_queue_depth", "Requests that wait for the model.", registry=r)
+        self.batch = Histogram("grlm_batch_histories", "Histories in a search.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256), registry=r)
+        self.forwards = Counter("grlm_forwards", "Calls of the model, as searches report them.", registry=r)
+        self.version = Gauge("grlm_catalog_version", "Of the catalog served.", registry=r)
+        self.items = Gauge("grlm_catalog_items", "Items in the catalog served.", registry=r)
+        ProcessCollector(registry=r)
+
+
+class Service:
+    """Serves a recommender. Every change of its catalog goes through here, one at a time: made, checked, committed, then served.
+
+    Args:
+        grlm: nobody else may change its catalog.
+        options: how.
+
+    Raises:
+        ValueError: the state folder is in use, is something else, or cannot be read.
+    """
+
+    def __init__(self, grlm: GRLMForRecommendation, options: ServeOptions | None = None):
+        self.grlm, self.options = grlm, options or ServeOptions()
+        self.metrics = Metrics()
+        self._temporary = None if self.options.state else tempfile.TemporaryDirectory(prefix="grlm-serve-")
+        self.state = State(self.options.state or Path(self._temporary.name), self.options.keep)  # type: ignore[union-attr]
+        self._changes, self._uploads = threading.Semaphore(MAX_CHANGES), threading.Semaphore(1)
+        try:
+            found = self.state.open()
+            if found:
+                grlm._index = SearchIndex.build(found.catalog, grlm.tokenizer, self._usable(found))
+            else:
+                found = self.state.commit(1, grlm.catalog, grlm.trie)
+        except BaseException:
+            self.state.close()
+            raise
+        self.current = found
+        """The version served, as committed; its trie is the index's."""
+        self._first = found.number - grlm.version  # versions rise together from here on
+        self.batcher = Batcher(grlm, self.options.max_batch, self.options.max_wait_ms / 1000, self.options.queue)
+        self.batcher.searched = self._searched
+        self.metrics.waiting.set_function(lambda: len(self.batcher))
+        self.stopping = False
+        self._show()
+
+    def _usable(self, version: Version) -> Trie | None:
+        """The saved trie, unless the checkpoint has got another tokenizer since."""
+        return version.trie if version.trie and version.trie.tokenizer_hash == tokenizer_hash(self.grlm.tokenizer) else None
+
+    def _searched(self, histories: int, forwards: int) -> None:
+        self.metrics.batch.observe(histories)
+        self.metrics.forwards.inc(forwards)
+
+    def _show(self) -> None:
+        self.metrics.version.set(self.current.number)
+        self.metrics.items.set(len(self.current.catalog))
+
+    def version_of(self, answers: Sequence[Recommendations]) -> int:
+        """The number of the version that answers were computed on; all of a request's are of one."""
+        (version,) = {answer.version for answer in answers}
+        return self._first + version
+
+    @property
+    def ready(self) -> bool:
+        return self.batcher.alive and not self.stopping
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Finishes what is under way, for so many seconds at most, and gives the state folder free."""
+        self.stopping = True
+        self.batcher.close(timeout)
+        self.state.close()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    # --- changes -------------------------------------------------------------------------------------------------------------------
+
+    def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> tuple[Version, list[TermID]]:
+        """Adds items; returns the new version and their Term IDs. Raises `Refused`: 409 for an id that is there, 422 for a bad item."""
+        items = [
+            Item(i.item_id, clean(i.title), clean(i.brand), tuple(filter(None, map(clean, i.categories))), clean(i.description), i.price,
+                 clean(i.domain))
+            for i in items
+        ]  # fmt: skip
+        given = None if term_ids is None else [tuple(normalise(term) for term in terms) for terms in term_ids]
+        ids = [item.item_id for item in items]
+
+        def added(catalog: Catalog) -> Catalog:
+            for item in items:
+                check_item(item)
+            if len(set(ids)) < len(ids):
+                raise ValueError("an item_id stands more than once among the new items.")
+            if there := [item_id for item_id in ids if item_id in catalog]:
+                raise Refused(409, f"{len(there)} of the items are in the catalog already, such as {there[0]!r}.")
+            tids = given if given is not None else resolve_new(catalog, items, self.grlm._extend_terms(catalog, items))
+            for item_id, tid in zip(ids, tids, strict=True):
+                check_terms(tid, item_id)
+            return catalog.add(items, tids)
+
+        version = self._change(added)
+        return version, [version.catalog.term_id(item_id) for item_id in ids]
+
+    def remove(self, item_ids: Sequence[str]) -> Version:
+        """Removes items. Raises `Refused`: 404 for an id that is not there, 409 where none would be left."""
+
+        def removed(catalog: Catalog) -> Catalog:
+            if missing := [item_id for item_id in item_ids if item_id not in catalog]:
+                raise Refused(404, f"{len(missing)} of the items are not in the catalog, such as {missing[0]!r}.")
+            if len(set(item_ids)) == len(catalog):
+                raise Refused(409, "A catalog needs at least one item; none would be left.")
+            return catalog.remove(item_ids)
+
+        return self._change(removed)
+
+    def reload(self, file: Path | None = None, sha256: str | None = None) -> Version:
+        """Takes another catalog: that of a file, or of the folder named at the start. Raises `Refused`: 409 where none was named, 422
+        for a catalog that is not in order; the one before goes on being served."""
+        if file is None:
+            if self.options.catalog is None:
+                raise Refused(409, "The service was started without --catalog FOLDER; upload a catalog instead.")
+            file = self.options.catalog / CATALOG_FILE
+            if not file.is_file():
+                raise Refused(409, f"The folder of --catalog holds no {CATALOG_FILE}.")
+
+        def reloaded(_: Catalog) -> Catalog:
+            return read_catalog(file, max_bytes=int(self.options.max_upload_mb * MB), max_items=self.options.max_items, sha256=sha256)
+
+        return self._change(reloaded)
+
+    def rollback(self) -> Version:
+        """Serves the catalog of the version before again, as a new version. Raises `Refused` (409) where none is kept, or it is damaged."""
+
+        def earlier(_: Catalog) -> Catalog:
+            if len(self.state.kept) < 2:
+                raise Refused(409, f"There is no version before {self.current.number} to go back to.")
+            try:
+                return self.state.read(self.state.kept[-2])
+            except (ValueError, TypeError, KeyError) as error:
+                raise Refused(409, f"Version {self.state.kept[-2]} cannot be read: {error}") from error
+
+        return self._change(earlier, lambda: self.state.kept[:-2])
+
+    def _change(self, make: Callable[[Catalog], Catalog], before: Callable[[], tuple[int, ...]] | None = None) -> Version:
+        grlm = self.grlm
+        with self._one_at_a_time():
+            try:
+                index = grlm._index.updated(make(grlm.catalog), grlm.tokenizer)
+                self._check(index)
+            except ValueError as error:
+                raise Refused(422, str(error)) from error
+            except ImportError as error:
+                raise Refused(422, f"This service cannot extract Term IDs; give term_ids. ({error})") from error
+            try:
+                version = self.state.commit(self._first + index.version, index.catalog, index.trie, before() if before else None)
+            except OSError as error:
+                log.error("commit failed", extra={"facts": {"problem": str(error)}})
+                raise Refused(507, "The change could not be written to disk, and is not made; the log says more.", "disk") from error
+            grlm._index = index
+            self.current = version
+            self._show()
+            log.info("catalog changed", extra={"facts": {"version": version.number, "items": len(version.catalog)}})
+            return version
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._changes.acquire(blocking=False):
+            raise Refused(429, f"{MAX_CHANGES} changes are waiting already; try again later.", "changes")
+        try:
+            with self.grlm._writing:
+                if self.stopping:
+                    raise Refused(503, "The service is stopping.", "stopping")
+                yield
+        finally:
+            self._changes.release()
+
+    def _check(self, index: SearchIndex) -> None:
+        """Raises ``ValueError`` where the model could not read the longest Term ID, or write one behind it."""
+        if index.trie.vocab > self.grlm._vocabulary:
+            raise ValueError(f"A Term ID uses token {index.trie.vocab - 1}; the model has {self.grlm._vocabulary} embeddings.")
+        longest = max(range(len(index.catalog)), key=lambda position: len(index.path(position)))
+        self.grlm._prompts(index, [[longest]])
+
+    @contextmanager
+    def upload_file(self) -> Iterator[Path]:
+        """A file for an upload on its way, beside the versions; gone afterwards. Raises `Refused` (429) for a second one meanwhile."""
+        if not self._uploads.acquire(blocking=False):
+            raise Refused(429, "Another upload is under way; try again later.", "uploads")
+        try:
+            handle, name = tempfile.mkstemp(prefix=".upload-", suffix=".parquet", dir=self.state.folder)
+            os.close(handle)
+            try:
+                yield Path(name)
+            finally:
+                os.unlink(name)
+        finally:
+            self._uploads.release()
