@@ -344,10 +344,10 @@ class Catalog:
             raise ValueError(
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
-        if missing := (set(item_features()) | {"terms"}) - set(schema.names):
+        if missing := {*Item.__slots__, "terms"} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
         rows = [row for _, row in read_rows(path)]
-        items = [Item(**{**row, "categories": tuple(row["categories"])}) for row in ({k: r[k] for k in item_features()} for r in rows)]
+        items = [Item(**{k: r[k] for k in Item.__slots__} | {"categories": tuple(r["categories"])}) for r in rows]
         return cls(items, [tuple(row["terms"]) for row in rows])
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 import grlm_hf
 
@@ -21,7 +24,9 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
+app.register_install_completion_command(help="Install completion of verbs and flags for your shell (bash, zsh or fish), then exit.")
 
+Json = Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")]
 Settings = Annotated[list[str] | None, Parameter(name=["--set"], negative=(), help="Change one setting, as key=value; repeat for more.")]
 License = Annotated[
     str | None, Parameter(help="Id of a licence on the Hub, such as cc-by-4.0, or other. Needed unless the card names one.")
@@ -33,11 +38,47 @@ DryRun = Annotated[bool, Parameter(negative=(), help="Only list what would be up
 RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Take the settings from this recipe (YAML).")]
 
 
+def mistake(error: CycloptsError) -> str:
+    """A mistake in the call, told as all others are: in one line, with the next step."""
+    verb = [name for name in error.command_chain or () if name != "grlm"]
+    return f"{' '.join(str(error).split())} See: {' '.join(['grlm', *verb, '--help'])}"
+
+
+def check_items(catalog: Catalog, item_ids: Iterable[str]) -> None:
+    """Raises ``ValueError`` for an id that is not in the catalog, with the nearest one."""
+    for item_id in item_ids:
+        if item_id not in catalog:
+            try:
+                catalog.position(item_id)
+            except ValueError as error:
+                near = _near(item_id, [item.item_id for item in catalog])
+                raise ValueError(f"{error} Did you mean {near!r}?" if near else str(error)) from None
+
+
+def check_domain(catalog: Catalog, domain: str) -> None:
+    """Raises ``ValueError`` for a domain that the catalog does not have, with the nearest one."""
+    try:
+        catalog.positions_in(domain)
+    except ValueError as error:
+        near = _near(domain, list(catalog.domains))
+        raise ValueError(f"{error} Did you mean {near!r}?" if near else str(error)) from None
+
+
+def _near(text: str, known: list[str]) -> str | None:
+    same = {k.lower(): k for k in reversed(known)}.get(text.lower())
+    return same or next(iter(get_close_matches(text, known[:100_000], 1)), None)  # of more it would take seconds
+
+
 def quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def coloured() -> bool:
+    """Whether what is printed goes to a terminal that shows colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def say(text: str) -> None:

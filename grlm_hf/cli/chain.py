@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.cli.app import Settings, app, listing, quiet, say, show_quality
+from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
 
 
 @app.command
-def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None) -> None:
+def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None, as_json: Json = False) -> None:
     """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. About three minutes.
 
     Parameters
@@ -23,11 +24,14 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None)
 
     quiet()
     report = run(quickstart_recipe(output, set_ or []), say)
-    show(report, output)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        show(report, output)
 
 
 @app.command(name="run")
-def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None) -> None:
+def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None, as_json: Json = False) -> None:
     """Run a recipe's stages: neighbors, terms, quality, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
 
     Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
@@ -50,7 +54,9 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
     report, folder = run(loaded, say), Path(loaded.output)
-    if loaded.until == "evaluate":
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    elif loaded.until == "evaluate":
         show(report, folder)
     elif loaded.until == "quality":
         show_quality(report, folder / "quality")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, quiet, say, show_quality
+from grlm_hf.cli.app import DryRun, Json, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, quiet, say, show_quality
 from grlm_hf.cli.model import push
 
 
@@ -72,7 +72,7 @@ def quality(
     output: Path = Path("quality"),
     recipe: RecipeFile = None,
     set_: Settings = None,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the Term IDs of a catalog, beside another set if one is given: legality, collisions, agreement with neighbours and text.
 
@@ -187,6 +187,7 @@ def dataset_push(
     license_link: LicenseLink = "",
     public: Public = False,
     dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Publish a dataset repository on the Hub, in one commit. A push that died is completed by the next.
 
@@ -202,4 +203,5 @@ def dataset_push(
     if not folder.is_dir():
         raise ValueError(f"No dataset folder at {folder}; name the one that `grlm dataset` wrote: --from FOLDER.")
     dataset_facts(folder)  # says so where it is none
-    push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run)
+    push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run,
+         as_json=as_json)  # fmt: skip

@@ -5,11 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, explained, listing, quiet, say
+from grlm_hf.cli.app import (
+    DryRun,
+    Json,
+    License,
+    LicenseLink,
+    LicenseName,
+    Public,
+    RecipeFile,
+    Settings,
+    app,
+    check_domain,
+    check_items,
+    explained,
+    listing,
+    quiet,
+    say,
+)
 
 
 @app.command
@@ -43,7 +59,7 @@ def evaluate(
     part: Annotated[str, Parameter(help="test, or validation while choosing settings.")] = "test",
     recipe: RecipeFile = None,
     set_: Settings = None,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print the report as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a checkpoint and the baselines on every held-out user, over the full catalog.
 
@@ -68,7 +84,7 @@ def evaluate(
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     if not is_main():
         return
-    print(json.dumps(report, indent=2) if as_json else text_table(report))
+    print(_json(report) if as_json else text_table(report))
 
 
 @app.command
@@ -87,7 +103,7 @@ def recommend(
     exact: Annotated[bool, Parameter(negative=())] = False,
     deadline_ms: float | None = None,
     length_penalty: float = 0.0,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Recommend the next items after a history.
 
@@ -130,6 +146,9 @@ def recommend(
     def listed(text: str) -> list[str]:
         return [part.strip() for part in text.split(",") if part.strip()]
 
+    check_items(grlm.catalog, [*listed(history), *listed(allow), *listed(exclude)])
+    if domain:
+        check_domain(grlm.catalog, domain)
     found = grlm.recommend(
         listed(history), k, exclude_seen=exclude_seen, domain=domain or None, allow=listed(allow) if allow else None,
         exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact,
@@ -138,7 +157,7 @@ def recommend(
     if exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
-    print(json.dumps([asdict(r) for r in found], indent=2, ensure_ascii=False) if as_json else listing(found))
+    print(_json([asdict(r) for r in found]) if as_json else listing(found))
 
 
 @app.command
@@ -148,7 +167,7 @@ def explain(
     history: str,
     item: str = "",
     exclude_seen: Annotated[bool, Parameter(negative=())] = False,
-    as_json: Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Explain a recommendation: the log-probability of each of its terms, and what each item of the history adds to it.
 
@@ -172,13 +191,14 @@ def explain(
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     asked = [part.strip() for part in history.split(",") if part.strip()]
+    check_items(grlm.catalog, [*asked, *([item] if item else [])])
     if not item:
         found = grlm.recommend(asked, 1, exclude_seen=exclude_seen)
         if not found:
             raise ValueError("Nothing is left to recommend; name an item with --item.")
         item = found[0].item_id
     said = grlm.explain(asked, item)
-    print(json.dumps(asdict(said), indent=2, ensure_ascii=False) if as_json else explained(said, grlm.catalog))
+    print(_json(asdict(said)) if as_json else explained(said, grlm.catalog))
 
 
 @app.command
@@ -187,6 +207,7 @@ def report(
     *,
     output: Path | None = None,
     markdown: Annotated[bool, Parameter(negative=(), help="Print Markdown tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a report as tables, pictures and a page; or several of one protocol side by side, with their differences.
 
@@ -205,11 +226,11 @@ def report(
         raise ValueError(f"{output} is a file; --output names a folder.")
     loaded = load_reports(reports)
     if len(reports) > 1:
-        print(compared(loaded, markdown))
+        print(_json(loaded) if as_json else compared(loaded, markdown))
         written = render_comparison(loaded, output) if output else []
     else:
         (one,) = loaded.values()
-        print(all_tables(one, markdown))
+        print(_json(one) if as_json else all_tables(one, markdown))
         written = render(one, output or reports[0].parent, reports[0].stem)
     for path in written:
         say(f"→ {path}")
@@ -225,6 +246,7 @@ def push(
     license_link: LicenseLink = "",
     public: Public = False,
     dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Publish a checkpoint, a dataset folder or a catalog on the Hub, in one commit.
 
@@ -242,4 +264,8 @@ def push(
     said = publish(
         folder, repo_id, license=license, license_name=license_name, license_link=license_link, private=not public, dry_run=dry_run
     )
-    print(said)
+    print(_json({"repo_id": repo_id, **({"would_upload": said.splitlines()} if dry_run else {"url": said})}) if as_json else said)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.cli.app import RecipeFile, Settings, app, quiet, say
+from grlm_hf.cli.app import Json, RecipeFile, Settings, app, quiet, say
 
 
 @app.command
-def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None, as_json: Json = False) -> None:
     """Train a checkpoint further with GRPO: rewards on identifiers that the constrained search finds after training histories.
 
     All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
@@ -30,11 +31,11 @@ def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = N
 
     r = load_recipe(recipe, set_ or [])
     quiet()
-    _show(make_grpo(checkpoint, datasets, output, r.grpo, seed=r.seed), output)
+    _show(make_grpo(checkpoint, datasets, output, r.grpo, seed=r.seed), output, as_json)
 
 
 @app.command
-def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None, as_json: Json = False) -> None:
     """Train a checkpoint further with DPO: the item that came next against what the constrained search finds instead.
 
     All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
@@ -55,13 +56,17 @@ def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = No
 
     r = load_recipe(recipe, set_ or [])
     quiet()
-    _show(make_dpo(checkpoint, datasets, output, r.dpo, seed=r.seed), output)
+    _show(make_dpo(checkpoint, datasets, output, r.dpo, seed=r.seed), output, as_json)
 
 
-def _show(result: dict[str, Any], output: Path) -> None:
+def _show(result: dict[str, Any], output: Path, as_json: bool) -> None:
     from grlm_hf.evaluation.processes import is_main
 
     if not is_main():
+        return
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        say(f"checkpoint → {output}")
         return
     if "valid_rollouts" in result:
         print(f"Rollouts that name an item of the catalog: {result['valid_rollouts']:.2%}")

@@ -1,0 +1,159 @@
+"""What is amiss with this machine, a checkpoint, a dataset, a catalog or a recipe's run folder: found, explained, and how to mend it.
+
+An examination never raises because of what it examines: what cannot be read is a finding too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grlm_hf.catalog import CATALOG_FILE
+from grlm_hf.doctor.environment import examine_environment
+from grlm_hf.doctor.findings import Examination, Finding, examined, text_report
+from grlm_hf.publishing.folder import DATASET_FACTS
+
+if TYPE_CHECKING:
+    from grlm_hf.doctor.dataset import Tables
+    from grlm_hf.doctor.parts import Parts
+
+__all__ = ["Examination", "Finding", "examine", "examine_environment", "text_report"]
+
+_CHECKPOINT = ("grlm_config.json", "config.json")
+_STAGES = ("checkpoint", "datasets", "catalog")
+
+
+def examine(target: str | Path, engine: str | Path | None = None) -> list[Examination]:
+    """Examines a folder or a repository of the Hub: a checkpoint, a dataset, a catalog; or all of them in the folder of a run.
+
+    Args:
+        engine: YAML file of the vLLM engine that is to serve the checkpoint, as for ``vllm serve --config``.
+
+    Returns:
+        One `Examination`; of a run's folder one for each stage.
+    """
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    folder, published, names = Path(target), False, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what libraries warn of, the checks find
+        if not folder.is_dir():
+            try:
+                folder, names = _fetched(str(target))
+                published = True
+            except Exception as error:  # the network, the name, the disk
+                return [examined(str(target), "unknown", {}, [_unreadable(str(target), error)])]
+        kind = _kind(folder)
+        if kind != "run":
+            return [_one(folder, kind, str(target), published, names, engine)[0]]
+        return _run(folder, engine)
+
+
+def _kind(folder: Path) -> str:
+    """What a folder holds, by the files that only one kind has."""
+    if (folder / DATASET_FACTS).is_file():
+        return "dataset"
+    if any((folder / name).is_file() for name in _CHECKPOINT) or any(folder.glob("*.safetensors")):
+        return "checkpoint"
+    if (folder / CATALOG_FILE).is_file():
+        return "catalog"
+    return "run" if any(_kind_of_stage(folder / name) for name in _STAGES) else "unknown"
+
+
+def _kind_of_stage(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / name).is_file() for name in (*_CHECKPOINT, DATASET_FACTS, CATALOG_FILE))
+
+
+def _one(
+    folder: Path, kind: str, target: str, published: bool, names: list[str] | None, engine: str | Path | None
+) -> tuple[Examination, Parts | Tables | None]:
+    if kind == "checkpoint":
+        from grlm_hf.doctor.checkpoint import examine_checkpoint
+
+        parts, found = examine_checkpoint(folder, published, names)
+        found += _engine(engine, found, parts)
+        return examined(target, kind, parts.facts, found), parts
+    if kind == "dataset":
+        from grlm_hf.doctor.dataset import examine_dataset
+
+        tables, found = examine_dataset(folder, published)
+        return examined(target, kind, tables.about, found), tables
+    if kind == "catalog":
+        from grlm_hf.doctor.catalog import examine_catalog
+
+        catalog, found = examine_catalog(folder)
+        return examined(target, kind, {} if catalog is None else {"catalog": repr(catalog)}, found), None
+    some = sorted(p.name for p in folder.iterdir())[:5]
+    said = f"It holds {', '.join(some) or 'nothing'}: no grlm_config.json, {DATASET_FACTS} or {CATALOG_FILE}."
+    return examined(target, kind, {}, [_unreadable(target, ValueError(said))]), None
+
+
+def _unreadable(target: str, error: Exception) -> Finding:
+    return Finding(
+        "error", "target", " ".join(str(error).split())[:400], "There is nothing here to examine.",
+        "Name a folder that grlm wrote (checkpoint, dataset, catalog, or the output of grlm run), or ORG/NAME on the Hub.", target,
+    )  # fmt: skip
+
+
+def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> list[Finding]:
+    from grlm_hf.doctor.findings import run_checks
+    from grlm_hf.doctor.generation import engine as check
+    from grlm_hf.modeling import MIN_BEAMS
+
+    if engine is None:
+        parts.facts["vLLM"] = (f"LLM.beam_search needs logprobs_mode='processed_logits' and max_logprobs={2 * MIN_BEAMS}; "
+                         "grlm_hf.vllm.recommend neither (--engine FILE examines an engine's arguments)")  # fmt: skip
+        return []
+    try:
+        import yaml
+
+        arguments = yaml.safe_load(Path(engine).read_text(encoding="utf-8")) or {}
+        if not isinstance(arguments, dict):
+            raise ValueError(f"it holds a {type(arguments).__name__}")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return [
+            Finding("error", "broken-file", f"{engine} cannot be read: {error}", "It should say how the engine is to run.",
+                    "Write names and values in YAML, such as `max-logprobs: 40`.", str(engine))
+        ]  # fmt: skip
+    left = any(f.check == "sampler-defaults" for f in found)
+    return run_checks([check], arguments, left, parts.needed, str(engine), where=str(engine))
+
+
+def _run(folder: Path, engine: str | Path | None) -> list[Examination]:
+    """Each stage of a run, and whether checkpoint and dataset belong together."""
+    said, read = [], {}
+    for name in _STAGES:
+        if _kind_of_stage(folder / name):
+            one, read[name] = _one(folder / name, _kind(folder / name), str(folder / name), False, None, engine)
+            said.append(one)
+    parts, tables = read.get("checkpoint"), read.get("datasets")
+    if parts is not None and tables is not None:
+        from grlm_hf.doctor.findings import run_checks
+        from grlm_hf.doctor.run import together
+
+        said.append(examined(str(folder), "run", {}, run_checks([together], parts, tables, where=str(folder))))
+    return said
+
+
+def _fetched(repo_id: str) -> tuple[Path, list[str] | None]:
+    """A repository's files here, and the names of all that it holds: pickles are named, never downloaded."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    from grlm_hf.hub import _explained as explained
+    from grlm_hf.hub import fetch_checkpoint
+    from grlm_hf.publishing.cards import CARD
+
+    api = HfApi()
+    with explained(repo_id):
+        try:
+            names = api.list_repo_files(repo_id)
+        except RepositoryNotFoundError:
+            api.list_repo_files(repo_id, repo_type="dataset")
+            return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=["*.parquet", "*.json", CARD])), None
+        folder = fetch_checkpoint(repo_id)
+        snapshot_download(repo_id, allow_patterns=[CARD])
+        return folder, names

@@ -1,0 +1,73 @@
+"""Checks of what a folder says of itself, and of files in it that could do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from grlm_hf.doctor.findings import Finding
+from grlm_hf.publishing.cards import CARD
+from grlm_hf.publishing.licenses import licensed
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
+
+
+def card(folder: Path, published: bool) -> Iterator[Finding]:
+    """A card, and a licence in it. Of a folder that is not published they are no more than good to know."""
+    level = "warning" if published else "info"
+    if not (folder / CARD).is_file():
+        yield Finding(
+            level, "card", f"There is no {CARD}.", "Nobody who finds it can tell what it is, and what it may be used for.",
+            "grlm evaluate writes a checkpoint's card, grlm dataset a dataset's; grlm push adds the licence.", str(folder),
+        )  # fmt: skip
+        return
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield Finding(
+            "error", "card", f"{CARD} is not readable: {error}", "The Hub shows it first.", "Write it anew, in UTF-8.", str(folder)
+        )
+        return
+    try:
+        licensed(text)
+    except ValueError as error:
+        if "is broken" in str(error):
+            yield Finding(
+                "error", "card", str(error), "The Hub refuses it, and load_dataset cannot read it.", "Mend the YAML.", str(folder)
+            )
+            return
+        yield Finding(
+            level, "licence", "The card names no licence, or none that the Hub reads.", "Without one nobody may use what is published.",
+            "State it when publishing: grlm push FOLDER ORG/NAME --license cc-by-4.0 (or what your data's source allows).", str(folder),
+        )  # fmt: skip
+
+
+def unsafe_files(names: Iterable[str], ours: Mapping[str, str], where: str, read: Path | None = None) -> Iterator[Finding]:
+    """Files that run code when they are loaded.
+
+    Args:
+        names: of all files, relative.
+        ours: text of the Python files that grlm-hf writes.
+        read: the folder, where it is here; of Python files with our names the text is compared.
+    """
+    names = sorted(names)
+    if pickled := [n for n in names if n.endswith(_PICKLED)]:
+        yield Finding(
+            "warning", "unsafe-files", f"{len(pickled)} files of a format that can run code when it is read: {', '.join(pickled[:3])}.",
+            "Pickled files run whatever their writer put there; grlm-hf reads safetensors and parquet only.",
+            f"Remove what nothing needs (training_args.bin is such): rm {' '.join(pickled[:3])}. Convert weights with "
+            "model.save_pretrained, which writes safetensors.", where,
+        )  # fmt: skip
+    strange = [n for n in names if n.endswith(".py") and not _is_ours(n, ours, read)]
+    if strange:
+        yield Finding(
+            "warning", "foreign-code", f"Python files that grlm-hf did not write: {', '.join(strange[:3])}.",
+            "trust_remote_code=True runs them on the reader's machine.", "Read them before you load or publish this, or remove them.",
+            where,
+        )  # fmt: skip
+
+
+def _is_ours(name: str, ours: Mapping[str, str], read: Path | None) -> bool:
+    if name not in ours:
+        return False
+    return read is None or (read / name).read_text(encoding="utf-8", errors="replace") == ours[name]

@@ -1,0 +1,94 @@
+"""Checks of a catalog, wherever it lies: in a checkpoint, a dataset or a folder of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.catalog import CATALOG_FILE, Catalog
+from grlm_hf.doctor.findings import Finding
+from grlm_hf.files import read_rows
+from grlm_hf.identifiers.terms import normalise
+
+CROWD = 20
+"""Items that share a Term ID, above which one identifier fills a whole list of recommendations."""
+MUCH_SHARED = 0.25
+MUCH_REPEATED = 0.05
+
+
+def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
+    """The catalog of a folder, where it can be read, and what is wrong with it."""
+    path, remake = folder / CATALOG_FILE, "Make the catalog again: grlm terms DATA --output CATALOG."
+    if not path.is_file():
+        return None, [
+            Finding("error", "missing-file", f"There is no {CATALOG_FILE}.", "It says which items there are.", remake, str(folder))
+        ]
+    try:
+        rows = [row for _, row in read_rows(path)]
+    except (ValueError, OSError) as error:
+        return None, [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
+    found = list(_rows(rows, str(path)))
+    try:
+        catalog = Catalog.from_pretrained(folder)
+    except Exception as error:
+        if not found:
+            found = [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
+        return None, found
+    return catalog, [*found, *_collisions(catalog, str(path)), *_same_items(catalog, str(path))]
+
+
+def _rows(rows: list[dict[str, Any]], where: str) -> Iterator[Finding]:
+    ids = Counter(str(row.get("item_id")) for row in rows)
+    if twice := [i for i, n in ids.items() if n > 1]:
+        yield Finding(
+            "error", "duplicate-ids", f"{len(twice)} item ids stand more than once, such as {twice[0]!r}.",
+            "An id must name one item; such a catalog does not load.", "Leave one row an item in the items file, then: grlm terms.", where,
+        )  # fmt: skip
+    bad = [(row.get("item_id"), terms) for row in rows if not _legal(terms := row.get("terms"))]
+    if bad:
+        item, terms = bad[0]
+        yield Finding(
+            "error", "illegal-term-ids", f"{len(bad)} of {len(rows)} items have an illegal Term ID, such as {item!r}: {terms!r}.",
+            "Terms are normalised (lower case, hyphens, no brackets or commas); others cannot be written and read again.",
+            "Pass each term through grlm_hf.identifiers.terms.normalise, or make them again: grlm terms.", where,
+        )  # fmt: skip
+
+
+def _legal(terms: Any) -> bool:
+    return isinstance(terms, list) and bool(terms) and all(isinstance(t, str) and t and normalise(t) == t for t in terms)
+
+
+def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
+    if not catalog.collisions:
+        return
+    sharing = sum(map(len, catalog.collisions.values()))
+    tid, worst = max(catalog.collisions.items(), key=lambda entry: len(entry[1]))
+    share = sharing / len(catalog)
+    yield Finding(
+        "warning" if share > MUCH_SHARED or len(worst) > CROWD else "info",
+        "collisions",
+        f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID with another; at most {len(worst)} have one: [{', '.join(tid)}].",
+        "The model cannot tell items of one Term ID apart; they are ranked in the order of their ids.",
+        "Let a resolver tell them apart: --set terms.resolver=term (or append, attribute) with grlm terms, which leaves what the texts do "
+        "not tell apart.",
+        where,
+    )
+
+
+def _same_items(catalog: Catalog, where: str) -> Iterator[Finding]:
+    groups: dict[Any, list[str]] = {}
+    for i in catalog:
+        groups.setdefault((i.title, i.brand, i.categories, i.description, i.price, i.domain), []).append(i.item_id)
+    same = [ids for ids in groups.values() if len(ids) > 1]
+    if same:
+        extra = sum(map(len, same)) - len(same)
+        yield Finding(
+            "warning" if extra > MUCH_REPEATED * len(catalog) else "info",
+            "duplicate-items",
+            f"{extra} of {len(catalog)} items repeat all the text of another, such as {same[0][:2]}.",
+            "A repeated item splits the history of one thing, and takes a second place in the list.",
+            "Give variants of one thing one item_id in items and interactions before grlm terms.",
+            where,
+        )

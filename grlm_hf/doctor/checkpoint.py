@@ -1,0 +1,222 @@
+"""Checks of a checkpoint: its files, its tokenizer, and whether catalog, trie, prompts and model belong together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.catalog import TRIE_FILE
+from grlm_hf.decoding.walker import OBJECTIVES
+from grlm_hf.doctor.cards import card, unsafe_files
+from grlm_hf.doctor.findings import Finding, run_checks
+from grlm_hf.doctor.generation import generation
+from grlm_hf.doctor.parts import SAVE_AGAIN, Parts, read_catalog, read_configs, read_prior, read_tokenizer, read_trie
+from grlm_hf.doctor.template import chat_template
+from grlm_hf.doctor.weights import weights
+from grlm_hf.modeling import CONFIG_FILE, CUSTOM_CODE
+from grlm_hf.tasks.prompts import HISTORIES, history_tokens, identifier_tokens, prompt_hash, request_tokens, tokenizer_hash
+
+ALL_ENCODED = 20_000
+"""Identifiers up to which each is encoded anew; of more, a sample of as many."""
+_HISTORIES = 50  # drawn, to see how long prompts are
+
+
+def examine_checkpoint(folder: Path, published: bool = False, names: list[str] | None = None) -> tuple[Parts, list[Finding]]:
+    """The parts of a checkpoint, with facts of it, and all findings.
+
+    Args:
+        published: it comes from the Hub.
+        names: of all files, where `folder` holds only some of them.
+    """
+    everything = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    parts = Parts(folder, published, everything)
+    found = run_checks([read_configs, read_tokenizer, read_catalog, read_trie, read_prior], parts, where=str(folder))
+    checks: list[Callable[[Parts], Iterator[Finding]]] = [
+        _stated, _prompts, _tokenizer, _trie_and_catalog, _trie_and_tokenizer, _lengths, _weights, _generation, _chat_template, _files,
+    ]  # fmt: skip
+    return parts, [*found, *run_checks(checks, parts, where=str(folder))]
+
+
+# --- what was trained and what is served -----------------------------------------------------------------------------------------------
+
+
+def _stated(parts: Parts) -> Iterator[Finding]:
+    if parts.grlm is None:
+        return
+    where = str(parts.folder / CONFIG_FILE)
+    parts.facts |= {"objective": parts.grlm.objective, "history": f"{parts.grlm.history}, {parts.grlm.max_history} items"}
+    for name, allowed in (("objective", OBJECTIVES), ("history", HISTORIES)):
+        if (value := getattr(parts.grlm, name)) not in allowed:
+            yield Finding(
+                "error", "config", f"{name} is {value!r}; expected one of {tuple(allowed)}.", "The checkpoint does not load.",
+                "Restore the file that the training wrote.", where,
+            )  # fmt: skip
+    if parts.grlm.max_history < 1:
+        yield Finding("error", "config", f"max_history is {parts.grlm.max_history}.", "A prompt without an item asks nothing.",
+                      "Restore the file that the training wrote.", where)  # fmt: skip
+
+
+def _prompts(parts: Parts) -> Iterator[Finding]:
+    if parts.grlm is None or parts.grlm.history not in HISTORIES:
+        return
+    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history)):
+        yield Finding(
+            "error", "prompt-drift", f"It was trained with prompts of hash {parts.grlm.prompt_hash!r}; this grlm-hf writes {written}.",
+            "A model that is asked in other words than it learnt answers worse, without any error.",
+            "Install the grlm-hf that trained it, or train again: grlm dataset, then grlm train.", str(parts.folder / CONFIG_FILE),
+        )  # fmt: skip
+
+
+def _tokenizer(parts: Parts) -> Iterator[Finding]:
+    t, where = parts.tokenizer, str(parts.folder)
+    if t is None:
+        return
+    if parts.grlm is not None and parts.grlm.tokenizer_hash != (found := tokenizer_hash(t)):
+        yield Finding(
+            "error", "tokenizer-changed", f"The tokenizer has hash {found}; the model was trained with {parts.grlm.tokenizer_hash!r}.",
+            "Texts become other tokens than those that were learnt.", "Restore the tokenizer files of the training.", where,
+        )  # fmt: skip
+    for name in ("eos", "pad"):
+        if getattr(t, f"{name}_token_id") is None:
+            yield Finding(
+                "error", f"{name}-missing", f"The tokenizer has no {name.upper()} token.",
+                "An identifier ends in EOS." if name == "eos" else "Prompts of a batch are filled up with it.",
+                f"tokenizer.{name}_token = ...; tokenizer.save_pretrained(FOLDER). It must be the one of the training.", where,
+            )  # fmt: skip
+    if t.eos_token_id is not None and t.eos_token_id == t.pad_token_id:
+        yield Finding(
+            "warning", "pad-is-eos", f"EOS and pad are one token, {t.eos_token!r}.",
+            "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot tell padding from an end.",
+            "Choose a pad token of its own that the vocabulary has, before the training: tokenizer.pad_token = '<|endoftext|>'.", where,
+        )  # fmt: skip
+    if t.padding_side != "left":
+        yield Finding(
+            "warning", "padding-side", f"The tokenizer pads on the {t.padding_side}.",
+            "generate() of several prompts goes on behind the padding of the shorter ones, and writes nonsense.",
+            "tokenizer.padding_side = 'left'; tokenizer.save_pretrained(FOLDER).", where,
+        )  # fmt: skip
+
+
+def _trie_and_catalog(parts: Parts) -> Iterator[Finding]:
+    if parts.trie is not None and parts.catalog is not None and parts.trie.of != parts.catalog.identifiers_hash:
+        yield Finding(
+            "warning", "trie-catalog", f"{TRIE_FILE} is of other identifiers ({len(parts.trie):,}) than the catalog "
+            f"({len(parts.catalog.identifiers):,}).",
+            "recommend makes it anew at each load; whatever reads the file alone recommends items that are gone.",
+            SAVE_AGAIN, str(parts.folder / TRIE_FILE),
+        )  # fmt: skip
+
+
+def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
+    if parts.tokenizer is None or parts.catalog is None:
+        return
+    identifiers, trie, where = parts.catalog.identifiers, parts.trie, str(parts.folder / TRIE_FILE)
+    chosen = range(len(identifiers))
+    if len(identifiers) > ALL_ENCODED:
+        chosen = sorted(random.Random(0).sample(chosen, ALL_ENCODED))  # type: ignore[assignment]
+    try:
+        paths = identifier_tokens(parts.tokenizer, [identifiers[i] for i in chosen])
+    except ValueError as error:
+        yield Finding(
+            "error", "tokenizer-merges", str(error), "An item's tokens would depend on what stands beside it.",
+            "Train with another model's tokenizer.", str(parts.folder),
+        )  # fmt: skip
+        return
+    if trie is None or trie.of != parts.catalog.identifiers_hash:  # then it is not used
+        return
+    said = f"{TRIE_FILE} was made with the tokenizer {trie.tokenizer_hash!r}, the checkpoint has {tokenizer_hash(parts.tokenizer)}"
+    saved = trie.paths()
+    differ = [n for n, i in enumerate(chosen) if i >= len(saved) or saved[i].tolist() != list(paths[n])]
+    if differ or trie.tokenizer_hash != tokenizer_hash(parts.tokenizer):
+        more = f"; {len(differ):,} of {len(chosen):,} identifiers have other tokens" if differ else ""
+        yield Finding(
+            "error", "trie-tokenizer", f"{said}{more}.", "The search would follow tokens that name nothing.",
+            f"Remove {TRIE_FILE} (it is made anew), or write it again with save_pretrained.", where,
+        )  # fmt: skip
+
+
+def _lengths(parts: Parts) -> Iterator[Finding]:
+    if parts.tokenizer is None or parts.catalog is None or parts.grlm is None or parts.grlm.history not in HISTORIES:
+        return
+    try:
+        request_tokens(parts.tokenizer, ["a"])
+    except Exception:  # of the chat template, which has a check of its own
+        return
+    if parts.grlm.max_history < 1:
+        return
+    c, rng, history = parts.catalog, random.Random(0), parts.grlm.history
+    drawn = rng.sample(range(len(c)), min(len(c), 1000))
+    paths = dict(zip(drawn, identifier_tokens(parts.tokenizer, [c.term_ids[q] for q in drawn]), strict=True))
+    depth = max(max(map(len, paths.values())), parts.trie.depth if parts.trie else 0)
+
+    def longest(histories: list[list[int]]) -> list[int]:
+        return sorted(map(len, history_tokens(parts.tokenizer, paths, histories, c.term_ids, items=c.items, history=history)))
+
+    one = longest([[q] for q in drawn])[-1]
+    typical = longest([[rng.choice(drawn) for _ in range(parts.grlm.max_history)] for _ in range(_HISTORIES)])[_HISTORIES // 2]
+    parts.facts["tokens"] = f"identifiers up to {depth}, a prompt of {parts.grlm.max_history} items about {typical}"
+    parts.needed = typical + depth + 1
+    limits: list[tuple[str, Any, str]] = [
+        ("max_position_embeddings of config.json", (parts.config or {}).get("max_position_embeddings"), "Use a model of longer texts."),
+        ("model_max_length of the tokenizer", parts.tokenizer.model_max_length, "Set tokenizer.model_max_length to the model's own limit."),
+        (
+            "max_tokens of the training",
+            parts.grlm.max_tokens or None,
+            "Make the dataset with a larger mixture.max_tokens, and train again.",
+        ),
+    ]
+    for name, limit, fix in limits:
+        if not isinstance(limit, int):
+            continue
+        if limit < one + depth + 1:
+            yield Finding(
+                "error", "length", f"{name} is {limit}; one item, its answer and EOS take up to {one + depth + 1} tokens.",
+                "Prompts or identifiers are cut off.", fix, str(parts.folder),
+            )  # fmt: skip
+        elif limit < typical + depth + 1:
+            yield Finding(
+                "warning", "length", f"{name} is {limit}; {parts.grlm.max_history} items (max_history) and an answer take about "
+                f"{typical + depth + 1} tokens.",
+                "The oldest items of longer histories are left out; other tools may cut identifiers instead.",
+                f"Lower mixture.max_history to what fits. {fix}", str(parts.folder),
+            )  # fmt: skip
+    for name in ("max_new_tokens", "max_length"):
+        limit = (parts.generation or {}).get(name)
+        least = depth + 1 if name == "max_new_tokens" else one + depth + 1
+        if isinstance(limit, int) and limit < least:
+            yield Finding(
+                "warning", "length", f"{name} of generation_config.json is {limit}; it takes {least} to write the longest identifier.",
+                "generate() and vLLM take it as their default, and cut identifiers off.", f"Remove {name}, or set it to {least} or more.",
+                str(parts.folder / "generation_config.json"),
+            )  # fmt: skip
+
+
+def _weights(parts: Parts) -> Iterator[Finding]:
+    ids = [] if parts.tokenizer is None else [max(parts.tokenizer.get_vocab().values(), default=-1) + 1]
+    needed = max(ids, default=None)
+    yield from weights(parts.folder, parts.config or {}, needed, parts.facts)
+    names = (parts.config or {}).get("architectures")
+    if parts.config is not None and not (isinstance(names, list) and any(str(n).endswith(("CausalLM", "LMHeadModel")) for n in names)):
+        yield Finding(
+            "warning", "architecture", f"architectures of config.json is {names!r}; expected a causal language model.",
+            "vLLM and pipeline() choose the model's class by it.", "Save it with AutoModelForCausalLM.", str(parts.folder / "config.json"),
+        )  # fmt: skip
+    parts.facts["model"] = (
+        f"{(parts.config or {}).get('model_type', '?')} ({', '.join(map(str, names)) if isinstance(names, list) else '?'})"
+    )
+
+
+def _generation(parts: Parts) -> Iterator[Finding]:
+    yield from generation(parts.generation, parts.tokenizer, str(parts.folder / "generation_config.json"))
+
+
+def _chat_template(parts: Parts) -> Iterator[Finding]:
+    if parts.tokenizer is not None:
+        yield from chat_template(parts.tokenizer, str(parts.folder))
+
+
+def _files(parts: Parts) -> Iterator[Finding]:
+    yield from unsafe_files(parts.names, CUSTOM_CODE, str(parts.folder), None if parts.published else parts.folder)
+    yield from card(parts.folder, parts.published)

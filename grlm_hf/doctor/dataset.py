@@ -1,0 +1,253 @@
+"""Checks of a dataset repository: its files, its tables against each other, and whether training examples tell what is held out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.catalog import Catalog
+from grlm_hf.doctor.cards import card, unsafe_files
+from grlm_hf.doctor.catalog import examine_catalog
+from grlm_hf.doctor.findings import Finding, run_checks
+from grlm_hf.identifiers.terms import render
+from grlm_hf.interactions import Case
+from grlm_hf.publishing.folder import DATASET_FACTS, check_folder, read_facts
+from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS
+from grlm_hf.tasks.prompts import HISTORIES, prompt_hash, templates_hash, written_title
+
+_USER_TASKS = (*HISTORY_TASKS, "steered")
+"""Tasks whose examples are made of a user's history; their keys are user ids."""
+_ALIKE = 5
+"""Events from which on two users with the same history are hardly two."""
+_REMAKE = "Make the dataset again: grlm dataset DATA --catalog CATALOG --output DATASETS."
+
+
+@dataclass
+class Tables:
+    """What of a dataset could be read."""
+
+    folder: Path
+    published: bool = False
+    facts: dict[str, Any] | None = None
+    catalog: Catalog | None = None
+    cases: dict[str, list[Case]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def examine_dataset(folder: Path, published: bool = False) -> tuple[Tables, list[Finding]]:
+    """The tables of a dataset folder, with facts of it, and all findings."""
+    tables = Tables(folder, published)
+    checks = [_whole, _catalog, _prompts, _cases, _interactions, _users, _examples, _files]
+    return tables, run_checks(checks, tables, where=str(folder))
+
+
+def _rows(tables: Tables, config: str, split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of one split, a batch at a time; none where there is no such table or a file is broken, which `_whole` tells."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in sorted((tables.folder / config).glob(f"{split}-*.parquet")):
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=columns):
+                    if batch.num_columns == len(columns):
+                        yield from batch.to_pylist()
+        except (pa.ArrowException, OSError):
+            return
+
+
+def _whole(tables: Tables) -> Iterator[Finding]:
+    path = tables.folder / DATASET_FACTS
+    try:
+        tables.facts = read_facts(path)
+        check_folder(tables.folder)
+    except (ValueError, KeyError, TypeError) as error:
+        found = "schema" if "this grlm-hf reads" in str(error) else "broken-file"
+        yield Finding(
+            "error", found, str(error), "Training and evaluation refuse it, or miss what is not there.", _REMAKE, str(tables.folder)
+        )
+    if tables.facts:
+        tables.about |= {n: tables.facts[n] for n in ("title", "split", "history", "max_history") if n in tables.facts}
+
+
+def _catalog(tables: Tables) -> Iterator[Finding]:
+    tables.catalog, found = examine_catalog(tables.folder)
+    yield from found
+    if (c := tables.catalog) is None:
+        return
+    tables.about["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs"
+    stated = {row["item_id"]: tuple(row["terms"] or ()) for row in _rows(tables, "term_ids", "train", ["item_id", "terms"])}
+    other = [i.item_id for i, tid in zip(c.items, c.term_ids, strict=True) if stated and stated.get(i.item_id) != tid]
+    if other or (stated and len(stated) != len(c)):
+        some = f", such as {other[0]!r}" if other else ""
+        yield Finding(
+            "error", "tables-disagree", f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} "
+            f"items{some}.",
+            "Who reads the table trains on other identifiers than those that are served.", _REMAKE, str(tables.folder / "term_ids"),
+        )  # fmt: skip
+
+
+def _prompts(tables: Tables) -> Iterator[Finding]:
+    facts = tables.facts or {}
+    history = facts.get("history", "term_ids")
+    if not facts:
+        return
+    if history not in HISTORIES:
+        yield Finding("error", "config", f"history is {history!r}; expected one of {HISTORIES}.", "No prompt can be written.", _REMAKE,
+                      str(tables.folder / DATASET_FACTS))  # fmt: skip
+        return
+    mixture = facts.get("mixture")
+    stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
+    if facts.get("prompt_hash") != (written := prompt_hash(history)):
+        yield Finding(
+            "error", "prompt-drift", f"It was made with prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
+            "A model trained on it would be asked in other words than it learnt.", _REMAKE, str(tables.folder / DATASET_FACTS),
+        )  # fmt: skip
+    elif stated is not None and stated != templates_hash():
+        yield Finding(
+            "warning", "prompt-drift", f"Its tasks were written with templates of hash {stated!r}; this grlm-hf has {templates_hash()}.",
+            "Recommending is asked as before; search phrases, wishes or titles are asked in other words than now.", _REMAKE,
+            str(tables.folder / DATASET_FACTS),
+        )  # fmt: skip
+
+
+def _cases(tables: Tables) -> Iterator[Finding]:
+    for part in ("validation", "test"):
+        rows = _rows(tables, "cases", part, ["user_id", "history", "target"])
+        tables.cases[part] = [Case(r["user_id"], tuple(r["history"] or ()), r["target"]) for r in rows]
+        tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
+    if not any(tables.cases.values()):
+        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE,
+                      str(tables.folder))  # fmt: skip
+    if tables.catalog is None:
+        return
+    known = tables.catalog
+    strange = {i for cases in tables.cases.values() for c in cases for i in (*c.history, c.target) if i not in known}
+    strange |= {r["item_id"] for p in ("train", "validation", "test") for r in _rows(tables, "interactions", p, ["item_id"])
+                if r["item_id"] not in known}  # fmt: skip
+    if strange:
+        yield Finding(
+            "error", "unknown-items", f"{len(strange)} items of interactions or cases are not in the catalog, such as "
+            f"{min(map(str, strange))!r}.",
+            "They can neither be read in a history nor be recommended.", _REMAKE, str(tables.folder),
+        )  # fmt: skip
+
+
+def _interactions(tables: Tables) -> Iterator[Finding]:
+    """What is held out of a user must not stand among the events that train, but where the user had the same item before."""
+    held = _held_out(tables, ("validation", "test"))
+    trained: Counter[tuple[str, str]] = Counter()
+    for row in _rows(tables, "interactions", "train", ["user_id", "item_id"]):
+        if row["user_id"] in held:
+            trained[row["user_id"], row["item_id"]] += 1
+    leaks = [(user, c.target) for user, cases in held.items() for c in cases if trained[user, c.target] > c.history.count(c.target)]
+    if leaks:
+        yield Finding(
+            "error", "target-leakage", f"{len(leaks)} held-out targets stand among their users' training interactions, such as item "
+            f"{leaks[0][1]!r} of user {leaks[0][0]!r}.",
+            "The model has seen the answers: every figure measured on it is too high.",
+            f"Split before anything is learnt. {_REMAKE}", str(tables.folder / "interactions"),
+        )  # fmt: skip
+
+
+def _held_out(tables: Tables, parts: tuple[str, ...]) -> dict[str, list[Case]]:
+    held: dict[str, list[Case]] = defaultdict(list)
+    for part in parts:
+        for case in tables.cases.get(part, []):
+            held[case.user_id].append(case)
+    return held
+
+
+def _users(tables: Tables) -> Iterator[Finding]:
+    where = str(tables.folder / "cases")
+    for part, cases in tables.cases.items():
+        asked = Counter((c.user_id, c.history, c.target) for c in cases)
+        once = str((tables.facts or {}).get("split")) == "leave-one-out"
+        users = Counter(c.user_id for c in cases)
+        twice = [u for u, n in users.items() if n > 1] if once else sorted({key[0] for key, n in asked.items() if n > 1})
+        if twice:
+            yield Finding(
+                "error", "duplicate-users", f"{len(twice)} users have several {part} cases where one is meant, such as {twice[0]!r}.",
+                "They count several times in every metric, and the intervals come out too narrow.",
+                f"Leave one row a user (or join their events) in the interactions. {_REMAKE}", where,
+            )  # fmt: skip
+    alike: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for c in tables.cases.get("test", []):
+        if len(c.history) + 1 >= _ALIKE:
+            alike[*c.history, c.target].add(c.user_id)
+    same = [sorted(users) for users in alike.values() if len(users) > 1]
+    if same:
+        yield Finding(
+            "warning", "duplicate-users", f"{sum(map(len, same)) - len(same)} users have the very history of another ({_ALIKE} events or "
+            f"more), such as {same[0][:2]}.",
+            "One person under two ids: what the one is tested on, the other may have trained.",
+            "Drop or join them in the interactions before grlm dataset.", where,
+        )  # fmt: skip
+
+
+def _examples(tables: Tables) -> Iterator[Finding]:
+    """Training examples that tell what is held out, name their user, or answer with identifiers that the catalog does not have."""
+    catalog, history = tables.catalog, str((tables.facts or {}).get("history", "term_ids"))
+    if catalog is None:
+        return
+    known = {render(tid) for tid in catalog.identifiers}
+    leaks: list[str] = []
+    named: list[str] = []
+    keyed, stale, total = 0, [], 0
+    for split, parts in (("train", ("validation", "test")), ("validation", ("test",))):
+        held = _held_out(tables, parts)
+        for row in _rows(tables, "sft", split, ["task", "key", "prompt", "completion"]):
+            total += 1
+            prompt, answer = ("\n".join(str(m.get("content")) for m in row[side] or ()) for side in ("prompt", "completion"))
+            lines = answer.splitlines()
+            if row["task"] not in FREE_TEXT and lines and lines[-1].startswith("[") and lines[-1] not in known:
+                stale.append(lines[-1])
+            if row["task"] not in _USER_TASKS:
+                continue
+            keyed += 1
+            user = str(row["key"])
+            if re.search(rf"(?<![\w-]){re.escape(user)}(?![\w-])", prompt):
+                named.append(user)
+            told = Counter([*prompt.splitlines(), *lines])
+            leaks += [user for c in held.get(user, ()) if _tells(told, c, catalog, history)]
+    tables.about["training examples"] = f"{total:,}"
+    where = str(tables.folder / "sft")
+    if leaks:
+        yield Finding(
+            "error", "target-leakage", f"{len(leaks)} training examples hold a held-out target of their user, such as one of user "
+            f"{leaks[0]!r}.",
+            "The model learns the answers by heart: every figure measured on it is too high.", f"Split first. {_REMAKE}", where,
+        )  # fmt: skip
+    plain = [user for user in named if not user.isdigit() and len(user) > 2]  # a number in a title may equal an id by chance
+    if plain or len(named) > keyed / 2:
+        yield Finding(
+            "error", "user-ids", f"{len(named)} prompts hold the id of their user, such as {(plain or named)[0]!r}.",
+            "The model can learn users by heart, which helps nobody new; and ids of people leave the house with every checkpoint.",
+            f"Prompts come from grlm_hf.tasks.prompts, which writes none. {_REMAKE}", where,
+        )  # fmt: skip
+    if stale:
+        yield Finding(
+            "error", "stale-examples", f"{len(stale)} answers are no Term ID of the catalog, such as {stale[0][:80]}.",
+            "They were written with another catalog: the trie cuts off what the model learns.", _REMAKE, where,
+        )  # fmt: skip
+
+
+def _tells(told: Counter[str], case: Case, catalog: Catalog, history: str) -> bool:
+    """Whether the lines of an example name a target more often than its history accounts for."""
+    if case.target not in catalog:
+        return False
+    tid, title = catalog.term_id(case.target), written_title(catalog[case.target])
+    before = [i for i in case.history if i in catalog]
+    if told[render(tid)] > sum(catalog.term_id(i) == tid for i in before):
+        return True
+    return history == "titles" and told[title] > sum(written_title(catalog[i]) == title for i in before)
+
+
+def _files(tables: Tables) -> Iterator[Finding]:
+    names = (p.relative_to(tables.folder).as_posix() for p in tables.folder.rglob("*") if p.is_file())
+    yield from unsafe_files(names, {}, str(tables.folder))
+    yield from card(tables.folder, tables.published)

@@ -1,0 +1,141 @@
+"""The parts of a checkpoint, each read on its own: what cannot be read is a finding, and the others are examined all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.catalog import TRIE_FILE, Catalog
+from grlm_hf.decoding.trie import Trie
+from grlm_hf.doctor.catalog import examine_catalog
+from grlm_hf.doctor.findings import Finding
+from grlm_hf.files import read_json
+from grlm_hf.modeling import CONFIG_FILE, CONFIG_SCHEMA, GRLMConfig
+from grlm_hf.priors.fused import PRIOR_FOLDER, Fused
+
+SAVE_AGAIN = "Write it again: GRLMForRecommendation(model, tokenizer, catalog, config).save_pretrained(FOLDER)."
+
+
+@dataclass
+class Parts:
+    """What of a checkpoint could be read; None where it could not."""
+
+    folder: Path
+    published: bool = False
+    names: list[str] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+    generation: dict[str, Any] | None = None
+    grlm: GRLMConfig | None = None
+    tokenizer: Any = None
+    catalog: Catalog | None = None
+    trie: Trie | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    needed: int = 0
+    """Tokens of a typical prompt, its answer and EOS."""
+
+
+def read_configs(parts: Parts) -> Iterator[Finding]:
+    for name, into, required in (("config.json", "config", True), ("generation_config.json", "generation", False)):
+        path = parts.folder / name
+        if not path.is_file():
+            if required:
+                yield _missing(path, "It says what model this is.")
+            continue
+        try:
+            value = read_json(path)
+            if not isinstance(value, dict):
+                raise ValueError(f"{path} holds a JSON {type(value).__name__}; expected an object.")
+        except ValueError as error:
+            yield _broken(path, error)
+            continue
+        setattr(parts, into, value)
+    if parts.config is not None:
+        yield from _readable_config(parts.folder)
+    path = parts.folder / CONFIG_FILE
+    if not path.is_file():
+        yield _missing(path, "It states prompts, tokenizer and objective of the training; without it this is a plain language model.")
+        return
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        yield _broken(path, error)
+        return
+    if isinstance(value, dict) and isinstance(value.get("schema"), int) and value["schema"] > CONFIG_SCHEMA:
+        yield Finding(
+            "error", "schema", f"{CONFIG_FILE} has schema {value['schema']}; this grlm-hf reads up to {CONFIG_SCHEMA}.",
+            "A newer grlm-hf wrote it.", "pip install -U grlm-hf", str(path),
+        )  # fmt: skip
+        return
+    try:
+        known = {f.name: f.type for f in fields(GRLMConfig)}
+        if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or not value.keys() <= known.keys():
+            raise ValueError(f"{path} holds {str(value)[:200]}; expected the keys {sorted(known)}.")
+        parts.grlm = GRLMConfig(**value)
+        wrong = [n for n, t in known.items() if not isinstance(getattr(parts.grlm, n), {"int": int, "str": str}[str(t)])]
+        if wrong:
+            parts.grlm = None
+            raise ValueError(f"{path}: {wrong[0]} is {value[wrong[0]]!r}; expected {known[wrong[0]]}.")
+    except (ValueError, TypeError) as error:
+        yield _broken(path, error)
+
+
+def _readable_config(folder: Path) -> Iterator[Finding]:
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers checks with what it likes
+        yield _broken(folder / "config.json", error, "pip install -U transformers, if the model is newer; else restore the file.")
+
+
+def read_tokenizer(parts: Parts) -> Iterator[Finding]:
+    from transformers import AutoTokenizer
+
+    if not any((parts.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        yield _missing(parts.folder / "tokenizer.json", "No prompt can be written without it.")
+        return
+    try:
+        parts.tokenizer = AutoTokenizer.from_pretrained(parts.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers, tokenizers and json raise what they like
+        yield _broken(parts.folder / "tokenizer.json", error)
+
+
+def read_catalog(parts: Parts) -> Iterator[Finding]:
+    parts.catalog, found = examine_catalog(parts.folder)
+    if parts.catalog is not None:
+        c = parts.catalog
+        parts.facts["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs" + (f", {len(c.domains)} domains" if c.domains else "")
+    yield from found
+
+
+def read_trie(parts: Parts) -> Iterator[Finding]:
+    path = parts.folder / TRIE_FILE
+    if not path.is_file():
+        yield Finding(
+            "info", "trie", f"There is no {TRIE_FILE}.", "It is made anew at each load, which takes a minute for a million items.",
+            SAVE_AGAIN, str(path),
+        )  # fmt: skip
+        return
+    try:
+        parts.trie = Trie.load(path)
+    except Exception as error:  # facts of a foreign file may be anything
+        yield _broken(path, error, SAVE_AGAIN)
+
+
+def read_prior(parts: Parts) -> Iterator[Finding]:
+    if (folder := parts.folder / PRIOR_FOLDER).is_dir():
+        try:
+            parts.facts["prior"] = "+".join(Fused.load(folder).components)
+        except Exception as error:
+            yield _broken(folder, error, "Run the recipe's hybrid stage again, or remove the folder: the checkpoint works without it.")
+
+
+def _missing(path: Path, why: str) -> Finding:
+    return Finding("error", "missing-file", f"There is no {path.name}.", why, "Download or copy the checkpoint again.", str(path.parent))
+
+
+def _broken(path: Path, error: Exception, fix: str = "Download or copy it again.") -> Finding:
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    return Finding("error", "broken-file", f"{path.name} cannot be read: {said}", "The checkpoint does not load.", fix, str(path))

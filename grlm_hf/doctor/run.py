@@ -1,0 +1,35 @@
+"""Checks across the stages of a run: a checkpoint and the dataset beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from grlm_hf.doctor.dataset import Tables
+from grlm_hf.doctor.findings import Finding
+from grlm_hf.doctor.parts import Parts
+
+
+def together(parts: Parts, tables: Tables) -> Iterator[Finding]:
+    """Whether a checkpoint was trained on this dataset, as far as both state it."""
+    where, facts = str(parts.folder), tables.facts or {}
+    again = "Run the recipe again: what has changed is made anew."
+    if parts.grlm is not None and facts:
+        for name in ("prompt_hash", "history", "max_history", "max_tokens"):
+            here, there = getattr(parts.grlm, name), facts.get(name, {"history": "term_ids", "max_tokens": 0}.get(name))
+            if here != there:
+                yield Finding(
+                    "error" if name in ("prompt_hash", "history") else "warning",
+                    "prompt-drift", f"The checkpoint was trained with {name} {here!r}, the dataset has {there!r}.",
+                    "What the model is asked is not what this dataset teaches: one of them is older.", again, where,
+                )  # fmt: skip
+    if parts.catalog is None or tables.catalog is None:
+        return
+    ours = dict(zip((i.item_id for i in tables.catalog), tables.catalog.term_ids, strict=True))
+    other = [i.item_id for i, tid in zip(parts.catalog.items, parts.catalog.term_ids, strict=True) if ours.get(i.item_id, tid) != tid]
+    lacking = [i for i in ours if i not in parts.catalog] if facts.get("split") != "unseen-items" else []
+    if other or lacking:
+        said = f"{len(other)} items have other Term IDs" if other else f"{len(lacking)} items are missing"
+        yield Finding(
+            "error", "catalog-differs", f"In the checkpoint's catalog {said}, such as {(other or lacking)[0]!r}.",
+            "The model learnt identifiers that are not those it is to write; or items can never be recommended.", again, where,
+        )  # fmt: skip

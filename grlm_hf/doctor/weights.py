@@ -1,0 +1,126 @@
+"""Checks of a checkpoint's weights, read tensor by tensor; the model itself is never built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.doctor.findings import Finding
+from grlm_hf.files import read_json
+
+_INDEX = "model.safetensors.index.json"
+_PART = 2**24  # numbers looked at in one go
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
+
+
+def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts: dict[str, Any]) -> Iterator[Finding]:
+    """What is wrong with the weights.
+
+    Args:
+        config: ``config.json``, or {} where it cannot be read.
+        needed_rows: one more than the largest token id of tokenizer and trie, where known.
+        facts: receives the number of parameters and their type.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files, missing = _files(folder)
+    if missing:
+        yield Finding(
+            "error", "missing-file", f"{len(missing)} files of weights are missing, such as {missing[0]}.", "The model cannot be loaded.",
+            "Download or copy the checkpoint again; of a training run, resume it: grlm train.", str(folder),
+        )  # fmt: skip
+    if not files:
+        return
+    kinds: Counter[str] = Counter()
+    broken: list[str] = []
+    rows: dict[str, int] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 (no mapping)
+                    shape = shard.get_slice(name).get_shape()
+                    if name.endswith(_EMBEDDINGS) and len(shape) == 2:
+                        rows[name] = shape[0]
+                    tensor = shard.get_tensor(name)
+                    kinds[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+                    if tensor.is_floating_point() and not _finite(tensor):
+                        broken.append(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            yield Finding(
+                "error", "broken-file", f"{path.name} is not a whole safetensors file: {error}", "The model cannot be loaded.",
+                "Download or copy it again; a disk that was full leaves such files.", str(path),
+            )  # fmt: skip
+    facts["weights"] = ", ".join(f"{n:,} × {kind}" for kind, n in kinds.most_common())
+    if broken:
+        yield Finding(
+            "error", "not-finite", f"{len(broken)} tensors hold NaN or infinity, such as {broken[0]}.",
+            "Every score becomes NaN, or the search finds nothing.",
+            "Take an earlier checkpoint; train with a lower train.learning_rate, or in bf16 instead of fp16.", str(folder),
+        )  # fmt: skip
+    yield from _types(kinds, config, str(folder))
+    yield from _rows(rows, config, needed_rows, str(folder))
+
+
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """The safetensors files of the model, and the names of those that are not there."""
+    if not (folder / _INDEX).is_file():
+        whole = folder / "model.safetensors"
+        return ([whole], []) if whole.is_file() else ([], ["model.safetensors"])
+    try:
+        index = read_json(folder / _INDEX)
+        names = sorted({str(n) for n in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return sorted(folder.glob("model-*.safetensors")), [f"{_INDEX} (not readable)"]
+    names = [n for n in names if Path(n).name == n]  # nothing outside the folder
+    return [folder / n for n in names if (folder / n).is_file()], [n for n in names if not (folder / n).is_file()]
+
+
+def _finite(tensor: Any) -> bool:
+    import torch
+
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.numel(), _PART):
+        part = flat[start : start + _PART]
+        if part.element_size() == 1:  # float8 has no isfinite
+            part = part.float()
+        if not bool(torch.isfinite(part).all()):
+            return False
+    return True
+
+
+def _types(kinds: Counter[str], config: dict[str, Any], where: str) -> Iterator[Finding]:
+    said = config.get("dtype") or config.get("torch_dtype")
+    if not kinds:
+        return
+    (most, _), *_rest = kinds.most_common()
+    if said and str(said) != most:
+        yield Finding(
+            "warning", "dtype", f"config.json says {said}, the weights are {most}.",
+            "dtype='auto' loads them as the config says: scores differ from those that were evaluated, or memory doubles.",
+            f"Save the model once more as it was trained, or set \"dtype\": \"{most}\" in config.json.", where,
+        )  # fmt: skip
+    if "float16" in kinds:
+        yield Finding(
+            "info", "dtype", "There are float16 weights.", "float16 overflows above 65,504; log-probabilities lose digits.",
+            "Prefer bfloat16 or float32 to train and to serve, where the hardware has it.", where,
+        )  # fmt: skip
+
+
+def _rows(rows: dict[str, int], config: dict[str, Any], needed: int | None, where: str) -> Iterator[Finding]:
+    stated = config.get("vocab_size") if isinstance(config.get("vocab_size"), int) else None
+    for name, found in rows.items():
+        if stated is not None and stated != found:
+            yield Finding(
+                "error", "vocabulary", f"config.json says vocab_size {stated}, {name} has {found} rows.", "The model cannot be loaded.",
+                "Save the model once more: model.save_pretrained writes both.", where,
+            )  # fmt: skip
+            return
+    have = min(rows.values(), default=stated)
+    if have is not None and needed is not None and needed > have:
+        yield Finding(
+            "error", "vocabulary", f"The tokenizer makes ids up to {needed - 1}, the model has {have} embeddings.",
+            "A prompt with such a token ends in an index error, or on a GPU in a crash of the process.",
+            "Restore the tokenizer that the model was trained with; or model.resize_token_embeddings(len(tokenizer)), and train.", where,
+        )  # fmt: skip
