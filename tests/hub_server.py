@@ -1,7 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1, in memory, for tests that push and load with the real clients.
 
 It speaks the part of the protocol that `huggingface_hub`, `datasets` and `transformers` use to create, fill, read and delete
-model and dataset repos. Every commit is an immutable snapshot, so an older sha stays readable; a private repo answers only
+model, dataset and Space repos. Every commit is an immutable snapshot, so an older sha stays readable; a private repo answers only
 to the bearer token. Not spoken: pull requests, Xet (set `HF_HUB_DISABLE_XET=1`), pages. What it does not know it answers
 501, never a guess.
 """
@@ -55,7 +55,7 @@ class Commit:
 @dataclass
 class Repo:
     id: str
-    kind: str  # "models" or "datasets"
+    kind: str  # "models", "datasets" or "spaces"
     private: bool
     branches: dict[str, Commit] = field(default_factory=dict)
     tags: dict[str, Commit] = field(default_factory=dict)
@@ -139,8 +139,8 @@ class HubServer:
 
 
 _ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
-_API = rf"/api/(?P<kind>models|datasets)/{_ID}"
-_WEB = rf"/(?:(?P<kind>datasets)/)?{_ID}"
+_API = rf"/api/(?P<kind>models|datasets|spaces)/{_ID}"
+_WEB = rf"/(?:(?P<kind>datasets|spaces)/)?{_ID}"
 _REVISION = r"(?P<revision>[^/]+)"  # the client quotes it, slashes included
 ROUTES = (  # method, whether it takes the token, address, what answers; the first that fits
     ("GET", True, "/api/whoami-v2", "whoami"),
@@ -258,6 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
         if (kind, repo_id) in self.hub.repos:
             self.reply_status = 409
             return answer | {"error": f"You already created this {kind[:-1]} repo"}
+        if (kind == "spaces") != ("sdk" in wanted):
+            raise HubError(400, "A Space, and nothing else, needs an sdk: gradio, docker or static")
         repo = self.hub.repos[kind, repo_id] = Repo(repo_id, kind, private=wanted.get("visibility") == "private")
         repo.commit("main", {".gitattributes": Blob(GIT_ATTRIBUTES)}, "initial commit")
         return answer

@@ -9,8 +9,8 @@ import sys
 
 from cyclopts import CycloptsError
 
-from grlm_hf.cli import chain, data, model, rl  # noqa: F401  they register their verbs
-from grlm_hf.cli.app import app, say
+from grlm_hf.cli import chain, data, doctor, model, rl, serve, space  # noqa: F401  they register their verbs
+from grlm_hf.cli.app import app, mistake, say
 from grlm_hf.cli.settings import add_settings_help
 from grlm_hf.files import Incomplete
 
@@ -21,9 +21,9 @@ def main() -> None:
         add_settings_help()
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a stage is ours; theirs are many and short
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=True)
-    except CycloptsError:
-        sys.exit(2)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_fail(mistake(error)))
     except KeyboardInterrupt:
         sys.exit(
             _fail(

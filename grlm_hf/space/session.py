@@ -1,0 +1,289 @@
+"""What one visitor of the Space has chosen, as an immutable value, and the checkpoints that all visitors share.
+
+A visitor's own items are part of that value. The catalog with them in it is derived from it, kept for the last few visitors and made again
+where it was dropped: visitors cannot change each other's catalog, and memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grlm_hf.catalog import Catalog, Item
+from grlm_hf.files import clean
+from grlm_hf.identifiers.terms import normalise
+
+if TYPE_CHECKING:
+    from grlm_hf.modeling import GRLMForRecommendation, Recommendations
+
+K = 10
+"""Items recommended."""
+BEAMS = (10, 60)
+"""The narrowest and the widest search that a visitor can ask for."""
+FACTOR = 8.0
+"""What "more" multiplies an item's score by, and "less" divides it by, for each term."""
+STEER = ("more", "less", "ban")
+LIMITS = {"history": 50, "own": 8, "steer": 24, "title": 200, "description": 2000, "query": 200}
+"""What a visitor's state holds at most: items, terms, characters."""
+MAX_CHOICES = 300  # of a drop-down list
+CATALOGS_KEPT = 16  # catalogs with somebody's own items
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which items may be recommended; empty or ``None``: all. An item without a price passes no price limit."""
+
+    category: str = ""
+    domain: str = ""
+    least: float | None = None
+    most: float | None = None
+    seen: bool = False
+    """Also items of the history."""
+    own: bool = False
+    """Only the visitor's own items."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One visitor.
+
+    Attributes:
+        history: ids, oldest first.
+        steer: term → one of `STEER`.
+        own: items added, of this visitor only.
+        why: id of the recommendation that is explained.
+        message: what went wrong with the last action, in words.
+    """
+
+    history: tuple[str, ...] = ()
+    steer: dict[str, str] = field(default_factory=dict)
+    own: tuple[Item, ...] = ()
+    filters: Filters = Filters()
+    query: str = ""
+    beams: int = 20
+    why: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one checkpoint recommends to a visitor; `error` says in words why it cannot."""
+
+    name: str
+    grlm: GRLMForRecommendation
+    found: Recommendations | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class Shop:
+    """The checkpoints, one or two, shared by all visitors and never changed.
+
+    Args:
+        checkpoints: name → checkpoint; the first one's catalog is what visitors search.
+    """
+
+    def __init__(self, checkpoints: dict[str, GRLMForRecommendation]):
+        from grlm_hf.identifiers.extract import TermExtender
+
+        self.checkpoints = checkpoints
+        self._extenders = [TermExtender() for _ in checkpoints]
+        self._extended = lru_cache(CATALOGS_KEPT)(self._extend)
+        self._titles = [item.title.casefold() for item in self.catalog]
+
+    @property
+    def catalog(self) -> Catalog:
+        return next(iter(self.checkpoints.values())).catalog
+
+    def grlms(self, session: Session) -> tuple[GRLMForRecommendation, ...]:
+        """The checkpoints, with the visitor's own items in their catalogs."""
+        return self._extended(session.own)
+
+    def item(self, session: Session, item_id: str) -> Item:
+        """Raises ``ValueError`` for an unknown id."""
+        return next((item for item in session.own if item.item_id == item_id), None) or self.catalog[item_id]
+
+    def warm(self) -> None:
+        """Reads the catalogs for the first own item to come, which otherwise waits some seconds."""
+        with suppress(ImportError):  # then adding one says what to install
+            for extender, grlm in zip(self._extenders, self.checkpoints.values(), strict=True):
+                extender(grlm.catalog, [Item("warm", "warm")])
+
+    def _extend(self, own: tuple[Item, ...]) -> tuple[GRLMForRecommendation, ...]:
+        from grlm_hf.identifiers.collisions import resolve_new
+
+        if not own:
+            return tuple(self.checkpoints.values())
+        found = []
+        sides = zip(self._extenders, self.checkpoints.values(), self._extended(own[:-1]), strict=True)
+        for extender, shared, before in sides:
+            grlm = copy.copy(before)  # shares the model; the index is replaced in the copy alone
+            grlm._writing = threading.Lock()
+            # Read beside the common catalog, so that no visitor's words weigh in another's.
+            terms = extender(shared.catalog, [own[-1]])
+            grlm.add_items([own[-1]], resolve_new(before.catalog, [own[-1]], terms))
+            found.append(grlm)
+        return tuple(found)
+
+    # --- what a visitor sees -------------------------------------------------------------------------------------------------------
+
+    def search(self, session: Session, most: int = 8) -> tuple[list[Item], int]:
+        """Items whose title has every word of the query, those that begin with it first; and how many there are in all."""
+        query = session.query.casefold()
+        words = query.split()
+        if not words:
+            return [], 0
+        own = [item for item in session.own if all(word in item.title.casefold() for word in words)]
+        hits = [p for p, title in enumerate(self._titles) if all(word in title for word in words)]
+        hits.sort(key=lambda p: not self._titles[p].startswith(query.strip()))
+        if not hits and not own and session.query.strip() in self.catalog:
+            hits = [self.catalog.position(session.query.strip())]
+        return [*own, *(self.catalog.items[p] for p in hits[:most])][:most], len(own) + len(hits)
+
+    def categories(self) -> list[str]:
+        """The commonest categories, sorted."""
+        return sorted(name for name, _ in Counter(c for item in self.catalog for c in set(item.categories)).most_common(MAX_CHOICES))
+
+    @property
+    def priced(self) -> bool:
+        return any(item.price is not None for item in self.catalog)
+
+    def examples(self, n: int = 4, length: int = 3) -> dict[str, tuple[str, ...]]:
+        """Label → history: items of one frequent category, or first term where there are no categories; of as many domains as can be."""
+        groups: dict[str, list[Item]] = {}
+        for item, tid in zip(self.catalog, self.catalog.term_ids, strict=True):
+            if all(item.item_id in grlm.catalog for grlm in self.checkpoints.values()):
+                groups.setdefault(item.categories[-1] if item.categories else tid[0], []).append(item)
+        by_size = sorted(groups, key=lambda label: (-len(groups[label]), label))
+        kind = {label: (items[0].domain, *items[0].categories[:2]) for label, items in groups.items()}
+        first = {kind[label]: label for label in reversed(by_size)}.values()  # the largest of each kind
+        chosen = sorted(by_size, key=lambda label: label not in first)[:n]
+        return {label: tuple(i.item_id for i in groups[label][:: max(1, len(groups[label]) // length)][:length]) for label in chosen}
+
+    def answers(self, session: Session) -> list[Answer]:
+        """What each checkpoint recommends; none without a history."""
+        if not session.history:
+            return []
+        return [self._answer(session, name, grlm) for name, grlm in zip(self.checkpoints, self.grlms(session), strict=True)]
+
+    def _answer(self, session: Session, name: str, grlm: GRLMForRecommendation) -> Answer:
+        history = [i for i in session.history if i in grlm.catalog]
+        if not history:
+            return Answer(name, grlm, error="None of the items of the history is in this checkpoint's catalog.")
+        try:
+            given = rules(session, grlm, history)
+            beams = min(session.beams, len(grlm.catalog.identifiers))
+            found = grlm.recommend(history, min(K, len(grlm.catalog)), num_beams=max(beams, min(K, beams)), edge_wise=True, **given)
+        except ValueError as error:
+            return Answer(name, grlm, error=str(error))
+        return Answer(name, grlm, found, given)
+
+
+def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str]) -> dict[str, Any]:
+    """The visitor's filters and steering as options of `GRLMForRecommendation.recommend`."""
+    wanted, catalog = session.filters, grlm.catalog
+    allow = np.ones(len(catalog), bool)
+    if wanted.category:
+        allow &= np.fromiter((wanted.category in item.categories for item in catalog), bool, len(catalog))
+    if wanted.domain:
+        allow &= np.fromiter((wanted.domain == item.domain for item in catalog), bool, len(catalog))
+    if wanted.least is not None or wanted.most is not None:
+        price = np.fromiter((math.nan if item.price is None else item.price for item in catalog), float, len(catalog))
+        allow &= (price >= (wanted.least or 0)) & (price <= (math.inf if wanted.most is None else wanted.most))
+    if wanted.own:
+        own = {item.item_id for item in session.own}
+        allow &= np.fromiter((item.item_id in own for item in catalog), bool, len(catalog))
+    found: dict[str, Any] = {"exclude_seen": not wanted.seen, "allow": None if allow.all() else allow}
+    found["banned_terms"] = [term for term, how in session.steer.items() if how == "ban"]
+    weight = np.ones(len(catalog))
+    for term, how in session.steer.items():
+        if how != "ban":
+            has = np.fromiter((term in tid for tid in catalog.term_ids), bool, len(catalog))
+            weight[has] *= FACTOR if how == "more" else 1 / FACTOR
+    if grlm.prior:
+        weight = weight * grlm._prior_of(catalog).probabilities([history])[0]
+    found["prior"] = None if (weight == 1).all() else weight
+    return found
+
+
+def changed(shop: Shop, session: Session, do: str, what: str = "") -> Session:
+    """The session after one action of the visitor. Raises ``ValueError``, in words for the page, where it cannot be done.
+
+    Args:
+        do: ``add``, ``remove``, ``earlier``, ``later``, ``clear`` (the history); ``example``; ``more``, ``less``, ``ban``, ``calm`` (a
+            term), ``calm-all``; ``why`` (a recommendation); ``forget`` (an own item), ``only-own``.
+        what: an id, a term or the label of an example. It comes from the browser, so anything may stand there.
+    """
+    session = replace(session, message="")
+    history = list(session.history)
+    if do in ("add", "remove", "earlier", "later", "forget", "why"):
+        title = shop.item(session, what).title
+    if do == "add":
+        if what in history:
+            raise ValueError(f"“{title}” is in the history already.")
+        if len(history) >= LIMITS["history"]:
+            raise ValueError(f"A history holds {LIMITS['history']} items here; remove one first.")
+        return replace(session, history=(*history, what), why="")
+    if do in ("remove", "earlier", "later"):
+        if what not in history:
+            raise ValueError(f"“{title}” is not in the history.")
+        at = history.index(what)
+        history.pop(at)
+        if do != "remove":
+            history.insert(max(0, at + (1 if do == "later" else -1)), what)
+        return replace(session, history=tuple(history), why="")
+    if do == "clear":
+        return replace(session, history=(), why="")
+    if do == "example":
+        examples = shop.examples()
+        if what not in examples:
+            raise ValueError(f"There is no example {what!r}.")
+        return replace(session, history=examples[what], why="")
+    if do in STEER or do == "calm":
+        term = normalise(what[: LIMITS["title"]])
+        if not term:
+            raise ValueError(f"{what!r} is no term: it has no letter or digit.")
+        steer = {t: how for t, how in session.steer.items() if t != term}
+        if do != "calm":
+            if len(steer) >= LIMITS["steer"]:
+                raise ValueError(f"Up to {LIMITS['steer']} terms can be steered; let go of one first.")
+            steer[term] = do
+        return replace(session, steer=steer, why="")
+    if do == "calm-all":
+        return replace(session, steer={}, why="")
+    if do == "why":
+        return replace(session, why="" if session.why == what else what)
+    if do == "forget":
+        own = tuple(item for item in session.own if item.item_id != what)
+        left = tuple(i for i in history if i != what)
+        filters = replace(session.filters, own=session.filters.own and bool(own))
+        return replace(session, own=own, history=left, filters=filters, why="")
+    if do == "only-own":
+        return replace(session, filters=replace(session.filters, own=not session.filters.own and bool(session.own)), why="")
+    raise ValueError(f"There is no action {do!r}.")
+
+
+def with_own(shop: Shop, session: Session, title: str, description: str) -> Session:
+    """The session with one more own item. Raises ``ValueError`` for a text that no Term ID can be made of, or too many items."""
+    title, description = clean(title), clean(description)
+    if not any(c.isalnum() for c in title):
+        raise ValueError("A new item needs a title with at least one letter or digit.")
+    for name, text in (("title", title), ("description", description)):
+        if len(text) > LIMITS[name]:
+            raise ValueError(f"The {name} has {len(text)} characters; up to {LIMITS[name]} are read here. Shorten it.")
+    if len(session.own) >= LIMITS["own"]:
+        raise ValueError(f"Up to {LIMITS['own']} own items can be kept here; forget one first.")
+    taken = {item.item_id for item in session.own}
+    number = 1
+    while (item_id := f"yours-{number}") in taken or any(item_id in grlm.catalog for grlm in shop.checkpoints.values()):
+        number += 1
+    return replace(session, own=(*session.own, Item(item_id, title, description=description)), message="", why=item_id)

@@ -1,0 +1,140 @@
+"""How the beams chose: the catalog's tree of terms, with the probability of what was kept, given up and ruled out.
+
+The search (`grlm_hf.decoding.search.edge_search`) goes from choice to choice of tokens. What it reached and went no further, a set of
+nodes none of which lies below another, is gathered here by terms. Under the trie objective their probabilities sum to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grlm_hf.identifiers.terms import TermID
+
+if TYPE_CHECKING:
+    from grlm_hf.modeling import GRLMForRecommendation
+
+FATES = ("kept", "found", "given up", "ruled out")
+"""It leads to a recommendation; it was reached but others rank higher; better beams took its place; filters or bans leave nothing in it."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Where the search stopped: the first and last identifier of a node, which are one where an identifier is complete.
+
+    `terms` is what all identifiers of the node begin with; all terms of a complete one. `log_prob` is natural.
+    """
+
+    terms: TermID
+    log_prob: float
+    complete: bool
+    fate: str
+
+
+@dataclass
+class Branch:
+    """A prefix of terms. `label` holds one term, or several where only one can follow; `probability` is that of all that begins so."""
+
+    label: TermID
+    probability: float
+    fate: str
+    place: int = 0
+    """Of the recommendation that ends here, from 1; 0: none does."""
+    children: list[Branch] = field(default_factory=list)
+    others: int = 0
+    """Children that are not shown, and their probability."""
+    others_probability: float = 0.0
+
+
+def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, rules: Mapping[str, Any]) -> list[Reached]:
+    """The search of ``recommend(history, num_beams=…, edge_wise=True, **rules)`` once more, with all that it reached.
+
+    Args:
+        rules: of `grlm_hf.space.session.rules`.
+    """
+    import torch
+
+    from grlm_hf.decoding.prefixes import Prefixes
+    from grlm_hf.decoding.walker import RangeMax
+
+    index = grlm._index
+    walker, catalog = index.walker, index.catalog
+    default: dict[str, Any] = {"prior": None, "allow": None, "banned_terms": (), "exclude_seen": False}
+    (bonus,) = index.bonuses([history], exclude=(), **{**default, **rules})
+    by_rank = bonus.by_rank or RangeMax(np.zeros(walker.n))
+    identifiers = [catalog.identifiers[leaf] for leaf in index.trie.leaf]
+    prompt = grlm._prompts(index, [[catalog.position(i) for i in history]])
+    reached: list[Reached] = []
+
+    def stop(lo: int, hi: int, log_prob: float, fate: str, complete: bool) -> None:
+        first, last = min(identifiers[lo:hi]), max(identifiers[lo:hi])  # what these share, all between them do
+        same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+        reached.append(Reached(first[:same], log_prob, complete, fate))
+
+    with torch.inference_mode():
+        prefixes = Prefixes(grlm.model, walker, prompt, grlm.config.objective, grlm.tokenizer.pad_token_id)
+        expanded, log_prob = prefixes.root(), np.zeros(1)
+        while True:
+            child_log_prob = log_prob[expanded.row] + expanded.logp
+            key = child_log_prob + by_rank(expanded.lo, expanded.hi)
+            single = expanded.hi - expanded.lo == 1
+            have = expanded.end[expanded.row]
+            over = single if grlm.config.objective == "trie" else single & (have + 1 == walker.length(expanded.lo))
+            live = np.flatnonzero(~over & (key > -np.inf))
+            chosen = live[np.argsort(-key[live], kind="stable")[:num_beams]]
+            for i in sorted(set(range(len(key))) - set(chosen.tolist())):
+                fate = "ruled out" if key[i] == -np.inf else "found" if over[i] else "given up"
+                stop(int(expanded.lo[i]), int(expanded.hi[i]), float(child_log_prob[i]), fate, bool(single[i]))
+            if not len(chosen):
+                return reached
+            slot, at = expanded.slot[expanded.row[chosen]], have[chosen]
+            log_prob = child_log_prob[chosen]
+            expanded = prefixes.expand(np.zeros(len(chosen), np.int64), slot, at, expanded.lo[chosen], expanded.hi[chosen])
+            log_prob = log_prob + expanded.chain.sum(1)
+
+
+def tree(reached: Sequence[Reached], recommended: Sequence[TermID], dead_ends: int = 2) -> Branch:
+    """What was reached, by terms; children by falling probability. Only what leads to a recommendation is followed to its end.
+
+    Args:
+        recommended: Term IDs, best first.
+        dead_ends: children shown at each branch that lead to no recommendation, at most; the likeliest. The rest is counted.
+    """
+    place = {term_id: n for n, term_id in reversed(list(enumerate(recommended, 1)))}
+    below: dict[TermID, list[Reached]] = {}
+    for one in reached:
+        for n in range(len(one.terms) + 1):
+            below.setdefault(one.terms[:n], []).append(one)
+    follow: dict[TermID, list[TermID]] = {}
+    for prefix in below:
+        if prefix:
+            follow.setdefault(prefix[:-1], []).append(prefix)
+
+    def fate_of(prefix: TermID) -> str:
+        here = below[prefix]
+        if any(r.terms in place and r.complete and r.fate == "found" for r in here):
+            return "kept"
+        return next(fate for fate in FATES[1:] if any(r.fate == fate for r in here))
+
+    def grown(prefix: TermID, start: int) -> Branch:
+        while prefix and len(follow.get(prefix, ())) == 1 and len(below[follow[prefix][0]]) == len(below[prefix]):
+            (prefix,) = follow[prefix]  # all that was reached goes on with the same term
+        probability = sum(math.exp(r.log_prob) for r in below[prefix])
+        ends = [r for r in below[prefix] if r.complete and r.terms == prefix]  # an identifier may begin others
+        branch = Branch(prefix[start:], probability, fate_of(prefix), place.get(prefix, 0) if any(r.fate == "found" for r in ends) else 0)
+        if branch.fate != "kept":
+            return branch  # where it would have led helps nobody
+        following = sorted(follow.get(prefix, ()), key=lambda p: -sum(math.exp(r.log_prob) for r in below[p]))
+        dead = [p for p in following if fate_of(p) != "kept"]
+        shown = [p for p in following if p not in dead[dead_ends:]]
+        branch.children = [grown(p, len(prefix)) for p in shown]
+        branch.others = len(dead[dead_ends:])
+        named = sum(math.exp(r.log_prob) for r in ends) + sum(c.probability for c in branch.children)
+        branch.others_probability = max(0.0, probability - named)
+        return branch
+
+    return grown((), 0)
