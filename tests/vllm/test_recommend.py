@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,14 @@ def test_an_engine_without_log_probabilities_is_refused() -> None:
     engine = VLLMModel(SimpleNamespace(llm_engine=SimpleNamespace(model_config=config)))
     with pytest.raises(ValueError, match="logprobs_mode='raw_logits'"):
         GRLMForRecommendation(engine, toy_tokenizer(), toy_catalog()).recommend(IDS[:2], 3)
+
+
+def test_the_quickstart_recommends_on_vllm_as_on_transformers(kept: list[Any]) -> None:
+    """The checkpoint that ``make test-vllm`` has made; 32 users of its data."""
+    folder = Path(os.environ["GRLM_QUICKSTART"]) / "checkpoint"
+    grlm = GRLMForRecommendation.from_pretrained(folder)
+    kept.append(GRLMForRecommendation.from_pretrained(folder, backend="vllm", **ENGINE))
+    ids = [i.item_id for i in grlm.catalog.items]
+    histories = [[ids[(7 * user + 31 * n) % len(ids)] for n in range(1 + user % 12)] for user in range(32)]
+    for how in ({}, {"edge_wise": True}, {"exact": True, "exclude_seen": True}):
+        same(kept[-1].recommend(histories, 10, **how), grlm.recommend(histories, 10, **how))
