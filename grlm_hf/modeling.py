@@ -35,17 +35,11 @@ if TYPE_CHECKING:
     from grlm_hf.explain import Explanation
 
 CONFIG_FILE = "grlm_config.json"
-CUSTOM_CODE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
+CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
     "custom_generate/generate.py": "# The search of grlm-hf over the catalog of this repository.\n"
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
-    # ... and ``pipeline(model=repo, trust_remote_code=True)`` `grlm_hf.pipeline.RecommendationPipeline`, with `CUSTOM_PIPELINES`
-    "recommendation_pipeline.py": "# The pipeline of grlm-hf over the catalog of this repository.\n"
-    "from grlm_hf.pipeline import RecommendationPipeline  # noqa: F401\n",
 }
-# Not by the name "recommendation", under which `grlm_hf.pipeline` registers it: what a config names, transformers runs only with
-# ``trust_remote_code=True``, even where the task is registered.
-CUSTOM_PIPELINES = {"term-id-recommendation": ("recommendation_pipeline.RecommendationPipeline", "AutoModelForCausalLM")}
 CONFIG_SCHEMA = 1
 MAX_LOGITS = 2**28
 """Logits that a forward of a search may make, roughly: one gigabyte in float32."""
@@ -256,10 +250,6 @@ class GRLMForRecommendation:
             self.model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would bend the scores
                 eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id
             )
-            # `pipeline` puts classes in the place of the names when it loads: they are written anew
-            self.model.config.custom_pipelines = {
-                task: {"impl": impl, "pt": [auto], "type": "text"} for task, (impl, auto) in CUSTOM_PIPELINES.items()
-            }
             self.model.save_pretrained(new)
             self.tokenizer.save_pretrained(new)
             index.catalog.save_pretrained(new)
@@ -267,7 +257,7 @@ class GRLMForRecommendation:
             index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
             if self.prior:
                 self._prior_of(index.catalog).save(new / PRIOR_FOLDER)
-            for name, text in CUSTOM_CODE.items():
+            for name, text in CUSTOM_GENERATE.items():
                 (new / name).parent.mkdir(exist_ok=True)
                 (new / name).write_text(text, encoding="utf-8")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +12,6 @@ import pytest
 from toys import toy_grlm
 from transformers import pipeline
 
-import grlm_hf
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.pipeline import RecommendationPipeline
 
@@ -125,30 +121,6 @@ def test_text_generation_still_works(checkpoint: str) -> None:
     assert [turn["role"] for turn in answer["generated_text"]] == ["user", "assistant"]  # type: ignore[index]
 
 
-NATIVE = """
-import json, sys
-from transformers import pipeline
-pipe = pipeline(model=sys.argv[1], device="cpu", trust_remote_code=True)
-print(json.dumps(pipe(["i20", "i16"], k=3)))
-"""
-
-
-def native(repo: str) -> list[dict[str, Any]]:
-    env = {**os.environ, "PYTHONPATH": str(Path(grlm_hf.__file__).parent.parent), "HF_HUB_OFFLINE": "0"}
-    run = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", NATIVE, repo], capture_output=True, text=True, env=env, timeout=600
-    )
-    assert run.returncode == 0, run.stderr
-    said = [line for line in run.stderr.splitlines() if line.strip() and "Loading weights" not in line]
-    assert not said or repo.count("/") == 1  # of a repository transformers says that its code was downloaded
-    return json.loads(run.stdout)
-
-
-def test_a_folder_brings_its_own_pipeline(checkpoint: str, pipe: RecommendationPipeline) -> None:
-    assert native(checkpoint) == pipe(["i20", "i16"], k=3)
-
-
-def test_a_repository_brings_its_own_pipeline(hub: Any, checkpoint: str, grlm: GRLMForRecommendation, pipe: RecommendationPipeline) -> None:
+def test_a_repository_recommends(hub: Any, grlm: GRLMForRecommendation, pipe: RecommendationPipeline) -> None:
     grlm.push_to_hub("org/pipeline")
-    assert native("org/pipeline") == pipe(["i20", "i16"], k=3)
     assert pipeline("recommendation", model="org/pipeline", device="cpu")(["i20", "i16"], k=3) == pipe(["i20", "i16"], k=3)  # type: ignore[call-overload]

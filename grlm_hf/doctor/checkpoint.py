@@ -15,7 +15,7 @@ from grlm_hf.doctor.generation import generation
 from grlm_hf.doctor.parts import SAVE_AGAIN, Parts, read_catalog, read_configs, read_prior, read_tokenizer, read_trie
 from grlm_hf.doctor.template import chat_template
 from grlm_hf.doctor.weights import weights
-from grlm_hf.modeling import CONFIG_FILE, CUSTOM_CODE
+from grlm_hf.modeling import CONFIG_FILE, CUSTOM_GENERATE
 from grlm_hf.tasks.prompts import HISTORIES, history_tokens, identifier_tokens, prompt_hash, request_tokens, tokenizer_hash
 
 ALL_ENCODED = 20_000
@@ -218,5 +218,5 @@ def _chat_template(parts: Parts) -> Iterator[Finding]:
 
 
 def _files(parts: Parts) -> Iterator[Finding]:
-    yield from unsafe_files(parts.names, CUSTOM_CODE, str(parts.folder), None if parts.published else parts.folder)
+    yield from unsafe_files(parts.names, CUSTOM_GENERATE, str(parts.folder), None if parts.published else parts.folder)
     yield from card(parts.folder, parts.published)
