@@ -7,7 +7,7 @@ VLLM = .venv-vllm
 DATASETS = .venv-datasets
 BROWSER = .venv-browser
 QUICKSTART = grlm-quickstart/report.json
-VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
+VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
 .PHONY: quickstart test test-vllm test-published lint docs bench clean
 
@@ -46,7 +46,7 @@ bench: $(BENCH)  ## measured comparisons; rewrites benchmarks/results (half an h
 	$(BIN)/python benchmarks/decoding/mask.py
 	$(BIN)/python benchmarks/decoding/forwards.py $(if $(wildcard $(CHECKPOINT)),--checkpoint $(CHECKPOINT))
 	$(BIN)/python benchmarks/decoding/recommend.py
-	$(BIN)/python benchmarks/decoding/table.py
+	$(BIN)/python benchmarks/page.py
 
 bench-serving: $(VLLM)/.installed $(QUICKSTART)  ## recommending on vLLM beside vLLM's own beam search
 	$(VLLM)/bin/python -m pip install --quiet --no-deps dashscope==2.0.2
