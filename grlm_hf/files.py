@@ -243,7 +243,12 @@ def fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
 
     digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if is_dataclass(s) else s for s in settings]]).encode())  # type: ignore[arg-type]
     for path in inputs:
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != "README.md") if path.is_dir() else [path]:
+        for file in sorted(p for p in path.rglob("*") if p.is_file() and not _tells(p.relative_to(path))) if path.is_dir() else [path]:
             with open(file, "rb") as content:
                 digest.update(f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]
+
+
+def _tells(path: Path) -> bool:
+    """A card, or what a checkpoint's card is made of: it tells of results, and no result depends on it."""
+    return path.name == "README.md" or path.parts[0] == "card"

@@ -14,14 +14,17 @@ from grlm_hf.files import clean
 from grlm_hf.publishing.cards import CARD, PLACE, catalog_card
 from grlm_hf.publishing.folder import DATASET_FACTS, PLOT, check_folder, read_facts
 from grlm_hf.publishing.licenses import licensed
+from grlm_hf.publishing.model_card import model_card
+from grlm_hf.publishing.record import CARD_FOLDER, recorded
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 # nothing that would be unpickled or run
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]
+_PICTURES = tuple(f"{CARD_FOLDER}/{name}.png" for name in ("report", "comparisons", "slices", "training"))
 # what a push removes of an earlier version; a licence, a notebook or a picture that somebody added there stays
-_DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md")
+_DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md", *_PICTURES)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------------
@@ -36,7 +39,8 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     from huggingface_hub import snapshot_download
 
     with _explained(repo_id):
-        return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=_CHECKPOINT_FILES))
+        wanted, told = _CHECKPOINT_FILES, [f"{CARD_FOLDER}/*"]  # the card's files are for people
+        return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=told))
 
 
 def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Catalog:
@@ -135,11 +139,11 @@ def publish(
             (`grlm_hf.publishing.licenses.license_fields`).
 
     Returns:
-        The URL, or with `dry_run` the list of files.
+        The URL, or with `dry_run` the list of files and the card as it would be there.
 
     Raises:
-        ValueError: the folder holds none of these, or not all of it; no licence, or none that the Hub would read (a dry run tells of a
-            missing one instead); and as `push_folder`.
+        ValueError: the folder holds none of these, or not all of it; the card tells of another version of the checkpoint; no
+            licence, or none that the Hub would read (a dry run tells of a missing one instead); and as `push_folder`.
     """
     folder = Path(folder)
     if (folder / "grlm_config.json").is_file():
@@ -152,10 +156,12 @@ def publish(
     catalog = Catalog.from_pretrained(folder)  # a broken one is not published
     if (folder / DATASET_FACTS).is_file():
         check_folder(folder)
+    if repo_type == "model":
+        recorded(folder)  # figures of other weights are not published
     if (folder / CARD).is_file():
         card = _card_text(folder / CARD)
     else:
-        card = catalog_card(catalog, repo_id) if repo_type == "dataset" else f"# {repo_id}\n"
+        card = catalog_card(catalog, repo_id) if repo_type == "dataset" else model_card(folder, title=repo_id.split("/")[-1])
     try:
         card, said = licensed(card, license, license_name, license_link)
     except ValueError as error:
@@ -166,8 +172,10 @@ def publish(
     if linked and not (folder / linked[1]).is_file():
         raise ValueError(f"The licence links to {linked[1]}, a file that {folder} does not hold. Put it there, or give a URL.")
     if dry_run:
-        sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in _visible_files(folder))
-        return "\n".join([f"{repo_type} {repo_id}:", *sizes, f"licence: {said}"])
+        card = _placed(card, repo_id)
+        sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in _visible_files(folder)} | {CARD: len(card.encode())}
+        listed = (f"  {name}  {size:,} bytes" for name, size in sorted(sizes.items()))
+        return "\n".join([f"{repo_type} {repo_id}:", *listed, f"licence: {said}", "", card])
     return push_folder(folder, repo_id, repo_type=repo_type, private=private, token=token, card=card)
 
 
@@ -212,24 +220,29 @@ def push_folder(
     if card is None and (folder / CARD).is_file():
         card = _card_text(folder / CARD)
     if card is not None:
-        placed = re.sub(r"^```python\n.*?^```", lambda m: m[0].replace(f'"{PLACE}"', f'"{repo_id}"'), card, flags=re.S | re.M)
-        content[CARD] = placed.encode()
+        content[CARD] = _placed(card, repo_id).encode()
     _check_name(repo_id)
     api = HfApi(token=token)
     with _pushing(folder, repo_id):
-        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        sdk = "gradio" if repo_type == "space" else None
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         info = api.repo_info(repo_id, repo_type=repo_type)
         if private != bool(info.private):
             how = ("public", "Say that it may be (--public)") if private else ("private", "Make it public in its settings first")
             raise ValueError(f"{repo_id} exists and is {how[0]}. {how[1]}, or name another repository.")
         there = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.sha))
-        ours = bool(there & {CATALOG_FILE, DATASET_FACTS})
+        ours = bool(there & {CATALOG_FILE, DATASET_FACTS, f"checkpoint/{CATALOG_FILE}"})  # a Space may hold its checkpoint
         gone = sorted(name for name in there - set(content) if ours and name.endswith(_DATA))
         operations: list[Any] = [CommitOperationDelete(name) for name in gone]
         operations += [CommitOperationAdd(name, path) for name, path in sorted(content.items())]
         said = message or f"Upload {folder.name} with grlm-hf"
         api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=said, parent_commit=info.sha)
     return str(url)
+
+
+def _placed(card: str, repo_id: str) -> str:
+    """The card with the repository's name in its code."""
+    return re.sub(r"^```python\n.*?^```", lambda m: m[0].replace(f'"{PLACE}"', f'"{repo_id}"'), card, flags=re.S | re.M)
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -341,11 +341,15 @@ class _Handler(BaseHTTPRequestHandler):
     # ---- writing
 
     def validate_yaml(self) -> dict:
+        asked = json.loads(self.body)
         try:
-            data = card_data(json.loads(self.body)["content"])
+            data = card_data(asked["content"])
+            wrong = card_errors(data, asked["repoType"]) if data else []
         except yaml.YAMLError as error:
+            wrong = [str(error)]
+        if wrong:
             self.reply_status = 400
-            return {"errors": [{"message": str(error)}]}
+            return {"errors": [{"message": message} for message in wrong]}
         return {"errors": [], "warnings": [] if data else [{"message": "empty or missing yaml metadata in repo card"}]}
 
     def preupload(self, repo: Repo, revision: str) -> dict:
@@ -425,3 +429,48 @@ def card_data(card: str) -> Any:
     """The YAML between the `---` lines that open a card, None when there is none; raises yaml.YAMLError."""
     block = re.match(r"---\n(.*?)^---\s*$", card, re.DOTALL | re.MULTILINE)
     return yaml.safe_load(block[1]) if block else None
+
+
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+REPO_ID = r"[\w-][\w.-]*/[\w-][\w.-]*|[\w-][\w.-]*"
+
+
+def card_errors(data: Any, kind: str) -> list[str]:
+    """What the metadata of a card may not be: all that `huggingface_hub` checks where it reads and writes cards, and the closed lists and
+    types of the Hub's own documentation."""
+    from huggingface_hub import DatasetCardData, ModelCardData, SpaceCardData  # not before HF_ENDPOINT is set
+
+    if not isinstance(data, dict):
+        return ["the metadata should be a mapping"]
+    wrong = []
+    try:
+        known = {"model": ModelCardData, "dataset": DatasetCardData, "space": SpaceCardData}[kind](**data)
+        again = known.to_dict()
+        if again.get("model-index") != data.get("model-index"):
+            wrong.append('"model-index" does not survive being read')
+        for result in getattr(known, "eval_results", None) or []:
+            value = result.metric_value
+            if not isinstance(value, int | float | str) or value != value or value in (float("inf"), float("-inf")):
+                wrong.append(f'"model-index" has the value {value!r}')
+            texts = (result.metric_type, result.metric_name, result.dataset_name, result.dataset_type, result.task_type)
+            if not all(isinstance(text, str) and text for text in texts):
+                wrong.append('"model-index" has a name or type that is no text')
+    except (ValueError, TypeError, KeyError) as error:
+        return [str(error)]
+    for name in ("tags", "language", "datasets", "base_model", "models"):
+        given = data.get(name, [])
+        some = given if isinstance(given, list) else [given]
+        pattern = REPO_ID if name in ("datasets", "base_model", "models") else r"[^\n]+"
+        wrong += [f'"{name}" has {entry!r}' for entry in some if not (isinstance(entry, str) and re.fullmatch(pattern, entry))]
+    for name in ("license", "license_name", "license_link", "pretty_name", "library_name", "pipeline_tag", "title", "sdk", "sdk_version"):
+        if name in data and not isinstance(data[name], str):
+            wrong.append(f'"{name}" must be a string')
+    if data.get("license") == "other" and kind != "space" and not data.get("license_name"):
+        wrong.append('"license_name" is needed beside license: other')
+    if kind == "space":
+        wrong += [f'"{name}" must be one of {COLORS}' for name in ("colorFrom", "colorTo") if data.get(name, "red") not in COLORS]
+        if data.get("sdk") not in ("gradio", "docker", "static"):
+            wrong.append('"sdk" must be one of gradio, docker, static')
+        if len(data.get("short_description", "")) > 60:
+            wrong.append('"short_description" is longer than 60 characters')
+    return wrong

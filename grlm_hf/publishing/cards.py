@@ -1,4 +1,4 @@
-"""The cards of published models and datasets: YAML that the Hub reads, Markdown that people read.
+"""The cards of published datasets and catalogs: YAML that the Hub reads, Markdown that people read. Of checkpoints: `model_card`.
 
 Every figure comes from the facts of the folder that the card stands in. Text that a user gave is escaped: it is shown as it is, and can
 neither break the YAML nor bring headings, HTML or tables of its own.
@@ -14,14 +14,14 @@ from string import Template
 from typing import Any
 
 from grlm_hf.catalog import CATALOG_FILE, Catalog
-from grlm_hf.files import read_json, write_text
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
+from grlm_hf.publishing.audit import audit_table
 from grlm_hf.publishing.licenses import license_fields
+from grlm_hf.publishing.limits import dataset_limits
 
 CARD = "README.md"
 PLACE = "PATH-OR-REPO"  # in a card: where it stands, known when it is published
 TAGS = ["grlm", "recommendation", "generative-recommendation", "term-ids"]
-_OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 
 TABLES = {
     "items": "What can be recommended.",
@@ -83,7 +83,7 @@ def dataset_card(
 
     Args:
         facts: what ``grlm_dataset.json`` holds, `statistics` included; `license` (with `license_name`, `license_link`), `language`,
-            `terms`, `quality`, `neighbors`, `collaborative`, `domains`, `mixture`, `skipped_events` and `provenance` are optional.
+            `audit`, `terms`, `quality`, `neighbors`, `collaborative`, `domains`, `mixture`, `skipped_events` and `provenance` are optional.
         configs: as in the YAML: `config_name`, `data_files`, `default`.
         columns: config → column → its type.
         attached: names of the other files beside the card; plots are shown, the others linked.
@@ -136,6 +136,8 @@ def dataset_card(
             _quality(quality),
             *_shown([name for name in attached if name.startswith("quality")]),
         ),
+        audit=_section("Collisions and leakage", audit_table(facts["audit"])) if facts.get("audit") else "",
+        limits="\n".join(f"- {line}" for line in dataset_limits(facts)),
         neighbors="\n\n".join(
             _section(title, bullets(facts.get(key) or {}))
             for title, key in (("Neighbours", "neighbors"), ("Collaborative neighbours", "collaborative"), ("Domains", "domains"))
@@ -280,21 +282,6 @@ def catalog_card(catalog: Catalog, title: str) -> str:
     header = DatasetCardData(tags=TAGS, configs=[{"config_name": "default", "data_files": CATALOG_FILE}])
     body = f'```python\nfrom datasets import load_dataset\n\nrepo = "{PLACE}"\ncatalog = load_dataset(repo, split="train")\n```'
     return f"---\n{header.to_yaml()}\n---\n\n# {escaped(title)}\n\nItems with their Term IDs. {escaped(repr(catalog))}\n\n{body}\n"
-
-
-def write_model_card(checkpoint: str | Path, report: dict[str, Any], title: str, notice: str) -> None:
-    """Writes ``README.md`` into a checkpoint, with the figures of an evaluation report (`grlm_hf.evaluation.report`)."""
-    from grlm_hf.evaluation.report import markdown_table
-
-    catalog = Catalog.from_pretrained(checkpoint)
-    example = ", ".join(repr(one_line(i.item_id)) for i in catalog.items[:2])
-    config = read_json(Path(checkpoint) / "grlm_config.json")
-    protocol = "; ".join(f"{k}: {v}" for k, v in report["protocol"].items())
-    text = _template("model").substitute(
-        title=escaped(title), notice=paragraphs(notice), table=markdown_table(report), protocol=escaped(protocol), catalog=repr(catalog),
-        history=example, max_history=config["max_history"], over=_OVER[config["objective"]],
-    )  # fmt: skip
-    write_text(Path(checkpoint) / CARD, text)
 
 
 def _template(kind: str) -> Template:

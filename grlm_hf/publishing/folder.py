@@ -6,12 +6,14 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.catalog import CATALOG_FILE, Catalog
 from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.interactions import Case
+from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.cards import CARD, dataset_card
 from grlm_hf.publishing.statistics import count_events, dataset_statistics, plot_events
 
@@ -81,6 +83,8 @@ def save_datasets(
             shutil.copyfile(path, new / name)
         all_tables = {config: dict(splits) for config, splits in tables.items()}
         said = {**facts, "schema": DATASET_SCHEMA, "statistics": dataset_statistics(all_tables, catalog, events)}
+        if "train" in kept.get("interactions", {}) and "test" in kept.get("cases", {}):
+            said["audit"] = _audit(kept["interactions"]["train"], kept["cases"]["test"], catalog)
         columns = {config: _types(next(iter(splits.values()))) for config, splits in kept.items()}
         shown = [*attached, *([PLOT] if events is not None else [])]
         (new / CARD).write_text(dataset_card(said, configs, columns, shown), encoding="utf-8")
@@ -123,6 +127,14 @@ def _write_shards(rows: Dataset, folder: Path, split: str, shard_bytes: int, dig
         with open(path, "rb") as written:
             digest.update(hashlib.file_digest(written, "sha256").digest())
     return shards
+
+
+def _audit(events: Dataset, cases: Dataset, catalog: Catalog) -> dict[str, int]:
+    def pairs() -> Iterator[tuple[str, str]]:
+        for batch in events.select_columns(["user_id", "item_id"]).with_format("arrow").iter(_BATCH):
+            yield from zip(batch["user_id"].to_pylist(), batch["item_id"].to_pylist(), strict=True)
+
+    return audit(pairs(), [Case(c["user_id"], tuple(c["history"]), c["target"]) for c in cases], catalog)
 
 
 def _types(rows: Dataset) -> dict[str, str]:

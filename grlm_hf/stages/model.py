@@ -12,7 +12,9 @@ from grlm_hf.catalog import Catalog, Item
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import dataset_facts, fetch_checkpoint, load_table, push_folder
 from grlm_hf.interactions import Case
-from grlm_hf.publishing.cards import write_model_card
+from grlm_hf.publishing.audit import audit
+from grlm_hf.publishing.model_card import write_model_card
+from grlm_hf.publishing.record import record_report, record_training
 from grlm_hf.recipe import EvaluateConfig
 from grlm_hf.stages.identify import CHECKPOINT_SIGN
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, train_histories
@@ -92,6 +94,8 @@ def make_checkpoint(
         write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
         if config.hub.repo:
             push_folder(output, config.hub.repo)
+        record_training(output, "sft", asdict(config), seed=seed, start=config.model, datasets=datasets, facts=facts)
+        write_model_card(output)
         shutil.rmtree(work, ignore_errors=True)
     processes.wait_for_everyone()
     return grlm
@@ -205,7 +209,9 @@ def make_report(
     if is_main():
         save_report(report, output)
         if Path(checkpoint).is_dir():
-            write_model_card(checkpoint, report, report["dataset"], facts["notice"])
+            found = audit(((h.user_id, item) for h in histories for item in h.items), cases, grlm.catalog)
+            record_report(checkpoint, report, datasets=datasets, facts=facts, audit=found)
+            write_model_card(checkpoint)
         shutil.rmtree(kept, ignore_errors=True)
     return report
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
-from grlm_hf.hub import load_table
+from grlm_hf.hub import dataset_facts, load_table
 from grlm_hf.interactions import Case, History
+from grlm_hf.publishing.model_card import write_model_card
+from grlm_hf.publishing.record import record_training
 from grlm_hf.stages.identify import CHECKPOINT_SIGN
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
@@ -131,6 +134,12 @@ def _trained(
     grlm.save_pretrained(output)
     write_json(Path(output) / "training_log.json", log)
     write_json(Path(output) / RESULT_FILE, result)
+    try:
+        facts = dataset_facts(datasets)
+    except ValueError:  # tables that others wrote have none
+        facts = {}
+    record_training(output, name, asdict(settings[0]), seed=seed, start=str(checkpoint), datasets=datasets, facts=facts)
+    write_model_card(output)
     shutil.rmtree(work, ignore_errors=True)
     return result
 

@@ -399,12 +399,17 @@ def test_the_card_tells_the_facts(tmp_path: Path) -> None:
                  "- settings · caps · query: 7", "- model: sasrec",
                  "Prompts show the last 20 items of a history. 3 held-out events are no case"):  # fmt: skip
         assert line in body
+    shared = ["items that share their Term ID with another", "2", "16.7 %"]
+    leaks = ["cases whose target stands among its own user's training events more often than in its history (leakage)", "0", "0.0 %"]
+    for row in (shared, leaks):
+        assert row in rows
+    assert "- 2 items share their Term ID with another" in body.split("## Limits")[1]
     assert not any(word in body for word in ("sliding", "Ann", "cd" * 32))
     assert "revision" not in body
     for image in re.findall(r"!\[.*?\]\((.*?)\)", body):
         assert (tmp_path / "d" / image).read_bytes().startswith(PNG)
     assert "statistics" not in facts  # the caller's facts stay as they were
-    assert {k: v for k, v in dataset_facts(tmp_path / "d").items() if k not in ("schema", "statistics")} == facts
+    assert {k: v for k, v in dataset_facts(tmp_path / "d").items() if k not in ("schema", "statistics", "audit")} == facts
 
 
 def test_columns_of_others_are_told_without_a_meaning(tmp_path: Path) -> None:

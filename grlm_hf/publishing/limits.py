@@ -1,0 +1,121 @@
+"""What a card says in words of the figures it holds: which method is better, and what cannot be concluded. Every number is a report's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grlm_hf.markdown import escaped, number
+from grlm_hf.publishing.audit import share
+
+MAIN = "recall@10"
+
+
+def is_ours(method: str) -> bool:
+    """Whether a method of a report is this model, alone or with a prior."""
+    return re.fullmatch(r"grlm(\+.*|_free)?", method, re.DOTALL) is not None
+
+
+def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
+    """The model alone, and the best of what it takes part in, against the best method without it."""
+    methods = {name: m[MAIN]["value"] for name, m in report["methods"].items() if MAIN in m and name != "grlm_free"}
+    ours, others = ({n: v for n, v in methods.items() if is_ours(n) == mine} for mine in (True, False))
+    if not ours or not others:
+        return
+    rival = max(others, key=others.__getitem__)
+    for name in dict.fromkeys(["grlm", max(ours, key=ours.__getitem__)]):
+        if name not in ours:
+            continue
+        said = f"{MAIN}: {escaped(name)} reaches {ours[name]:.4f}, the best method without the language model, {escaped(rival)}, "
+        said += f"{others[rival]:.4f}."
+        entries = [e for e in report.get("comparisons") or () if e["metric"] == MAIN and {e["a"], e["b"]} == {name, rival}]
+        for e in entries[:1]:
+            sign = 1 if e["a"] == name else -1
+            low, high = sorted((sign * e["low"], sign * e["high"]))
+            p = f"p = {e['p_holm']:.4f} (Holm)" if e.get("p_holm") is not None else f"p = {e['p']:.4f}"
+            found = "it is better" if low > 0 else "it is worse" if high < 0 else "no difference is shown"
+            said += f" Paired difference {sign * e['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {found}."
+        yield said
+
+
+def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | None, report: dict[str, Any] | None) -> Iterator[str]:
+    """Sentences on what a checkpoint's record (`grlm_hf.publishing.record`) cannot prove."""
+    if report is None:
+        yield "Nothing was measured; see Results."
+    else:
+        yield from _of_report(report)
+    if facts and (found := facts.get("audit")) and found["items_sharing_a_term_id"]:
+        shared = found["items_sharing_a_term_id"]
+        yield (
+            f"{shared:,} items ({share(shared, found['items'])}) share their Term ID with another: the model itself cannot tell them apart."
+        )
+    if training is None:
+        yield "Its training was not recorded, so it cannot be repeated from this card."
+    yield "It has learnt what the people in its data chose, with their habits and biases; who is not among them may be served worse."
+
+
+def _of_report(report: dict[str, Any]) -> Iterator[str]:
+    p, methods = report["protocol"], report["methods"]
+    yield (
+        f"One training and one evaluation with seed {number(p.get('seed'))}: the intervals are over users, and say nothing of how much "
+        "another training run would differ."
+    )
+    yield (
+        f"Offline, on {escaped(p['split'])}: one event that did happen is to be found again. What people would have liked but never saw "
+        "counts as a miss, and nothing is said of clicks, sales or contentment."
+    )
+    if p["seen_items"] == "left out":
+        yield "Items of the history are never recommended; what people come back for is not measured."
+    cold = ((report.get("slices") or {}).get("target") or {}).get("cold")
+    if cold and MAIN in cold["methods"].get("grlm", {}):
+        m = cold["methods"]["grlm"][MAIN]
+        cases = p.get("cases", p["users"])
+        yield (
+            f"{cold['cases']:,} of {cases:,} cases ({share(cold['cases'], cases)}) ask for an item without a training event; there "
+            f"{MAIN} of grlm is {m['value']:.4f} [{m['low']:.4f}, {m['high']:.4f}]."
+        )
+    for grouping in ("history length", "target popularity"):
+        parts = {
+            label: part["methods"]["grlm"][MAIN]["value"]
+            for label, part in ((report.get("slices") or {}).get(grouping) or {}).items()
+            if MAIN in part["methods"].get("grlm", {})
+        }
+        if len(parts) > 1:
+            low, high = min(parts, key=parts.__getitem__), max(parts, key=parts.__getitem__)
+            yield (
+                f"By {grouping} {MAIN} of grlm lies between {parts[low]:.4f} (at {escaped(low)}) and {parts[high]:.4f} "
+                f"(at {escaped(high)}): the mean hides that."
+            )
+    from grlm_hf.evaluation.diversity import HEAD
+
+    grlm = methods.get("grlm", {})
+    if "coverage" in grlm:
+        reached = share(round(grlm["coverage"]["value"] * p["candidates"]), p["candidates"])
+        said = f"Of the catalog, {reached} of the items are among anyone's first {p.get('rates_at', 10)}"
+        if (tail := grlm.get("tail_share@10")) is not None:
+            said += f"; {100 * tail['value']:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
+            said += f"{HEAD:.0%} of the training events".replace("%", " %")
+        yield said + "."
+    better = [n for n, m in methods.items() if not is_ours(n) and MAIN in m and MAIN in grlm and m[MAIN]["value"] > grlm[MAIN]["value"]]
+    if better:
+        yield f"Alone it is below {', '.join(map(escaped, better))} in mean {MAIN}."
+
+
+def dataset_limits(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on what a dataset cannot tell, from its facts."""
+    statistics, audit = facts["statistics"], facts.get("audit") or {}
+    if "events" in statistics:
+        untimed = statistics["events"] - statistics["timed_events"]
+        yield "It holds what people had, not what they were shown: what somebody does not have may be unknown to them, not unwanted."
+        yield f"{number(untimed)} of {number(statistics['events'])} events have no known time." if untimed else "All events have a time."
+        without = statistics["items"] - statistics["items_with_events"]
+        yield f"{number(without)} of {number(statistics['items'])} items have no event."
+    if audit.get("targets_never_trained"):
+        cold, cases = audit["targets_never_trained"], audit["cases"]
+        yield f"{number(cold)} of {number(cases)} test cases ({share(cold, cases)}) ask for an item without a training event."
+    if shared := statistics["term_ids"]["items_that_share_one"]:
+        yield f"{number(shared)} items share their Term ID with another: a model that writes Term IDs cannot tell them apart."
+    if not facts.get("language"):
+        yield "The language of its texts is not stated."
+    yield "User ids are those of the source; whoever publishes it makes sure that the licence and the people in it allow that."
