@@ -9,7 +9,7 @@ BROWSER = .venv-browser
 QUICKSTART = grlm-quickstart/report.json
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test test-vllm test-published lint docs bench clean
+.PHONY: quickstart test test-vllm test-browser test-published lint docs bench bench-serving clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
@@ -36,7 +36,7 @@ lint: $(DEV)  ## style and types
 
 docs: $(DEV)  ## the documentation as a site, in site/
 	$(BIN)/python benchmarks/page.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 BENCH = $(VENV)/.installed-bench
 CHECKPOINT = runs/beauty-cpu/checkpoint
@@ -86,4 +86,4 @@ $(DATASETS)/.installed: constraints.txt
 	touch $(DATASETS)/.installed
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(DATASETS) grlm-quickstart runs build dist site
+	rm -rf $(VENV) $(VLLM) $(DATASETS) $(BROWSER) grlm-quickstart runs build dist site

@@ -16,8 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="receives the tables; replaced if it exists")
     parser.add_argument("--seed", type=int, default=0, help="another shop for another seed (default 0)")
+    parser.add_argument("--users", type=int, default=3000, help="how many shop there (default 3000)")
     args = parser.parse_args()
-    write_sample(args.folder, args.seed)
+    write_sample(args.folder, args.seed, args.users)
     print(f"{args.folder}: {SYNTHETIC_NOTICE}")
 
 

@@ -483,10 +483,10 @@ def _next_product(
     return rng.choices(shelf, weights)[0]
 
 
-def write_sample(folder: str | Path, seed: int = 0) -> None:
+def write_sample(folder: str | Path, seed: int = 0, users: int = 3000) -> None:
     """Writes the sample shop as ``items.jsonl`` and ``interactions.jsonl``, in the layout that every recipe reads."""
     check_replaceable(folder, "items.jsonl")
-    sample = make_sample(seed)
+    sample = make_sample(seed, users)
     with replacing(folder) as new:
         new.mkdir()
         for name, rows in (("items", [asdict(i) for i in sample.items]), ("interactions", [i._asdict() for i in sample.interactions])):
