@@ -65,11 +65,14 @@ def train(
             then the checkpoints in `work` are those from before.
         MemoryError: with the settings that need less.
     """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, wonders aloud why there is no GPU
     try:
         from trl import SFTConfig
     except ImportError as error:
         raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
-    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
     from transformers import AutoTokenizer
