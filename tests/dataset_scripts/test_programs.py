@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -42,7 +43,8 @@ def test_a_stopped_run_leaves_nothing_half_done(tmp_path: Path, blow: signal.Sig
         "--metadata",
         meta,
     ]
-    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would ignore it
+    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
         while not list(tmp_path.glob(".shop.*-*/new")) and running.poll() is None:
             time.sleep(0.01)
         os.kill(running.pid, blow)
