@@ -75,3 +75,13 @@ def test_every_page_is_in_the_site() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
     named = re.findall(r": ([\w-]+\.md)$", nav, re.MULTILINE)
     assert sorted(named) == sorted([*(p.name for p in (ROOT / "docs").glob("*.md")), "CONTRIBUTING.md", "CHANGELOG.md"])
+
+
+def test_the_table_of_one_model_for_two_domains() -> None:
+    spec = importlib.util.spec_from_file_location("cross_domain", ROOT / "benchmarks" / "quality" / "cross_domain.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kept = read_json(ROOT / "benchmarks" / "results" / "cross-domain.json")
+    assert module.markdown(kept["rows"]) in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
