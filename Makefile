@@ -50,8 +50,8 @@ bench: $(BENCH)  ## measured comparisons; rewrites benchmarks/results (half an h
 
 bench-serving: $(VLLM)/.installed $(QUICKSTART)  ## recommending on vLLM beside vLLM's own beam search
 	$(VLLM)/bin/python -m pip install --quiet --no-deps dashscope==2.0.2
-	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py grlm-quickstart/checkpoint
-	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py qwen-trie --name qwen-trie --concurrency 1,4 --users 16
+	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py grlm-quickstart/checkpoint --users 64 --rounds 2
+	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py qwen-trie --name qwen-trie --concurrency 1,4 --users 16 --rounds 1
 	OMP_NUM_THREADS=1 $(VLLM_ENV) $(VLLM)/bin/python benchmarks/serving/beams.py qwen --name qwen --concurrency 1,4 --users 8 --rounds 1
 
 # the package carries the merge ranks of Qwen's tokenizer, which is all that we take from it

@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace) -> None:
         "transformers generate()": generated(here),
         "ours on transformers": ours(here),
     }
-    results = Results(f"serving-beams-{args.name}", f"python benchmarks/serving/beams.py … --name {args.name}")
+    results = Results(f"serving-beams-{args.name}", " ".join(["python benchmarks/serving/beams.py", *sys.argv[1:]]))
     valid: dict[str, list[bool]] = {name: [] for name in calls}
     for concurrency in map(int, args.concurrency.split(",")):
         taken: dict[str, list[float]] = {name: [] for name in calls}
