@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
+from grlm_hf.data.sample import SYNTHETIC_NOTICE, write_sample
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from grlm_hf.catalog import load_items
+from grlm_hf.data.interactions import load_histories
+from grlm_hf.data.items import load_items
 from grlm_hf.files import replacing
-from grlm_hf.interactions import load_histories
 from grlm_hf.stages.identify import find_data
 
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from grlm_hf.version import __version__
 
 # Public names, loaded on first use: `import grlm_hf` is quick and loads no torch.
 _HOMES = {
-    "Catalog": "grlm_hf.catalog",
-    "Item": "grlm_hf.catalog",
-    "GRLMForRecommendation": "grlm_hf.modeling",
-    "Recommendation": "grlm_hf.modeling",
-    "Trie": "grlm_hf.decoding.trie",
+    "Catalog": "grlm_hf.data.catalog",
+    "Item": "grlm_hf.data.items",
+    "GRLMForRecommendation": "grlm_hf.modeling.recommender",
+    "Recommendation": "grlm_hf.modeling.results",
+    "Trie": "grlm_hf.trie.arrays",
     "TrieConstrainedLogitsProcessor": "grlm_hf.decoding.processor",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from grlm_hf.catalog import Catalog as Catalog
-    from grlm_hf.catalog import Item as Item
+    from grlm_hf.data.catalog import Catalog as Catalog
+    from grlm_hf.data.items import Item as Item
     from grlm_hf.decoding.processor import TrieConstrainedLogitsProcessor as TrieConstrainedLogitsProcessor
-    from grlm_hf.decoding.trie import Trie as Trie
-    from grlm_hf.modeling import GRLMForRecommendation as GRLMForRecommendation
-    from grlm_hf.modeling import Recommendation as Recommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation as GRLMForRecommendation
+    from grlm_hf.modeling.results import Recommendation as Recommendation
+    from grlm_hf.trie.arrays import Trie as Trie
 
 
 def __getattr__(name: str) -> Any:

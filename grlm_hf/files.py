@@ -239,7 +239,7 @@ def local_paths(*places: str | Path) -> list[Path]:
 
 def fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
     """Identifies a stage's work: its name, this version, its settings (dataclasses and JSON values) and the content of its input files."""
-    from grlm_hf import __version__
+    from grlm_hf.version import __version__
 
     digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if is_dataclass(s) else s for s in settings]]).encode())  # type: ignore[arg-type]
     for path in inputs:

@@ -21,7 +21,7 @@ from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.decoding.search import search
-from grlm_hf.modeling import MIN_BEAMS, GRLMForRecommendation
+from grlm_hf.modeling.recommender import MIN_BEAMS, GRLMForRecommendation
 
 _CHANGES_SCORES = {  # what of generate()'s options would have to change the search; only these values may be given
     "do_sample": (None, False), "temperature": (None, 1.0), "top_p": (None, 1.0), "repetition_penalty": (None, 1.0),

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from grlm_hf.modeling import GRLMForRecommendation
+from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 TASK = "recommendation"
 _BATCH = 32
@@ -69,8 +69,8 @@ class RecommendationPipeline(Pipeline):
             options: of `GRLMForRecommendation.recommend`.
 
         Returns:
-            A list of dictionaries, best first, with the fields of `grlm_hf.modeling.Recommendation` (`term_id` is a list); for a list of
-            histories a list of such lists; for a generator or dataset an iterator of them.
+            A list of dictionaries, best first, with the fields of `grlm_hf.modeling.results.Recommendation` (`term_id` is a list); for
+            a list of histories a list of such lists; for a generator or dataset an iterator of them.
 
         Raises:
             ValueError: as `recommend`.

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.identifiers.collisions import RESOLVERS
-from grlm_hf.identifiers.generate import LLMConfig
-from grlm_hf.identifiers.neighbors import NeighborsConfig
+from grlm_hf.indexing.collisions import RESOLVERS
+from grlm_hf.indexing.generate import LLMConfig
+from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.dpo import DPOConfig

@@ -8,8 +8,8 @@ from datasets import Dataset, Features, List, Value
 from toys import toy_catalog, toy_histories
 
 from grlm_hf import Catalog
-from grlm_hf.catalog import items_to_dataset
-from grlm_hf.interactions import History, cases_to_dataset, interactions_to_datasets, leave_one_out
+from grlm_hf.data.interactions import History, cases_to_dataset, interactions_to_datasets, leave_one_out
+from grlm_hf.data.items import items_to_dataset
 
 START = 1_577_836_800  # 2020-01-01
 

@@ -83,7 +83,7 @@ def main(address: str) -> None:
     sys.path.pop(0)  # this folder, whose vllm/ is no package
     import grlm_hf.cli
     import grlm_hf.evaluation.report
-    import grlm_hf.modeling
+    import grlm_hf.modeling.recommender
     import grlm_hf.pipeline
     import grlm_hf.priors.text
     import grlm_hf.stages

@@ -11,12 +11,12 @@ from typing import Any
 from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import Catalog
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.evaluation.evaluate import evaluate
 from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.rankings import Method
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.evaluation.unseen import unseen_block
-from grlm_hf.interactions import leave_one_out
 from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.popularity import Popularity
 

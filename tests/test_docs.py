@@ -10,7 +10,7 @@ import pytest
 
 from grlm_hf.evaluation.report import load_report, markdown_table
 from grlm_hf.files import read_json
-from grlm_hf.identifiers.quality.report import markdown_table as quality_table
+from grlm_hf.indexing.quality.report import markdown_table as quality_table
 
 ROOT = Path(__file__).parents[1]
 

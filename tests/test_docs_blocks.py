@@ -18,8 +18,8 @@ import pytest
 from docs_shell import Shell
 
 from grlm_hf.cli.app import app
+from grlm_hf.data.sample import write_sample
 from grlm_hf.recipe import load_recipe
-from grlm_hf.sample import write_sample
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"))

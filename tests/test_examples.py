@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.catalog import load_items
-from grlm_hf.sample import write_sample
+from grlm_hf.data.items import load_items
+from grlm_hf.data.sample import write_sample
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SCRIPTS = FOLDER.parent / "dataset_scripts"

@@ -19,11 +19,13 @@ from toys import toy_catalog, toy_grlm
 from transformers import AutoModelForCausalLM
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.catalog import items_to_dataset
+from grlm_hf.data.catalog import push_catalog
+from grlm_hf.data.items import items_to_dataset
 from grlm_hf.files import write_json
-from grlm_hf.hub import publish, push_catalog, push_folder
+from grlm_hf.hub import push_folder
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.publishing.licenses import license_fields
+from grlm_hf.publishing.publish import publish
 
 HISTORY = ["i20", "i15"]
 NEWER = toy_catalog().remove(["i9"])

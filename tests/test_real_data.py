@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from grlm_hf import Catalog, GRLMForRecommendation
-from grlm_hf.catalog import load_items, load_term_ids
-from grlm_hf.interactions import leave_one_out, load_histories
-from grlm_hf.modeling import GRLMConfig
+from grlm_hf.data.interactions import leave_one_out, load_histories
+from grlm_hf.data.items import load_items, load_term_ids
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tasks.mixture import build_mixture
-from grlm_hf.tasks.prompts import item_line, prompt_hash, tokenizer_hash
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 from grlm_hf.training.sft import _tokenizer_texts, tokenize_mixture
 

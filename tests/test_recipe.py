@@ -13,11 +13,11 @@ from writer_toys import save_toy_llm
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.evaluation.report import load_report
 from grlm_hf.files import Incomplete
-from grlm_hf.identifiers.generate import LLMConfig, generation_hash
-from grlm_hf.identifiers.neighbors import NeighborsConfig
-from grlm_hf.quickstart import quickstart_recipe
+from grlm_hf.indexing.generate import LLMConfig, generation_hash
+from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.recipe import STAGES, QualityConfig, Recipe, TermsConfig, load_recipe
 from grlm_hf.stages import make_checkpoint, make_dataset, make_neighbors, make_terms, run
+from grlm_hf.stages.quickstart import quickstart_recipe
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
 
@@ -95,7 +95,7 @@ def test_an_interrupted_stage_leaves_the_last_good_output(recipe: Recipe, monkey
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grlm_hf.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
+    monkeypatch.setattr("grlm_hf.data.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
     with pytest.raises(KeyboardInterrupt):
         run(replace(recipe, terms=TermsConfig()), lambda _: None)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts} == before

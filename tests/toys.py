@@ -6,17 +6,22 @@ import functools
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
+from grlm_hf.data.interactions import History
 from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import History
-from grlm_hf.modeling import GRLMConfig
-from grlm_hf.tasks.prompts import history_tokens, identifier_tokens, prompt_hash, tokenizer_hash
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.tasks.encoding import history_tokens
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.walker import TrieWalker
 
 TERM_IDS: list[TermID] = [
     ("tent", "camping", "light", "two", "green"),
@@ -179,3 +184,12 @@ def tree_of(paths: list[list[int]]) -> Tree:
         for token in path:
             node = node.setdefault(token, {})
     return root
+
+
+def legal_tokens(trie: Trie, prefix: Sequence[int] = ()) -> Iterator[int]:
+    """The tokens that go on from a prefix, ascending: for looking at a trie, not for decoding."""
+    walker = TrieWalker(trie)
+    node = walker.root(1)
+    for token in prefix:
+        node = walker.step(*node, np.array([token]))
+    yield from walker.children(*node)[1].tolist()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from grlm_hf import Item
-from grlm_hf.identifiers.generate import answer_pattern, longest_answer, request
 from grlm_hf.identifiers.terms import parse, validate
-from grlm_hf.identifiers.writers import Writer
+from grlm_hf.indexing.generate import answer_pattern, longest_answer, request
+from grlm_hf.llms.writers import Writer
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 
 NAMES = ("green tent", "red tent", "steel mug", "gas stove", "head lamp", "desk lamp", "rain coat", "wool sock", "tea pot", "rope")

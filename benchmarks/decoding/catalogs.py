@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from grlm_hf import Catalog, Trie
-from grlm_hf.catalog import load_items, load_term_ids
+from grlm_hf.data.items import load_items, load_term_ids
 
 VOCAB = 151_936  # of Qwen2, Qwen2.5 and Qwen3
 EOS = 151_645

@@ -125,7 +125,7 @@ def main() -> None:
             results.add(f"{label}, {name}", "forwards", n, goal, better="lower", gate=gate)
             results.add(f"{label}, {name}: computed, prompt included", "tokens", tokens, better="lower", gate=gate)
     if args.checkpoint:
-        from grlm_hf.hub import load_table
+        from grlm_hf.data.repository import load_table
 
         grlm = GRLMForRecommendation.from_pretrained(args.checkpoint)
         rows = load_table(args.checkpoint.parent / "datasets", "cases", "test")

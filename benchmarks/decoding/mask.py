@@ -19,7 +19,7 @@ from harness import PaddedGather, Results, dict_trie_fn, hash_dict_fn, nested_di
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
 from grlm_hf import Trie, TrieConstrainedLogitsProcessor
-from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.trie.walker import TrieWalker
 
 COMMAND = "python benchmarks/decoding/mask.py"
 PROMPT = 512

@@ -19,9 +19,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
 from grlm_hf import GRLMForRecommendation, TrieConstrainedLogitsProcessor
-from grlm_hf.decoding.walker import TrieWalker
-from grlm_hf.modeling import GRLMConfig
-from grlm_hf.tasks.prompts import prompt_hash, tokenizer_hash
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import tokenizer_hash
+from grlm_hf.trie.walker import TrieWalker
 
 COMMAND = "python benchmarks/decoding/recommend.py"
 BEAMS, PROMPT = 20, 512

@@ -20,7 +20,7 @@ from catalogs import EOS, synthetic_paths
 from harness import Results, nested_dict
 
 from grlm_hf import Trie
-from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.trie.walker import TrieWalker
 
 COMMAND = "python benchmarks/decoding/trie.py"
 

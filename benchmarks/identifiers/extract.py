@@ -17,13 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "decoding"))
 import numpy as np
 from harness import RESULTS, Results
 
-from grlm_hf.catalog import Catalog, load_items
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import load_items
 from grlm_hf.files import write_json
-from grlm_hf.identifiers.collisions import collision_report, resolve
-from grlm_hf.identifiers.extract import extract_terms
-from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
-from grlm_hf.identifiers.quality.measure import compare, measure
-from grlm_hf.identifiers.quality.report import plot
+from grlm_hf.indexing.collisions import collision_report, resolve
+from grlm_hf.indexing.extract import extract_terms
+from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
+from grlm_hf.indexing.quality.measure import compare, measure
+from grlm_hf.indexing.quality.report import plot
 from grlm_hf.stages.identify import read_as_written
 from grlm_hf.tasks.collaborative import load_item_neighbors
 

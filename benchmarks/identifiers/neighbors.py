@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from grlm_hf.files import write_json
-from grlm_hf.identifiers.index import build_index, index_bytes, search
+from grlm_hf.indexing.index import build_index, index_bytes, search
 
 K, QUERIES = 5, 1_000
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from grlm_hf.identifiers.generate import request
-from grlm_hf.sample import make_sample
+from grlm_hf.data.sample import make_sample
+from grlm_hf.indexing.generate import request
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 
 

@@ -18,11 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "decoding"))
 from harness import Results
 
-from grlm_hf.catalog import Catalog, load_items
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, History, leave_one_out, load_histories
+from grlm_hf.data.items import load_items
 from grlm_hf.evaluation.metrics import per_case, ranks
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import Case, History, leave_one_out, load_histories
 from grlm_hf.priors.knn import ItemKNN
 
 DATA = Path(os.environ.get("GRLM_DATA", "../shared/data"))

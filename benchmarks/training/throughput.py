@@ -33,8 +33,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.hub import load_table
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.repository import load_table
 from grlm_hf.training.scratch import train_tokenizer
 from grlm_hf.training.sft import _tokenizer_texts, tokenize_mixture
 from grlm_hf.training.trainer import TermIDTrainer
@@ -246,8 +246,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(folder)
         if args.datasets is None:
-            from grlm_hf.quickstart import quickstart_recipe
             from grlm_hf.stages.chain import run
+            from grlm_hf.stages.quickstart import quickstart_recipe
 
             run(quickstart_recipe(shared / "sample", ["until=dataset", "train.objective=vocabulary"]))
         tokenizer, examples = load(args.datasets or shared / "sample" / "datasets")

@@ -167,7 +167,7 @@ class _ItemTexts:
 
 
 def item_schema() -> Any:
-    """The columns of `grlm_hf.catalog.item_features`, said to pyarrow without loading `datasets`."""
+    """The columns of `grlm_hf.data.items.item_features`, said to pyarrow without loading `datasets`."""
     import pyarrow as pa
 
     types = dict.fromkeys(("item_id", "title", "brand", "categories", "description", "price", "domain"), pa.string())

@@ -14,8 +14,8 @@ from cyclopts import App, CycloptsError, Parameter
 import grlm_hf
 
 if TYPE_CHECKING:
-    from grlm_hf.catalog import Catalog
-    from grlm_hf.explain import Explanation
+    from grlm_hf.data.catalog import Catalog
+    from grlm_hf.modeling.explain import Explanation
 
 app = App(
     name="grlm",
@@ -103,6 +103,6 @@ def explained(said: Explanation, catalog: Catalog) -> str:
 
 
 def show_quality(report: dict[str, Any], folder: Path) -> None:
-    from grlm_hf.identifiers.quality.report import text_table
+    from grlm_hf.indexing.quality.report import text_table
 
     print(f"{text_table(report)}\n\nPlots: {folder / 'quality.png'}")

@@ -19,8 +19,8 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
     output
         Folder that receives data/, catalog/, datasets/, checkpoint/, report.json and report.png.
     """
-    from grlm_hf.quickstart import quickstart_recipe
     from grlm_hf.stages import run
+    from grlm_hf.stages.quickstart import quickstart_recipe
 
     quiet()
     report = run(quickstart_recipe(output, set_ or []), say)
@@ -65,9 +65,9 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
 
 
 def show(report: dict[str, Any], output: Path) -> None:
+    from grlm_hf.data.repository import load_table
     from grlm_hf.evaluation.report import text_table
-    from grlm_hf.hub import load_table
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
     case = load_table(output / "datasets", "cases", "test")[0]

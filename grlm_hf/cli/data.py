@@ -129,7 +129,7 @@ def join(
     unknown_items
         error, or drop events on items that a catalog lacks.
     """
-    from grlm_hf.domains import join_domains, parse_sources
+    from grlm_hf.data.domains import join_domains, parse_sources
 
     facts = join_domains(
         parse_sources(domains), output, users=users, shared_users=shared_users, keep_users=keep_users, order=order,
@@ -198,7 +198,7 @@ def dataset_push(
     repo_id
         ORG/NAME; created if need be.
     """
-    from grlm_hf.hub import dataset_facts
+    from grlm_hf.data.repository import dataset_facts
 
     if not folder.is_dir():
         raise ValueError(f"No dataset folder at {folder}; name the one that `grlm dataset` wrote: --from FOLDER.")

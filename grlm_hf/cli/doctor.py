@@ -50,7 +50,7 @@ def version(*, as_json: Json = False) -> None:
     import platform
     from importlib import metadata
 
-    from grlm_hf import __version__
+    from grlm_hf.version import __version__
 
     found: dict[str, str | None] = {"grlm-hf": __version__, "python": platform.python_version()}
     for name in ("torch", "transformers", "tokenizers", "datasets", "huggingface-hub", "trl", "vllm"):

@@ -138,7 +138,7 @@ def recommend(
     length_penalty
         Rank by log p / tokens ** this; above 0 favours long Term IDs.
     """
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
@@ -184,7 +184,7 @@ def explain(
     exclude_seen
         The best recommendation that is not in the history.
     """
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     if item and exclude_seen:
         raise ValueError("--exclude-seen chooses the recommendation to explain, --item names one; give one of them.")
@@ -259,7 +259,7 @@ def push(
     repo_id
         ORG/NAME; created if need be.
     """
-    from grlm_hf.hub import publish
+    from grlm_hf.publishing.publish import publish
 
     said = publish(
         folder, repo_id, license=license, license_name=license_name, license_link=license_link, private=not public, dry_run=dry_run

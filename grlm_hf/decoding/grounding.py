@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import TermID
 
 _PARTIAL = 0.8

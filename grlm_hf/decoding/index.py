@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import RangeMax, TrieWalker
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.identifiers.terms import normalise
-from grlm_hf.tasks.prompts import identifier_tokens, tokenizer_hash
+from grlm_hf.tokens import identifier_tokens, tokenizer_hash
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.ranges import RangeMax
+from grlm_hf.trie.splice import add, remove
+from grlm_hf.trie.walker import TrieWalker
 
 SHARED = ("full", "equal", "prior")
 """How items that share a Term ID score: each its whole probability; an equal part of it, ``1 / items``; or a part in proportion to the
@@ -62,7 +64,7 @@ class SearchIndex:
     def build(cls, catalog: Catalog, tokenizer: Any, trie: Trie | None = None) -> SearchIndex:
         """From scratch; or with the trie of these identifiers, as saved."""
         if trie is None:
-            trie = Trie.from_catalog(catalog, tokenizer)
+            trie = catalog.trie(tokenizer)
         elif trie.tokenizer_hash != tokenizer_hash(tokenizer):
             raise ValueError(
                 f"The trie was built with another tokenizer (hash {trie.tokenizer_hash}; this one has {tokenizer_hash(tokenizer)})."
@@ -80,7 +82,7 @@ class SearchIndex:
         new = [tid for tid in catalog.identifiers if not self.catalog.positions_of(tid)]
         added = [np.array(path, np.int32) for path in identifier_tokens(tokenizer, new)]
         to = np.fromiter((number.get(tid, -1) for tid in (*old, *new)), np.int32, len(old) + len(new))
-        trie = self.trie.add(added).remove(np.flatnonzero(to < 0), to)
+        trie = remove(add(self.trie, added), np.flatnonzero(to < 0), to)
         before = (*self.paths, *added)
         return SearchIndex(catalog, trie, [before[i] for i in np.argsort(to, kind="stable")[(to < 0).sum() :]], self.version + 1)
 

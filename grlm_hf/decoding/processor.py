@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import OBJECTIVES, TrieWalker, segment_log_softmax
+from grlm_hf.layout import OBJECTIVES
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.walker import TrieWalker, segment_log_softmax
 
 
 class TrieConstrainedLogitsProcessor(LogitsProcessor):
@@ -58,7 +59,7 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is {objective!r}; expected one of {OBJECTIVES}.")
         if tokenizer is not None:
-            from grlm_hf.tasks.prompts import tokenizer_hash
+            from grlm_hf.tokens import tokenizer_hash
 
             if trie.tokenizer_hash != (found := tokenizer_hash(tokenizer)):
                 raise ValueError(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlm_hf.decoding.prefixes import prefixes_of
-from grlm_hf.decoding.walker import RangeMax, TrieWalker
+from grlm_hf.engines.choose import prefixes_of
+from grlm_hf.trie.ranges import RangeMax
+from grlm_hf.trie.walker import TrieWalker
 
 
 @torch.inference_mode()
@@ -36,10 +37,10 @@ def sample(
     objective "trie", with everything allowed, these are the model's own.
 
     Args:
-        model: a causal LM in eval mode, or another engine's (`grlm_hf.decoding.prefixes.prefixes_of`).
+        model: a causal LM in eval mode, or another engine's (`grlm_hf.engines.choose.prefixes_of`).
         walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt.
-        objective: what `log_prob` is normalised over (`grlm_hf.decoding.walker.OBJECTIVES`).
+        objective: what `log_prob` is normalised over (`grlm_hf.layout.OBJECTIVES`).
         temperature: divides a child's log-probability before they are renormalised.
         bonus: ``-inf`` for what a user must not get, by rank (`grlm_hf.decoding.index.Bonus`); nothing else of it counts.
 
@@ -100,7 +101,7 @@ def _gumbels_below(top: np.ndarray, phi: np.ndarray, row: np.ndarray, rng: np.ra
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """Nodes that a sample keeps: whose, what they continue (see `grlm_hf.decoding.prefixes`), and their three log-probabilities."""
+    """Nodes that a sample keeps: whose, what they continue (see `grlm_hf.engines.causal`), and their three log-probabilities."""
 
     user: np.ndarray
     slot: np.ndarray

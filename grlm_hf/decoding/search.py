@@ -1,4 +1,4 @@
-"""Our own searches over a trie. All compute a prompt once a user, and score legal children only (`grlm_hf.decoding.prefixes`).
+"""Our own searches over a trie. All compute a prompt once a user, and score legal children only (`grlm_hf.engines.causal`).
 
 - `beam_search` keeps the beams that transformers' beam search keeps, token by token, so its items and scores are those of
   ``generate()`` with the processor and ``length_penalty=0.0``; but forced tokens are computed a run at a time.
@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlm_hf.decoding.prefixes import Expansion, prefixes_of
-from grlm_hf.decoding.walker import RangeMax, TrieWalker
+from grlm_hf.engines.choose import prefixes_of
+from grlm_hf.engines.protocol import Expansion
+from grlm_hf.trie.ranges import RangeMax
+from grlm_hf.trie.walker import TrieWalker
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +155,11 @@ def beam_search(
 
     Args:
         model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context; or another engine's
-            (`grlm_hf.decoding.prefixes.prefixes_of`).
+            (`grlm_hf.engines.choose.prefixes_of`).
         walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt; lengths may differ.
         num_beams: width of the search.
-        objective: what probabilities are normalised over (`grlm_hf.decoding.walker.OBJECTIVES`). Under ``"trie"`` forced tokens have
+        objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`). Under ``"trie"`` forced tokens have
             probability 1, so a beam with nothing left to choose needs no forward.
         bonus, length_penalty: as in `Ranking`.
         lookahead: forced tokens that one forward computes at most; ``None``: all. It changes the cost, not the result.

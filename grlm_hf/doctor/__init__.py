@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grlm_hf.catalog import CATALOG_FILE
 from grlm_hf.doctor.environment import examine_environment
 from grlm_hf.doctor.findings import Examination, Finding, examined, text_report
-from grlm_hf.publishing.folder import DATASET_FACTS
+from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS
 
 if TYPE_CHECKING:
     from grlm_hf.doctor.dataset import Tables
@@ -101,7 +100,7 @@ def _unreadable(target: str, error: Exception) -> Finding:
 def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> list[Finding]:
     from grlm_hf.doctor.findings import run_checks
     from grlm_hf.doctor.generation import engine as check
-    from grlm_hf.modeling import MIN_BEAMS
+    from grlm_hf.modeling.recommender import MIN_BEAMS
 
     if engine is None:
         parts.facts["vLLM"] = (f"LLM.beam_search needs logprobs_mode='processed_logits' and max_logprobs={2 * MIN_BEAMS}; "
@@ -143,9 +142,9 @@ def _fetched(repo_id: str) -> tuple[Path, list[str] | None]:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    from grlm_hf.hub import _explained as explained
+    from grlm_hf.hub import explained as explained
     from grlm_hf.hub import fetch_checkpoint
-    from grlm_hf.publishing.cards import CARD
+    from grlm_hf.layout import CARD
 
     api = HfApi()
     with explained(repo_id):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from grlm_hf.doctor.findings import Finding
-from grlm_hf.publishing.cards import CARD
+from grlm_hf.layout import CARD
 from grlm_hf.publishing.licenses import licensed
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.findings import Finding
 from grlm_hf.files import read_rows
 from grlm_hf.identifiers.terms import normalise
+from grlm_hf.layout import CATALOG_FILE
 
 CROWD = 20
 """Items that share a Term ID, above which one identifier fills a whole list of recommendations."""

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import TRIE_FILE
-from grlm_hf.decoding.walker import OBJECTIVES
 from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.doctor.generation import generation
 from grlm_hf.doctor.parts import SAVE_AGAIN, Parts, read_catalog, read_configs, read_prior, read_tokenizer, read_trie
 from grlm_hf.doctor.template import chat_template
 from grlm_hf.doctor.weights import weights
-from grlm_hf.modeling import CONFIG_FILE, CUSTOM_GENERATE
-from grlm_hf.tasks.prompts import HISTORIES, history_tokens, identifier_tokens, prompt_hash, request_tokens, tokenizer_hash
+from grlm_hf.layout import CONFIG_FILE, CUSTOM_GENERATE, HISTORIES, OBJECTIVES, TRIE_FILE
+from grlm_hf.tasks.encoding import history_tokens, request_tokens
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 
 ALL_ENCODED = 20_000
 """Identifiers up to which each is encoded anew; of more, a sample of as many."""

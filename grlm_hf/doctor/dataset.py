@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
+from grlm_hf.data.repository import read_facts
 from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.identifiers.terms import render
-from grlm_hf.interactions import Case
-from grlm_hf.publishing.folder import DATASET_FACTS, check_folder, read_facts
+from grlm_hf.layout import DATASET_FACTS, HISTORIES
+from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS
-from grlm_hf.tasks.prompts import HISTORIES, prompt_hash, templates_hash, written_title
+from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
 
 _USER_TASKS = (*HISTORY_TASKS, "steered")
 """Tasks whose examples are made of a user's history; their keys are user ids."""

@@ -24,7 +24,7 @@ _IMPORT_SECONDS = 120
 def examine_environment() -> Examination:
     """Python, libraries against the ranges that grlm-hf declares, torch, faiss, vLLM, disk, caches. It reads no token, only whether there
     is one."""
-    from grlm_hf import __version__
+    from grlm_hf.version import __version__
 
     facts: dict[str, Any] = {
         "grlm-hf": __version__,

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import TRIE_FILE, Catalog
-from grlm_hf.decoding.trie import Trie
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding
 from grlm_hf.files import read_json
-from grlm_hf.modeling import CONFIG_FILE, CONFIG_SCHEMA, GRLMConfig
-from grlm_hf.priors.fused import PRIOR_FOLDER, Fused
+from grlm_hf.layout import CONFIG_FILE, CONFIG_SCHEMA, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.priors.fused import Fused
+from grlm_hf.trie.arrays import Trie
 
 SAVE_AGAIN = "Write it again: GRLMForRecommendation(model, tokenizer, catalog, config).save_pretrained(FOLDER)."
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
 from grlm_hf.evaluation.rankings import Rankings
-from grlm_hf.interactions import Case
 
 RULES = ("first", "expected", "any")
 

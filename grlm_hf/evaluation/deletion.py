@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import bootstrap
-from grlm_hf.interactions import Case
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def deletion_test(
     """
     from tqdm.auto import tqdm
 
-    from grlm_hf.explain import explain, log_probs
+    from grlm_hf.modeling.explain import explain, log_probs
 
     read = [(c.user_id, c.history[-grlm.config.max_history :]) for c in cases]
     read = [(user, history) for user, history in read if len(history) > 1]

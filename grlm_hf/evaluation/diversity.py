@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 
 HEAD = 0.2
 """Share of the training events that the items of the head hold; all others are the tail."""

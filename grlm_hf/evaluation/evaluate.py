@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation import collisions, diversity
 from grlm_hf.evaluation.metrics import DEPTH, Interval, bootstrap, per_case, ranks
 from grlm_hf.evaluation.processes import on_main
 from grlm_hf.evaluation.rankings import Method, Rankings, ranked, ranked_by_domain
 from grlm_hf.evaluation.significance import compare
 from grlm_hf.evaluation.slices import sliced
-from grlm_hf.interactions import Case
 
 __all__ = ["CANDIDATES", "RATES_AT", "REPORT_SCHEMA", "Method", "Rankings", "check_comparable", "evaluate"]
 

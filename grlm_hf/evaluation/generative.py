@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
-from grlm_hf.modeling import GRLMForRecommendation
+from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.processes import everywhere, world
 from grlm_hf.files import read_json, write_json
-from grlm_hf.interactions import Case
 
 
 @dataclass(frozen=True)

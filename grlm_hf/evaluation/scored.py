@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.evaluation.evaluate import Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.priors.scores import Scorer

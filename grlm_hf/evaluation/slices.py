@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import bootstrap
-from grlm_hf.interactions import Case
 
 METRICS = ("recall@10", "ndcg@10")
 LENGTHS = (1, 4, 6, 10, 20)

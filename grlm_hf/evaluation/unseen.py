@@ -1,6 +1,6 @@
 """New items: what a checkpoint knows of those that its training never met, once they are added.
 
-The protocol. `grlm_hf.interactions.hold_out_items` leaves the newest items (without timestamps: a random sample) out of every training
+The protocol. `grlm_hf.data.interactions.hold_out_items` leaves the newest items (without timestamps: a random sample) out of every training
 history. The model is trained over the catalog without them (`known_catalog`): they are no negatives, and not even their text is read.
 Then `with_new_items` adds them as a shop would, with Term IDs that `GRLMForRecommendation.add_items` extracts from their texts, and each
 user's first meeting with one of them is a case, asked over the full catalog. What needs no interactions either, neighbours by text, is
@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.data.items import Item
 from grlm_hf.evaluation.evaluate import evaluate
 from grlm_hf.evaluation.rankings import Method
 from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import Case, History
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 
 def known_catalog(catalog: Catalog, train: Iterable[History]) -> Catalog:
@@ -41,7 +42,7 @@ def with_new_items(grlm: GRLMForRecommendation, items: Sequence[Item], term_ids:
     Args:
         term_ids: one an item; by default they are extracted from the items' texts.
     """
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     there = [i.item_id for i in items if i.item_id in grlm.catalog]
     known = grlm.catalog.remove(there) if there else grlm.catalog

@@ -92,3 +92,8 @@ def parse(text: str) -> TermID | None:
     body = found.group(1) if found else text.strip().split("\n", 1)[0].strip().strip("[]")
     terms = tuple(t for t in (normalise(part) for part in _COMMAS.split(body)) if t)
     return terms or None
+
+
+def item_line(term_id: TermID) -> str:
+    """The item as it stands in an assistant turn: its written Term ID and a newline."""
+    return render(term_id) + "\n"

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
-from grlm_hf.interactions import Case
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Scorer
@@ -27,7 +27,6 @@ from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import Targets
 
-PRIOR_FOLDER = "prior"  # of a checkpoint
 _FACTS = "prior.json"
 _SCHEMA = 1
 _SUFFIX = ".prior"  # safetensors inside, but not called so, or other tools would take it for weights

@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from grlm_hf.identifiers.neighbors import Neighbors
-from grlm_hf.interactions import Case, History
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets, coordinate_search

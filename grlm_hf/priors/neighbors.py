@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grlm_hf.identifiers.neighbors import Neighbors
+from grlm_hf.indexing.neighbors import Neighbors
 
 _RANK = 60  # of the paper: with it, what two find in the middle stands above what one finds first
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from grlm_hf.interactions import History
+from grlm_hf.data.interactions import History
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from grlm_hf.interactions import History
+from grlm_hf.data.interactions import History
 
 
 class Scorer(Protocol):

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from grlm_hf.identifiers.neighbors import Neighbors, nearest
+from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 _ROWS = 512  # histories scored at once

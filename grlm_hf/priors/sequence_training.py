@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.interactions import Case, History
+from grlm_hf.data.interactions import Case, History
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
 from grlm_hf.priors.tensors import read_tensors, write_tensors

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from grlm_hf.catalog import Item
-from grlm_hf.identifiers.embedding import embed, item_text, load_embedder, tfidf_embedder
-from grlm_hf.interactions import Case
+from grlm_hf.data.interactions import Case
+from grlm_hf.data.items import Item
+from grlm_hf.indexing.embedding import embed, item_text, load_embedder, tfidf_embedder
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets, coordinate_search
 
@@ -85,7 +85,7 @@ class TextKNN:
 
         Args:
             embedder: the name or folder of a sentence-transformers model; empty: TF-IDF fitted on these items
-                (`grlm_hf.identifiers.embedding.tfidf_embedder`), which is then kept and saved with the vectors.
+                (`grlm_hf.indexing.embedding.tfidf_embedder`), which is then kept and saved with the vectors.
 
         Raises ``ValueError`` for no items, a repeated id or a model that cannot be read; ``ImportError`` naming what to install.
         """

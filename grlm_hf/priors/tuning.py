@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from grlm_hf.interactions import Case
+from grlm_hf.data.interactions import Case
 from grlm_hf.priors.scores import Scorer
 
 AT = 10

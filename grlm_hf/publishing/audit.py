@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.interactions import Case
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.markdown import table
 
 ALIKE = 5

@@ -13,15 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog
+from grlm_hf.layout import PLACE, TAGS
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
 from grlm_hf.publishing.audit import audit_table
 from grlm_hf.publishing.licenses import license_fields
 from grlm_hf.publishing.limits import dataset_limits
-
-CARD = "README.md"
-PLACE = "PATH-OR-REPO"  # in a card: where it stands, known when it is published
-TAGS = ["grlm", "recommendation", "generative-recommendation", "term-ids"]
 
 TABLES = {
     "items": "What can be recommended.",
@@ -68,7 +64,7 @@ SPLITS = {
 }
 
 
-def _section(title: str, *parts: str) -> str:
+def section(title: str, *parts: str) -> str:
     body = "\n\n".join(filter(None, parts))
     return f"## {title}\n\n{body}" if body else ""
 
@@ -119,7 +115,7 @@ def dataset_card(
     provenance.pop("outputs", None)  # files of the data folder, none of which stands here
     if isinstance(dropped := provenance.get("dropped"), Mapping):  # how many, not whose
         provenance["dropped"] = {reason: found.get("count") if isinstance(found, Mapping) else found for reason, found in dropped.items()}
-    text = _template("dataset").substitute(
+    text = template("dataset").substitute(
         header=header.to_yaml(),
         title=escaped(facts["title"]) or "Term-ID dataset",
         notice=paragraphs(facts["notice"]),
@@ -130,20 +126,20 @@ def dataset_card(
         statistics=_statistics_table(statistics),
         plot="![History lengths, item popularity and events over time](dataset.png)" if "dataset.png" in attached else "",
         split=_split(facts),
-        terms=_section("Term IDs", bullets(facts.get("terms") or {}), _term_table(statistics["term_ids"])),
-        quality=_section(
+        terms=section("Term IDs", bullets(facts.get("terms") or {}), _term_table(statistics["term_ids"])),
+        quality=section(
             "Quality of the Term IDs",
-            _quality(quality),
+            quality_section(quality),
             *_shown([name for name in attached if name.startswith("quality")]),
         ),
-        audit=_section("Collisions and leakage", audit_table(facts["audit"])) if facts.get("audit") else "",
+        audit=section("Collisions and leakage", audit_table(facts["audit"])) if facts.get("audit") else "",
         limits="\n".join(f"- {line}" for line in dataset_limits(facts)),
         neighbors="\n\n".join(
-            _section(title, bullets(facts.get(key) or {}))
+            section(title, bullets(facts.get(key) or {}))
             for title, key in (("Neighbours", "neighbors"), ("Collaborative neighbours", "collaborative"), ("Domains", "domains"))
         ),
-        mixture=_section("Training examples", _mixture(facts)),
-        provenance=_section(
+        mixture=section("Training examples", _mixture(facts)),
+        provenance=section(
             "Where the data come from",
             bullets(provenance),
             _files_table(said),
@@ -216,9 +212,9 @@ def _term_table(terms: Mapping[str, Any]) -> str:
     return table(["", "all items"], rows)
 
 
-def _quality(quality: Mapping[str, Any]) -> str:
-    from grlm_hf.identifiers.quality.measure import QUALITY_SCHEMA
-    from grlm_hf.identifiers.quality.report import markdown_table
+def quality_section(quality: Mapping[str, Any]) -> str:
+    from grlm_hf.indexing.quality.measure import QUALITY_SCHEMA
+    from grlm_hf.indexing.quality.report import markdown_table
 
     if quality.get("schema") == QUALITY_SCHEMA:
         return markdown_table(dict(quality))
@@ -275,16 +271,7 @@ def _shown(names: Sequence[str]) -> list[str]:
     return [f"![{Path(n).stem}]({n})" if n.endswith(".png") else f"More: [{n}]({n})" for n in sorted(names)]
 
 
-def catalog_card(catalog: Catalog, title: str) -> str:
-    """The card of a repository that holds a catalog and nothing else."""
-    from huggingface_hub import DatasetCardData
-
-    header = DatasetCardData(tags=TAGS, configs=[{"config_name": "default", "data_files": CATALOG_FILE}])
-    body = f'```python\nfrom datasets import load_dataset\n\nrepo = "{PLACE}"\ncatalog = load_dataset(repo, split="train")\n```'
-    return f"---\n{header.to_yaml()}\n---\n\n# {escaped(title)}\n\nItems with their Term IDs. {escaped(repr(catalog))}\n\n{body}\n"
-
-
-def _template(kind: str) -> Template:
+def template(kind: str) -> Template:
     """The card template ``model_cards/{kind}.md``: shipped inside the wheel, beside the package in a checkout."""
     inside = files("grlm_hf") / "model_cards" / f"{kind}.md"
     source = inside if inside.is_file() else Path(__file__).parents[2] / "model_cards" / f"{kind}.md"

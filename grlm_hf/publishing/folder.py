@@ -10,20 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog
-from grlm_hf.files import read_json, replacing, write_json
-from grlm_hf.interactions import Case
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
+from grlm_hf.data.repository import read_facts
+from grlm_hf.files import replacing, write_json
+from grlm_hf.layout import CARD, CATALOG_FILE, DATASET_FACTS, DATASET_SCHEMA, PLOT, SCHEMA_KEY
 from grlm_hf.publishing.audit import audit
-from grlm_hf.publishing.cards import CARD, dataset_card
+from grlm_hf.publishing.cards import dataset_card
 from grlm_hf.publishing.statistics import count_events, dataset_statistics, plot_events
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATASET_FACTS = "grlm_dataset.json"
-DATASET_SCHEMA = 1
-SCHEMA_KEY = b"grlm_dataset_schema"
-PLOT = "dataset.png"
 SHARD_BYTES = 500_000_000
 _BATCH = 10_000  # rows of a parquet row group: what a streaming reader fetches at once
 
@@ -146,15 +144,6 @@ def _types(rows: Dataset) -> dict[str, str]:
         return str(getattr(feature, "dtype", "struct"))
 
     return {column: name(feature) for column, feature in rows.features.items()}
-
-
-def read_facts(path: str | Path) -> dict[str, Any]:
-    """``grlm_dataset.json``. Raises ``ValueError`` where it is broken, or a newer grlm-hf wrote it."""
-    facts = read_json(path)
-    if not isinstance(facts, dict) or facts.get("schema") != DATASET_SCHEMA:
-        found = facts.get("schema") if isinstance(facts, dict) else None
-        raise ValueError(f"{path} has schema {found}; this grlm-hf reads {DATASET_SCHEMA}. pip install -U grlm-hf")
-    return facts
 
 
 def check_folder(folder: str | Path) -> None:

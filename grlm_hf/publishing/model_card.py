@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import read_json, write_text
+from grlm_hf.layout import CARD, CARD_FOLDER, TAGS
 from grlm_hf.markdown import escaped, number, one_line, paragraphs, table
 from grlm_hf.publishing.audit import audit_table
-from grlm_hf.publishing.cards import CARD, TAGS, _quality, _section, _template
+from grlm_hf.publishing.cards import quality_section, section, template
 from grlm_hf.publishing.limits import MAIN, checkpoint_limits, is_ours, verdicts
-from grlm_hf.publishing.record import CARD_FOLDER, recorded
+from grlm_hf.publishing.record import recorded
 
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 _METHODS = {"sft": "Supervised fine-tuning", "grpo": "GRPO", "dpo": "DPO"}
@@ -51,7 +52,7 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
     about = facts or training or {}
     title = one_line(about.get("title") or title) or _UNNAMED
     few = min(_FEW, len(catalog.identifiers))
-    text = _template("model").substitute(
+    text = template("model").substitute(
         header=_header(title, training, facts, report, (folder / "custom_generate").is_dir()),
         title=escaped(title),
         what=_what(folder, catalog, training),
@@ -61,8 +62,8 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
         scores=f"{_prior(folder)}The last {config['max_history']} items of a history are read. Scores are natural-log probabilities, "
         f"normalised over {_OVER[config['objective']]}.",
         results=_results(report, folder) if report else NO_REPORT,
-        audit=_section("Collisions and leakage", *_audit(facts, report)) if facts else "",
-        quality=_section("Quality of the Term IDs", *_term_ids(facts, folder)) if facts else "",
+        audit=section("Collisions and leakage", *_audit(facts, report)) if facts else "",
+        quality=section("Quality of the Term IDs", *_term_ids(facts, folder)) if facts else "",
         training=_training(training, folder),
         limits="\n".join(f"- {line}" for line in checkpoint_limits(training, facts, report)),
     )
@@ -265,5 +266,5 @@ def _audit(facts: dict[str, Any], report: dict[str, Any] | None) -> Iterator[str
 
 
 def _term_ids(facts: dict[str, Any], folder: Path) -> Iterator[str]:
-    yield _quality((facts.get("dataset") or {}).get("quality") or {})
+    yield quality_section((facts.get("dataset") or {}).get("quality") or {})
     yield _picture(folder, "quality", "Quality of the Term IDs")

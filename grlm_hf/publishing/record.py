@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.layout import CARD_FOLDER
 
-CARD_FOLDER = "card"
 TRAINING, FACTS, REPORT = (f"{CARD_FOLDER}/{name}.json" for name in ("training", "facts", "report"))
 RECORD_SCHEMA = "grlm.card/1"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -48,7 +48,7 @@ def record_training(
     """
     from accelerate import PartialState
 
-    from grlm_hf import __version__
+    from grlm_hf.version import __version__
 
     before = _read(Path(start) / TRAINING) if Path(start).is_dir() else None
     terms, mixture = facts.get("terms") or {}, (facts.get("mixture") or {}).get("settings") or {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import replacing
 
 if TYPE_CHECKING:

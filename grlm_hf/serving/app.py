@@ -17,8 +17,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 import grlm_hf
-from grlm_hf.catalog import Catalog, Item
-from grlm_hf.modeling import Recommendations
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
+from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving import schemas
 from grlm_hf.serving.batcher import Job, Refused
 from grlm_hf.serving.door import Door

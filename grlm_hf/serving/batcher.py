@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.modeling import GRLMForRecommendation, Recommendations
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.modeling.recommender import GRLMForRecommendation
+from grlm_hf.modeling.results import Recommendations
 
 log = logging.getLogger("grlm.serve")
 

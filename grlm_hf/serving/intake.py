@@ -6,8 +6,10 @@ import hashlib
 import math
 from pathlib import Path
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
 from grlm_hf.files import clean
+from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.serving.schemas import MAX_ID, MAX_TERM, MAX_TERMS
 
 MAX_FIELD = 100_000

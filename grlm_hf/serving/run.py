@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from grlm_hf.modeling import GRLMForRecommendation
+from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.serving import logs
 from grlm_hf.serving.app import make_app
 from grlm_hf.serving.options import ServeOptions

@@ -12,18 +12,21 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import SearchIndex
-from grlm_hf.decoding.trie import Trie
 from grlm_hf.files import clean
-from grlm_hf.identifiers.collisions import resolve_new
 from grlm_hf.identifiers.terms import TermID, normalise
-from grlm_hf.modeling import GRLMForRecommendation, Recommendations
+from grlm_hf.indexing.collisions import resolve_new
+from grlm_hf.layout import CATALOG_FILE
+from grlm_hf.modeling.recommender import GRLMForRecommendation
+from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving.batcher import Batcher, Refused
 from grlm_hf.serving.intake import check_item, check_terms, read_catalog
 from grlm_hf.serving.options import MB, ServeOptions
 from grlm_hf.serving.state import State, Version
-from grlm_hf.tasks.prompts import tokenizer_hash
+from grlm_hf.tokens import tokenizer_hash
+from grlm_hf.trie.arrays import Trie
 
 MAX_CHANGES = 16
 """Changes of the catalog that may wait for each other."""

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog
-from grlm_hf.decoding.trie import Trie
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.layout import CATALOG_FILE, TRIE_FILE
+from grlm_hf.trie.arrays import Trie
 
 SCHEMA = 1
 log = logging.getLogger("grlm.serve")

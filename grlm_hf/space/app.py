@@ -53,7 +53,7 @@ def _gradio() -> Any:
 
 def load(checkpoint: str, compare: str = "") -> Shop:
     """The checkpoints of a Space, from folders or the Hub. Raises ``ValueError`` where one is none, or both are the same."""
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     if compare and compare == checkpoint:
         raise ValueError(f"{checkpoint} would be compared with itself; name another checkpoint with --compare.")

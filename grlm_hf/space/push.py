@@ -12,11 +12,12 @@ from pathlib import Path
 import yaml
 
 import grlm_hf
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import read_json, write_text
-from grlm_hf.hub import _check_name, _visible_files, push_folder
+from grlm_hf.hub import check_name, push_folder, visible_files
+from grlm_hf.layout import CARD, TAGS
 from grlm_hf.markdown import escaped
-from grlm_hf.publishing.cards import CARD, TAGS, _template
+from grlm_hf.publishing.cards import template
 from grlm_hf.publishing.licenses import licensed
 
 GRADIO = "6.31.0"
@@ -49,7 +50,7 @@ def push_space(
         checkpoint: a folder, which is put inside the Space; or a Hub id, which the Space reads when it starts (a private one with the
             secret HF_TOKEN in the Space's settings).
         compare: another one, shown beside it.
-        license: as in `grlm_hf.hub.publish`; by default what the checkpoint's card states.
+        license: as in `grlm_hf.publishing.publish.publish`; by default what the checkpoint's card states.
         dry_run: upload nothing.
         requires: the line of requirements.txt, by default ``grlm-hf[space]`` of this version.
 
@@ -60,7 +61,7 @@ def push_space(
         ValueError: no checkpoint; no licence, or none that the Hub would read (a dry run tells of a missing one instead); a name that no
             repository can have; and as `grlm_hf.hub.push_folder`.
     """
-    _check_name(repo_id)
+    check_name(repo_id)
     if "\n" in requires:
         raise ValueError(f"requires is {requires!r}; expected one line of a requirements.txt.")
     with tempfile.TemporaryDirectory() as work:
@@ -88,7 +89,7 @@ def push_space(
             shutil.copyfile(folder / INSIDE / linked[1], folder / linked[1])
         write_text(folder / CARD, card)
         if dry_run:
-            sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in _visible_files(folder))
+            sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in visible_files(folder))
             return "\n".join([f"space {repo_id}:", *sizes, f"licence: {said}", "", card])
         return push_folder(folder, repo_id, repo_type="space", private=private, token=token, message="Space by grlm-hf")
 
@@ -104,7 +105,7 @@ def _place(checkpoint: str, folder: Path, name: str) -> str:
     if not (source / "grlm_config.json").is_file():
         raise ValueError(f"{source} holds no grlm_config.json: it is not a GRLM checkpoint. Train one with `grlm train`.")
     Catalog.from_pretrained(source)
-    for path in _visible_files(source):
+    for path in visible_files(source):
         target = folder / name / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -122,7 +123,7 @@ def _card(title: str, repo_id: str, folder: Path, placed: list[str]) -> str:
         parts.append(f"Checkpoint: {where}; {len(catalog):,} items under {len(catalog.identifiers):,} Term IDs{read}.")
     if models := [name for name in placed if not (folder / name).is_dir()]:
         header["models"] = models
-    return _template("space").substitute(
+    return template("space").substitute(
         title=json.dumps(title), heading=escaped(title), gradio=GRADIO, python="{}.{}".format(*sys.version_info),
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), parts="\n".join(f"- {p}" for p in parts),
         repo=repo_id,

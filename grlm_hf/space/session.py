@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.catalog import Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
 from grlm_hf.files import clean
 from grlm_hf.identifiers.terms import normalise
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation, Recommendations
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
+    from grlm_hf.modeling.results import Recommendations
 
 K = 10
 """Items recommended."""
@@ -93,7 +95,7 @@ class Shop:
     """
 
     def __init__(self, checkpoints: dict[str, GRLMForRecommendation]):
-        from grlm_hf.identifiers.extract import TermExtender
+        from grlm_hf.indexing.extract import TermExtender
 
         self.checkpoints = checkpoints
         self._extenders = [TermExtender() for _ in checkpoints]
@@ -119,7 +121,7 @@ class Shop:
                 extender(grlm.catalog, [Item("warm", "warm")])
 
     def _extend(self, own: tuple[Item, ...]) -> tuple[GRLMForRecommendation, ...]:
-        from grlm_hf.identifiers.collisions import resolve_new
+        from grlm_hf.indexing.collisions import resolve_new
 
         if not own:
             return tuple(self.checkpoints.values())

@@ -16,7 +16,7 @@ import numpy as np
 from grlm_hf.identifiers.terms import TermID
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 FATES = ("kept", "found", "given up", "ruled out")
 """It leads to a recommendation; it was reached but others rank higher; better beams took its place; filters or bans leave nothing in it."""
@@ -58,8 +58,8 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
     """
     import torch
 
-    from grlm_hf.decoding.prefixes import Prefixes
-    from grlm_hf.decoding.walker import RangeMax
+    from grlm_hf.engines.causal import Prefixes
+    from grlm_hf.trie.ranges import RangeMax
 
     index = grlm._index
     walker, catalog = index.walker, index.catalog

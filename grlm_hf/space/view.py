@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from grlm_hf.catalog import Catalog, Item
-from grlm_hf.explain import Explanation
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import TermID
-from grlm_hf.modeling import Recommendation
+from grlm_hf.modeling.explain import Explanation
+from grlm_hf.modeling.results import Recommendation
 from grlm_hf.space.session import FACTOR, Answer, Session
 from grlm_hf.space.trie_view import Branch
 

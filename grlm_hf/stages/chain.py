@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.catalog import CATALOG_FILE
 from grlm_hf.files import fingerprint, local_paths, read_json, write_json
-from grlm_hf.priors.fused import PRIOR_FOLDER
-from grlm_hf.publishing.folder import DATASET_FACTS
+from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, PRIOR_FOLDER
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, find_data, make_neighbors, make_quality, make_terms

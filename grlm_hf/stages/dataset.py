@@ -10,11 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog, items_to_dataset
-from grlm_hf.domains import DOMAINS_FILE, leave_one_out_per_domain
-from grlm_hf.files import check_replaceable, fingerprint, read_json
-from grlm_hf.hub import DATASET_FACTS
-from grlm_hf.interactions import (
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.domains import leave_one_out_per_domain
+from grlm_hf.data.interactions import (
     History,
     Split,
     cases_to_dataset,
@@ -25,6 +23,10 @@ from grlm_hf.interactions import (
     split_as_given,
     split_by_time,
 )
+from grlm_hf.data.items import items_to_dataset
+from grlm_hf.files import check_replaceable, fingerprint, read_json
+from grlm_hf.hub import DATASET_FACTS
+from grlm_hf.layout import DOMAINS_FILE
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
@@ -32,7 +34,7 @@ from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_datas
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
 if TYPE_CHECKING:
-    from grlm_hf.identifiers.neighbors import Neighbors
+    from grlm_hf.indexing.neighbors import Neighbors
     from grlm_hf.priors.sequence import SequenceConfig
 
 STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
@@ -116,7 +118,7 @@ def make_dataset(
         "cases": {"validation": cases_to_dataset(split.validation), "test": cases_to_dataset(split.test)},
     }
     if (path := Path(catalog_folder) / NEIGHBORS_FILE).is_file():
-        from grlm_hf.identifiers.neighbors import Neighbors
+        from grlm_hf.indexing.neighbors import Neighbors
 
         found = Neighbors.load(path)
         tables["neighbors"] = {"train": found.to_dataset()}

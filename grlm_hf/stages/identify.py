@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import CATALOG_FILE, Catalog, Item, load_items, load_term_ids
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
 from grlm_hf.identifiers.terms import normalise
+from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 
 if TYPE_CHECKING:
-    from grlm_hf.identifiers.neighbors import Neighbors, NeighborsConfig
     from grlm_hf.identifiers.terms import TermID
+    from grlm_hf.indexing.neighbors import Neighbors, NeighborsConfig
 
 CHECKPOINT_SIGN = "grlm_config.json"
 NEIGHBORS_FILE = "neighbors.parquet"
@@ -53,7 +55,7 @@ def make_neighbors(
     Embeddings are kept in `work` while it runs, so a killed run goes on where it stopped; named by nobody, they stand beside `output`
     until it is whole.
     """
-    from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
+    from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
 
     output = Path(output)
     if output.is_dir():
@@ -103,13 +105,13 @@ def make_terms(
         term_ids = read_term_ids(path, items)
         facts |= {"file": path.name, "n_terms": max(map(len, term_ids))}
     elif config.generator == "extract":
-        from grlm_hf.identifiers.extract import extract_terms
+        from grlm_hf.indexing.extract import extract_terms
 
         assert found is not None
         term_ids = extract_terms(items, found, config.n_terms)
     else:
-        from grlm_hf.identifiers.generate import generate_terms
-        from grlm_hf.identifiers.writers import make_writer
+        from grlm_hf.indexing.generate import generate_terms
+        from grlm_hf.llms.writers import make_writer
 
         assert found is not None
         c = config.llm
@@ -142,7 +144,7 @@ def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be 
 def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neighbors | None:
     if path is None and not needed:
         return None
-    from grlm_hf.identifiers.neighbors import Neighbors, find_neighbors
+    from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
 
     if path is None:
         return find_neighbors(items)
@@ -157,12 +159,12 @@ def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neig
 
 def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) -> tuple[Catalog, dict[str, Any]]:
     """The catalog after the controlled vocabulary and the resolver, and what they did."""
-    from grlm_hf.identifiers.collisions import collision_report, resolve
+    from grlm_hf.indexing.collisions import collision_report, resolve
 
     facts: dict[str, Any] = {}
     allowed = None
     if config.vocabulary:
-        from grlm_hf.identifiers.vocabulary import limit_vocabulary
+        from grlm_hf.indexing.vocabulary import limit_vocabulary
 
         limited = limit_vocabulary(term_ids, config.vocabulary)
         term_ids, allowed = limited.term_ids, set(limited.vocabulary.kept)  # what tells items apart is of the vocabulary, too
@@ -182,9 +184,9 @@ def make_quality(
 
     Neighbours are read from the catalog folder, and found anew where it has none.
     """
-    from grlm_hf.identifiers.neighbors import find_neighbors
-    from grlm_hf.identifiers.quality.measure import compare, measure
-    from grlm_hf.identifiers.quality.report import save_quality
+    from grlm_hf.indexing.neighbors import find_neighbors
+    from grlm_hf.indexing.quality.measure import compare, measure
+    from grlm_hf.indexing.quality.report import save_quality
 
     config = config or QualityConfig()
     check_replaceable(output, QUALITY_FILE)
@@ -226,6 +228,6 @@ def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
 
 def _token_paths(tokenizer: str, term_ids: list[TermID]) -> list[list[int]]:
     from grlm_hf.tasks.mixture import load_tokenizer
-    from grlm_hf.tasks.prompts import identifier_tokens
+    from grlm_hf.tokens import identifier_tokens
 
     return identifier_tokens(load_tokenizer(tokenizer, "quality.tokenizer"), [tuple(map(normalise, term_id)) for term_id in term_ids])

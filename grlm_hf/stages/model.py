@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
+from grlm_hf.data.items import Item
+from grlm_hf.data.repository import dataset_facts, load_table
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
-from grlm_hf.hub import dataset_facts, fetch_checkpoint, load_table, push_folder
-from grlm_hf.interactions import Case
+from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
@@ -22,7 +24,7 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.scores import Scorer
 
@@ -133,7 +135,7 @@ def make_report(
     from grlm_hf.evaluation.report import save_report
     from grlm_hf.evaluation.scored import scored
     from grlm_hf.evaluation.unseen import unseen_block, with_new_items
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.chance import Chance
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.popularity import Popularity

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.data.repository import dataset_facts, load_table
 from grlm_hf.files import replacing, write_json
-from grlm_hf.hub import dataset_facts, load_table
-from grlm_hf.interactions import Case, History
 from grlm_hf.recipe import PriorsConfig
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def make_hybrid(
     Raises:
         ValueError: a checkpoint on the Hub (it would have to be changed), or a hybrid of priors that were not made.
     """
-    from grlm_hf.hybrid import tune_hybrid
-    from grlm_hf.modeling import GRLMForRecommendation
-    from grlm_hf.priors.fused import PRIOR_FOLDER, Fused
+    from grlm_hf.layout import PRIOR_FOLDER
+    from grlm_hf.modeling.hybrid import tune_hybrid
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
+    from grlm_hf.priors.fused import Fused
 
     config = config or PriorsConfig()
     if not Path(checkpoint).is_dir():

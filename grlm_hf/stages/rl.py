@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.data.repository import dataset_facts, load_table
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
-from grlm_hf.hub import dataset_facts, load_table
-from grlm_hf.interactions import Case, History
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_training
 from grlm_hf.stages.identify import CHECKPOINT_SIGN
@@ -18,7 +18,7 @@ from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 RESULT_FILE = "training_result.json"
 
@@ -99,7 +99,7 @@ def _trained(
     seed: int,
 ) -> dict[str, Any]:
     from grlm_hf.evaluation.processes import is_main, to_device
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_replaceable(output, CHECKPOINT_SIGN)
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)

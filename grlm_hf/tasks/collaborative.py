@@ -10,10 +10,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import clean, read_rows
+from grlm_hf.identifiers.terms import item_line
 from grlm_hf.tasks.examples import Example, Source, shown_item
-from grlm_hf.tasks.prompts import collaborative_request, item_line
+from grlm_hf.tasks.prompts import collaborative_request
 
 
 def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: int, history: str = "term_ids") -> Iterator[Source]:

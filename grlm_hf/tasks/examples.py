@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from grlm_hf.catalog import Catalog, Item
-from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import History
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import History
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import TermID, item_line
 from grlm_hf.tasks.prompts import (
     description_request,
     history_item,
     internalise_request,
-    item_line,
     next_item_turns,
     title_of_request,
     title_request,

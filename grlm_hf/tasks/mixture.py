@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, History
 from grlm_hf.files import rows_to_dataset
-from grlm_hf.interactions import Case, History
 from grlm_hf.tasks.chat import chat
 from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
 from grlm_hf.tasks.config import TASKS, MixtureConfig
+from grlm_hf.tasks.encoding import prompt_tokens
 from grlm_hf.tasks.examples import (
     Example,
     Source,
@@ -30,9 +31,9 @@ from grlm_hf.tasks.examples import (
     term_id_to_title,
     title_to_term_id,
 )
-from grlm_hf.tasks.prompts import prompt_tokens, without_specials
 from grlm_hf.tasks.queries import queries
 from grlm_hf.tasks.steered import steered
+from grlm_hf.tokens import without_specials
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

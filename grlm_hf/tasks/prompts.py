@@ -10,24 +10,18 @@ user turn, since the assistant writes Term IDs only.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
-from typing import Any
 
-import numpy as np
-
-from grlm_hf.catalog import Item
-from grlm_hf.identifiers.terms import TermID, render
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import TermID, item_line, render
+from grlm_hf.layout import HISTORIES
 
 PROMPT_VERSION = "1"
 
-HISTORIES = ("term_ids", "both", "titles")
-"""What a history shows of each item: its Term ID; its Term ID and its title; its title."""
 
 _NEXT_ITEM = "Next items after:\n{items}"
 _INTERNALISE = "Term ID of:\n{text}"
@@ -51,11 +45,6 @@ def one_line(text: str, limit: int = _MAX_TEXT) -> str:
 
 
 # --- one item ----------------------------------------------------------------------------------------------------------------------
-
-
-def item_line(term_id: TermID) -> str:
-    """The item as it stands in an assistant turn: its written Term ID and a newline."""
-    return render(term_id) + "\n"
 
 
 @lru_cache(maxsize=1 << 16)  # an item stands in many histories
@@ -167,165 +156,3 @@ def templates_hash() -> str:
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------------------------
-
-
-def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Texts in which no special token of the tokenizer is left: a title must not be able to end the turn."""
-    texts = list(texts)
-    for special in tokenizer.all_special_tokens:
-        texts = [text.replace(special, " ") for text in texts]
-    return texts
-
-
-def request_tokens(tokenizer: Any, requests: Sequence[str]) -> list[list[int]]:
-    """Token ids of each user turn under the tokenizer's chat template, up to where the assistant begins to write (thinking off).
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
-    """
-    head, tail = _turn_frame(tokenizer, _chat_template(tokenizer))
-    requests = without_specials(tokenizer, requests)
-    return tokenizer([head + request + tail for request in requests], add_special_tokens=False)["input_ids"] if requests else []
-
-
-def prompt_tokens(tokenizer: Any, prompts: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
-    """`request_tokens` of prompts as chat messages; of several turns where a prompt has them.
-
-    Raises:
-        ValueError: the tokenizer has no chat template, or its template refuses a conversation.
-    """
-    from jinja2 import TemplateError
-
-    prompts = list(prompts)  # a dataset's column reads a row at each index
-    tokens: list[list[int]] = [[]] * len(prompts)
-    single = [i for i, messages in enumerate(prompts) if len(messages) == 1]
-    for i, ids in zip(single, request_tokens(tokenizer, [prompts[i][0]["content"] for i in single]), strict=True):
-        tokens[i] = ids
-    for i, messages in enumerate(prompts):
-        if len(messages) == 1:
-            continue
-        _chat_template(tokenizer)
-        contents = without_specials(tokenizer, [m["content"] for m in messages])
-        turns = [{"role": m["role"], "content": content} for m, content in zip(messages, contents, strict=True)]
-        try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        except TemplateError as error:
-            roles = [m["role"] for m in messages]
-            raise ValueError(f"{_name(tokenizer)} has a chat template that refuses turns of {roles}: {error}") from error
-        tokens[i] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return tokens
-
-
-def _chat_template(tokenizer: Any) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(f"{_name(tokenizer)} has no chat template; expected an instruction-tuned model's tokenizer.")
-    return tokenizer.chat_template
-
-
-@lru_cache(maxsize=8)
-def _turn_frame(tokenizer: Any, _template: str) -> tuple[str, str]:
-    # Rendering Jinja once instead of once a user; the mark stands for the content.
-    mark = "\u241f"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    head, _, tail = text.partition(mark)
-    return head, tail
-
-
-def identifier_tokens(tokenizer: Any, term_ids: Sequence[TermID]) -> list[list[int]]:
-    """Token ids of each `item_line`, as they stand in an assistant turn after a newline and before another line.
-
-    The whole line is encoded in its context: ``[hair`` is not ``[`` + ``hair`` in a byte-level BPE. These ids are the training
-    labels and the paths of the trie.
-
-    Raises:
-        ValueError: the tokenizer merges across the border between two items, so that an item has no token path of its own.
-    """
-    return line_tokens(tokenizer, [item_line(tid) for tid in term_ids])
-
-
-def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
-    """Token ids of lines of text that end in a newline, as they stand behind one. Raises ``ValueError`` as `identifier_tokens` does."""
-    if not lines:
-        return []
-    before = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    encoded = tokenizer(["\n" + line for line in lines], add_special_tokens=False)["input_ids"]
-    doubled = tokenizer([line + line for line in lines], add_special_tokens=False)["input_ids"]
-    paths = []
-    for line, ids, twice in zip(lines, encoded, doubled, strict=True):
-        path = ids[len(before) :]
-        if ids[: len(before)] != before or twice != path + path:
-            raise ValueError(
-                f"{_name(tokenizer)} merges tokens across the border of {line.removesuffix(chr(10))!r}, so its label tokens depend on what "
-                "stands beside it. Use a tokenizer that splits text at newlines (every byte-level BPE of the Qwen, Llama 3 or GPT family "
-                "does)."
-            )
-        paths.append(path)
-    return paths
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Identifies how a tokenizer encodes: its vocabulary, merges, pre-tokenizer and special tokens, not its name or truncation."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        state: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-    else:
-        state = json.loads(backend.to_str())
-        state = {key: state.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
-        # As a set: added tokens come back from disk in another order.
-        state["added_tokens"] = sorted((t["id"], t["content"]) for t in state["added_tokens"])
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def history_tokens(
-    tokenizer: Any,
-    paths: Mapping[int, Any] | Sequence[Any],
-    positions: Sequence[Sequence[int]],
-    term_ids: Sequence[TermID],
-    *,
-    items: Sequence[Item] = (),
-    history: str = "term_ids",
-    max_tokens: int | None = None,
-) -> list[np.ndarray]:
-    """Prompts of next-item prediction: the tokens of `next_item_turns`, put together from the items' paths.
-
-    Args:
-        paths: token path of each catalog position that occurs (`identifier_tokens`).
-        positions: catalog positions of each history, oldest first.
-        term_ids: Term ID of each catalog position.
-        items: item of each catalog position; not needed for histories of Term IDs.
-        history: what a history shows, one of `HISTORIES`.
-        max_tokens: of a prompt; its oldest items are left out, whole, until it has no more, or one item is left.
-
-    Returns:
-        One int64 array of token ids a history.
-
-    Raises:
-        ValueError: an empty history.
-    """
-    check_history(history)
-    shown = [list(p) for p in positions]
-    distinct = list(dict.fromkeys(chain.from_iterable(shown)))
-    blocks = {q: paths[q] for q in distinct} if history != "titles" else {}
-    if history == "both":
-        titles = line_tokens(tokenizer, without_specials(tokenizer, [title_line(items[q]) for q in distinct]))
-        blocks = {q: [*blocks[q], *title] for q, title in zip(distinct, titles, strict=True)}
-    written = functools.cache(lambda q: item_line(term_ids[q]) if history == "term_ids" else history_item(term_ids[q], items[q], history))
-    prompts = [np.zeros(0, np.int64)] * len(shown)
-    todo = list(range(len(shown)))
-    while todo:
-        above = [len(shown[i]) if history == "titles" else 1 for i in todo]  # items in the user turn
-        requests = [next_item_turns([written(q) for q in shown[i][:n]], history)[0] for i, n in zip(todo, above, strict=True)]
-        tokens = dict(zip(dict.fromkeys(requests), request_tokens(tokenizer, list(dict.fromkeys(requests))), strict=True))
-        for i, n, request in zip(todo, above, requests, strict=True):
-            rest = shown[i][n:]
-            prompts[i] = np.fromiter(chain(tokens[request], *(blocks[q] for q in rest)), dtype=np.int64)
-        todo = [i for i in todo if max_tokens is not None and len(prompts[i]) > max_tokens and len(shown[i]) > 1]
-        for i in todo:
-            shown[i].pop(0)
-    return prompts
-
-
-def _name(tokenizer: Any) -> str:
-    return f"Tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__!r}"

@@ -10,10 +10,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
-from grlm_hf.catalog import Catalog, Item
-from grlm_hf.identifiers.words import STOP_WORDS, WEAK_WORDS, words
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.indexing.words import STOP_WORDS, WEAK_WORDS, words
 from grlm_hf.tasks.examples import Example, Source
-from grlm_hf.tasks.prompts import item_line, one_line, query_request
+from grlm_hf.tasks.prompts import one_line, query_request
 
 _LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
 _CATEGORY = 60  # characters

@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import History
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import History
+from grlm_hf.identifiers.terms import TermID, item_line
 from grlm_hf.tasks.examples import Example, Source, shown_item
-from grlm_hf.tasks.prompts import item_line, steered_request
+from grlm_hf.tasks.prompts import steered_request
 
 _LAST = 3  # items that "no" speaks of: what a user has just had enough of
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
 
-from grlm_hf.interactions import Case
+from grlm_hf.data.interactions import Case
 from grlm_hf.training.config import STOPPING_METRICS, EarlyStoppingConfig
 
 CUTOFF = 10

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from grlm_hf.catalog import Catalog
-from grlm_hf.decoding.trie import Trie
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.priors.sequence import SequenceModel, padded
+from grlm_hf.trie.arrays import Trie
 
 
 class Teacher:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grlm_hf.data.interactions import History
 from grlm_hf.files import write_json, write_parquet
-from grlm_hf.interactions import History
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 LOSSES = ("sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down")
 PAIRS_FILE = "pairs.parquet"

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grlm_hf.data.interactions import History
 from grlm_hf.files import write_json
-from grlm_hf.interactions import History
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.scores import Scorer
 
 SAMPLINGS = ("beams", "sampled")

@@ -6,9 +6,12 @@ import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.tasks.encoding import prompt_tokens
 from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS, LAST_ONLY
-from grlm_hf.tasks.prompts import identifier_tokens, item_line, line_tokens, prompt_tokens, title_line, without_specials
+from grlm_hf.tasks.prompts import title_line
+from grlm_hf.tokens import identifier_tokens, line_tokens, without_specials
 
 if TYPE_CHECKING:
     from datasets import Dataset

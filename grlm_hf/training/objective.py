@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from grlm_hf.decoding.walker import Node, TrieWalker, segment_log_softmax
+from grlm_hf.trie.walker import Node, TrieWalker, segment_log_softmax
 
 IGNORED = -100
 

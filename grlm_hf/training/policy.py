@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from trl import DPOTrainer
 
-from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import TrieWalker
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.walker import TrieWalker
 
 
 @dataclass(frozen=True, eq=False)

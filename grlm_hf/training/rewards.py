@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.identifiers.terms import TermID, parse
 
 if TYPE_CHECKING:

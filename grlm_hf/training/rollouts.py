@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grlm_hf.data.interactions import History
 from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import edge_search
-from grlm_hf.interactions import History
 
 if TYPE_CHECKING:
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 
 @dataclass(frozen=True, eq=False)

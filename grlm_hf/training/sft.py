@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grlm_hf.catalog import Catalog
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.files import read_json, write_json
-from grlm_hf.interactions import Case
-from grlm_hf.tasks.prompts import item_line, prompt_hash, tokenizer_hash
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import add_dropout, load_given, load_trained, lora_settings
@@ -24,7 +26,7 @@ from grlm_hf.training.scratch import make_model, train_tokenizer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from grlm_hf.modeling import GRLMForRecommendation
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.sequence import SequenceModel
 
 
@@ -77,7 +79,8 @@ def train(
     from accelerate.utils import broadcast_object_list, gather_object
     from transformers import AutoTokenizer
 
-    from grlm_hf.modeling import GRLMConfig, GRLMForRecommendation
+    from grlm_hf.modeling.config import GRLMConfig
+    from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.training.callbacks import EarlyStopping, Pushes, best_folder, places, ranks_metrics, standing
     from grlm_hf.training.distill import Teacher
     from grlm_hf.training.trainer import TermIDTrainer

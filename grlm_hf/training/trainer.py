@@ -12,12 +12,12 @@ from transformers import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
-from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import TrieWalker
 from grlm_hf.training.callbacks import OneBar, SameWhenResumed
 from grlm_hf.training.distill import Teacher
 from grlm_hf.training.head import plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.walker import TrieWalker
 
 
 class TermIDTrainer(SFTTrainer):

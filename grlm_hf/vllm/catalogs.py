@@ -16,11 +16,12 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE, Catalog
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
-from grlm_hf.decoding.trie import Trie
-from grlm_hf.decoding.walker import OBJECTIVES, RangeMax
 from grlm_hf.files import read_json
+from grlm_hf.layout import CATALOG_FILE, OBJECTIVES, TRIE_FILE
+from grlm_hf.trie.arrays import Trie
+from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.vllm.arguments import DEFAULT, Arguments, Rules, always, named_catalogs
 
 RULES_KEPT = 32
@@ -41,7 +42,7 @@ class Loaded:
     """One version of a catalog.
 
     Attributes:
-        objective: what scores are normalised over (`grlm_hf.decoding.walker.OBJECTIVES`).
+        objective: what scores are normalised over (`grlm_hf.layout.OBJECTIVES`).
         stamp: of the file that it was read from.
     """
 
@@ -206,7 +207,7 @@ class Catalogs:
         return self._loaded.get(name)
 
     def _load(self, name: str, folder: Path, stamp: tuple[int, ...], before: Loaded | None) -> Loaded:
-        from grlm_hf.tasks.prompts import tokenizer_hash
+        from grlm_hf.tokens import tokenizer_hash
 
         catalog = Catalog.from_pretrained(folder)
         tokenizer = self._tokenizer
@@ -239,7 +240,7 @@ def _instead(before: Loaded | None) -> str:
 
 
 def _grlm_config(folder: Path) -> dict[str, Any]:
-    from grlm_hf.modeling import CONFIG_FILE
+    from grlm_hf.layout import CONFIG_FILE
 
     values = read_json(folder / CONFIG_FILE)
     if not isinstance(values, dict) or values.get("objective") not in OBJECTIVES:
@@ -249,7 +250,7 @@ def _grlm_config(folder: Path) -> dict[str, Any]:
 
 def _checkpoint(model: str, revision: str | None) -> Path | None:
     """The folder of a GRLM checkpoint's catalog, ``None`` if the model served is none. Of a repository, only what is not weights."""
-    from grlm_hf.modeling import CONFIG_FILE
+    from grlm_hf.layout import CONFIG_FILE
 
     if Path(model).is_dir():
         return Path(model) if (Path(model) / CONFIG_FILE).is_file() else None

@@ -13,7 +13,8 @@ from weakref import WeakSet, WeakValueDictionary
 import numpy as np
 import torch
 
-from grlm_hf.decoding.walker import RangeMax, TrieWalker
+from grlm_hf.trie.ranges import RangeMax
+from grlm_hf.trie.walker import TrieWalker
 from grlm_hf.vllm.catalogs import NO_BEAM, Catalogs, Constraint, Loaded
 
 _claimed: WeakSet[Any] = WeakSet()  # the request states that have a processor of ours: given twice, the second does nothing

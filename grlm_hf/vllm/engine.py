@@ -7,27 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.llms.start import start
+from grlm_hf.trie.walker import TrieWalker
 
 FORCED = "grlm_hf.vllm.forced:ForcedTokens"
-
-
-def start(model: str, **options: Any) -> Any:
-    """vLLM's offline engine, ``vllm.LLM``, on a checkpoint's folder or Hub id.
-
-    Args:
-        options: of ``vllm.LLM``.
-
-    Raises:
-        ImportError: vLLM is missing or does not import.
-    """
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise ImportError(
-            'This back end is vLLM, which failed to import: pip install "grlm-hf[vllm]" in an environment of its own'
-        ) from error
-    return LLM(model=model, **({"seed": 0} | options))
 
 
 def start_for_searches(model: str, **options: Any) -> Any:
@@ -67,7 +50,7 @@ class VLLMModel:
         pad_token_id: int = 0,
         lookahead: int | None = None,
     ) -> Any:
-        """What the engine says of trie prefixes; see `grlm_hf.decoding.prefixes.prefixes_of`.
+        """What the engine says of trie prefixes; see `grlm_hf.engines.choose.prefixes_of`.
 
         Raises ``ValueError`` where the engine reports something else than log-probabilities.
         """

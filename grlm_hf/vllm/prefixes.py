@@ -1,4 +1,4 @@
-"""What vLLM says of trie prefixes: the counterpart of `grlm_hf.decoding.prefixes`, in short requests.
+"""What vLLM says of trie prefixes: the counterpart of `grlm_hf.engines.causal`, in short requests.
 
 A node's request is the prompt and the node's path. The engine computes what its prefix cache lacks: of the first request the prompt, of
 the others the tokens since their parent's. ``logprob_token_ids`` names the legal children, so nothing of the vocabulary's size is sent
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.decoding.prefixes import Expansion, among_children, run_end
-from grlm_hf.decoding.walker import TrieWalker
+from grlm_hf.engines.protocol import Expansion, among_children, run_end
+from grlm_hf.trie.walker import TrieWalker
 
 KEY = "forced_tokens"
 MAX_CHILDREN = 128
@@ -27,7 +27,7 @@ class VLLMPrefixes:
     llm: a ``vllm.LLM``.
     walker: the trie, as NumPy arrays.
     prompts: int64 token ids of each user's prompt; lengths may differ.
-    objective: what probabilities are normalised over (`grlm_hf.decoding.walker.OBJECTIVES`).
+    objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
     forcing: the engine has `grlm_hf.vllm.forced.ForcedTokens`.
     lookahead: tokens of a forced run that one request computes at most; ``None``: all of them.
 

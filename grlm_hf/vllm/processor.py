@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
-from grlm_hf.decoding.walker import segment_log_softmax
+from grlm_hf.trie.walker import segment_log_softmax
 from grlm_hf.vllm.arguments import check
 from grlm_hf.vllm.catalogs import NO_BEAM, Catalogs, Constraint, Loaded, log_once
 from grlm_hf.vllm.device import DeviceRows, put

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.modeling import MIN_BEAMS, GRLMForRecommendation, Recommendation, Recommendations, as_histories
+from grlm_hf.modeling.recommender import MIN_BEAMS, GRLMForRecommendation
+from grlm_hf.modeling.results import Recommendation, Recommendations, as_histories
 
 _known: weakref.WeakKeyDictionary[Any, GRLMForRecommendation] = weakref.WeakKeyDictionary()
 
@@ -39,7 +40,7 @@ def recommend(llm: Any, histories: Any, k: int = 10, **options: Any) -> Any:
         options: as of `GRLMForRecommendation.recommend`.
 
     Returns:
-        `grlm_hf.modeling.Recommendations`, or a list of them; items and scores are those of transformers.
+        `grlm_hf.modeling.results.Recommendations`, or a list of them; items and scores are those of transformers.
     """
     return of_engine(llm).recommend(histories, k, **options)
 

@@ -14,7 +14,7 @@ from common.tables import item_schema
 from raw_files import write_raw
 from shop_files import SEVERAL, product, read, review, run_amazon, write_lines
 
-from grlm_hf.catalog import item_features
+from grlm_hf.data.items import item_features
 
 
 def expected(events: list[tuple], titled: set[str], core: int, duplicates: str, missing: str, max_history: int | None) -> dict[str, list]:

@@ -21,8 +21,8 @@ import steam
 import yelp
 from shop_files import SEVERAL, failed, product, read, review, run_amazon, write_lines
 
-from grlm_hf.catalog import Item
-from grlm_hf.interactions import History
+from grlm_hf.data.interactions import History
+from grlm_hf.data.items import Item
 
 
 def test_amazon_2014(tmp_path: Path) -> None:

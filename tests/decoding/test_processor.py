@@ -15,9 +15,9 @@ from toys import Tree, brute_force, close, scripted, toy_catalog, toy_grlm, toy_
 
 from grlm_hf import GRLMForRecommendation, Trie, TrieConstrainedLogitsProcessor
 from grlm_hf.decoding.processor import _DeviceRows
-from grlm_hf.decoding.walker import TrieWalker
 from grlm_hf.identifiers.terms import TermID, parse
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tokens import identifier_tokens
+from grlm_hf.trie.walker import TrieWalker
 
 EOS = 9
 TRIE = Trie([[1, 2], [1, 3], [4]], eos_token_id=EOS)

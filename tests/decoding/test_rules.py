@@ -16,8 +16,8 @@ from toys import close, fast_brute_force, random_grlm, random_history, toy_grlm
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.decoding.index import SHARED
-from grlm_hf.decoding.walker import OBJECTIVES
-from grlm_hf.modeling import Recommendations
+from grlm_hf.layout import OBJECTIVES
+from grlm_hf.modeling.results import Recommendations
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy's, where infinities meet
 

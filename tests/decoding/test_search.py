@@ -22,7 +22,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from grlm_hf import Trie
 from grlm_hf.decoding.search import Found, beam_search, edge_search
-from grlm_hf.decoding.walker import OBJECTIVES, RangeMax, TrieWalker
+from grlm_hf.layout import OBJECTIVES
+from grlm_hf.trie.ranges import RangeMax
+from grlm_hf.trie.walker import TrieWalker
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # NumPy's, where infinities meet
 

@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from toys import toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation
-from grlm_hf.catalog import CATALOG_FILE, TRIE_FILE
-from grlm_hf.decoding.trie import Trie
 from grlm_hf.doctor import Finding, examine
-from grlm_hf.modeling import CONFIG_FILE
-from grlm_hf.tasks.prompts import HISTORIES, identifier_tokens, tokenizer_hash
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, HISTORIES, TRIE_FILE
+from grlm_hf.tokens import identifier_tokens, tokenizer_hash
+from grlm_hf.trie.arrays import Trie
 
 CARD = "---\nlicense: mit\nlibrary_name: transformers\n---\n# Toy\n"
 ALWAYS = {("info", "collisions")}  # two of the toys share a Term ID
@@ -86,7 +85,7 @@ def without_rows(folder: Path) -> None:
 
 def other_trie(folder: Path) -> None:
     catalog = Catalog.from_pretrained(folder)
-    Trie.from_catalog(catalog, toy_tokenizer(280)).save(folder / TRIE_FILE, catalog.identifiers_hash)
+    catalog.trie(toy_tokenizer(280)).save(folder / TRIE_FILE, catalog.identifiers_hash)
 
 
 def exchanged_paths(folder: Path) -> None:

@@ -15,14 +15,12 @@ import pytest
 from toys import TERM_IDS, toy_catalog, toy_grlm
 
 from grlm_hf import Catalog, Item
-from grlm_hf.catalog import CATALOG_FILE
 from grlm_hf.doctor import Finding, examine
 from grlm_hf.identifiers.terms import render
-from grlm_hf.publishing.folder import DATASET_FACTS
+from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, HISTORIES
 from grlm_hf.recipe import SPLITS, DataConfig
 from grlm_hf.stages import make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
-from grlm_hf.tasks.prompts import HISTORIES
 
 N = 30
 IDS = [f"item{n}" for n in range(N)]

@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from toys import toy_catalog, toy_grlm, toy_histories
 
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.evaluation.evaluate import evaluate
 from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.processes import is_main, world
 from grlm_hf.evaluation.rankings import Rankings
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.files import write_json
-from grlm_hf.interactions import leave_one_out
 from grlm_hf.priors.popularity import Popularity
 
 SPLIT = leave_one_out(toy_histories())

@@ -10,12 +10,12 @@ import pytest
 from toys import random_catalog, random_history
 
 from grlm_hf import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.collisions import RULES, by_rule
 from grlm_hf.evaluation.evaluate import evaluate
 from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
 from grlm_hf.evaluation.rankings import Rankings
 from grlm_hf.identifiers.terms import TermID
-from grlm_hf.interactions import Case
 
 
 def expanded(order: list[TermID], catalog: Catalog, gone: set[str]) -> list[list[str]]:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from toys import random_catalog, toy_catalog, toy_histories
 
 from grlm_hf import Catalog, Item
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.evaluation.diversity import HEAD, exposure, head, intra_list, places, popularity_of
 from grlm_hf.evaluation.evaluate import Rankings, evaluate
-from grlm_hf.interactions import leave_one_out
 
 
 @settings(deadline=None)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from toys import all_histories, toy_catalog, toy_grlm, toy_histories
 
+from grlm_hf.data.interactions import Case, leave_one_out
 from grlm_hf.evaluation.evaluate import Method, Rankings, check_comparable, evaluate
 from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
 from grlm_hf.evaluation.scored import scored
-from grlm_hf.interactions import Case, leave_one_out
 from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.popularity import Popularity
 

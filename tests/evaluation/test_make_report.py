@@ -11,12 +11,12 @@ import pytest
 from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation, Item
+from grlm_hf.data.interactions import History, hold_out_items
+from grlm_hf.data.repository import load_table
 from grlm_hf.evaluation import report as report_module
 from grlm_hf.evaluation.metrics import per_case, ranks
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.files import read_json
-from grlm_hf.hub import load_table
-from grlm_hf.interactions import History, hold_out_items
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.recipe import DataConfig, EvaluateConfig

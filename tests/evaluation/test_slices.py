@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlm_hf import Catalog, Item
+from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import bootstrap, per_case
 from grlm_hf.evaluation.slices import METRICS, popularity_cuts, sliced
-from grlm_hf.interactions import Case
 
 CATALOG = Catalog([Item(f"i{n}", "T") for n in range(30)], [(f"t{n}",) for n in range(30)])
 

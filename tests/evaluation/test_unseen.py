@@ -9,11 +9,11 @@ import pytest
 from toys import toy_catalog, toy_histories
 
 from grlm_hf import GRLMForRecommendation
+from grlm_hf.data.interactions import hold_out_items
 from grlm_hf.evaluation.evaluate import Method
 from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.evaluation.unseen import evaluate_unseen, known_catalog, with_new_items
-from grlm_hf.interactions import hold_out_items
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
 from grlm_hf.training.scratch import ScratchConfig

@@ -31,19 +31,22 @@ from transformers import AutoModelForCausalLM, LogitsProcessorList, pipeline
 
 import grlm_hf
 from grlm_hf import Catalog, GRLMForRecommendation, Item, TrieConstrainedLogitsProcessor
-
-# All names of inner modules that this test uses. When a module moves, this block is all that changes.
-from grlm_hf.decoding.walker import TrieWalker
-from grlm_hf.hub import catalog_from_tables, dataset_facts
-from grlm_hf.interactions import leave_one_out, load_histories
+from grlm_hf.data.catalog import catalog_from_tables
+from grlm_hf.data.interactions import leave_one_out, load_histories
+from grlm_hf.data.repository import dataset_facts
+from grlm_hf.layout import HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.stages import make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.mixture import make_mixture
-from grlm_hf.tasks.prompts import HISTORIES, prompt_hash, templates_hash, tokenizer_hash
+from grlm_hf.tasks.prompts import prompt_hash, templates_hash
+from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.head import vocabulary_nll
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+
+# All names of inner modules that this test uses. When a module moves, this block is all that changes.
+from grlm_hf.trie.walker import TrieWalker
 
 HERE = Path(__file__).parent
 CHECKPOINT, SHOP, DATASET, EXPECTED = HERE / "checkpoint", HERE / "shop", HERE / "dataset", HERE / "expected"

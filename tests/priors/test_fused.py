@@ -11,9 +11,10 @@ import pytest
 from toys import all_histories, close, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.interactions import Case, History
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.layout import PRIOR_FOLDER
 from grlm_hf.priors.chance import Chance
-from grlm_hf.priors.fused import PRIOR_FOLDER, WEIGHTS, Fused, tune_weights
+from grlm_hf.priors.fused import WEIGHTS, Fused, tune_weights
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Scorer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlm_hf.interactions import Case, History
+from grlm_hf.data.interactions import Case, History
 from grlm_hf.priors.knn import GRID, ItemKNN, KNNConfig, tune_knn
 from grlm_hf.priors.neighbors import fuse_neighbors
 from grlm_hf.priors.popularity import Popularity

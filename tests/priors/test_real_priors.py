@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grlm_hf.catalog import load_items
-from grlm_hf.interactions import Case, leave_one_out, load_histories
+from grlm_hf.data.interactions import Case, leave_one_out, load_histories
+from grlm_hf.data.items import load_items
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.scores import Scorer

@@ -15,9 +15,9 @@ import torch
 from omegaconf import OmegaConf
 from toys import toy_catalog, toy_histories
 
+from grlm_hf.data.interactions import Case, History
 from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.evaluation.scored import scored
-from grlm_hf.interactions import Case, History
 from grlm_hf.priors import sequence_training
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network
 from grlm_hf.priors.sequence_training import _batches, _step, _training_data, train_sequence_model

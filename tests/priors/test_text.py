@@ -8,8 +8,8 @@ import pytest
 from toys import toy_catalog
 
 from grlm_hf import Item
-from grlm_hf.identifiers.embedding import embed, item_text, tfidf_embedder
-from grlm_hf.interactions import Case
+from grlm_hf.data.interactions import Case
+from grlm_hf.indexing.embedding import embed, item_text, tfidf_embedder
 from grlm_hf.priors.text import TFIDF_DIM, TextConfig, TextKNN, tune_text
 
 CATALOG = toy_catalog()

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import _server as hub  # first: it sets what the clients read at import, and empties their caches
 
 from grlm_hf import Catalog
-from grlm_hf.hub import dataset_facts, load_table, publish
+from grlm_hf.data.repository import dataset_facts, load_table
+from grlm_hf.data.sample import SYNTHETIC_NOTICE, write_sample
 from grlm_hf.publishing.folder import save_datasets
-from grlm_hf.sample import SYNTHETIC_NOTICE, write_sample
+from grlm_hf.publishing.publish import publish
 from grlm_hf.stages import make_dataset, make_terms
 
 REPO = "org/sample-shop"

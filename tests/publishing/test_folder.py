@@ -24,12 +24,13 @@ from markdown_it import MarkdownIt
 from toys import toy_catalog, toy_histories
 
 from grlm_hf import Catalog
+from grlm_hf.data.repository import dataset_facts
 from grlm_hf.files import read_json, write_json
-from grlm_hf.hub import dataset_facts
-from grlm_hf.identifiers.quality.measure import compare, measure
+from grlm_hf.indexing.quality.measure import compare, measure
+from grlm_hf.layout import DATASET_FACTS
 from grlm_hf.markdown import escaped, one_line, paragraphs
 from grlm_hf.publishing.cards import COLUMNS, dataset_card
-from grlm_hf.publishing.folder import DATASET_FACTS, check_folder, save_datasets
+from grlm_hf.publishing.folder import check_folder, save_datasets
 from grlm_hf.publishing.statistics import Events, count_events, dataset_statistics, plot_events
 from grlm_hf.stages import make_dataset
 

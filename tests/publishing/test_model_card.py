@@ -25,15 +25,18 @@ from markdown_it import MarkdownIt
 from report_toys import HOSTILE, full_report
 from toys import toy_catalog, toy_grlm, toy_histories
 
-from grlm_hf.catalog import Catalog, Item
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, leave_one_out
+from grlm_hf.data.items import Item
 from grlm_hf.files import fingerprint, read_json, write_json
-from grlm_hf.hub import fetch_checkpoint, publish
-from grlm_hf.identifiers.quality.measure import compare, measure
-from grlm_hf.interactions import Case, leave_one_out
+from grlm_hf.hub import fetch_checkpoint
+from grlm_hf.indexing.quality.measure import compare, measure
+from grlm_hf.layout import CARD_FOLDER
 from grlm_hf.publishing.audit import ALIKE, audit
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.publishing.model_card import NO_REPORT, model_card, write_model_card
-from grlm_hf.publishing.record import CARD_FOLDER, TRAINING, record_report, record_training
+from grlm_hf.publishing.publish import publish
+from grlm_hf.publishing.record import TRAINING, record_report, record_training
 from grlm_hf.space.push import push_space
 
 ROOT = Path(__file__).parents[2]

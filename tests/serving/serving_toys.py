@@ -14,7 +14,7 @@ import pytest
 from toys import toy_grlm
 
 from grlm_hf import Catalog, GRLMForRecommendation
-from grlm_hf.modeling import Recommendations
+from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving import ServeOptions, Service
 from grlm_hf.serving.run import _bind, _Server
 

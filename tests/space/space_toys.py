@@ -7,9 +7,10 @@ from pathlib import Path
 from toys import TERM_IDS, toy_model, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.modeling import GRLMConfig
+from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.space.session import Shop
-from grlm_hf.tasks.prompts import prompt_hash, tokenizer_hash
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import tokenizer_hash
 
 HOSTILE = "Tent <script>document.title='broken'</script> <img src=x onerror=\"document.title='broken'\"> ${1+1} {{this}} \" '"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from space_toys import HOSTILE, space_shop
 
-from grlm_hf.explain import Explanation, HistoryScore, TermScore
+from grlm_hf.modeling.explain import Explanation, HistoryScore, TermScore
 from grlm_hf.space import view
 from grlm_hf.space.session import Session, changed, with_own
 from grlm_hf.space.trie_view import tree, walk

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from toys import toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf import Catalog, Item
-from grlm_hf.identifiers.terms import parse, render
-from grlm_hf.interactions import Case, History
+from grlm_hf.data.interactions import Case, History
+from grlm_hf.identifiers.terms import item_line, parse, render
+from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.config import TASKS, Caps, MixtureConfig
 from grlm_hf.tasks.examples import Example, internalisation, sequences
 from grlm_hf.tasks.mixture import (
@@ -29,7 +30,7 @@ from grlm_hf.tasks.mixture import (
     mixture_features,
     validation_sequences,
 )
-from grlm_hf.tasks.prompts import HISTORIES, history_item, internalise_request, item_line, next_item_turns
+from grlm_hf.tasks.prompts import history_item, internalise_request, next_item_turns
 
 CATALOG = toy_catalog()
 IDS = [i.item_id for i in CATALOG]

@@ -15,26 +15,22 @@ from hypothesis import strategies as st
 from toys import TERM_IDS, all_histories, brute_force, close, toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.identifiers.terms import render
+from grlm_hf.identifiers.terms import item_line, render
+from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks import prompts
+from grlm_hf.tasks.encoding import history_tokens, prompt_tokens
 from grlm_hf.tasks.prompts import (
-    HISTORIES,
     history_item,
-    history_tokens,
-    identifier_tokens,
     internalise_request,
-    item_line,
-    line_tokens,
     next_item_turns,
     one_line,
     prompt_hash,
-    prompt_tokens,
     steered_request,
     templates_hash,
     title_line,
-    without_specials,
     written_title,
 )
+from grlm_hf.tokens import identifier_tokens, line_tokens, without_specials
 
 CATALOG = toy_catalog()
 QWEN_SPLIT = (  # of Qwen 2 and 3: punctuation takes the newlines behind it

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from toys import TERM_IDS, random_catalog, toy_catalog, toy_histories
 
 from grlm_hf import Catalog, Item
-from grlm_hf.catalog import load_items, load_term_ids
+from grlm_hf.data.interactions import History
+from grlm_hf.data.items import load_items, load_term_ids
 from grlm_hf.files import write_parquet
-from grlm_hf.identifiers.terms import TermID, parse
-from grlm_hf.identifiers.words import words
-from grlm_hf.interactions import History
+from grlm_hf.identifiers.terms import TermID, item_line, parse
+from grlm_hf.indexing.words import words
+from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
 from grlm_hf.tasks.examples import (
     Example,
@@ -30,7 +31,7 @@ from grlm_hf.tasks.examples import (
     term_id_to_title,
     title_to_term_id,
 )
-from grlm_hf.tasks.prompts import HISTORIES, history_item, item_line, next_item_turns, steered_request, written_title
+from grlm_hf.tasks.prompts import history_item, next_item_turns, steered_request, written_title
 from grlm_hf.tasks.queries import phrases, queries, word_frequency
 from grlm_hf.tasks.steered import steered, wish
 

@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import TERM_IDS, toy_catalog, toy_histories, toy_tokenizer
+from toys import TERM_IDS, legal_tokens, toy_catalog, toy_histories, toy_tokenizer
 
-from grlm_hf.decoding.trie import legal_tokens
-from grlm_hf.decoding.walker import TrieWalker
-from grlm_hf.interactions import leave_one_out
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
 from grlm_hf.priors.sequence_training import train_sequence_model
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.config import DistillConfig, TrainConfig
 from grlm_hf.training.distill import Teacher
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import tokenize_mixture, train
 from grlm_hf.training.trainer import TermIDTrainer
+from grlm_hf.trie.walker import TrieWalker
 
 TOKENIZER, CATALOG = toy_tokenizer(), toy_catalog()
 TRIE = CATALOG.trie(TOKENIZER)

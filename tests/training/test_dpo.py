@@ -11,7 +11,7 @@ import torch
 from toys import TERM_IDS, brute_force, prompt_and_paths, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.interactions import History, leave_one_out
+from grlm_hf.data.interactions import History, leave_one_out
 from grlm_hf.training.dpo import PAIRS_FILE, DPOConfig, beam_negatives, train_dpo
 from grlm_hf.training.rollouts import positions
 

@@ -15,6 +15,7 @@ from toys import (
     TERM_IDS,
     brute_force,
     fast_brute_force,
+    legal_tokens,
     prompt_and_paths,
     random_grlm,
     random_history,
@@ -25,9 +26,8 @@ from toys import (
 from trl.trainer.utils import add_fused_lm_head
 
 from grlm_hf import GRLMForRecommendation
+from grlm_hf.data.interactions import History, leave_one_out
 from grlm_hf.decoding.sampling import _gumbels_below
-from grlm_hf.decoding.trie import legal_tokens
-from grlm_hf.interactions import History, leave_one_out
 from grlm_hf.training.grpo import GRPOConfig, RewardWeights, train_grpo
 from grlm_hf.training.objective import IGNORED
 from grlm_hf.training.policy import follow_objective, pack

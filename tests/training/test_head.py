@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from toys import toy_catalog, toy_histories, toy_tokenizer
 
-from grlm_hf.interactions import leave_one_out
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
 from grlm_hf.training import head as head_module
 from grlm_hf.training.head import plain_head, vocabulary_nll

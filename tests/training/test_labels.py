@@ -11,11 +11,13 @@ import pytest
 from toys import toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.interactions import leave_one_out
+from grlm_hf.data.interactions import leave_one_out
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.examples import Example
 from grlm_hf.tasks.mixture import examples_to_dataset, make_mixture, validation_sequences
-from grlm_hf.tasks.prompts import HISTORIES, identifier_tokens, item_line
+from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, _tokenizer_texts, tokenize_mixture, train
 

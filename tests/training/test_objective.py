@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import TERM_IDS, toy_catalog, toy_tokenizer
+from toys import TERM_IDS, legal_tokens, toy_catalog, toy_tokenizer
 
-from grlm_hf.decoding.trie import legal_tokens
-from grlm_hf.decoding.walker import TrieWalker
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+from grlm_hf.trie.walker import TrieWalker
 
 TOKENIZER, CATALOG = toy_tokenizer(), toy_catalog()
 PATHS = identifier_tokens(TOKENIZER, CATALOG.identifiers)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from toys import toy_catalog, toy_grlm, toy_histories, toy_tokenizer
 
-from grlm_hf.interactions import leave_one_out
+from grlm_hf.data.interactions import leave_one_out
+from grlm_hf.tasks.encoding import request_tokens
 from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
-from grlm_hf.tasks.prompts import identifier_tokens, request_tokens
+from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, tokenize_mixture, train
 

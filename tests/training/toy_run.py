@@ -16,7 +16,7 @@ from typing import Any
 
 from toys import toy_catalog, toy_histories
 
-from grlm_hf.interactions import leave_one_out
+from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
 from grlm_hf.training.config import EarlyStoppingConfig
 from grlm_hf.training.scratch import ScratchConfig

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from toys import TERM_IDS, toy_catalog, toy_grlm
 
-from grlm_hf.tasks.prompts import item_line
+from grlm_hf.identifiers.terms import item_line
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]

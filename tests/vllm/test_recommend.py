@@ -11,7 +11,7 @@ import pytest
 from toys import toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.catalog import Item
+from grlm_hf.data.items import Item
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import toy_catalog, toy_grlm
 
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tokens import identifier_tokens
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]

@@ -13,7 +13,8 @@ import torch
 from toys import TERM_IDS, toy_catalog, toy_grlm
 
 from grlm_hf import TrieConstrainedLogitsProcessor as TransformersProcessor
-from grlm_hf.tasks.prompts import identifier_tokens, item_line
+from grlm_hf.identifiers.terms import item_line
+from grlm_hf.tokens import identifier_tokens
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]

@@ -13,7 +13,7 @@ import torch
 from toys import random_catalog, toy_tokenizer
 
 from grlm_hf.decoding.index import SearchIndex
-from grlm_hf.tasks.prompts import identifier_tokens
+from grlm_hf.tokens import identifier_tokens
 from grlm_hf.vllm.catalogs import NO_BEAM, Catalogs, Loaded
 from grlm_hf.vllm.device import DeviceRows
 

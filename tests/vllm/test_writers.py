@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from writer_toys import ITEMS, check_writer, save_toy_llm
 
-from grlm_hf.identifiers.generate import LLMConfig, generate_terms
-from grlm_hf.identifiers.neighbors import find_neighbors
 from grlm_hf.identifiers.terms import validate
-from grlm_hf.identifiers.writers import make_writer
+from grlm_hf.indexing.generate import LLMConfig, generate_terms
+from grlm_hf.indexing.neighbors import find_neighbors
+from grlm_hf.llms.writers import make_writer
 
 pytestmark = pytest.mark.vllm
 

@@ -9,10 +9,10 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf import __version__
 from grlm_hf.evaluation.report.plots import figures, svg
 from grlm_hf.evaluation.report.tables import Cell, Table, comparison_table, merged, protocol_words, tables
 from grlm_hf.markdown import flat, one_line
+from grlm_hf.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""Items, catalogs, interactions and dataset repositories."""

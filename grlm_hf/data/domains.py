@@ -1,0 +1,302 @@
+"""Several catalogs in one: items tagged with their domain, histories joined, one space of Term IDs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import MIN_ITEMS, Case, History, Split, load_histories
+from grlm_hf.data.items import Item, items_to_dataset, load_items, load_term_ids
+from grlm_hf.files import check_replaceable, clean, find_table, read_rows, replacing, rows_to_dataset, write_json, write_parquet
+from grlm_hf.identifiers.terms import TermID
+from grlm_hf.layout import DOMAINS_FILE, DOMAINS_SCHEMA
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+JOINED = ("by time", "concatenated", "one domain")
+"""How a history was made of those of the domains."""
+ORDERS = ("auto", "time", "concatenate")
+_NAME = re.compile(r"[a-z0-9-]+")
+
+
+def parse_sources(given: Iterable[str]) -> dict[str, Path]:
+    """``["beauty=data/beauty", ...]`` as a mapping for `join_domains`. Raises ``ValueError`` for another form or a repeated name."""
+    sources: dict[str, Path] = {}
+    for text in given:
+        name, sign, folder = text.partition("=")
+        if not sign or not folder:
+            raise ValueError(f"{text!r} is no domain; expected NAME=FOLDER, such as beauty=data/beauty.")
+        if name in sources:
+            raise ValueError(f"The domain {name!r} is given twice: {sources[name]} and {folder}. Give each folder a name of its own.")
+        sources[name] = Path(folder)
+    return sources
+
+
+def join_domains(
+    sources: Mapping[str, str | Path],
+    output: str | Path,
+    *,
+    users: str | Path | None = None,
+    shared_users: bool = False,
+    keep_users: str = "all",
+    order: str = "auto",
+    missing_title: str = "error",
+    unknown_items: str = "error",
+) -> dict[str, Any]:
+    """Joins data folders into one, which every stage reads like any other: items, sequences and, where all have them, Term IDs.
+
+    Item ids become ``NAME:ID`` throughout, whether or not they would clash: an item's id does not depend on what it is joined with.
+
+    Users of different folders are different people, ``NAME:ID``, unless something says otherwise: with `shared_users` equal ids are one
+    person; a `users` table names people, one row each: `user_id`, and their id in each domain, in columns named as the domains or in one
+    object `domains` (values are ids, or objects with a key `user_id`, or one that ends so). Who is in no row stays ``NAME:ID``.
+
+    The history of a user of several domains is interleaved by time where all its events have timestamps; events of one time stand in the
+    order of `sources`, then in that of their file. Otherwise one domain's events follow another's, in the order of `sources`, and their
+    timestamps, if some had any, are left out. ``sequences.parquet`` says which for each user (`joined`), ``domains.json`` how often. A
+    split that a source's file states (`n_valid`, `n_test`) is not carried over: those events are joined as any others.
+
+    Args:
+        sources: name → data folder, in the order that decides ties and concatenation. A name is of a-z, 0-9 and hyphens.
+        output: the folder to write; only one that this function wrote is replaced.
+        keep_users: ``"all"``, or ``"shared"`` for those with events in at least two domains.
+        order: ``"auto"`` as above; ``"time"`` refuses users whose times are not all known; ``"concatenate"`` ignores times.
+        missing_title: as for `grlm_hf.data.items.load_items`.
+        unknown_items: as for `grlm_hf.data.interactions.load_histories`; ``"drop"`` also forgives people whose user a domain lacks.
+
+    Returns:
+        What ``domains.json`` holds: how histories were joined, and counts.
+
+    Raises:
+        ValueError: fewer than two domains, an illegal name, a missing folder or table, rows that cannot be read, a `users` table that
+            names an unknown user or one user twice, no users left.
+    """
+    _check_options(sources, order, keep_users, users, shared_users)
+    check_replaceable(output, DOMAINS_FILE)
+    tables = {name: _tables(name, Path(folder)) for name, folder in sources.items()}
+    items: list[Item] = []
+    term_ids: dict[str, TermID] = {}
+    without: dict[str, int] = {}
+    read: dict[str, list[History]] = {}
+    own_ids: dict[str, list[str]] = {}
+    for name, (items_file, events_file, terms_file) in tables.items():
+        own = load_items(items_file, missing_title)
+        given = load_term_ids(terms_file) if terms_file else {}
+        without[name] = sum(i.item_id not in given for i in own)
+        term_ids |= {f"{name}:{i.item_id}": given[i.item_id] for i in own if i.item_id in given}
+        read[name] = load_histories(events_file, {i.item_id for i in own}, "keep", unknown_items)
+        own_ids[name] = [i.item_id for i in own]
+        items += [replace(i, item_id=f"{name}:{i.item_id}", domain=name) for i in own]
+
+    known = {name: {h.user_id for h in histories} for name, histories in read.items()}
+    person = _people(users, known, unknown_items) if users else {}
+    alone = set() if shared_users else {f"{n}:{user}" for n, found in known.items() for user in found if (n, user) not in person}
+    if clash := alone.intersection(person.values()):
+        raise ValueError(f"{users} names a person {min(clash)!r}, as is called a user who is in no row. Name people otherwise.")
+    parts: dict[str, list[tuple[str, History]]] = {}  # who → (domain, history), in the order of `sources`
+    for name, histories in read.items():
+        for h in histories:
+            who = h.user_id if shared_users else person.get((name, h.user_id), f"{name}:{h.user_id}")
+            parts.setdefault(who, []).append((name, h))
+    rows = [{"user_id": who, **_joined(who, of, order)} for who, of in parts.items() if len(of) > 1 or keep_users == "all"]
+    if not rows:
+        raise ValueError("No user has events in two domains. Say who is the same person: users=FILE or shared_users=True.")
+
+    joined = Counter(row["joined"] for row in rows)
+    events = Counter(item.partition(":")[0] for row in rows for item in row["items"])
+    complete = not any(without.values())
+    catalog = Catalog(items, [term_ids[i.item_id] for i in items]) if complete else None
+    facts = {
+        "schema": DOMAINS_SCHEMA,
+        "item_ids": "DOMAIN:ID, where ID is the item's id in the domain's own folder",
+        "clashing_item_ids": sum(count > 1 for count in Counter(i for own in own_ids.values() for i in own).values()),
+        "domains": {
+            name: {
+                "items": len(own_ids[name]),
+                "users": sum(name in row["domains"] for row in rows),
+                "interactions": events[name],
+                "without_term_id": without[name],
+            }
+            for name in sources
+        },
+        "users": {
+            "matched_by": "equal ids" if shared_users else "a users table" if users else "nothing: each domain has users of its own",
+            "kept": keep_users,
+            "all": len(rows),
+            "in_several_domains": sum(len(row["domains"]) > 1 for row in rows),
+        },
+        "interactions": events.total(),
+        "histories": {
+            "order": order,
+            **{how: joined[how] for how in JOINED},
+            "ties": "the order of the domains, then that of the file",
+            "concatenated_as": list(sources),
+        },
+        "term_ids": complete,
+        "cross_domain_collisions": None if catalog is None else len(cross_domain_collisions(catalog)),
+    }
+    with replacing(output) as new:
+        new.mkdir()
+        write_parquet(items_to_dataset(items), new / "items.parquet")
+        write_parquet(_sequences(rows), new / "sequences.parquet")
+        if catalog is not None:
+            write_parquet(_term_ids(catalog), new / "term_ids.parquet")
+        write_json(new / DOMAINS_FILE, facts)
+    if 0 < sum(without.values()) < len(items):
+        logger.warning("No term_ids.parquet: items without a Term ID: %s.", ", ".join(f"{n} of {d}" for d, n in without.items() if n))
+    return facts
+
+
+def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str, str]) -> Split:
+    """Each user's last item of each domain is a test target, the one before it in that domain a validation target, the rest trains.
+
+    A test question shows all that its user had before the target, of all domains (GRLM's cross-domain protocol, arXiv 2601.06798); a
+    validation question the same but for other domains' test targets, which nothing sees before the test. Where a history has no
+    timestamps, nobody knows which domain's targets came first: no question shows another domain's targets. Histories that are
+    concatenated domain by domain (`join_domains`) so ask about the first domain with items of that domain alone.
+
+    Users with fewer than three items of a domain only train there. As in any leave-one-out, training holds events that are later than
+    some targets.
+
+    Args:
+        domains: item_id → its domain.
+
+    Raises:
+        ValueError: an item without a domain.
+    """
+    train: list[History] = []
+    validation: list[Case] = []
+    test: list[Case] = []
+    for h in histories:
+        places: dict[str, list[int]] = {}
+        for i, item in enumerate(h.items):
+            if not (domain := domains.get(item, "")):
+                raise ValueError(
+                    f"Item {item!r} of user {h.user_id!r} has no domain. Fill the items' `domain` column, or use leave-one-out."
+                )
+            places.setdefault(domain, []).append(i)
+        asked = [at for at in places.values() if len(at) >= MIN_ITEMS]
+        held = {i for at in asked for i in at[-2:]}
+        for at in asked:
+            others = [o for o in asked if o is not at]
+            for target, cases in ((at[-2], validation), (at[-1], test)):
+                if h.timestamps:
+                    hidden = {o[-1] for o in others} if cases is validation else set()
+                else:
+                    hidden = {i for o in others for i in o[-2:]}
+                past = tuple(h.items[i] for i in range(target) if i not in hidden)
+                cases.append(Case(h.user_id, past, h.items[target], h.timestamps[target] if h.timestamps else None))
+        kept = [i for i in range(len(h.items)) if i not in held]
+        if kept:
+            train.append(History(h.user_id, tuple(h.items[i] for i in kept), tuple(h.timestamps[i] for i in kept) if h.timestamps else ()))
+    return Split("leave-one-out-per-domain", tuple(train), tuple(validation), tuple(test))
+
+
+def cross_domain_collisions(catalog: Catalog) -> dict[TermID, tuple[str, ...]]:
+    """Term IDs that items of several domains share, with those domains, in the catalog's order. Nothing has to be done about them: an
+    identifier may name any number of items, and `grlm_hf.indexing.collisions.resolve` undoes them like others."""
+    found = {tid: {item.domain for item in group} for tid, group in catalog.collisions.items()}
+    return {tid: tuple(d for d in catalog.domains if d in of) for tid, of in found.items() if len(of - {""}) > 1}
+
+
+def _check_options(sources: Mapping[str, Any], order: str, keep_users: str, users: Any, shared_users: bool) -> None:
+    for option, value, allowed in (("order", order, ORDERS), ("keep_users", keep_users, ("all", "shared"))):
+        if value not in allowed:
+            raise ValueError(f"{option} is {value!r}; expected one of {allowed}.")
+    if users and shared_users:
+        raise ValueError("users and shared_users both say who is the same person; give one of the two.")
+    for name in sources:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"A domain is named {name!r}; names are of the characters a-z, 0-9 and hyphen, such as 'beauty'.")
+    if len(sources) < 2:
+        raise ValueError(f"Joining needs at least two domains; found {list(sources)}.")
+
+
+def _tables(name: str, folder: Path) -> tuple[Path, Path, Path | None]:
+    """The files of a data folder: items, events, Term IDs."""
+    if not folder.is_dir():
+        raise ValueError(f"Domain {name!r}: no data folder at {str(folder)!r}; expected one with items.* and interactions.*.")
+    items = find_table(folder, "items")
+    events = find_table(folder, "interactions") or find_table(folder, "sequences")
+    if items is None or events is None:
+        lacks = "items.*" if items is None else "interactions.* or sequences.*"
+        raise ValueError(f"Domain {name!r}: {folder} holds no {lacks} (csv, jsonl or parquet, also .gz).")
+    return items, events, find_table(folder, "term_ids") or find_table(folder, "term_ids_official")
+
+
+def _people(path: str | Path, known: Mapping[str, Collection[str]], unknown: str) -> dict[tuple[str, str], str]:
+    """(domain, user id there) → the person's id, from a users table."""
+    person: dict[tuple[str, str], str] = {}
+    seen: dict[str, str] = {}
+    for where, row in read_rows(path):
+        who = clean(row.get("user_id"))
+        of = row.get("domains", row)
+        if not who or not isinstance(of, dict):
+            raise ValueError(f"{where} needs `user_id`, and the person's id in each domain ({', '.join(known)}); found {row}.")
+        if who in seen:
+            raise ValueError(f"{where}: person {who!r} stands already at {seen[who]}; expected one row a person.")
+        seen[who] = where
+        for name in known:
+            value = of.get(name)
+            if isinstance(value, dict):
+                value = next((v for key, v in value.items() if key.endswith("user_id")), None)
+            user = clean(value)
+            if not user:
+                continue
+            if user not in known[name]:
+                if unknown == "drop":
+                    continue
+                raise ValueError(
+                    f"{where}: user {user!r} is not in the domain {name!r} ({len(known[name])} users). Mend the table, or leave such "
+                    "users out: unknown_items=drop."
+                )
+            if (name, user) in person:
+                raise ValueError(f"{where}: user {user!r} of {name!r} is person {who!r}, but also {person[name, user]!r}; expected one.")
+            person[name, user] = who
+    if missing := sorted(set(known) - {name for name, _ in person}):
+        raise ValueError(f"{path} names no user of the domain {missing[0]!r}; expected ids of users of {', '.join(known)}.")
+    return person
+
+
+def _joined(who: str, parts: list[tuple[str, History]], order: str) -> dict[str, Any]:
+    """One person's row of the sequences table; `parts` stand in the order of the domains."""
+    untimed = [name for name, h in parts if not h.timestamps]
+    if order == "time" and untimed:
+        raise ValueError(
+            f"User {who!r} has no timestamps in {untimed[0]!r}; order='time' needs them of all events. Choose 'auto' or 'concatenate'."
+        )
+    ids = [f"{name}:{item}" for name, h in parts for item in h.items]
+    times = [t for _, h in parts for t in h.timestamps]
+    if len(parts) == 1:
+        how = "one domain"
+    elif untimed or order == "concatenate":
+        how, times = "concatenated", []
+    else:
+        how = "by time"
+        by_time = sorted(range(len(ids)), key=times.__getitem__)  # stable: domains in their order, then the file's
+        ids, times = [ids[i] for i in by_time], [times[i] for i in by_time]
+    return {"items": ids, "timestamps": times, "joined": how, "domains": [name for name, _ in parts]}
+
+
+def _sequences(rows: list[dict[str, Any]]) -> Dataset:
+    from datasets import Features, List, Value
+
+    text = Value("string")
+    features = Features({"user_id": text, "items": List(text), "timestamps": List(Value("int64")), "joined": text, "domains": List(text)})
+    return rows_to_dataset(rows, features)
+
+
+def _term_ids(catalog: Catalog) -> Dataset:
+    from datasets import Features, List, Value
+
+    rows = [{"item_id": i.item_id, "terms": list(tid)} for i, tid in zip(catalog.items, catalog.term_ids, strict=True)]
+    return rows_to_dataset(rows, Features({"item_id": Value("string"), "terms": List(Value("string"))}))

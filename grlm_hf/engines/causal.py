@@ -1,0 +1,183 @@
+"""What a model says of trie prefixes: each user's prompt is computed once, and every prefix once, on top of its own beginning.
+
+The prefixes of a user are further query positions of one sequence, each seeing the prompt and its own ancestors through a 4-D attention
+mask. So the key-value cache is only ever appended to: nothing is copied for a beam, nothing reordered, and a prefix that is given up
+and taken up again later is still there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from grlm_hf.engines.protocol import Expansion, among_children, run_end
+from grlm_hf.trie.walker import TrieWalker
+
+
+class Prefixes:
+    """Args:
+    model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context.
+    walker: the trie, as NumPy arrays.
+    prompts: int64 token ids of each user's prompt; lengths may differ.
+    objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
+    pad_token_id: any token; masked.
+    lookahead: tokens of a forced run that one forward computes at most; ``None``: all of them.
+
+    Attributes:
+        forwards: calls of the model so far.
+
+    Raises:
+        ValueError: the model's attention takes no 4-D mask.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        walker: TrieWalker,
+        prompts: Sequence[np.ndarray],
+        objective: str = "vocabulary",
+        pad_token_id: int = 0,
+        lookahead: int | None = None,
+    ):
+        _check_attention(model)
+        self.model, self.walker, self.objective, self.pad = model, walker, objective, pad_token_id
+        # Forced tokens have probability 1 under the trie objective, so only what they lead to matters.
+        self.lookahead = lookahead if objective == "vocabulary" else None
+        self.device = model.get_input_embeddings().weight.device
+        self._length = np.array([len(p) for p in prompts])
+        longest = int(self._length.max())
+        ids = np.full((len(prompts), longest), pad_token_id, np.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[longest - len(prompt) :] = prompt
+        self._prompt_mask = np.arange(longest) >= longest - self._length[:, None]  # padded on the left
+        position = (self._prompt_mask.cumsum(1) - 1).clip(0)
+        out = model(
+            input_ids=self._tensor(ids),
+            attention_mask=self._tensor(self._prompt_mask.astype(np.int64)),
+            position_ids=self._tensor(position),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.forwards = 1
+        self._cache, self._logits = out.past_key_values, out.logits
+        # [user, slot, depth]: the slots of a prefix's tokens, as far as it is long
+        self._path = np.zeros((len(prompts), 0, walker.trie.depth), np.int32)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def root(self) -> Expansion:
+        """The empty prefix of every user."""
+        users = np.arange(len(self._length))
+        return self._read(self._logits, users, users * 0 - 1, users * 0, *self.walker.root(len(users)), users * 0)
+
+    def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
+        """One forward over the nodes ``(lo, hi)``, from token `have` of their paths on to their next choice. All int64 [n].
+
+        Args:
+            user: whose.
+            parent: the slot that they continue, -1 for the prompt.
+            have: tokens computed up to there.
+        """
+        walker = self.walker
+        end = run_end(walker, have, lo, hi, self.lookahead)
+        # 1. the tokens of all runs, and the columns of the new query positions: those whose logits are needed come first
+        count = end - have
+        node = np.repeat(np.arange(len(user)), count)
+        first = count.cumsum() - count
+        offset = np.arange(len(node)) - first[node]
+        token = walker.token(lo[node], have[node] + offset)
+        last = offset == count[node] - 1
+        needed = last | (self.objective == "vocabulary")
+        order = np.lexsort((~needed, user[node]))
+        column = np.empty(len(node), np.int64)
+        grouped = user[node][order]
+        column[order] = np.arange(len(node)) - grouped.searchsorted(grouped)
+        n_users, n_slots, n_columns = len(self._length), self._path.shape[1], int(column.max()) + 1
+        # 2. what each position sees: the path of its parent, the run before it, itself
+        owner, depth = user[node], have[node] + offset
+        path = np.zeros((len(node), self._path.shape[2]), np.int32)
+        continued = parent[node] >= 0
+        path[continued] = self._path[owner[continued], parent[node][continued]]
+        for back in range(int(count.max())):
+            inside = np.flatnonzero(offset >= back)
+            path[inside, depth[inside] - back] = n_slots + column[inside - back]
+        paths = np.zeros((n_users, n_columns, path.shape[1]), np.int32)
+        paths[owner, column] = path
+        self._path = np.concatenate((self._path, paths), 1)
+        which, level = np.nonzero(np.arange(path.shape[1]) <= depth[:, None])
+        sees = np.zeros((n_users, n_columns, n_slots + n_columns), bool)
+        sees[owner[which], column[which], path[which, level]] = True
+        prompt_mask = np.broadcast_to(self._prompt_mask[:, None], (n_users, n_columns, self._prompt_mask.shape[1]))
+        ids = np.full((n_users, n_columns), self.pad, np.int64)
+        position = np.repeat(self._length[:, None], n_columns, 1)
+        ids[owner, column] = token
+        position[owner, column] += depth
+        n_needed = int(column[needed].max()) + 1
+        dtype = self.model.dtype
+        visible = self._tensor(np.concatenate((prompt_mask, sees), 2))
+        out = self.model(
+            input_ids=self._tensor(ids),
+            attention_mask=torch.zeros(visible.shape, dtype=dtype, device=self.device).masked_fill_(~visible, torch.finfo(dtype).min)[
+                :, None
+            ],
+            position_ids=self._tensor(position),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.arange(n_needed, device=self.device),
+        )
+        self.forwards += 1
+        # 3. what it says of the run's own tokens, and of the choice at its end
+        inner = np.flatnonzero(~last)
+        forced = (owner[inner], column[inner], token[inner + 1]) if self.objective == "vocabulary" else None
+        at = np.flatnonzero(last)
+        found = self._read(out.logits, user, n_slots + column[at], column[at], lo, hi, end, end, forced)
+        chain = np.zeros((len(user), int(count.max()) - 1))
+        if forced is not None:
+            chain[node[inner], offset[inner]] = found.chain
+        return Expansion(found.slot, end, chain, found.row, found.lo, found.hi, found.logp)
+
+    def _read(
+        self,
+        logits: torch.Tensor,
+        user: np.ndarray,
+        slot: np.ndarray,
+        column: np.ndarray,
+        lo: np.ndarray,
+        hi: np.ndarray,
+        depth: np.ndarray,
+        end: np.ndarray | None = None,
+        forced: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ) -> Expansion:
+        """Children of nodes whose last token's logits are ``logits[user, column]``; and in `chain` the values at `forced`."""
+        row, token, child_lo, child_hi = self.walker.children(lo, hi, depth)
+        index = (user[row], column[row], token)
+        if forced is not None:
+            index = tuple(np.concatenate(pair) for pair in zip(forced, index, strict=True))  # type: ignore[assignment]
+        values = logits.float()
+        if self.objective == "vocabulary":
+            values = values.log_softmax(-1)
+        picked = values[tuple(map(self._tensor, index))].cpu().numpy().astype(np.float64)  # the one synchronisation of a forward
+        n_forced = len(picked) - len(row)
+        logp = picked[n_forced:]
+        if self.objective == "trie":
+            logp = among_children(logp, row)
+        return Expansion(slot, depth if end is None else end, picked[:n_forced], row, child_lo, child_hi, logp)
+
+
+def _check_attention(model: Any) -> None:
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"} or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+        raise ValueError(
+            f"{type(model).__name__} has layers that do not attend to the whole context ({', '.join(sorted(layers))}), "
+            "which this search needs. Use generate() with TrieConstrainedLogitsProcessor instead."
+        )
+    implementation = getattr(model.config, "_attn_implementation", "eager")
+    if implementation not in ("eager", "sdpa"):
+        raise ValueError(
+            f"The model runs {implementation!r} attention, which takes no 4-D mask; load it with attn_implementation='sdpa' to recommend."
+        )

@@ -1,0 +1,1 @@
+"""How items get identifiers: neighbours, extraction from text, an LLM, collisions, quality."""

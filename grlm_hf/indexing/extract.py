@@ -1,0 +1,276 @@
+"""Items and their neighbours → Term IDs without a language model.
+
+It mirrors what the paper's prompt for context-aware term generation asks of an LLM (GRLM, arXiv 2601.06798, section 3.1): product type
+first, then what the item shares with its neighbours *in the same words*, then one or two words that tell it apart from them, the brand
+last. Everything is counted on the catalog itself (`Extractor.fit`), and can then be applied to items that join it
+(`Extractor.terms`, `TermExtender`): no model, no download, no knowledge of a language but English stop words and plurals.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import N_TERMS, TermID
+from grlm_hf.indexing.embedding import embed, item_text, load_embedder, tfidf_embedder
+from grlm_hf.indexing.neighbors import Neighbors, nearest
+from grlm_hf.indexing.words import AUDIENCE, FILLERS, PROGRESS_FROM, WEAK_WORDS, Fields, Reader, Run
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_FREQUENT = 5  # items that use a word before the catalog has settled on it
+_IN_TITLE, _IN_LEAF, _ABOVE_LEAF, _IN_DESCRIPTION = 1.0, 1.0, 0.3, 0.2  # what a word weighs, by where it stands
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What one item's text offers. A term is a word or a settled phrase of two, hyphenated."""
+
+    weights: dict[str, float]  # term → the weight of the best field it stands in; in reading order
+    types: dict[str, float]  # terms that may name the type of product → evidence for it in the item's own text
+    brand: str  # "" if unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """What was counted on a catalog's items, and the terms of any item in the light of it. Made by `fit`; never changes."""
+
+    reader: Reader
+    settled: Mapping[tuple[str, str], int]  # pairs of words that are one term → items that use the pair
+    kinds: frozenset[str]  # words that name types of product
+    used: Mapping[str, int]  # term → items whose text offers it
+    n_items: int
+
+    @classmethod
+    def fit(cls, items: Sequence[Item]) -> Extractor:
+        """Counts brands, plurals, phrases, types of product and the uses of every term. The order of the items plays no part."""
+        return cls._fit(items)[0]
+
+    @classmethod
+    def _fit(cls, items: Sequence[Item]) -> tuple[Extractor, list[_Offer]]:
+        """The extractor, and what these items offer: they are read once for both."""
+        reader, fields = Reader.fit(items)
+        used = Counter(word for f in fields for word in {word for run in f.named() for word in run})
+        pairs = Counter(pair for f in fields for pair in {pair for run in f.named() for pair in itertools.pairwise(run)})
+        settled = {  # pairs that many items use, and that are a good part of either word's uses
+            (a, b): n
+            for (a, b), n in pairs.items()
+            if n >= max(_FREQUENT, min(used[a], used[b]) / 20, max(used[a], used[b]) / 40)
+            and a != b
+            and not {a, b} & WEAK_WORDS
+            and f"{a}-{b}".count("-") < 3
+        }
+        uses = {**used, **{f"{a}-{b}": n for (a, b), n in settled.items()}}
+        named = Counter(head for f in fields for head in _heads(itertools.chain(*f.categories[:1]), settled))
+        named = named or Counter(head for f in fields for head in _heads(f.title[:1], settled) - WEAK_WORDS)
+        kinds = frozenset(head for head, n in named.items() if n > 1 and 10 * n >= uses[head])
+        offers = [_offer(f, settled, kinds) for f in fields]
+        return cls(reader, settled, kinds, Counter(term for offer in offers for term in offer.weights), len(items)), offers
+
+    def terms(self, items: Sequence[Item], near: Sequence[Sequence[Item]], n_terms: int = N_TERMS) -> list[TermID]:
+        """One Term ID an item, by the rules of `extract_terms`. Each depends on the item, its neighbours and the fit alone.
+
+        Args:
+            items: any, of those fitted on or not. A word that no item of the fit has counts as one that a single item has.
+            near: for each item its neighbours, closest first.
+
+        Raises `ValueError` when `near` is not one sequence an item, or `n_terms` < 1.
+        """
+        if len(near) != len(items):
+            raise ValueError(f"Found {len(items)} items and the neighbours of {len(near)}; expected one sequence of neighbours an item.")
+        offers: dict[Item, _Offer] = {}
+        for item in itertools.chain(items, *near):
+            if item not in offers:
+                offers[item] = _offer(self.reader.read(item), self.settled, self.kinds)
+        return [self._choose(offers[item], [offers[other] for other in n], n_terms) for item, n in zip(items, near, strict=True)]
+
+    def _choose(self, offer: _Offer, near: Sequence[_Offer], n_terms: int) -> TermID:
+        """The terms of one item, given its neighbours'."""
+        if n_terms < 1:
+            raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
+        order = {term: at for at, term in enumerate(offer.weights)}
+        shared = Counter(term for other in near for term in other.weights)  # term → neighbours that have it
+        n_near = max(1, len(near))
+        used = {term: self.used.get(term, 1) for term in (*offer.weights, *shared)}
+        cap = max(math.log(2), math.log(self.n_items / _FREQUENT))  # of two settled words, the rarer is not the better one
+        rarity = {term: math.log(self.n_items / n) for term, n in used.items()}
+        weak = {term: not WEAK_WORDS.isdisjoint(term.split("-")) for term in offer.weights}
+        value = {t: weight * min(cap, rarity[t]) * (0.1 if weak[t] else 1) for t, weight in offer.weights.items()}
+        brand = offer.brand if n_terms > 1 else ""
+        chosen: list[str] = []
+
+        def take(scores: Mapping[str, float], most: int) -> None:
+            """The best terms above zero that share no word with the brand or those chosen before; equal scores in reading order."""
+            for term in sorted((t for t in scores if scores[t] > 0), key=lambda t: (-scores[t], order.get(t, 0), t)):
+                if most > 0 and set(term.split("-")).isdisjoint(w for t in (brand, *chosen) for w in t.split("-")):
+                    chosen.append(term)
+                    most -= 1
+
+        types = {t: v * (1 + shared[t] / n_near) * (0.3 if weak[t] else 1) for t, v in offer.types.items()}
+        take(types, 1)
+        for word in chosen[:1]:  # nail-polish for polish, where most neighbours that have the one have the other
+            phrases = [t for t in types if t.endswith(f"-{word}") and 2 * shared[t] + 1 > shared[word]]
+            chosen[:] = sorted(phrases, key=lambda t: (-types[t], order[t]))[:1] or [word]
+        take({t: shared[t] * v for t, v in value.items()}, n_terms // 2)
+        own = {t: (1 - shared[t] / (n_near + 1)) * v * (0.4 if used[t] == 1 else 1) for t, v in value.items()}
+        take(own, n_terms - len(chosen) - bool(brand))
+
+        common = {t: n * rarity[t] for t, n in shared.items() if n > 1 and 2 * n >= n_near}
+        take(common, n_terms - len(chosen) - bool(brand))
+        rest = [*offer.weights, *FILLERS, *(f"other-{n}" for n in range(n_terms))]
+        found = [t for t in dict.fromkeys([*chosen, *rest]) if t != brand][: n_terms - bool(brand)]
+        return tuple([*found, brand] if brand else found)
+
+
+def _split(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> list[str]:
+    """The words of runs, each settled phrase before its first word; of two phrases that overlap, the one more items use."""
+    found: list[str] = []
+    for run in runs:
+        starts: set[int] = set()
+        for _, at in sorted((-settled[pair], at) for at, pair in enumerate(itertools.pairwise(run)) if pair in settled):
+            if not {at - 1, at + 1} & starts:
+                starts.add(at)
+        for at, word in enumerate(run):
+            found += [f"{word}-{run[at + 1]}", word] if at in starts else [word]
+    return found
+
+
+def _heads(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> set[str]:
+    """The last word of each run, packaging aside, and the phrase that it ends."""
+    found: set[str] = set()
+    for run in runs:
+        kept = list(itertools.dropwhile(WEAK_WORDS.__contains__, reversed(run)))[::-1] or run
+        found |= {kept[-1]} | {term for term in _split([kept], settled)[-3:] if term.endswith(f"-{kept[-1]}")}
+    return found
+
+
+def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozenset[str]) -> _Offer:
+    weights: dict[str, float] = {}
+    levels = [(runs, (_ABOVE_LEAF if level else _IN_LEAF) / max(1, len(runs))) for level, runs in enumerate(fields.categories)]
+    in_title = _split(fields.title, settled)
+    weights.update(dict.fromkeys(in_title, _IN_TITLE))
+    for runs, weight in [*levels, (fields.description, _IN_DESCRIPTION)]:
+        for term in _split(runs, settled):
+            weights[term] = max(weight, weights.get(term, 0))
+    types: Counter[str] = Counter()
+    types.update(dict.fromkeys(_heads(fields.title[:1], settled), 1.5))  # type: ignore[arg-type]
+    types.update(dict.fromkeys(_heads(fields.title[1:], settled), 0.5))  # type: ignore[arg-type]
+    types.update(dict.fromkeys(kinds.intersection(in_title), 3))
+    for leaf in fields.categories[:1]:
+        types.update(dict.fromkeys(_heads(leaf, settled), 3 / max(1, len(leaf))))  # type: ignore[arg-type]
+    return _Offer(weights, {t: v for t, v in types.items() if t not in AUDIENCE}, "-".join(fields.brand))
+
+
+def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_TERMS) -> list[TermID]:
+    """One Term ID an item, in the items' order: `n_terms` different terms in normal form, most important first.
+
+    1. The type of product: the last word (or two-word phrase) of the title's parts or of the leaf category, whichever the item's own
+       text and its neighbours bear out best.
+    2. `n_terms // 2` terms that its neighbours have too: score = neighbours with the term · rarity · weight of its field.
+    3. Terms that its neighbours lack: score = (1 - neighbours with it / (k + 1)) · rarity · weight, lower for a word no other item has.
+    4. The brand last, where known.
+
+    Rarity is ln(n_items / items with the term), capped where 5 items have it, so that terms are words the catalog uses again. Too
+    little text is filled up with terms of most of its neighbours, then what is left of it, then fixed words (`product`, `item`, …).
+
+    It equals ``Extractor.fit(items).terms(items, …)``, and reads each item once. Raises `ValueError` when `neighbors` is of other items
+    or in another order, or `n_terms` < 1. Deterministic; the order of the items plays no part.
+    """
+    if n_terms < 1:
+        raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
+    if neighbors.item_ids != tuple(item.item_id for item in items):
+        raise ValueError(
+            f"The neighbours are of {len(neighbors.item_ids)} items, which are not the {len(items)} items given, in their order. "
+            "Call find_neighbors on the same items."
+        )
+    extractor, offers = Extractor._fit(items)
+    bar = tqdm(enumerate(offers), desc="choosing terms", unit=" items", total=len(offers), disable=len(offers) < PROGRESS_FROM)
+    return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in bar]
+
+
+class TermExtender:
+    """Term IDs for items that join a catalog, call after call: what was counted and embedded once serves the next calls.
+
+    Words are counted on the catalog; neighbours are found among old and new items; the catalog's own Term IDs stay as they are. The
+    catalog may change between calls: an item is embedded when it is first seen, and words are counted again once more than a tenth of
+    the catalog has come or gone. Where more items join than a tenth of the catalog, they are counted along with it.
+
+    Args:
+        n_neighbors: similar items that a new item's terms are chosen in view of.
+        embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder`, fitted where words are counted.
+
+    It holds a catalog's items and their vectors, float32 `[n_items, d]`. Threads may share one.
+    """
+
+    def __init__(self, n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None):
+        self.n_neighbors, self.embedder = n_neighbors, embedder
+        self._lock = threading.Lock()
+        self._extractor: Extractor | None = None
+        self._model: SentenceTransformer | None = None  # the one given, or fitted where words were counted
+        self._rows: dict[Item, int] = {}
+        self._vectors = np.zeros((0, 0), dtype=np.float32)
+        self._uncounted = 0  # items embedded since words were counted
+
+    def __call__(self, catalog: Catalog, items: Sequence[Item]) -> list[TermID]:
+        """One Term ID a new item, of as many terms as most of the catalog's have."""
+        if not items:
+            return []
+        everything = (*catalog.items, *items)
+        with self._lock:
+            if isinstance(self.embedder, str):
+                self.embedder = load_embedder(self.embedder)
+            if 10 * len(items) > len(catalog):
+                extractor, vectors = Extractor.fit(everything), np.asarray(embed(everything, self.embedder))
+            else:
+                extractor, known = self._follow(catalog)
+                vectors = np.concatenate([known, np.asarray(embed(items, self._model))])
+        new = range(len(catalog), len(everything))
+        indices, _ = nearest(vectors, self.n_neighbors, rows=new, index="exact")  # for a few rows
+        lengths = Counter(map(len, catalog.term_ids))
+        n_terms = max(lengths, key=lambda length: (lengths[length], length))
+        return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
+
+    def _follow(self, catalog: Catalog) -> tuple[Extractor, np.ndarray]:
+        """The extractor, and the vectors of the catalog's items in their order. Makes what is missing, counts anew where it is time."""
+        fresh = [item for item in catalog if item not in self._rows]
+        gone = len(self._rows) + len(fresh) - len(catalog)
+        if self._extractor is None or 10 * (self._uncounted + len(fresh) + gone) > len(catalog):
+            kept = [] if self.embedder is None else [item for item in catalog if item in self._rows]  # another TF-IDF, other vectors
+            self._vectors = self._vectors[[self._rows[item] for item in kept]]
+            self._rows = {item: row for row, item in enumerate(kept)}
+            fresh = [item for item in catalog if item not in self._rows]
+            self._model = tfidf_embedder(map(item_text, catalog)) if self.embedder is None else self.embedder  # type: ignore[assignment]
+            self._extractor, self._uncounted = Extractor.fit(catalog.items), -len(fresh)
+        if fresh:
+            added = np.asarray(embed(fresh, self._model))
+            self._vectors = np.concatenate([self._vectors, added]) if self._rows else added
+            self._rows |= {item: row for row, item in enumerate(fresh, len(self._rows))}
+            self._uncounted += len(fresh)
+        return self._extractor, self._vectors[[self._rows[item] for item in catalog]]
+
+
+def extend_terms(
+    catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None
+) -> list[TermID]:
+    """Term IDs for new items beside those of a catalog, whose own do not change. For one call: it reads the whole catalog; who adds
+    items again and again keeps a `TermExtender`, which does so once.
+
+    Args:
+        items: the new ones; ids that the catalog lacks.
+        n_neighbors, embedder: as in `TermExtender`.
+
+    Returns:
+        One Term ID a new item, of as many terms as most of the catalog's have.
+    """
+    return TermExtender(n_neighbors, embedder)(catalog, items)

@@ -1,0 +1,350 @@
+"""Items and their neighbours → Term IDs written by a language model: context-aware term generation (GRLM, arXiv 2601.06798, section 3.1).
+
+The model sees an item and its nearest neighbours and answers with exactly `n_terms` terms; `writers` holds its decoding to that form, so
+every answer is legal in form whatever the model. A second pass shows it the neighbours' identifiers and asks again for items whose terms
+repeat or hold no letter, or whose identifier another item has. What is still at fault after that is mended from the item's own text.
+
+The prompt is ours, versioned, and its hash stands in the dataset's card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.data.items import Item
+from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
+from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise, parse, render
+from grlm_hf.indexing.neighbors import Neighbors
+from grlm_hf.indexing.words import FILLERS, STOP_WORDS, words
+from grlm_hf.llms.writers import Writer
+
+PROMPT_VERSION = "1"
+TERM_CHARS = 32  # of one term, as written; longer is a sentence
+
+_ASPECTS = (
+    "what kind of product it is",
+    "what it is for",
+    "its most telling feature",
+    "who or what it suits",
+    "what sets it apart from products like it",
+    "what it is made of",
+    "its look, taste or scent",
+    "its maker or line",
+)
+_TASK = """\
+Describe a product in exactly {n} terms, so that similar products get similar terms and no two products get the same ones.
+
+Rules:
+- Write the terms in this order: {aspects}.
+- A term is one common word in its base form (singular, infinitive), in the language of the product's text.
+- Use a short phrase only where no word will do.
+- For everything that the product shares with the similar products below, use the very word that fits all of them, not a synonym.
+- Let at least one term, late in the list, hold for this product alone.
+- No term twice. No sizes, prices or model numbers, unless nothing else tells the product apart.
+
+Product:
+{item}
+
+Similar products, closest first:
+{near}
+{taken}
+Answer with the {n} terms and nothing else, like [{example}]."""
+_EXAMPLE = ("kettle", "boil", "gooseneck", "barista", "walnut-handle", "steel", "matte", "studio")
+_TAKEN = """
+Already taken by other products, so your answer must differ in at least one term:
+{lines}
+"""
+_NONE = "(none)"
+_LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{M}\p{N}]"
+_SHARD_KEY = b"grlm_answers_of"
+PASSES = ("needed", "all", "none")
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """How a language model writes terms."""
+
+    model: str = "Qwen/Qwen3-4B-Instruct-2507"
+    """Name or folder of an instruction-tuned causal model."""
+    dtype: str = "auto"
+    """Of its weights; auto: as they are saved, on a CPU float32."""
+    batch_size: int = 64
+    """Items answered at once by transformers; vLLM schedules by itself."""
+    tensor_parallel: int = 1
+    """GPUs that vLLM spreads one copy of the model over."""
+    max_model_len: int = 0
+    """Tokens of a prompt and its answer that vLLM makes room for; 0: as the model allows."""
+    eager: bool = False
+    """vLLM without compilation, which starts faster."""
+    description: int = 150
+    """Characters shown of a description, the paper's number; of a neighbour's half as many."""
+    second_pass: str = "needed"
+    """Ask again, showing the neighbours' terms: "needed" (terms that repeat, identifiers that are shared), "all" items, or "none"."""
+    shard_size: int = 1024
+    """Items whose answers are written to disk together; a killed run loses one shard at most."""
+    part: str = ""
+    """"2/8": write only every eighth shard, the third of each; start one process a GPU, then run once without to finish."""
+
+    def __post_init__(self) -> None:
+        if self.second_pass not in PASSES:
+            raise ValueError(f"terms.llm.second_pass is {self.second_pass!r}; expected one of {PASSES}.")
+        for name in ("batch_size", "tensor_parallel", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"terms.llm.{name} is {getattr(self, name)}; expected at least 1.")
+        if self.description < 0:
+            raise ValueError(f"terms.llm.description is {self.description}; expected 0 or more characters.")
+        _part(self.part)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Term IDs written by a model, and how that went.
+
+    Attributes:
+        term_ids: one an item, in order: `n_terms` different terms in normal form.
+        facts: JSON-ready: model, prompt version and hash, how many answers were asked again, accepted, mended.
+    """
+
+    term_ids: list[TermID]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def answer_pattern(n_terms: int = N_TERMS) -> str:
+    """The form of an answer as a regular expression: ``[a, b, c, d, e]``, each term of at most `TERM_CHARS` characters, beginning with a
+    letter or digit of any script. Every full match parses into `n_terms` terms, less those whose normal form has no letter left (``ﾞ``)."""
+    term = f"{_LETTER}({_INNER}{{0,{TERM_CHARS - 2}}}{_LAST})?"
+    return rf"\[{term}(, {term}){{{n_terms - 1}}}\]"
+
+
+def longest_answer(n_terms: int = N_TERMS) -> int:
+    """Tokens that always suffice for an answer: four bytes a character at one token a byte, brackets, separators and the end."""
+    return 4 * TERM_CHARS * n_terms + 2 * n_terms + 2
+
+
+def request(
+    item: Item, near: Sequence[Item], n_terms: int = N_TERMS, *, description: int = 150,
+    near_terms: Sequence[TermID] = (), taken: Sequence[TermID] = (),
+) -> str:  # fmt: skip
+    """The user message that asks for an item's terms.
+
+    Args:
+        near: its neighbours, closest first.
+        description: characters shown of the item's description; of a neighbour's half as many.
+        near_terms: the neighbours' identifiers, on a second pass.
+        taken: identifiers that the answer must differ from.
+    """
+    lines = []
+    for at, other in enumerate(near):
+        known = f" → {render(near_terms[at])}" if near_terms else ""
+        lines.append(f"{at + 1}. {_about(other, description // 2, '; ')}{known}")
+    return _TASK.format(
+        n=n_terms,
+        aspects="; ".join(_ASPECTS[:n_terms]),
+        item=_about(item, description, "\n"),
+        near="\n".join(lines) or _NONE,
+        taken=_TAKEN.format(lines="\n".join(map(render, taken))) if taken else "",
+        example=", ".join(_EXAMPLE[:n_terms]),
+    )
+
+
+def _about(item: Item, description: int, apart: str) -> str:
+    parts = [f"Title: {_cut(item.title, 200)}"]
+    if item.brand:
+        parts.append(f"Brand: {_cut(item.brand, 60)}")
+    if item.categories:
+        parts.append(f"Category: {_cut(' > '.join(item.categories[-3:]), 120)}")
+    if item.description and description:
+        parts.append(f"Description: {_cut(item.description, description)}")
+    return apart.join(parts)
+
+
+def _cut(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " …"
+
+
+def generation_hash(n_terms: int = N_TERMS) -> str:
+    """Identifies the prompt text and the form of the answer; it stands in the dataset's card."""
+    probe = Item("id", "T", "B", ("C",), "D")
+    text = [PROMPT_VERSION, answer_pattern(n_terms), request(probe, [probe], n_terms, near_terms=[("a",)], taken=[("b",)])]
+    return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
+
+
+def generate_terms(
+    items: Sequence[Item],
+    neighbors: Neighbors,
+    writer: Writer,
+    work: str | Path,
+    n_terms: int = N_TERMS,
+    config: LLMConfig | None = None,
+) -> Generated:
+    """Term IDs for all items, written by a language model; goes on from what an earlier run left in `work`.
+
+    Answers are written to `work` in shards; a shard counts only if its prompts and its model are those of now, so a run that was killed
+    does no item twice and loses none.
+
+    Args:
+        neighbors: of these items, in their order.
+        writer: `grlm_hf.llms.writers.make_writer`; a finished run loads no model.
+        n_terms: terms an identifier, 3 to 8.
+
+    Raises:
+        ValueError: `neighbors` is of other items; `n_terms` outside 3–8; the same shard answered in another form than asked for.
+        Incomplete: always with `config.part`: a part writes answers only, and a run without puts them together.
+    """
+    config = config or LLMConfig()
+    if not 3 <= n_terms <= len(_ASPECTS):
+        raise ValueError(f"n_terms is {n_terms}; a model is asked for 3 to {len(_ASPECTS)} terms.")
+    if neighbors.item_ids != tuple(item.item_id for item in items):
+        raise ValueError(f"The neighbours are not of the {len(items)} items given, in their order. Call find_neighbors on the same items.")
+    answers = _Answers(writer, Path(work), n_terms, config)
+    near = [neighbors.of(at) for at in range(len(items))]
+
+    def first_message(at: int) -> str:
+        return request(items[at], [items[j] for j in near[at]], n_terms, description=config.description)
+
+    found = answers.to("first", first_message, range(len(items)), items)
+    first = [_terms(found[at]) for at in range(len(items))]
+    faults = {at for at, terms in enumerate(first) if len(set(terms)) < n_terms}
+    term_ids = [mend(item, terms, n_terms) for item, terms in zip(items, first, strict=True)]
+
+    groups: defaultdict[TermID, list[int]] = defaultdict(list)
+    for at in sorted(range(len(items)), key=lambda at: items[at].item_id):
+        groups[term_ids[at]].append(at)
+    sharing = {at for group in groups.values() for at in group[1:]}
+    again = {"needed": sorted(faults | sharing), "all": range(len(items)), "none": ()}[config.second_pass]
+
+    def second_message(at: int) -> str:
+        return request(
+            items[at], [items[j] for j in near[at]], n_terms, description=config.description,
+            near_terms=[term_ids[j] for j in near[at]], taken=[term_ids[at]] if at in sharing else [],
+        )  # fmt: skip
+
+    accepted = 0
+    if again:
+        second = answers.to("second", second_message, again, items)
+        count = Counter(term_ids)
+        for at in sorted(again, key=lambda at: items[at].item_id):  # of two that now answer alike the first by item_id has it
+            terms = _terms(second[at])
+            new = tuple(terms)
+            if len(set(terms)) < n_terms or (new != term_ids[at] and count[new]):
+                continue
+            count[term_ids[at]] -= 1
+            count[new] += 1
+            faults.discard(at)
+            accepted += new != term_ids[at]
+            term_ids[at] = new
+    if config.part:  # or two parts that end at once would both go on
+        raise Incomplete("All answers are written. Run once without terms.llm.part to make the identifiers of them.")
+    facts = {
+        "model": Path(config.model).name if Path(config.model).is_dir() else config.model,  # cards are public, local paths are not
+        "prompt_version": PROMPT_VERSION,
+        "prompt_hash": generation_hash(n_terms),
+        "n_terms": n_terms,
+        "answers": len(items),
+        "legal_in_form": len(items),  # any other is refused
+        "asked_again": len(again),
+        "changed_by_second_pass": accepted,
+        "mended": len(faults),
+        "settings": {k: v for k, v in asdict(config).items() if k not in ("part", "model")},
+    }
+    return Generated(term_ids, facts)
+
+
+def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
+    """`n_terms` different terms in normal form: those given, without repeats and what is no term, then words of the item's own text
+    (title, leaf category upwards, brand, description), then fixed ones (`product`, `item`, …)."""
+    kept = [term for term in dict.fromkeys(map(normalise, terms)) if term]
+    if len(kept) < n_terms:
+        own = words("\n".join((item.title, *reversed(item.categories), item.brand, item.description)))
+        kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS), *FILLERS]))
+    return tuple(kept[:n_terms])
+
+
+def _terms(answer: str) -> list[str]:
+    return list(parse(answer) or ())
+
+
+class _Answers:
+    """Answers to messages, shard by shard on disk."""
+
+    def __init__(self, writer: Writer, work: Path, n_terms: int, config: LLMConfig):
+        self._writer, self._work, self._n_terms, self._config = writer, work, n_terms, config
+
+    def to(self, name: str, message: Callable[[int], str], order: Sequence[int], items: Sequence[Item]) -> dict[int, str]:
+        """Position → answer; a message is made when its shard's turn comes. Raises `Incomplete` when shards are missing that another
+        part writes."""
+        from tqdm.auto import tqdm
+
+        folder = self._work / name
+        size = self._config.shard_size
+        shards = [order[i : i + size] for i in range(0, len(order), size)]
+        mine, parts = _part(self._config.part)
+        found: dict[int, str] = {}
+        missing = 0
+        with tqdm(total=len(order), desc=f"terms, {name} pass", unit=" items", disable=len(order) < size) as bar:
+            for n, shard in enumerate(shards):
+                path = folder / f"answers-{n:05d}-of-{len(shards):05d}.parquet"
+                asked = [message(at) for at in shard]
+                key = self._key(asked)
+                answers = self._read(path, key, [items[at].item_id for at in shard])
+                if answers is None and n % parts != mine:
+                    missing += 1
+                    continue
+                if answers is None:
+                    answers = self._writer.write(asked, answer_pattern(self._n_terms), longest_answer(self._n_terms))
+                    for at, answer in zip(shard, answers, strict=True):
+                        if not (answer.startswith("[") and answer.endswith("]") and answer.count(",") == self._n_terms - 1):
+                            raise ValueError(
+                                f"Item {items[at].item_id!r} was answered {answer!r}; expected {self._n_terms} terms in brackets. "
+                                f"The back end ({self._writer.identity}) does not hold the model to the form; take the other one."
+                            )
+                    self._write(path, key, [items[at].item_id for at in shard], answers)
+                found.update(zip(shard, answers, strict=True))
+                bar.update(len(shard))
+        if missing:
+            raise Incomplete(
+                f"{missing} of {len(shards)} shards of the {name} pass are not written yet. When every part has ended, run them again for "
+                "the second pass, then once without terms.llm.part."
+            )
+        return found
+
+    def _key(self, asked: Sequence[str]) -> bytes:
+        state = [self._writer.identity, answer_pattern(self._n_terms), list(asked)]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest().encode()
+
+    def _read(self, path: Path, key: bytes, item_ids: Sequence[str]) -> list[str] | None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not path.is_file():
+            return None
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            rows = [row for _, row in read_rows(path)] if metadata.get(_SHARD_KEY) == key else []
+        except (pa.ArrowException, OSError, ValueError):  # broken: written again
+            return None
+        return [row["answer"] for row in rows] if [row["item_id"] for row in rows] == list(item_ids) else None
+
+    def _write(self, path: Path, key: bytes, item_ids: Sequence[str], answers: Sequence[str]) -> None:
+        from datasets import Features, Value
+
+        features = Features({"item_id": Value("string"), "answer": Value("string")})
+        rows = [{"item_id": item_id, "answer": answer} for item_id, answer in zip(item_ids, answers, strict=True)]
+        write_parquet(rows_to_dataset(rows, features), path, {_SHARD_KEY: key})
+
+
+def _part(part: str) -> tuple[int, int]:
+    """(which, of how many), (0, 1) for ""."""
+    if not part:
+        return 0, 1
+    which, _, of = part.partition("/")
+    if not (which.isdecimal() and of.isdecimal() and int(which) < int(of)):
+        raise ValueError(f"terms.llm.part is {part!r}; expected like 0/8 … 7/8.")
+    return int(which), int(of)

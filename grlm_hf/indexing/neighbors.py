@@ -1,0 +1,268 @@
+"""Items → their nearest items by text: the context in which terms are chosen (GRLM, arXiv 2601.06798, section 3.1).
+
+The paper embeds title, description and categories with Qwen3-Embedding-8B and keeps the five closest items by cosine. Here any
+sentence-transformers model does (`embedding`), and the search is exact up to a million items (`index`). It masks the item itself by its
+position, so the closest true neighbour is never lost, not even when it is an exact duplicate (the official code drops it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grlm_hf.data.items import Item
+from grlm_hf.files import write_parquet
+from grlm_hf.indexing.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
+from grlm_hf.indexing.index import INDEXES, Index, build_index, search
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+NEIGHBORS_SCHEMA = 1
+_FACTS_KEY = b"grlm_neighbors"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class NeighborsConfig:
+    """How similar items are found."""
+
+    k: int = 5
+    """Similar items of each item."""
+    min_score: float | None = None
+    """Cosine similarity below which an item is no neighbour; null: none is left out."""
+    embedder: str = ""
+    """A sentence-transformers model's name or folder; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
+    prompt: str = ""
+    """The name of one of the embedder's prompts, or an instruction itself; empty: its prompt for documents, if it has one."""
+    max_tokens: int = 0
+    """Texts are cut after so many tokens; 0: where the embedder's own configuration says."""
+    dtype: str = "auto"
+    """The embedder's numbers: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
+    batch_size: int = 128
+    """Texts embedded at once."""
+    devices: str = ""
+    """Such as "cuda:0,cuda:1", each with a process of its own; empty: one device, by availability."""
+    shard_size: int = SHARD_SIZE
+    """Items embedded between two writes; a killed run repeats at most so many."""
+    index: str = "auto"
+    """"exact"; "ivf" or "hnsw", approximate, with measured recall; "auto": exact up to a million items, then IVF, compressed if need be."""
+    recall: float = 0.99
+    """What an approximate index has to find of the true neighbours; it searches more widely until it does."""
+    memory_gb: float = 0.0
+    """That the index may take; 0: four fifths of what is free."""
+
+    def __post_init__(self) -> None:
+        for name in ("k", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}.")
+        for name in ("max_tokens", "memory_gb"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}; expected 0 or more.")
+        if self.min_score is not None and not -1 <= self.min_score <= 1:
+            raise ValueError(f"min_score={self.min_score}; a cosine lies between -1 and 1.")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"recall={self.recall}; expected a share above 0, at most 1.")
+        if self.index not in INDEXES:
+            raise ValueError(f"index is {self.index!r}; expected one of {INDEXES}.")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; expected one of {_DTYPES}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The `k` nearest items of each item, closest first; equal scores in catalog order.
+
+    Attributes:
+        item_ids: `n_items` ids, the order of the rows.
+        indices: int32 `[n_items, k]`, positions in `item_ids`, never the row's own; -1 where there are fewer than `k`.
+        scores: float32 `[n_items, k]`, cosine similarity in [-1, 1], falling along a row; -inf where `indices` is -1.
+        facts: how they were found, for a dataset card; values that JSON can hold.
+
+    Raises `ValueError` when shapes or dtypes differ from these.
+    """
+
+    item_ids: tuple[str, ...]
+    indices: np.ndarray
+    scores: np.ndarray
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("indices", np.int32), ("scores", np.float32)):
+            array = getattr(self, name)
+            if array.ndim != 2 or len(array) != len(self.item_ids) or array.shape != self.indices.shape or array.dtype != dtype:
+                raise ValueError(
+                    f"Neighbors.{name} must be {np.dtype(dtype)} [{len(self.item_ids)} items, k]; found {array.dtype} {list(array.shape)}."
+                )
+
+    def of(self, position: int) -> list[int]:
+        """Positions of one item's neighbours, closest first, without the missing ones."""
+        return [int(i) for i in self.indices[position] if i >= 0]
+
+    def to_dataset(self) -> Dataset:
+        """Columns `item_id` (string), `neighbors` (list of item ids, closest first), `scores` (list of float32); one row an item."""
+        import pyarrow as pa
+        from datasets import Dataset, Features, List, Value
+
+        there = self.indices >= 0
+        ids, ends = pa.array(self.item_ids, pa.string()), np.concatenate([[0], there.sum(axis=1).cumsum()]).astype(np.int32)
+        columns = {
+            "item_id": ids,
+            "neighbors": pa.ListArray.from_arrays(ends, ids.take(pa.array(self.indices[there]))),
+            "scores": pa.ListArray.from_arrays(ends, pa.array(self.scores[there])),
+        }
+        features = Features({"item_id": Value("string"), "neighbors": List(Value("string")), "scores": List(Value("float32"))})
+        return Dataset(pa.table(columns, schema=features.arrow_schema))
+
+    @classmethod
+    def from_dataset(cls, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> Neighbors:
+        """From rows with the columns of `to_dataset`; `facts` of their origin. Raises `ValueError` naming the first item whose row cannot
+        be right: a repeated id, a neighbour without a row or that is the item itself, or as many scores as there are no neighbours."""
+        facts = dict(facts or {})
+        table = [(row["item_id"], row["neighbors"], row["scores"]) for row in rows]
+        position = {item_id: at for at, (item_id, _, _) in enumerate(table)}
+        k = max([int(facts.get("k", 0)), *(len(found) for _, found, _ in table)], default=0)
+        indices = np.full((len(table), k), -1, dtype=np.int32)
+        scores = np.full((len(table), k), -np.inf, dtype=np.float32)
+        for at, (item_id, found, similar) in enumerate(table):
+            strange = [other for other in found if other not in position or other == item_id]
+            if position[item_id] != at or strange or len(found) != len(similar):
+                raise ValueError(
+                    f"The neighbours of item {item_id!r} (row {at}) cannot be right: {len(found)} neighbours, {len(similar)} scores"
+                    + (f", {strange[0]!r} is the item itself or has no row." if strange else ", or the id is there twice.")
+                    + " Find them again on the same items."
+                )
+            indices[at, : len(found)] = [position[other] for other in found]
+            scores[at, : len(found)] = similar
+        return cls(tuple(position), indices, scores, facts)
+
+    def save(self, path: str | Path) -> None:
+        """One parquet file with the columns of `to_dataset`, the facts in its metadata; written atomically."""
+        write_parquet(self.to_dataset(), path, {_FACTS_KEY: json.dumps({"schema": NEIGHBORS_SCHEMA, **self.facts}).encode()})
+
+    @staticmethod
+    def written(path: str | Path) -> bool:
+        """Whether `save` wrote the file, as far as its metadata tell."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return _FACTS_KEY in (pq.read_schema(path).metadata or {})
+        except (pa.ArrowException, OSError):
+            return False
+
+    @classmethod
+    def load(cls, path: str | Path) -> Neighbors:
+        """What `save` wrote. Raises `ValueError` for another file, one of a later grlm-hf, or one whose rows cannot be right."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path, columns=["item_id", "neighbors", "scores"])
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is no readable parquet file of neighbours: there is no such file.") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is no readable parquet file of neighbours: {str(error).splitlines()[0]}") from error
+        stated = (table.schema.metadata or {}).get(_FACTS_KEY)
+        if stated is None:
+            raise ValueError(f"{path} was not written by Neighbors.save: its metadata state no schema. Find the neighbours again.")
+        facts = json.loads(stated)
+        if facts.pop("schema") > NEIGHBORS_SCHEMA:
+            raise ValueError(f"{path} is of a later grlm-hf than this one, which reads schema {NEIGHBORS_SCHEMA}: pip install -U grlm-hf")
+        return cls.from_dataset((row for batch in table.to_batches() for row in batch.to_pylist()), facts)
+
+
+def nearest(
+    vectors: np.ndarray | Shards,
+    k: int,
+    min_score: float | None = None,
+    rows: Sequence[int] | None = None,
+    index: Index | str = "auto",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices int32 `[n, k]` and scores float32 `[n, k]` of `Neighbors`, for float32 vectors `[n, d]` of length 1 or 0.
+
+    Zero vectors have no neighbours and are nobody's. `min_score` leaves out what is less similar. Only `rows` are searched for, if
+    given; the others have no neighbours then. `index`: as in `grlm_hf.indexing.index.choose_index`, or one that is built.
+
+    Raises `ValueError` for `k` < 1 or an index that does not fit into memory.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1; found {k}.")
+    indices = np.full((len(vectors), k), -1, dtype=np.int32)
+    scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+    built = build_index(vectors, k, index) if isinstance(index, str) else index
+    asked = built.rows if rows is None else np.intersect1d(built.rows, np.asarray(rows, dtype=np.int64))
+    indices[asked], scores[asked] = search(built, vectors, asked, k)
+    if min_score is not None:
+        far = ~(scores >= min_score)
+        indices[far], scores[far] = -1, -np.inf
+    return indices, scores
+
+
+def find_neighbors(
+    items: Sequence[Item],
+    k: int | None = None,
+    embedder: SentenceTransformer | str | None = None,
+    min_score: float | None = None,
+    *,
+    config: NeighborsConfig | None = None,
+    work: str | Path | None = None,
+) -> Neighbors:
+    """Each item's nearest other items by the cosine of their texts' embeddings.
+
+    Args:
+        k, embedder, min_score: where given, they count instead of `config`'s. `embedder` may be a loaded `SentenceTransformer`, whose own
+            dtype and length of text then count.
+        work: a folder for the embeddings, so that a killed run goes on where it stopped (`embed`), and that they need not fit into memory.
+
+    Items whose text is empty to the embedder have no neighbours. Raises `ValueError` for no items, a repeated item id, a setting out of
+    its range, an embedding that is not finite or an index that does not fit into memory; `ImportError` naming what to install.
+    """
+    given = {"k": k, "embedder": embedder if isinstance(embedder, str) else None, "min_score": min_score}
+    config = replace(config or NeighborsConfig(), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    item_ids = tuple(item.item_id for item in items)
+    repeated = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
+    if not items:
+        raise ValueError("There are no items to find neighbours of; pass at least one.")
+    device_names(config.devices)  # before a model is loaded
+    if not config.embedder and embedder is None:
+        if config.prompt or config.max_tokens:
+            raise ValueError("prompt and max_tokens are for a model that is named: give embedder too, or neither of them.")
+        model, name = tfidf_embedder(map(item_text, items)), "tf-idf"
+    elif embedder is None or isinstance(embedder, str):
+        model = load_embedder(config.embedder, config.dtype, config.max_tokens, "cpu" if config.devices else None)
+        name = Path(config.embedder).name if Path(config.embedder).is_dir() else config.embedder
+    else:
+        model, name = embedder, embedder.model_card_data.base_model or type(embedder).__name__
+    vectors = embed(
+        items,
+        model,
+        config.batch_size,
+        prompt=config.prompt,
+        devices=config.devices,
+        shard_size=config.shard_size,
+        work=work,
+    )
+    index = build_index(vectors, config.k, config.index, config.recall, int(config.memory_gb * 1e9))
+    facts = {
+        "n_items": len(items),
+        "k": config.k,
+        "min_score": config.min_score,
+        "embedder": name,
+        "revision": model.model_card_data.base_model_revision,
+        "prompt": prompt_text(model, config.prompt),
+        "max_tokens": model.max_seq_length if isinstance(model.max_seq_length, int) else None,
+        "dim": vectors.shape[1],
+        "without_text": len(items) - len(index.rows),
+        **index.facts,
+    }
+    return Neighbors(item_ids, *nearest(vectors, config.k, config.min_score, index=index), facts)

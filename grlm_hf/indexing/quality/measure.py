@@ -1,0 +1,287 @@
+"""How good a set of Term IDs is, measured before anything is trained on it.
+
+Two identifier sets of the same items can be compared measure by measure. What hangs on chance stands beside its chance level: terms
+shared with neighbours beside those shared with random items, terms found in the item's own text beside those of another item's Term ID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import normalise
+from grlm_hf.indexing.collisions import collisions
+from grlm_hf.indexing.quality.codes import branching, count_shared, sort_rows, spearman, to_table, without_repeats
+from grlm_hf.indexing.quality.text import alignment
+
+if TYPE_CHECKING:
+    from grlm_hf.indexing.neighbors import Neighbors
+
+QUALITY_SCHEMA = "grlm.quality/1"
+_GROUPS = 10  # largest groups of items that share a Term ID, told one by one
+_TITLES = 5  # titles told of each
+_EXAMPLES = 5  # illegal Term IDs told
+_BINS = 20  # bins of cosine similarity in [0, 1]: each is .05 wide
+
+
+def measure(
+    items: Sequence[Item],
+    term_ids: Sequence[Sequence[str]],
+    neighbors: Neighbors | None = None,
+    *,
+    paths: Sequence[Sequence[int]] | None = None,
+    tokenizer: str = "",
+    n_terms: int | None = None,
+    appended: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All measures of one identifier set, as plain numbers, texts, lists and dicts (JSON); shares are in [0, 1], entropies in bits.
+
+    Term IDs may be illegal: lists of any length, of terms in any form. They are measured as they are.
+
+    Args:
+        items: at least one; ids must be unique.
+        term_ids: one an item.
+        neighbors: of these items in this order, for `agreement`.
+        paths: each item's identifier as token ids (`grlm_hf.tokens.identifier_tokens`), for `tokens` and the trie of tokens.
+        tokenizer: the name of the tokenizer of `paths`.
+        n_terms: terms that a legal Term ID has; None: as many as most of these have.
+        appended: whether one more is legal, too, as `grlm_hf.indexing.collisions.resolve` by "append" makes them.
+        seed: draws the random pairs and the shuffled Term IDs.
+
+    Returns:
+        - ``legality``: share of ``legal`` items; how many are not for the ``count`` of terms, a term that is not in normal ``form``, a
+          ``repeated`` term (an item may have several reasons); ``examples``.
+        - ``terms``: ``distinct`` ones, those ``used_once``, the mean ``per_item``, and of each position the ``positions``' vocabulary.
+        - ``prefixes``: distinct prefixes of length 1, 2, … (a Term ID that is shorter counts whole).
+        - ``collisions``: ``distinct`` Term IDs; ``groups`` of items that share one, their ``items``, ``share`` of all items, ``largest``,
+          ``sizes`` as pairs (size, groups), and the ``groups_shown``, which are the ten largest.
+        - ``agreement`` (None without pairs): mean number of terms, as sets, that an item shares with a neighbour: over all pairs, by rank,
+          by bins of cosine similarity; ``random``: with another item drawn at random; ``spearman`` between cosine and shared terms over
+          all pairs (None where one of them never varies).
+        - ``alignment``: of a Term ID against the item's text (title, brand, categories, description) and against its title alone:
+          share of ``items`` with a word of a term in it, mean share of an item's ``terms`` with all their words in it; ``own`` Term IDs,
+          and ``shuffled`` so that no item has its own. Words are those of `grlm_hf.indexing.words.words`, taken apart at hyphens and
+          freed of an English plural; in a script without spaces, any part of the text.
+        - ``tokens`` (None without `paths`): identifier length in tokens: mean, median, percentiles, max, and pairs (length, items).
+        - ``trie``: by ``terms`` and by ``tokens`` (None without `paths`), see `branching`.
+
+    Nothing depends on the order of the items. Raises `ValueError` for no items, a repeated item id, arguments of different lengths, a
+    Term ID that is no sequence of texts, `n_terms` < 1, or neighbours of other items or in another order.
+    """
+    _check(items, term_ids, neighbors, paths, n_terms)
+    by_id = np.array(sorted(range(len(items)), key=lambda at: items[at].item_id))  # from here on, the order of the items plays no part
+    items, term_ids = [items[at] for at in by_id], [term_ids[at] for at in by_id]
+    code: dict[str, int] = {}
+    table = to_table([[code.setdefault(term, len(code)) for term in term_id] for term_id in term_ids])
+    vocabulary = list(code)
+    once = without_repeats(table)
+    tokens = None if paths is None else to_table([paths[at] for at in by_id])
+
+    lengths = np.count_nonzero(table, axis=1)
+    wanted = n_terms or max(1, int(np.bincount(lengths).argmax()))
+    common = sort_rows(table)[1]
+    uses = np.bincount(table[table > 0], minlength=1)[1:]
+    rng = np.random.default_rng(seed)
+    aligned = alignment(items, vocabulary, once, _strangers(len(items), rng))
+    return {
+        "items": len(items),
+        "items_hash": _hash(item.item_id for item in items),
+        "n_terms": wanted,
+        "seed": seed,
+        "legality": _legality(items, term_ids, vocabulary, table, once, wanted, appended),
+        "terms": {
+            "distinct": len(vocabulary),
+            "used_once": int((uses == 1).sum()),
+            "per_item": float(lengths.mean()),
+            "positions": [_position(column) for column in table.T if column.any()],
+        },
+        "prefixes": [int((common < length).sum()) for length in range(1, int(lengths.max()) + 1)],
+        "collisions": _collisions(items, term_ids),
+        "agreement": None if neighbors is None else _agreement(once, neighbors, by_id, rng),
+        "alignment": aligned,
+        "tokens": None if tokens is None else _token_lengths(tokens, tokenizer),
+        "trie": {"terms": branching(table), "tokens": None if tokens is None else branching(tokens)},
+    }
+
+
+def compare(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Reports of `measure` side by side: ``{schema, items, sets: {name: report}}``.
+
+    Raises `ValueError` for no reports, or where they are not of the same items, neighbours or tokenizer: their figures would differ for
+    that alone.
+    """
+    if not reports:
+        raise ValueError("There is nothing to compare; pass at least one report of measure, by name.")
+    first, one = next(iter(reports.items()))
+    for name, report in reports.items():
+        if (report["items"], report["items_hash"]) != (one["items"], one["items_hash"]):
+            raise ValueError(
+                f"{name!r} is measured on {report['items']} items, which are not the {one['items']} of {first!r}. Measure both on the same."
+            )
+    for part, what in (("agreement", "neighbors_hash"), ("tokens", "tokenizer")):
+        found = {name: report[part][what] for name, report in reports.items() if report[part]}
+        if len(set(found.values())) > 1:
+            raise ValueError(f"The sets' {part} are measured with different {what}: {found}. Measure all with the same.")
+    return {"schema": QUALITY_SCHEMA, "items": one["items"], "sets": dict(reports)}
+
+
+def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors | None, paths: Any, n_terms: int | None) -> None:
+    if not len(items):
+        raise ValueError("There are no items to measure; pass at least one.")
+    for name, rows in (("Term IDs", term_ids), ("token paths", paths)):
+        if rows is not None and len(rows) != len(items):
+            raise ValueError(f"Found {len(items)} items and {len(rows)} {name}; expected one an item.")
+    if repeated := [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]:
+        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
+    for item, term_id in zip(items, term_ids, strict=True):
+        if isinstance(term_id, str) or not isinstance(term_id, Sequence) or not all(isinstance(term, str) for term in term_id):
+            raise ValueError(f"The Term ID of item {item.item_id!r} is {term_id!r}; expected a list of texts, one a term.")
+    if n_terms is not None and n_terms < 1:
+        raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
+    if neighbors is None:
+        return
+    if neighbors.item_ids != tuple(item.item_id for item in items):
+        raise ValueError(
+            f"The neighbours are of {len(neighbors.item_ids)} items, which are not the {len(items)} items given, in their order. "
+            "Call find_neighbors on the same items."
+        )
+    if not np.isfinite(neighbors.scores[neighbors.indices >= 0]).all():
+        raise ValueError("Some neighbours have no finite score; expected their cosine similarities. Find them anew: find_neighbors.")
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _strangers(n: int, rng: np.random.Generator) -> np.ndarray | None:
+    """int64 `[n]`: for each item another one, drawn at random so that each is drawn once; None where there is no other."""
+    if n < 2:
+        return None
+    cycle = rng.permutation(n)
+    strangers = np.empty_like(cycle)
+    strangers[cycle] = np.roll(cycle, -1)
+    return strangers
+
+
+# --- the measures ------------------------------------------------------------------------------------------------------------------
+
+
+def _legality(
+    items: Sequence[Item],
+    term_ids: Sequence[Sequence[str]],
+    vocabulary: Sequence[str],
+    table: np.ndarray,
+    once: np.ndarray,
+    n_terms: int,
+    appended: bool,
+) -> dict[str, Any]:
+    malformed = np.array([False, *(not term or normalise(term) != term for term in vocabulary)])
+    lengths = np.count_nonzero(table, axis=1)
+    reasons = {
+        "count": (lengths < n_terms) | (lengths > n_terms + appended),
+        "form": malformed[table].any(axis=1),
+        "repeated": (once != table).any(axis=1),
+    }
+    illegal = np.any(list(reasons.values()), axis=0)
+    examples = [
+        {
+            "item_id": items[at].item_id,
+            "terms": [_shown(term) for term in term_ids[at][: 2 * n_terms]],
+            "reasons": [reason for reason, wrong in reasons.items() if wrong[at]],
+        }
+        for at in np.flatnonzero(illegal)[:_EXAMPLES]
+    ]
+    counts = {reason: int(wrong.sum()) for reason, wrong in reasons.items()}
+    return {"legal": float((~illegal).mean()), "illegal": int(illegal.sum()), **counts, "examples": examples}
+
+
+def _shown(text: str) -> str:
+    """Text that any file can hold, at most a line of it."""
+    return text[:200].encode("utf-8", "replace").decode()
+
+
+def _position(column: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(column[column > 0])
+    shares = counts[counts > 0] / counts.sum()
+    return {"items": int(counts.sum()), "distinct": len(shares), "entropy": max(0.0, float(-(shares * np.log2(shares)).sum()))}
+
+
+def _collisions(items: Sequence[Item], term_ids: Sequence[Sequence[str]]) -> dict[str, Any]:
+    found = collisions([tuple(term_id) for term_id in term_ids])
+    groups = sorted(found, key=lambda group: (-len(group), tuple(term_ids[group[0]])))
+    sharing = sum(map(len, groups))
+    shown = [
+        {
+            "terms": [_shown(term) for term in term_ids[group[0]]],
+            "items": len(group),
+            "titles": [_shown(items[at].title) for at in group[:_TITLES]],
+        }
+        for group in groups[:_GROUPS]
+    ]
+    return {
+        "distinct": len(items) - sharing + len(groups),
+        "groups": len(groups),
+        "items": sharing,
+        "share": sharing / len(items),
+        "largest": max(map(len, groups), default=1),
+        "sizes": [list(pair) for pair in sorted(Counter(map(len, groups)).items())],
+        "groups_shown": shown,
+    }
+
+
+def _agreement(once: np.ndarray, neighbors: Neighbors, by_id: np.ndarray, rng: np.random.Generator) -> dict[str, Any] | None:
+    place = np.argsort(by_id)  # position in `neighbors` → row of `once`
+    near = neighbors.indices[by_id]
+    row, rank = np.nonzero(near >= 0)
+    if not len(row):
+        return None
+    near = place[near[row, rank]]
+    shared = count_shared(once, row, near)
+    cosine = neighbors.scores[by_id][row, rank].astype(np.float64)
+    strangers = [_strangers(len(once), rng) for _ in range(neighbors.indices.shape[1])]
+    random = np.mean([count_shared(once, np.arange(len(once)), s).mean() for s in strangers if s is not None])
+    bins = np.clip(np.floor(cosine * _BINS + 1e-6), -_BINS, _BINS - 1).astype(int)  # .15 is in the bin that it begins, in float32 too
+    return {
+        "neighbors_hash": hashlib.sha256(np.stack([row, near]).tobytes()).hexdigest()[:16],
+        "k": neighbors.indices.shape[1],
+        "pairs": len(row),
+        "similarity": float(cosine.mean()),
+        "shared": float(shared.mean()),
+        "random": float(random),
+        "over_random": float(shared.mean() - random),
+        "spearman": spearman(cosine, shared),
+        "by_rank": [
+            {"rank": int(r) + 1, "pairs": int((rank == r).sum()), "shared": float(shared[rank == r].mean())} for r in np.unique(rank)
+        ],
+        "by_similarity": [
+            {
+                "low": int(b) / _BINS,
+                "high": (int(b) + 1) / _BINS,
+                "pairs": int((bins == b).sum()),
+                "similarity": float(cosine[bins == b].mean()),
+                "shared": float(shared[bins == b].mean()),
+            }
+            for b in np.unique(bins)
+        ],
+    }
+
+
+def _token_lengths(table: np.ndarray, tokenizer: str) -> dict[str, Any]:
+    lengths = np.count_nonzero(table, axis=1)
+    values, counts = np.unique(lengths, return_counts=True)
+    p90, p99 = np.percentile(lengths, (90, 99), method="inverted_cdf").tolist()
+    return {
+        "tokenizer": tokenizer,
+        "mean": float(lengths.mean()),
+        "median": float(np.median(lengths)),
+        "p90": int(p90),
+        "p99": int(p99),
+        "max": int(lengths.max()),
+        "lengths": np.stack([values, counts], axis=1).tolist(),
+    }

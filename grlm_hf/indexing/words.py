@@ -1,0 +1,227 @@
+"""The words of an item's text: where they begin and end, which never are terms, plurals, and the brand.
+
+Extraction without a language model reads texts through it. What is not in the text, it learns by counting a catalog's items
+(`Brands.fit`, `Reader.fit`); English stop words and plural endings are all that it knows beforehand.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from grlm_hf.data.items import Item
+from grlm_hf.identifiers.terms import normalise
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+UNITS = _set(
+    "cc cm count ct dozen ea feet fl floz fluid foot ft gal gallon gm gr gram grams inch inches kg lb lbs liter liters litre mg milliliter "
+    "ml mm ounce ounces oz ozs pc pcs piece pieces pk pkg pound pounds quart volt volts watt watts yard yards yd"
+)
+STOP_WORDS = UNITS | _set(  # they end a phrase and are never a term
+    "a about above after all also am amp an and any approx approximately are as at away be been before being below between both but by "
+    "can could de did do does down du each eight ein else et etc few five for four from get gets go had half has have he her here him his "
+    "how i if in into is it it's its itself just la le les let like made make makes many may me more most much my nbsp never no nor not "
+    "now of off on once one only or other our out over own per quot six so some such ten than that the their them then there these they "
+    "this those three through to too twelve two under until up upon us use used uses using very via w was we were what when where which "
+    "while who will with within without would you your yours"
+)
+WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the product or little else is left
+    "add allow allows assorted authentic available bag best better bonus bottle box brand bulk bundle buy case choice collection "
+    "compatibility contain contains customer deal description design designed detail details discontinued easily edition ensure ensures "
+    "exclusive experience extensive extra feature features following free genuine good great guarantee guaranteed help helps high ideal "
+    "image include included including item jumbo kit large long lot low manufacturer mega mini money new offer original pack package "
+    "packaging pair perfect please plus price pro product proud provide provides quality quantity refill regular sale sample sell "
+    "series set ship shipping shop single size sized small special specification specifications style super surpasses tall top total "
+    "trademark travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty way ways well"
+)
+PROGRESS_FROM = 20_000  # items; below that, their texts are read before a bar is
+FILLERS = (
+    "product",
+    "item",
+    "general",
+    "other",
+    "plain",
+    "standard",
+    "basic",
+    "common",
+)  # for items without text, as many as a Term ID has
+AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
+_COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
+LONGEST = 30  # letters of a word; longer ones are noise
+_DESCRIPTION = 300  # characters read of a description; the paper reads 150
+_SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
+_MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")) + "\u200c\u200d"
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Ranges of scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han."""
+_PIECE = re.compile(rf"[{UNSPACED}]{{1,{LONGEST}}}(?![{_MARKS}])|[^{UNSPACED}]+")
+_WORD = re.compile(rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*")
+
+Run = list[str]  # words with nothing but spaces between them
+Brand = tuple[str, ...]  # the words of a brand's name; () if unknown
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def _word(text: str) -> str:
+    """One word in normal form, without the possessive and an abbreviation's last dot; "" if it cannot be a term."""
+    term = normalise(normalise(text.replace("’", "'")).removesuffix("'s").rstrip("."))
+    return term if normalise(term) == term else ""
+
+
+def _matches(text: str) -> Iterator[re.Match[str]]:
+    """The words as they stand; a clause of a script without spaces that is too long for one is cut, lest it be lost."""
+    for match in _WORD.finditer(text):
+        if match.end() - match.start() > LONGEST:
+            yield from _PIECE.finditer(text, *match.span())
+        else:
+            yield match
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in reading order, each a term in normal form; repeats, stop words and numbers included."""
+    return [word for word in (_word(match.group()) for match in _matches(text.translate(_SPACED))) if word]
+
+
+def _runs(text: str, brand: Brand = ()) -> list[Run]:
+    """A text as runs of words. Punctuation ends a run; so do the brand, stop words and what holds a digit, and they are left out."""
+    text, end = text.translate(_SPACED), 0
+    tokens: list[tuple[str, bool]] = []  # word, whether something but spaces stands before it
+    for match in _matches(text):
+        tokens.append((_word(match.group()), bool(text[end : match.start()].strip())))
+        end = match.end()
+    found = tuple(word for word, _ in tokens)
+    hidden = {at + i for at in range(len(found)) for i in range(len(brand)) if brand and found[at : at + len(brand)] == brand}
+    if brand and not hidden and found[:1] == brand[:1]:
+        hidden = {0}
+    runs: list[Run] = [[]]
+    for at, (word, apart) in enumerate(tokens):
+        out = at in hidden or word in STOP_WORDS or not word or any(c.isdigit() for c in word) or (word.isascii() and len(word) == 1)
+        out = out or len(word) > LONGEST
+        if out or apart:
+            runs.append([])
+        if not out:
+            runs[-1].append(word)
+    return [run for run in runs if run]
+
+
+def brand_words(text: str) -> Brand:
+    """At most three words of a brand's name, without the kind of company."""
+    brand = [word for word in words(text) if len(word) <= LONGEST]
+    while len(brand) > 1 and brand[-1] in _COMPANY:
+        brand.pop()
+    return tuple(brand[:3] if len(brand) < 3 or brand[2] not in STOP_WORDS else brand[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class Brands:
+    """What a catalog shows of brands, so that one is found in a title where the field is empty."""
+
+    count: Mapping[Brand, int]  # brand → items whose field names it
+    longer: Mapping[str, Brand]  # first word → the brand that most titles mean by it: ``L'Oreal Riche`` is L'Oreal Paris
+    openers: frozenset[str]  # words that open titles and are no brand of a field
+
+    @classmethod
+    def fit(cls, items: Sequence[Item]) -> Brands:
+        brands = [brand_words(item.brand) for item in items]
+        titles = [words(item.title) for item in items]
+        count = Counter(brand for brand in brands if brand)
+        used, opening = Counter(word for title in titles for word in set(title)), Counter(title[0] for title in titles if title)
+        opened = Counter(brand for brand, title in zip(brands, titles, strict=True) if brand and title[:1] == [brand[0]])
+        openers: set[str] = set()
+        if 2 * opened.total() > count.total():  # titles open with brands here
+            categories = {category for item in items for category in item.categories}
+            known = STOP_WORDS | WEAK_WORDS | {word for category in categories for word in words(category)}
+            openers = {word for word, n in opening.items() if n > 2 and 10 * n > 7 * used[word] and word.isalpha() and word not in known}
+        longer = {brand[0]: brand for brand, n in opened.items() if 10 * n > 8 * opening[brand[0]]}
+        return cls(count, longer, frozenset(openers))
+
+    def of(self, item: Item) -> Brand:
+        """The words of its field. Where that is empty, a brand of two other items that opens the title; or, if this catalog's titles
+        open with brands, the word that opens it, where most titles that hold it do so and no category does."""
+        brand = brand_words(item.brand)
+        if brand or not (title := words(item.title)):
+            return brand
+        opens = [tuple(title[:n]) for n in (3, 2, 1) if self.count.get(tuple(title[:n]), 0) > 1]
+        if opens:
+            return opens[0]
+        return self.longer.get(title[0], (title[0],)) if title[0] in self.openers else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """One item's text as runs of words, plurals folded."""
+
+    brand: Brand
+    title: list[Run]
+    categories: list[list[Run]]  # leaf first
+    description: list[Run]
+
+    def named(self) -> list[Run]:
+        """The runs of title and categories."""
+        return [*self.title, *(run for runs in self.categories for run in runs)]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads items as the catalog that it was fitted on writes."""
+
+    brands: Brands
+    names: re.Pattern[str] | None  # categories with a stop word in the middle, which are one word: ``Eau de Parfum``
+    known: Mapping[str, int]  # word → its occurrences in the catalog
+    folded: dict[str, str]  # word → its singular, or itself
+
+    @classmethod
+    def fit(cls, items: Sequence[Item]) -> tuple[Reader, list[Fields]]:
+        """A reader, and what it read of these items."""
+        categories = {category for item in items for category in item.categories}
+        whole = {name for name in (tuple(words(category)) for category in categories) if len(name) == 3}
+        whole = {name for name in whole if name[1] in STOP_WORDS - {"and", "or"} and not {name[0], name[2]} & STOP_WORDS}
+        names = "|".join(r"[\s-]+".join(map(re.escape, name)) for name in sorted(whole))
+        known: Counter[str] = Counter()
+        reader = cls(Brands.fit(items), re.compile(rf"\b(?:{names})\b", re.IGNORECASE) if whole else None, known, {})
+        raw = [reader._raw(item) for item in tqdm(items, desc="reading texts", unit=" items", disable=len(items) < PROGRESS_FROM)]
+        known.update(word for fields in raw for run in (*fields.named(), *fields.description) for word in run)
+        return reader, [reader._fold(fields) for fields in raw]
+
+    def read(self, item: Item) -> Fields:
+        return self._fold(self._raw(item))
+
+    def _raw(self, item: Item) -> Fields:
+        def runs(text: str, brand: Brand = ()) -> list[Run]:
+            return _runs(self.names.sub(lambda name: re.sub(r"[\s-]+", "-", name.group()), text) if self.names else text, brand)
+
+        brand = self.brands.of(item)
+        above = [runs(category) for category in reversed(item.categories)]
+        return Fields(brand, runs(item.title, brand), above, runs(item.description[:_DESCRIPTION], brand))
+
+    def _fold(self, raw: Fields) -> Fields:
+        def fold(runs: list[Run]) -> list[Run]:
+            return [[self._singular(word) for word in run] for run in runs]
+
+        return Fields(raw.brand, fold(raw.title), [fold(runs) for runs in raw.categories], fold(raw.description))
+
+    def _singular(self, word: str) -> str:
+        found = self.folded.get(word)
+        if found is None:
+            found = max((s for s in _singulars(word) if s in self.known), key=self.known.__getitem__, default=word)
+            self.folded[word] = found
+        return found
+
+
+def _singulars(word: str) -> Iterator[str]:
+    """What an English plural may be the plural of; the catalog uses the right one more than a misspelt ``knive`` or ``boxe``."""
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        for ending, singular in (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", "")):
+            stem = word.removesuffix(ending)
+            sounds = ending != "es" or stem.endswith(("s", "x", "z", "ch", "sh", "o"))
+            if word.endswith(ending) and sounds and len(stem + singular) > 2:
+                yield stem + singular

@@ -1,0 +1,1 @@
+"""`GRLMForRecommendation`: a language model, its tokenizer and its catalog, as one checkpoint."""

@@ -1,0 +1,51 @@
+"""The language model together with recommenders that know no language: how much each of them is to count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grlm_hf.data.interactions import Case
+from grlm_hf.modeling.recommender import GRLMForRecommendation
+from grlm_hf.priors.fused import Fused, tune_weights
+
+POOL = 40
+"""Items of each of the two searches whose ranking is weighed."""
+_NOT_FOUND = -1e4  # log-probability of an item that no search found
+
+
+def tune_hybrid(
+    grlm: GRLMForRecommendation, prior: Fused, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 64
+) -> tuple[Fused, float]:
+    """The prior under the weights with the best NDCG@10 on validation cases beside the language model, whose own weight is 1.
+
+    The model is searched twice, alone and with the prior as it was given; the items found are ranked again under every weight tried
+    (`grlm_hf.priors.fused.tune_weights`). No further search is made, so an item that only other weights would bring up is missed.
+
+    Args:
+        prior: its weights are those of the second search.
+        cases: of validation users, never test; some thousands are enough.
+
+    Returns:
+        The prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); and the
+        NDCG@10 of the ranked pool.
+
+    Raises:
+        ValueError: no cases.
+    """
+    prior = prior.following(grlm.catalog)
+    column = {item: n for n, item in enumerate(prior.item_ids)}
+    histories = [c.history for c in cases]
+    k = min(POOL, len(grlm.catalog))
+    model = np.full((len(cases), len(column)), _NOT_FOUND, np.float32)
+    rows = 512
+    for start in range(0, len(cases), rows):
+        some = histories[start : start + rows]
+        common = {"exclude_seen": exclude_seen, "batch_size": batch_size}
+        for answers in (grlm.recommend(some, k, **common), grlm.recommend(some, k, prior=prior.probabilities(some), **common)):
+            for row, answer in enumerate(answers, start):
+                model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
+    weights, reached = tune_weights({"grlm": model} | prior.parts(histories), cases, prior.item_ids, exclude_seen=exclude_seen)
+    kept = {name: weight for name, weight in weights.items() if weight and name != "grlm"}
+    return prior.weighted(kept) if kept else prior, reached

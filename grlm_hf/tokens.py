@@ -1,0 +1,67 @@
+"""The one tokenisation of identifiers: training labels, trie paths and prompts all come from these functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from grlm_hf.identifiers.terms import TermID, item_line
+
+
+def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Texts in which no special token of the tokenizer is left: a title must not be able to end the turn."""
+    texts = list(texts)
+    for special in tokenizer.all_special_tokens:
+        texts = [text.replace(special, " ") for text in texts]
+    return texts
+
+
+def identifier_tokens(tokenizer: Any, term_ids: Sequence[TermID]) -> list[list[int]]:
+    """Token ids of each `item_line`, as they stand in an assistant turn after a newline and before another line.
+
+    The whole line is encoded in its context: ``[hair`` is not ``[`` + ``hair`` in a byte-level BPE. These ids are the training
+    labels and the paths of the trie.
+
+    Raises:
+        ValueError: the tokenizer merges across the border between two items, so that an item has no token path of its own.
+    """
+    return line_tokens(tokenizer, [item_line(tid) for tid in term_ids])
+
+
+def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
+    """Token ids of lines of text that end in a newline, as they stand behind one. Raises ``ValueError`` as `identifier_tokens` does."""
+    if not lines:
+        return []
+    before = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(["\n" + line for line in lines], add_special_tokens=False)["input_ids"]
+    doubled = tokenizer([line + line for line in lines], add_special_tokens=False)["input_ids"]
+    paths = []
+    for line, ids, twice in zip(lines, encoded, doubled, strict=True):
+        path = ids[len(before) :]
+        if ids[: len(before)] != before or twice != path + path:
+            raise ValueError(
+                f"{tokenizer_name(tokenizer)} merges tokens across the border of {line.removesuffix(chr(10))!r}, so the label tokens of an "
+                "item depend on its neighbours. Use a tokenizer that splits text at newlines (every byte-level BPE of the Qwen, Llama 3 or "
+                "GPT family does)."
+            )
+        paths.append(path)
+    return paths
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Identifies how a tokenizer encodes: its vocabulary, merges, pre-tokenizer and special tokens, not its name or truncation."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    else:
+        state = json.loads(backend.to_str())
+        state = {key: state.get(key) for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        # As a set: added tokens come back from disk in another order.
+        state["added_tokens"] = sorted((t["id"], t["content"]) for t in state["added_tokens"])
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tokenizer_name(tokenizer: Any) -> str:
+    return f"Tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__!r}"

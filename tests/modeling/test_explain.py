@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import all_histories, brute_force, close, random_grlm, random_history, toy_catalog, toy_grlm, toy_tokenizer
+
+from grlm_hf.cli.app import app
+from grlm_hf.data.interactions import Case
+from grlm_hf.evaluation.deletion import deletion_test
+from grlm_hf.modeling.explain import explain, log_probs, term_of_tokens
+from grlm_hf.tokens import identifier_tokens
+
+IDS = [i.item_id for i in toy_catalog()]
+OBJECTIVES = ["vocabulary", "trie"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("history", ["term_ids", "both", "titles"])
+def test_terms_sum_to_the_log_probability_of_the_recommendation(objective: str, history: str) -> None:
+    grlm = toy_grlm(objective, history=history)
+    for items in all_histories(6)[::9]:  # longer than max_history, too
+        for r in grlm.recommend(items, len(IDS))[::3]:
+            said = grlm.explain(items, r.item_id)
+            assert (said.item_id, said.term_id) == (r.item_id, r.term_id)
+            assert tuple(t.term for t in said.terms) == r.term_id
+            assert close(sum(t.log_prob for t in said.terms), r.log_prob)
+            assert close(said.log_prob, r.log_prob)
+            assert all(t.log_prob <= 1e-6 for t in said.terms)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_term_has_its_own_tokens(objective: str) -> None:
+    """Its part is that of a plain forward, cut where the text of the tokens says."""
+    grlm = toy_grlm(objective)
+    items, item = IDS[:3], IDS[4]
+    tid = grlm.catalog.term_ids[grlm.catalog.position(item)]
+    path = identifier_tokens(grlm.tokenizer, [tid])[0]
+    paths = identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers)
+    prompt = grlm.prompt_tokens(items)[0].tolist()
+    with torch.no_grad():
+        logits = grlm.model(torch.tensor([[*prompt, *path]])).logits[0, len(prompt) - 1 : -1].double()
+    want = [0.0] * len(tid)
+    for i, token in enumerate(path):
+        text = grlm.tokenizer.decode(path[: i + 1])
+        # commas and the bracket at the end close a term: only then the next one begins
+        term = max(0, text.rstrip(" ,").count(","))
+        over = sorted({p[i] for p in paths if p[:i] == path[:i]}) if objective == "trie" else slice(None)
+        want[term] += float(logits[i, token] - logits[i, over].logsumexp(0))
+    got = [t.log_prob for t in grlm.explain(items, item).terms]
+    assert np.allclose(got, want, atol=1e-4)
+    assert min(want) < -0.1
+
+
+def test_tokens_of_merged_and_of_split_characters() -> None:
+    for vocab in (300, 380):
+        tokenizer = toy_tokenizer(vocab)
+        for tid in toy_catalog().identifiers:
+            path = identifier_tokens(tokenizer, [tid])[0]
+            found = term_of_tokens(tokenizer, tid)
+            assert len(found) == len(path)
+            assert sorted(set(found)) == list(range(len(tid)))
+            assert (np.diff(found) >= 0).all()
+            for number, term in enumerate(tid):
+                text = tokenizer.decode([t for t, of in zip(path, found, strict=True) if of == number])
+                assert text.strip("[], \n") == term
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_drops_equal_brute_force(objective: str) -> None:
+    grlm = toy_grlm(objective, seed=1)
+    for items in ([*IDS[:3]], [IDS[0], IDS[0], IDS[5]], IDS[:7], [IDS[8]]):
+        said = grlm.explain(items, IDS[10])
+        assert [h.item_id for h in said.history] == items
+        full = brute_force(grlm, items)[said.term_id]
+        for i, h in enumerate(said.history):
+            left = items[:i] + items[i + 1 :]
+            if not left:
+                assert h.drop is None
+            else:
+                assert close(h.drop, full - brute_force(grlm, left)[said.term_id])
+
+
+def test_what_is_too_old_to_be_read_has_no_part() -> None:
+    drops = [h.drop for h in toy_grlm().explain(IDS[:7], IDS[10]).history]  # four are read
+    assert drops[:3] == [0.0] * 3
+    assert all(d != 0 for d in drops[3:])
+
+
+def test_one_forward_for_the_item_and_all_that_is_left_out() -> None:
+    grlm = toy_grlm()
+    calls = []
+    handle = grlm.model.register_forward_hook(lambda *_: calls.append(1))
+    grlm.explain(IDS[:9], IDS[10])
+    handle.remove()
+    assert len(calls) == 1
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(OBJECTIVES))
+def test_any_catalog(seed: int, objective: str) -> None:
+    rng = random.Random(seed)
+    grlm = random_grlm(rng, objective)
+    histories = [random_history(rng, grlm.catalog) for _ in range(3)]
+    k = len(grlm.catalog)
+    for history, found in zip(histories, grlm.recommend(histories, k, exact=True), strict=True):
+        assert np.allclose(log_probs(grlm, [history] * k, [r.item_id for r in found]), [r.log_prob for r in found], atol=1e-4)
+        said = grlm.explain(history, found[-1].item_id)
+        assert close(sum(t.log_prob for t in said.terms), found[-1].log_prob)
+
+
+def test_large_vocabularies_are_asked_in_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    grlm = toy_grlm()
+    whole = grlm.explain(IDS[:4], IDS[10])
+    monkeypatch.setattr("grlm_hf.modeling.recommender.MAX_LOGITS", 1)
+    parts = grlm.explain(IDS[:4], IDS[10])
+    assert np.allclose([h.drop for h in whole.history], [h.drop for h in parts.history], atol=1e-4)
+
+
+def test_bad_calls() -> None:
+    grlm = toy_grlm()
+    for history, item, message in (
+        ([], IDS[0], "history is empty"),
+        (IDS[0], IDS[0], "expected a list of item ids"),
+        (["gone"], IDS[0], "Item 'gone' is not in the catalog"),
+        (IDS[:1], "gone", "Item 'gone' is not in the catalog"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            grlm.explain(history, item)
+    assert log_probs(grlm, [], []).shape == (0,)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grlm = toy_grlm("trie")
+    grlm.save_pretrained(tmp_path / "toy")
+
+    def said(*args: str) -> str:
+        app(["explain", str(tmp_path / "toy"), "--history", f"{IDS[0]}, {IDS[1]}", *args], result_action="return_value")
+        return capsys.readouterr().out
+
+    best = grlm.recommend(IDS[:2], 1)[0]
+    want = grlm.explain(IDS[:2], best.item_id)
+    found = json.loads(said("--json"))
+    assert (found["item_id"], found["term_id"]) == (best.item_id, list(best.term_id))
+    assert np.allclose([h["drop"] for h in found["history"]], [h.drop for h in want.history], atol=1e-4)
+    text = said("--item", IDS[4])
+    for h, drop in zip(IDS[:2], [h.drop for h in grlm.explain(IDS[:2], IDS[4]).history], strict=True):
+        assert f"{-drop:+.2f}  {grlm.catalog[h].title}  ({h})" in text
+    with pytest.raises(ValueError, match="give one of them"):
+        said("--item", IDS[4], "--exclude-seen")
+
+
+# --- the deletion test -------------------------------------------------------------------------------------------------------------
+
+CASES = [Case(f"u{n}", tuple(h), "") for n, h in enumerate(all_histories(4))]
+
+
+def areas(grlm, history: tuple[str, ...], item: str, order: list[int]) -> float:
+    """Mean fall over 1, 2, … deletions in this order, by plain forwards."""
+    tid = grlm.catalog.term_ids[grlm.catalog.position(item)]
+    full = brute_force(grlm, list(history))[tid]
+    falls = [full - brute_force(grlm, [h for i, h in enumerate(history) if i not in order[:n]])[tid] for n in range(1, len(history))]
+    return sum(falls) / len(falls)
+
+
+def test_deletion_areas_equal_brute_force() -> None:
+    grlm = toy_grlm("trie")
+    cases = [c for c in CASES if len(c.history) > 1][:3]
+    found = deletion_test(grlm, CASES[: CASES.index(cases[-1]) + 1], exclude_seen=False, resamples=10)
+    assert found.cases == found.users == len(cases)
+    want = []
+    for case in cases:
+        item = grlm.recommend(case.history, 1)[0].item_id
+        drops = [h.drop for h in explain(grlm, case.history, item).history]
+        want.append(areas(grlm, case.history, item, sorted(range(len(drops)), key=lambda i: -drops[i])))
+    assert found.attributed["value"] == pytest.approx(np.mean(want), abs=1e-4)
+    assert found.difference["value"] == pytest.approx(found.attributed["value"] - found.random["value"])
+    assert found.attributed["low"] <= found.attributed["value"] <= found.attributed["high"]
+    assert found == deletion_test(grlm, cases, exclude_seen=False, resamples=10)
+
+
+def test_deleting_what_matters_costs_more_than_chance() -> None:
+    found = deletion_test(toy_grlm("trie", seed=1), CASES[::2], resamples=200)
+    assert found.difference["low"] > 0
+
+
+def test_nothing_to_delete() -> None:
+    with pytest.raises(ValueError, match="Found 0 cases with two items or more"):
+        deletion_test(toy_grlm(), [Case("u", (IDS[0],), "")])
+    only = random_grlm(random.Random(0), "trie", most=1)  # a catalog of one item
+    with pytest.raises(ValueError, match="all items are seen"):
+        deletion_test(only, [Case("u", ("i0", "i0"), "")])

@@ -1,0 +1,124 @@
+"""Priors from a dataset repository, beside a checkpoint, in its report, and as its teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toys import TERM_IDS, toy_catalog, toy_grlm, toy_histories
+
+from grlm_hf import GRLMForRecommendation
+from grlm_hf.data.interactions import History
+from grlm_hf.files import read_json
+from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.sequence import SequenceConfig
+from grlm_hf.recipe import DataConfig, PriorsConfig, Recipe, TermsConfig
+from grlm_hf.stages import make_dataset, make_hybrid, make_priors, make_report, run
+from grlm_hf.tasks.config import MixtureConfig
+from grlm_hf.training.config import DistillConfig, TrainConfig
+from grlm_hf.training.scratch import ScratchConfig
+
+SEQUENCE = SequenceConfig(layers=1, width=8, heads=1, epochs=2, bf16=False)
+PRIORS = PriorsConfig(
+    methods=["item_knn", "sasrec", "text_knn"], combine=["sasrec+item_knn"], hybrids=["item_knn", "sasrec+item_knn"], hybrid_users=20
+)
+
+
+def shop(folder: Path, histories: Sequence[History]) -> Path:
+    folder.mkdir(parents=True)
+    catalog = toy_catalog()
+    rows = [json.dumps({"item_id": i.item_id, "title": i.title, "description": i.description}) for i in catalog]
+    (folder / "items.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "sequences.jsonl").write_text("\n".join(json.dumps({"user_id": h.user_id, "items": h.items}) for h in histories) + "\n")
+    (folder / "term_ids.jsonl").write_text(
+        "\n".join(json.dumps({"item_id": i.item_id, "terms": t}) for i, t in zip(catalog, TERM_IDS, strict=True)) + "\n"
+    )
+    return folder
+
+
+def repository(folder: Path, histories: Sequence[History]) -> Path:
+    data = shop(folder / "data", histories)
+    toy_catalog().save_pretrained(folder / "catalog")
+    make_dataset(data, folder / "catalog", folder / "datasets", MixtureConfig(max_history=4), DataConfig())
+    return folder / "datasets"
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(tmp_path_factory.mktemp("repository"), toy_histories())
+
+
+@pytest.fixture(scope="module")
+def priors(datasets: Path) -> Path:
+    make_priors(datasets, datasets.parent / "priors", PRIORS, SEQUENCE)
+    return datasets.parent / "priors"
+
+
+def test_priors_are_tuned_weighed_and_saved(priors: Path) -> None:
+    found = Fused.load(priors)
+    assert found.weights.keys() == {"item_knn", "sasrec", "text_knn"}
+    tuning = read_json(priors / "tuning.json")
+    weights = tuning["combinations"]["sasrec+item_knn"]["weights"]
+    assert weights.keys() == {"sasrec", "item_knn"}
+    assert weights["sasrec"] == 1.0
+    assert {name: found.weights[name] for name in weights} == weights
+    assert tuning["methods"]["item_knn"].keys() >= {"backwards", "age_power"}
+
+
+def test_what_is_held_for_the_test_changes_no_prior(priors: Path, tmp_path: Path) -> None:
+    ids = [i.item_id for i in toy_catalog()]
+    others = [History(h.user_id, (*h.items[:-1], next(i for i in ids if i not in h.items))) for h in toy_histories()]
+    assert [h.items for h in others] != [h.items for h in toy_histories()]
+    make_priors(repository(tmp_path, others), tmp_path / "priors", PRIORS, SEQUENCE)
+    for file in sorted(priors.iterdir()):
+        assert (tmp_path / "priors" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured(priors: Path, datasets: Path, tmp_path: Path) -> None:
+    toy_grlm("trie").save_pretrained(tmp_path / "checkpoint")
+    found = make_hybrid(tmp_path / "checkpoint", datasets, priors, tmp_path / "hybrids.json", PRIORS)
+    assert found.keys() == {"item_knn", "sasrec+item_knn"}
+    best = max(found.values(), key=lambda f: f["ndcg@10"])
+    grlm = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
+    assert grlm.prior is not None
+    assert grlm.prior.weights == best["weights"]
+    report = make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
+    names = {"grlm", "grlm+item_knn", "grlm+sasrec+item_knn", "item_knn", "sasrec", "text_knn", "sasrec+item_knn", "popularity", "random"}
+    assert report["methods"].keys() == names
+    alone = make_report(tmp_path / "checkpoint", datasets, tmp_path / "own.json")  # with nothing but what the checkpoint has in itself
+    own = "grlm+" + "+".join(grlm.prior.components)
+    name = "grlm+" + next(n for n, f in found.items() if f is best)
+    for metric in report["methods"][name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
+        assert alone["methods"][own][metric] == report["methods"][name][metric]
+
+
+def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_path: Path) -> None:
+    data = shop(tmp_path / "shop", toy_histories())
+    train = TrainConfig(
+        objective="trie", epochs=1, batch_size=8, validation_examples=0, distill=DistillConfig(weight=0.5),
+        scratch=ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512),
+    )  # fmt: skip
+    recipe = Recipe(
+        data=str(data), output=str(tmp_path / "out"), terms=TermsConfig(generator="file", resolver="rank"), train=train,
+        priors=replace(PRIORS, methods=["sasrec"], combine=[], hybrids=["sasrec"]), sequence_model=SEQUENCE, until="train",
+    )  # fmt: skip
+    run(recipe, lambda _: None)
+    loss = [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e]
+    said: list[str] = []
+    run(replace(recipe, sequence_model=replace(SEQUENCE, epochs=3)), said.append)  # another teacher, another model
+    assert [line.split(":")[0] for line in said if "unchanged" not in line] == ["priors", "train"]
+    assert [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e] != loss
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="'sasrek'"):
+        PriorsConfig(methods=["sasrek"])
+    with pytest.raises(ValueError, match="'sasrec'; expected item_knn"):
+        PriorsConfig(methods=["item_knn"], hybrids=["sasrec+item_knn"])
+    with pytest.raises(ValueError, match=r"methods joined by \+"):
+        PriorsConfig(combine=["item_knn"])
+    with pytest.raises(ValueError, match=r"add sasrec to priors\.methods"):
+        Recipe(train=TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))
