@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from grlm_hf.identifiers.terms import TermID, item_line
+import numpy as np
+
+from grlm_hf.identifiers.scheme import Identifier, Scheme
 
 
 def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
@@ -18,8 +20,8 @@ def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
     return texts
 
 
-def identifier_tokens(tokenizer: Any, term_ids: Sequence[TermID]) -> list[list[int]]:
-    """Token ids of each `item_line`, as they stand in an assistant turn after a newline and before another line.
+def identifier_tokens(tokenizer: Any, scheme: Scheme, identifiers: Sequence[Identifier]) -> list[list[int]]:
+    """Token ids of the line of each identifier (`Scheme.line`), as in an assistant turn: after a newline and before another line.
 
     The whole line is encoded in its context: ``[hair`` is not ``[`` + ``hair`` in a byte-level BPE. These ids are the training
     labels and the paths of the trie.
@@ -27,7 +29,7 @@ def identifier_tokens(tokenizer: Any, term_ids: Sequence[TermID]) -> list[list[i
     Raises:
         ValueError: the tokenizer merges across the border between two items, so that an item has no token path of its own.
     """
-    return line_tokens(tokenizer, [item_line(tid) for tid in term_ids])
+    return line_tokens(tokenizer, [scheme.line(identifier) for identifier in identifiers])
 
 
 def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
@@ -48,6 +50,23 @@ def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
             )
         paths.append(path)
     return paths
+
+
+def part_of_tokens(tokenizer: Any, scheme: Scheme, identifier: Identifier) -> np.ndarray:
+    """Which part of an identifier each token of its path belongs to, int64 [tokens].
+
+    A token belongs to the last part that it spells a character of. A token of marks alone belongs to the part before it; the opening mark
+    belongs to the first part.
+    """
+    line = scheme.line(identifier)
+    part_at = np.full(len(line), -1)
+    for number, (begin, end) in enumerate(scheme.spans(identifier)):
+        part_at[begin:end] = number
+    # Encoded in its context, as `identifier_tokens` does; the newline before it is not in the path.
+    encoded = tokenizer("\n" + line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    before = len(tokenizer("\n", add_special_tokens=False)["input_ids"])
+    last = np.maximum.accumulate(part_at).clip(0)
+    return np.array([last[max(end - 2, 0)] for _, end in encoded[before:]], np.int64)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -19,7 +19,6 @@ from toys import toy_catalog, toy_grlm
 from transformers import AutoModelForCausalLM
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.data.catalog import push_catalog
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.files import write_json
 from grlm_hf.hub import push_folder
@@ -104,7 +103,7 @@ def test_the_code_in_a_published_card_runs(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     publish(folder, "org/toy-card", license="mit")
-    push_catalog(toy_catalog(), "org/toy-card-catalog")
+    toy_catalog().push_to_hub("org/toy-card-catalog")
     for name in [name for name in sys.modules if name.split(".")[0] == "grlm_hf"]:
         monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]  # importing any of it fails
     with pytest.raises(ImportError):

@@ -12,7 +12,7 @@ import torch
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.data.interactions import leave_one_out, load_histories
 from grlm_hf.data.items import load_items, load_term_ids
-from grlm_hf.identifiers.terms import item_line
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tasks.mixture import build_mixture
 from grlm_hf.tasks.prompts import prompt_hash
@@ -66,7 +66,7 @@ def test_every_label_of_the_mixture_is_a_trie_path(catalog: Catalog) -> None:
 def test_certified_answers_are_the_best_of_all_of_beautys_identifiers(catalog: Catalog, objective: str) -> None:
     """Every one of the 11,857 scored by a plain forward, against the search that looks at a few hundred."""
     assert len(catalog.identifiers) == 11_857
-    tokenizer = train_tokenizer([item_line(t) for t in catalog.identifiers] + ["user\nassistant\nNext items after:\n"], 4096)
+    tokenizer = train_tokenizer([TERMS.line(t) for t in catalog.identifiers] + ["user\nassistant\nNext items after:\n"], 4096)
     model = make_model(
         ScratchConfig(hidden_size=64, layers=1, heads=2, kv_heads=1, head_dim=32, max_positions=512), tokenizer, seed=0
     ).eval()

@@ -1,4 +1,4 @@
-"""Items and their identifiers: one Term ID names one or more items."""
+"""A catalog: items and their identifiers. One identifier names one or more items."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.data.items import load_items, load_term_ids
+from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
 from grlm_hf.files import read_rows, rows_to_dataset, write_parquet
-from grlm_hf.identifiers.terms import TermID, validate
-from grlm_hf.layout import CATALOG_FILE, PLACE
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-from grlm_hf.data.items import Item, item_features, item_row
 from grlm_hf.hub import explained, push_folder
-from grlm_hf.layout import CATALOG_SCHEMA, TAGS
+from grlm_hf.identifiers import scheme_named
+from grlm_hf.identifiers.scheme import Identifier, Scheme
+from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.layout import CATALOG_FILE, CATALOG_SCHEMA, PLACE, TAGS
 from grlm_hf.markdown import escaped
+from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,35 +25,48 @@ if TYPE_CHECKING:
     from grlm_hf.trie.arrays import Trie
 
 _SCHEMA_KEY = b"grlm_catalog_schema"
+_SCHEME_KEY = b"grlm_scheme"  # a file without it holds Term IDs
 
 
 class Catalog:
-    """Items with their Term IDs. Immutable: `add` and `remove` return another one.
+    """Items with their identifiers. Immutable: `add`, `remove` and `update` return another catalog.
 
-    Items that share a Term ID stand in ascending order of item_id (compared as strings); wherever a shared identifier is expanded
-    into a ranking, that is the tie order.
+    Items that share an identifier are in ascending order of item_id, compared as strings. This tie order holds wherever a shared identifier
+    is expanded into a ranking.
 
     Args:
         items: the items; item ids must be unique.
-        term_ids: the Term ID of each item, in the same order, in normal form.
+        identifiers: the identifier of each item, in the same order, in normal form.
+        scheme: what an identifier is; Term IDs by default.
 
     Raises:
-        ValueError: lengths differ, no items, a repeated item_id, an empty title, an illegal term.
+        ValueError: lengths differ, no items, a duplicate item_id, an empty title, an illegal identifier.
     """
 
-    def __init__(self, items: Iterable[Item], term_ids: Iterable[TermID]):
-        self.items = tuple(items)
-        self.term_ids = tuple(validate(tid) for tid in term_ids)
-        if len(self.items) != len(self.term_ids):
-            raise ValueError(f"Found {len(self.items)} items and {len(self.term_ids)} Term IDs; expected one Term ID an item.")
+    def __init__(self, items: Iterable[Item], identifiers: Iterable[Identifier], scheme: Scheme = TERMS):
+        self._set(tuple(items), tuple(map(scheme.validate, identifiers)), scheme)
+        if len(self.items) != len(self.item_identifiers):
+            found = f"{len(self.items)} items and {len(self.item_identifiers)} {scheme.noun}s"
+            raise ValueError(f"Found {found}; expected one {scheme.noun} an item.")
         if not self.items:
             raise ValueError("A catalog needs at least one item; found none.")
-        self._position: dict[str, int] = {}
         for position, item in enumerate(self.items):
             if not item.item_id or not item.title:
                 raise ValueError(f"Item {position} needs a non-empty item_id and title; found {item}.")
-            if self._position.setdefault(item.item_id, position) != position:
-                raise ValueError(f"item_id {item.item_id!r} stands more than once in the catalog; item ids must be unique.")
+        if len(self._position) < len(self.items):  # of duplicates, `_position` has the last
+            duplicate = next(item.item_id for p, item in enumerate(self.items) if self._position[item.item_id] != p)
+            raise ValueError(f"Duplicate item_id {duplicate!r}: item ids must be unique.")
+
+    @classmethod
+    def _of_checked(cls, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme) -> Catalog:
+        """From parts of another catalog: a change of a few items must not check a million others again."""
+        catalog = cls.__new__(cls)
+        catalog._set(items, identifiers, scheme)
+        return catalog
+
+    def _set(self, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme) -> None:
+        self.items, self.item_identifiers, self.scheme = items, identifiers, scheme
+        self._position = {item.item_id: position for position, item in enumerate(items)}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -70,57 +81,68 @@ class Catalog:
         return self.items[self.position(item_id)]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Catalog) and (self.items, self.term_ids) == (other.items, other.term_ids)
+        if not isinstance(other, Catalog):
+            return False
+        return (self.scheme.name, self.items, self.item_identifiers) == (other.scheme.name, other.items, other.item_identifiers)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Catalog({len(self)} items, {len(self.identifiers)} Term IDs, {len(self.collisions)} shared)"
+        return f"Catalog({len(self)} items, {len(self.identifiers)} {self.scheme.noun}s, {len(self.collisions)} shared)"
 
     def position(self, item_id: str) -> int:
-        """Where the item stands in `items`. Raises ``ValueError`` for an unknown id."""
+        """The index of the item in `items`. Raises ``ValueError`` for an unknown id."""
         try:
             return self._position[item_id]
         except (KeyError, TypeError):
             some = ", ".join(repr(i.item_id) for i in self.items[:3])
             raise ValueError(f"Item {item_id!r} is not in the catalog of {len(self)} items (ids look like {some}).") from None
 
-    def term_id(self, item_id: str) -> TermID:
-        """The item's Term ID. Raises ``ValueError`` for an unknown id."""
-        return self.term_ids[self.position(item_id)]
+    def identifier(self, item_id: str) -> Identifier:
+        """The item's identifier. Raises ``ValueError`` for an unknown id."""
+        return self.item_identifiers[self.position(item_id)]
+
+    @property
+    def term_ids(self) -> tuple[Identifier, ...]:
+        """`item_identifiers`, under the name that catalogs of Term IDs use."""
+        return self.item_identifiers
+
+    def term_id(self, item_id: str) -> Identifier:
+        """`identifier`, under the name that catalogs of Term IDs use."""
+        return self.identifier(item_id)
 
     @cached_property
-    def _groups(self) -> dict[TermID, tuple[int, ...]]:
-        groups: dict[TermID, list[int]] = {}
+    def _groups(self) -> dict[Identifier, tuple[int, ...]]:
+        groups: dict[Identifier, list[int]] = {}
         for position in sorted(range(len(self)), key=lambda p: self.items[p].item_id):
-            groups.setdefault(self.term_ids[position], []).append(position)
-        return {tid: tuple(groups[tid]) for tid in dict.fromkeys(self.term_ids)}
+            groups.setdefault(self.item_identifiers[position], []).append(position)
+        return {identifier: tuple(groups[identifier]) for identifier in dict.fromkeys(self.item_identifiers)}
 
     @cached_property
-    def identifiers(self) -> tuple[TermID, ...]:
-        """The distinct Term IDs, in the order in which items first carry them. Leaf `i` of the trie is ``identifiers[i]``."""
+    def identifiers(self) -> tuple[Identifier, ...]:
+        """The distinct identifiers, in the order in which items first have them. Leaf `i` of the trie is ``identifiers[i]``."""
         return tuple(self._groups)
 
     @cached_property
     def identifiers_hash(self) -> str:
-        """Identifies `identifiers` and their order: a saved trie states whose it is."""
+        """Hash of `identifiers` and their order. A saved trie states it, so that a trie of another catalog is recognised."""
         digest = hashlib.sha256()
-        for tid in self.identifiers:
-            digest.update(("\t".join(tid) + "\n").encode())
+        for identifier in self.identifiers:
+            digest.update(("\t".join(identifier) + "\n").encode())
         return digest.hexdigest()[:16]
 
     @cached_property
-    def collisions(self) -> dict[TermID, tuple[Item, ...]]:
-        """Term IDs shared by several items, with those items in tie order."""
-        return {tid: tuple(self.items[p] for p in group) for tid, group in self._groups.items() if len(group) > 1}
+    def collisions(self) -> dict[Identifier, tuple[Item, ...]]:
+        """Identifiers shared by several items, with those items in tie order."""
+        return {identifier: tuple(self.items[p] for p in group) for identifier, group in self._groups.items() if len(group) > 1}
 
-    def positions_of(self, term_id: TermID) -> tuple[int, ...]:
-        """Positions of the items that carry `term_id`, in tie order; empty if none does."""
-        return self._groups.get(tuple(term_id), ())
+    def positions_of(self, identifier: Identifier) -> tuple[int, ...]:
+        """Positions of the items with this identifier, in tie order; empty if there is none."""
+        return self._groups.get(tuple(identifier), ())
 
-    def items_of(self, term_id: TermID) -> tuple[Item, ...]:
-        """The items that carry `term_id`, in tie order; empty if none does."""
-        return tuple(self.items[p] for p in self.positions_of(term_id))
+    def items_of(self, identifier: Identifier) -> tuple[Item, ...]:
+        """The items with this identifier, in tie order; empty if there is none."""
+        return tuple(self.items[p] for p in self.positions_of(identifier))
 
     @cached_property
     def _by_domain(self) -> dict[str, list[int]]:
@@ -132,11 +154,11 @@ class Catalog:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The names of the domains that items are of, in the order in which they first occur. Items may be of none."""
+        """The names of the items' domains, in the order in which they first occur. An item may have no domain."""
         return tuple(self._by_domain)
 
     def positions_in(self, domain: str) -> Sequence[int]:
-        """Positions of the items of a domain, rising. Raises ``ValueError`` for an unknown one, listing those there are."""
+        """Positions of the items of a domain, ascending. Raises ``ValueError`` for an unknown domain and lists the known ones."""
         try:
             return self._by_domain[domain]
         except (KeyError, TypeError):
@@ -144,41 +166,35 @@ class Catalog:
             raise ValueError(f"The catalog has no domain {domain!r}; its domains are {known}.") from None
 
     def domain(self, name: str) -> Catalog:
-        """The catalog of one domain's items, in the order in which they stand here; its `trie` holds their identifiers alone.
+        """The catalog of one domain's items, in their order here; its `trie` holds their identifiers alone.
 
-        Raises ``ValueError`` for an unknown domain, listing those there are.
+        Raises ``ValueError`` for an unknown domain and lists the known ones.
         """
-        keep = self.positions_in(name)
-        catalog = self._changed(tuple(self.items[p] for p in keep), tuple(self.term_ids[p] for p in keep))
-        catalog._position = {item.item_id: p for p, item in enumerate(catalog.items)}
-        return catalog
+        return self._kept(self.positions_in(name))
 
     def trie(self, tokenizer: Any) -> Trie:
-        """The decoding trie of this catalog's identifiers under a tokenizer. Leaf `i` is ``identifiers[i]``."""
-        from grlm_hf.tokens import identifier_tokens, tokenizer_hash
+        """The decoding trie under a tokenizer. Its paths are the label tokens of training; leaf `i` is ``identifiers[i]``."""
         from grlm_hf.trie.arrays import Trie
 
-        paths = identifier_tokens(tokenizer, self.identifiers)
+        paths = identifier_tokens(tokenizer, self.scheme, self.identifiers)
         return Trie(paths, tokenizer.eos_token_id, tokenizer_hash(tokenizer), tokenizer.pad_token_id)
 
-    def add(self, items: Sequence[Item], term_ids: Sequence[TermID]) -> Catalog:
-        """A catalog with these items added at the end; existing identifiers stay as they are.
+    def add(self, items: Sequence[Item], identifiers: Sequence[Identifier]) -> Catalog:
+        """A catalog with these items added at the end; existing identifiers do not change.
 
-        Raises ``ValueError`` as for a new catalog, and for an item_id that is there already.
+        Raises ``ValueError`` as for a new catalog, and for an item_id that the catalog has.
         """
-        if not len(items) and not len(term_ids):
+        if not len(items) and not len(identifiers):
             return self
-        new = Catalog(items, term_ids)
+        new = Catalog(items, identifiers, self.scheme)
         for item_id in new._position:
             if item_id in self._position:
                 raise ValueError(f"item_id {item_id!r} is in the catalog already; item ids must be unique. To replace it, use update.")
-        n = len(self)
-        catalog = self._changed(self.items + new.items, self.term_ids + new.term_ids)
-        catalog._position = self._position | {item_id: n + p for item_id, p in new._position.items()}
+        catalog = self._of_checked(self.items + new.items, self.item_identifiers + new.item_identifiers, self.scheme)
         groups = dict(self._groups)
-        for position, tid in enumerate(new.term_ids, n):
-            both = (*groups.get(tid, ()), position)
-            groups[tid] = tuple(sorted(both, key=lambda p: catalog.items[p].item_id)) if len(both) > 1 else both
+        for position, identifier in enumerate(new.item_identifiers, len(self)):
+            both = (*groups.get(identifier, ()), position)
+            groups[identifier] = tuple(sorted(both, key=lambda p: catalog.items[p].item_id)) if len(both) > 1 else both
         catalog.__dict__["_groups"] = groups
         return catalog
 
@@ -187,63 +203,58 @@ class Catalog:
         gone = {self.position(item_id) for item_id in item_ids}
         if len(gone) == len(self):
             raise ValueError("A catalog needs at least one item; none would be left.")
-        keep = [p for p in range(len(self)) if p not in gone]
-        catalog = self._changed(tuple(self.items[p] for p in keep), tuple(self.term_ids[p] for p in keep))
-        catalog._position = {item.item_id: p for p, item in enumerate(catalog.items)}
-        return catalog
+        return self._kept([p for p in range(len(self)) if p not in gone])
 
-    @staticmethod
-    def _changed(items: tuple[Item, ...], term_ids: tuple[TermID, ...]) -> Catalog:
-        # Of parts that have been checked: a change of a few items must not look at a million others.
-        catalog = Catalog.__new__(Catalog)
-        catalog.items, catalog.term_ids = items, term_ids
-        return catalog
+    def _kept(self, positions: Sequence[int]) -> Catalog:
+        return self._of_checked(tuple(self.items[p] for p in positions), tuple(self.item_identifiers[p] for p in positions), self.scheme)
 
-    def update(self, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> Catalog:
-        """A catalog with these items in the place of those with the same ids, with other Term IDs if given.
+    def update(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> Catalog:
+        """A catalog with these items in place of those with the same ids, with other identifiers if given.
 
         Raises ``ValueError`` for an unknown id.
         """
-        if term_ids is not None and len(term_ids) != len(items):
-            raise ValueError(f"Found {len(items)} items and {len(term_ids)} Term IDs; expected one Term ID an item.")
-        new_items, new_tids = list(self.items), list(self.term_ids)
+        if identifiers is not None and len(identifiers) != len(items):
+            found = f"{len(items)} items and {len(identifiers)} {self.scheme.noun}s"
+            raise ValueError(f"Found {found}; expected one {self.scheme.noun} an item.")
+        new_items, new_identifiers = list(self.items), list(self.item_identifiers)
         for i, item in enumerate(items):
             position = self.position(item.item_id)
             new_items[position] = item
-            if term_ids is not None:
-                new_tids[position] = term_ids[i]
-        return Catalog(new_items, new_tids)
+            if identifiers is not None:
+                new_identifiers[position] = identifiers[i]
+        return Catalog(new_items, new_identifiers, self.scheme)
 
     def to_dataset(self) -> Dataset:
-        """One row an item: the columns of `item_features` and `terms`, a list of strings."""
+        """One row an item: the columns of `item_features`, and the parts of its identifier as a list of strings: `terms` in a catalog of
+        Term IDs, `identifier` in others."""
         from datasets import Features, List, Value
 
-        rows = [{**item_row(item), "terms": list(tid)} for item, tid in zip(self.items, self.term_ids, strict=True)]
-        return rows_to_dataset(rows, Features({**item_features(), "terms": List(Value("string"))}))
+        column = _column(self.scheme)
+        rows = [{**item_row(item), column: list(i)} for item, i in zip(self.items, self.item_identifiers, strict=True)]
+        return rows_to_dataset(rows, Features({**item_features(), column: List(Value("string"))}))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``folder/catalog.parquet`` (atomically) and returns its path."""
         target = Path(folder) / CATALOG_FILE
-        write_parquet(self.to_dataset(), target, {_SCHEMA_KEY: str(CATALOG_SCHEMA).encode()})
+        stated = {_SCHEMA_KEY: str(CATALOG_SCHEMA).encode()}
+        if self.scheme is not TERMS:
+            stated[_SCHEME_KEY] = self.scheme.name.encode()
+        write_parquet(self.to_dataset(), target, stated)
         return target
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> Catalog:
-        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub; also from a dataset, here or there, that
-        holds only the tables ``items`` and ``term_ids``, whoever wrote them.
+        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub. A dataset that holds only the tables
+        ``items`` and ``term_ids`` is read too, in a folder or on the Hub.
 
         Raises:
             ValueError: there is no catalog, it is broken, or a newer grlm-hf wrote it.
         """
         path = Path(path_or_repo)
         if not path.exists():
-            from grlm_hf.data.catalog import fetch_catalog
-
             return fetch_catalog(str(path_or_repo), revision=revision, token=token)
         if path.is_dir():
             if not (path / CATALOG_FILE).is_file() and (path / "README.md").is_file():
-                from grlm_hf.data.catalog import catalog_from_tables
-
                 return catalog_from_tables(str(path))
             path = path / CATALOG_FILE
         if not path.is_file():
@@ -259,24 +270,33 @@ class Catalog:
             schema = pq.read_schema(path)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is not a readable parquet file: {error}") from error
-        version = (schema.metadata or {}).get(_SCHEMA_KEY, b"").decode()
+        stated = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
+        version = stated.get(_SCHEMA_KEY, "")
         if not version.isdigit():
             raise ValueError(f"{path} states no catalog schema version; it was not written by Catalog.save_pretrained.")
         if int(version) > CATALOG_SCHEMA:
             raise ValueError(
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
-        if missing := {*Item.__slots__, "terms"} - set(schema.names):
+        scheme = scheme_named(stated.get(_SCHEME_KEY, TERMS.name), str(path))
+        column = _column(scheme)
+        if missing := {*Item.__slots__, column} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
         rows = [row for _, row in read_rows(path)]
         items = [Item(**{k: r[k] for k in Item.__slots__} | {"categories": tuple(r["categories"])}) for r in rows]
-        return cls(items, [tuple(row["terms"]) for row in rows])
+        return cls(items, [tuple(row[column]) for row in rows], scheme)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Publishes the catalog as a dataset repository (private unless said otherwise) in one commit; returns its URL."""
-        from grlm_hf.data.catalog import push_catalog
+        """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and
+        ``Catalog.from_pretrained`` both read it."""
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work) / "catalog"
+            self.save_pretrained(folder)
+            return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token, card=catalog_card(self, repo_id))
 
-        return push_catalog(self, repo_id, private=private, token=token)
+
+def _column(scheme: Scheme) -> str:
+    return "terms" if scheme is TERMS else "identifier"
 
 
 def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Catalog:
@@ -327,14 +347,6 @@ def catalog_from_tables(repo_id: str, revision: str | None = None, token: str | 
             f"{missing[:3]}. The two tables must be of the same items."
         )
     return Catalog(items, [term_ids[item.item_id] for item in items])
-
-
-def push_catalog(catalog: Catalog, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Publishes a catalog as a dataset repository that ``load_dataset`` and ``Catalog.from_pretrained`` both read."""
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "catalog"
-        catalog.save_pretrained(folder)
-        return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token, card=catalog_card(catalog, repo_id))
 
 
 def catalog_card(catalog: Catalog, title: str) -> str:

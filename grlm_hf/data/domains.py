@@ -14,7 +14,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import MIN_ITEMS, Case, History, Split, load_histories
 from grlm_hf.data.items import Item, items_to_dataset, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_rows, replacing, rows_to_dataset, write_json, write_parquet
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import DOMAINS_FILE, DOMAINS_SCHEMA
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def join_domains(
     check_replaceable(output, DOMAINS_FILE)
     tables = {name: _tables(name, Path(folder)) for name, folder in sources.items()}
     items: list[Item] = []
-    term_ids: dict[str, TermID] = {}
+    term_ids: dict[str, Identifier] = {}
     without: dict[str, int] = {}
     read: dict[str, list[History]] = {}
     own_ids: dict[str, list[str]] = {}
@@ -201,7 +201,7 @@ def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str,
     return Split("leave-one-out-per-domain", tuple(train), tuple(validation), tuple(test))
 
 
-def cross_domain_collisions(catalog: Catalog) -> dict[TermID, tuple[str, ...]]:
+def cross_domain_collisions(catalog: Catalog) -> dict[Identifier, tuple[str, ...]]:
     """Term IDs that items of several domains share, with those domains, in the catalog's order. Nothing has to be done about them: an
     identifier may name any number of items, and `grlm_hf.indexing.collisions.resolve` undoes them like others."""
     found = {tid: {item.domain for item in group} for tid, group in catalog.collisions.items()}

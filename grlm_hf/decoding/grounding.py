@@ -19,7 +19,7 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 
 _PARTIAL = 0.8
 
@@ -29,7 +29,7 @@ class Grounded:
     """`items` are those of one identifier, in tie order; `overlap` is in [0, 1], 1 for an `exact` match."""
 
     items: tuple[Item, ...]
-    term_id: TermID
+    term_id: Identifier
     overlap: float
     exact: bool
 
@@ -57,7 +57,7 @@ class Grounder:
         self._holders = {key: np.unique(ids) for key, ids in at.items()}
         self._words = sorted({term for term, _ in at}) if form == "code" else []
 
-    def ground(self, terms: TermID) -> Grounded | None:
+    def ground(self, terms: Identifier) -> Grounded | None:
         """The closest identifier and its items; ``None`` when no term overlaps at all."""
         if items := self.catalog.items_of(terms):
             return Grounded(items, tuple(terms), 1.0, True)

@@ -80,7 +80,7 @@ class SearchIndex:
         old = self.catalog.identifiers
         number = {tid: i for i, tid in enumerate(catalog.identifiers)}
         new = [tid for tid in catalog.identifiers if not self.catalog.positions_of(tid)]
-        added = [np.array(path, np.int32) for path in identifier_tokens(tokenizer, new)]
+        added = [np.array(path, np.int32) for path in identifier_tokens(tokenizer, catalog.scheme, new)]
         to = np.fromiter((number.get(tid, -1) for tid in (*old, *new)), np.int32, len(old) + len(new))
         trie = remove(add(self.trie, added), np.flatnonzero(to < 0), to)
         before = (*self.paths, *added)

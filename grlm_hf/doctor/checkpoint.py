@@ -117,7 +117,7 @@ def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
     if len(identifiers) > ALL_ENCODED:
         chosen = sorted(random.Random(0).sample(chosen, ALL_ENCODED))  # type: ignore[assignment]
     try:
-        paths = identifier_tokens(parts.tokenizer, [identifiers[i] for i in chosen])
+        paths = identifier_tokens(parts.tokenizer, parts.catalog.scheme, [identifiers[i] for i in chosen])
     except ValueError as error:
         yield Finding(
             "error", "tokenizer-merges", str(error), "An item's tokens would depend on what stands beside it.",
@@ -148,11 +148,11 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
         return
     c, rng, history = parts.catalog, random.Random(0), parts.grlm.history
     drawn = rng.sample(range(len(c)), min(len(c), 1000))
-    paths = dict(zip(drawn, identifier_tokens(parts.tokenizer, [c.term_ids[q] for q in drawn]), strict=True))
+    paths = dict(zip(drawn, identifier_tokens(parts.tokenizer, c.scheme, [c.item_identifiers[q] for q in drawn]), strict=True))
     depth = max(max(map(len, paths.values())), parts.trie.depth if parts.trie else 0)
 
     def longest(histories: list[list[int]]) -> list[int]:
-        return sorted(map(len, history_tokens(parts.tokenizer, paths, histories, c.term_ids, items=c.items, history=history)))
+        return sorted(map(len, history_tokens(parts.tokenizer, paths, histories, c, history=history)))
 
     one = longest([[q] for q in drawn])[-1]
     typical = longest([[rng.choice(drawn) for _ in range(parts.grlm.max_history)] for _ in range(_HISTORIES)])[_HISTORIES // 2]

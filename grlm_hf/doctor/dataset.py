@@ -15,7 +15,6 @@ from grlm_hf.data.repository import read_facts
 from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
-from grlm_hf.identifiers.terms import render
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS
@@ -196,7 +195,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
     catalog, history = tables.catalog, str((tables.facts or {}).get("history", "term_ids"))
     if catalog is None:
         return
-    known = {render(tid) for tid in catalog.identifiers}
+    known = set(map(catalog.scheme.write, catalog.identifiers))
     leaks: list[str] = []
     named: list[str] = []
     keyed, stale, total = 0, [], 0
@@ -244,7 +243,7 @@ def _tells(told: Counter[str], case: Case, catalog: Catalog, history: str) -> bo
         return False
     tid, title = catalog.term_id(case.target), written_title(catalog[case.target])
     before = [i for i in case.history if i in catalog]
-    if told[render(tid)] > sum(catalog.term_id(i) == tid for i in before):
+    if told[catalog.scheme.write(tid)] > sum(catalog.term_id(i) == tid for i in before):
         return True
     return history == "titles" and told[title] > sum(written_title(catalog[i]) == title for i in before)
 

@@ -17,7 +17,7 @@ from grlm_hf.data.interactions import Case, History
 from grlm_hf.data.items import Item
 from grlm_hf.evaluation.evaluate import evaluate
 from grlm_hf.evaluation.rankings import Method
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 
 if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
@@ -33,7 +33,9 @@ def known_catalog(catalog: Catalog, train: Iterable[History]) -> Catalog:
     return catalog.remove([i.item_id for i in catalog if i.item_id not in met])
 
 
-def with_new_items(grlm: GRLMForRecommendation, items: Sequence[Item], term_ids: Sequence[TermID] | None = None) -> GRLMForRecommendation:
+def with_new_items(
+    grlm: GRLMForRecommendation, items: Sequence[Item], term_ids: Sequence[Identifier] | None = None
+) -> GRLMForRecommendation:
     """Another recommender over the same language model, its catalog extended by `items` with `GRLMForRecommendation.add_items`.
 
     Those that `grlm` has already are taken out first, so that nothing of their old Term IDs stays. `grlm` itself is not changed; its prior
@@ -57,7 +59,7 @@ def evaluate_unseen(
     cases: Sequence[Case],
     methods: Callable[[GRLMForRecommendation], Mapping[str, Method]],
     *,
-    term_ids: Sequence[TermID] | None = None,
+    term_ids: Sequence[Identifier] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """The `unseen` block of a report: ``{items, users, cases, candidates, term_ids, methods, comparisons}``.

@@ -1,1 +1,19 @@
-"""Item identifiers made of plain words: what a Term ID is, and how an item gets one."""
+"""What an identifier is: the protocol `Scheme`, and one module a scheme. How items get one is `grlm_hf.indexing`."""
+
+from __future__ import annotations
+
+from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.terms import TERMS
+
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (TERMS,)}
+"""All schemes by the name that catalogs and checkpoints state."""
+
+
+def scheme_named(name: str, where: str) -> Scheme:
+    """The scheme of this name. Raises ``ValueError`` for an unknown one; `where` is what states it."""
+    if name not in SCHEMES:
+        raise ValueError(
+            f"{where} states the identifier scheme {name!r}; this grlm-hf knows {', '.join(SCHEMES)}. A newer version may: "
+            "pip install -U grlm-hf"
+        )
+    return SCHEMES[name]

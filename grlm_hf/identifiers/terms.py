@@ -10,7 +10,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-TermID = tuple[str, ...]
+from grlm_hf.identifiers.scheme import Identifier
+
+TermID = Identifier
 
 N_TERMS = 5
 """Terms in an identifier, as in the paper."""
@@ -94,6 +96,39 @@ def parse(text: str) -> TermID | None:
     return terms or None
 
 
-def item_line(term_id: TermID) -> str:
-    """The item as it stands in an assistant turn: its written Term ID and a newline."""
-    return render(term_id) + "\n"
+class Terms:
+    """Term IDs as a `grlm_hf.identifiers.scheme.Scheme`."""
+
+    name = "terms"
+    noun = "Term ID"
+    readable = True
+    from_text = True
+
+    def validate(self, parts: Iterable[str]) -> TermID:
+        return validate(parts)
+
+    def part(self, text: str) -> str:
+        return normalise(text)
+
+    def write(self, identifier: TermID) -> str:
+        return render(identifier)
+
+    def parse(self, text: str) -> TermID | None:
+        return parse(text)
+
+    def line(self, identifier: TermID) -> str:
+        return render(identifier) + "\n"
+
+    def spans(self, identifier: TermID) -> list[tuple[int, int]]:
+        found, end = [], -1
+        for term in identifier:  # "[a, b]": one bracket before the first term, two characters between terms
+            begin = end + 2
+            end = begin + len(term)
+            found.append((begin, end))
+        return found
+
+    def added_tokens(self, identifiers: Iterable[TermID]) -> list[str]:
+        return []
+
+
+TERMS = Terms()

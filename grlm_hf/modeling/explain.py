@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.identifiers.terms import TermID, item_line
+from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.tokens import part_of_tokens
 
 if TYPE_CHECKING:
     from grlm_hf.decoding.index import SearchIndex
@@ -51,7 +52,7 @@ class Explanation:
     """
 
     item_id: str
-    term_id: TermID
+    term_id: Identifier
     log_prob: float
     terms: tuple[TermScore, ...]
     history: tuple[HistoryScore, ...]
@@ -77,7 +78,7 @@ def explain(grlm: GRLMForRecommendation, history: Sequence[str], item_id: str) -
     total = [float(f.sum()) for f in found]
     term_id = index.catalog.term_ids[target]
     parts = np.zeros(len(term_id))
-    np.add.at(parts, term_of_tokens(grlm.tokenizer, term_id), found[0])
+    np.add.at(parts, part_of_tokens(grlm.tokenizer, index.catalog.scheme, term_id), found[0])
     drops: list[float | None] = [total[0] - t for t in total[1:]]
     return Explanation(
         item_id,
@@ -97,23 +98,6 @@ def log_probs(grlm: GRLMForRecommendation, histories: Sequence[Sequence[str]], i
     shown = [[index.catalog.position(i) for i in h] for h in histories]
     found = _token_log_probs(grlm, index, shown, [index.catalog.position(i) for i in item_ids])
     return np.array([f.sum() for f in found])
-
-
-def term_of_tokens(tokenizer: Any, term_id: TermID) -> np.ndarray:
-    """Which term each token of an item's path belongs to, int64 [tokens]: the last one that it spells a character of; a token of marks
-    alone belongs to the term before it, the opening bracket to the first."""
-    line = item_line(term_id)
-    term_at = np.full(len(line), -1)
-    start = 0
-    for number, term in enumerate(term_id):
-        start = line.index(term, start)
-        term_at[start : start + len(term)] = number
-        start += len(term)
-    # In its context, as `identifier_tokens` encodes it; what opens it is no part of the path.
-    encoded = tokenizer("\n" + line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    before = len(tokenizer("\n", add_special_tokens=False)["input_ids"])
-    last = np.maximum.accumulate(term_at).clip(0)
-    return np.array([last[max(end - 2, 0)] for _, end in encoded[before:]], np.int64)
 
 
 def _token_log_probs(

@@ -488,8 +488,7 @@ class GRLMForRecommendation:
             self.tokenizer,
             {q: index.path(q) for p in shown for q in p},
             shown,
-            index.catalog.term_ids,
-            items=index.catalog.items,
+            index.catalog,
             history=self.config.history,
             max_tokens=room,
         )

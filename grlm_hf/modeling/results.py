@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ class Recommendation:
 
     item_id: str
     score: float
-    term_id: TermID
+    term_id: Identifier
     title: str
     log_prob: float
 

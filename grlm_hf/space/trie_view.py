@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 
 if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
@@ -29,7 +29,7 @@ class Reached:
     `terms` is what all identifiers of the node begin with; all terms of a complete one. `log_prob` is natural.
     """
 
-    terms: TermID
+    terms: Identifier
     log_prob: float
     complete: bool
     fate: str
@@ -39,7 +39,7 @@ class Reached:
 class Branch:
     """A prefix of terms. `label` holds one term, or several where only one can follow; `probability` is that of all that begins so."""
 
-    label: TermID
+    label: Identifier
     probability: float
     fate: str
     place: int = 0
@@ -97,7 +97,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
             log_prob = log_prob + expanded.chain.sum(1)
 
 
-def tree(reached: Sequence[Reached], recommended: Sequence[TermID], dead_ends: int = 2) -> Branch:
+def tree(reached: Sequence[Reached], recommended: Sequence[Identifier], dead_ends: int = 2) -> Branch:
     """What was reached, by terms; children by falling probability. Only what leads to a recommendation is followed to its end.
 
     Args:
@@ -105,22 +105,22 @@ def tree(reached: Sequence[Reached], recommended: Sequence[TermID], dead_ends: i
         dead_ends: children shown at each branch that lead to no recommendation, at most; the likeliest. The rest is counted.
     """
     place = {term_id: n for n, term_id in reversed(list(enumerate(recommended, 1)))}
-    below: dict[TermID, list[Reached]] = {}
+    below: dict[Identifier, list[Reached]] = {}
     for one in reached:
         for n in range(len(one.terms) + 1):
             below.setdefault(one.terms[:n], []).append(one)
-    follow: dict[TermID, list[TermID]] = {}
+    follow: dict[Identifier, list[Identifier]] = {}
     for prefix in below:
         if prefix:
             follow.setdefault(prefix[:-1], []).append(prefix)
 
-    def fate_of(prefix: TermID) -> str:
+    def fate_of(prefix: Identifier) -> str:
         here = below[prefix]
         if any(r.terms in place and r.complete and r.fate == "found" for r in here):
             return "kept"
         return next(fate for fate in FATES[1:] if any(r.fate == fate for r in here))
 
-    def grown(prefix: TermID, start: int) -> Branch:
+    def grown(prefix: Identifier, start: int) -> Branch:
         while prefix and len(follow.get(prefix, ())) == 1 and len(below[follow[prefix][0]]) == len(below[prefix]):
             (prefix,) = follow[prefix]  # all that was reached goes on with the same term
         probability = sum(math.exp(r.log_prob) for r in below[prefix])

@@ -8,7 +8,7 @@ from html import escape
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import TermID
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.modeling.explain import Explanation
 from grlm_hf.modeling.results import Recommendation
 from grlm_hf.space.session import FACTOR, Answer, Session
@@ -41,7 +41,7 @@ def button(do: str, what: str, text: str, label: str = "", kind: str = "", enabl
     return f'<button type="button" class="g-button {kind}" {stands_for}{said}{more}{off}>{escape(text)}</button>'
 
 
-def chips(term_id: TermID, steer: Mapping[str, str]) -> str:
+def chips(term_id: Identifier, steer: Mapping[str, str]) -> str:
     """The terms of an identifier, each of which opens into "more", "less" and "ban"."""
     return f'<div class="g-chips" role="group" aria-label="Term ID">{"".join(_chip(t, steer.get(t, "")) for t in term_id)}</div>'
 

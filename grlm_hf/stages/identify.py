@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
-from grlm_hf.identifiers.terms import normalise
+from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 
@@ -230,4 +230,6 @@ def _token_paths(tokenizer: str, term_ids: list[TermID]) -> list[list[int]]:
     from grlm_hf.tasks.mixture import load_tokenizer
     from grlm_hf.tokens import identifier_tokens
 
-    return identifier_tokens(load_tokenizer(tokenizer, "quality.tokenizer"), [tuple(map(normalise, term_id)) for term_id in term_ids])
+    return identifier_tokens(
+        load_tokenizer(tokenizer, "quality.tokenizer"), TERMS, [tuple(map(normalise, term_id)) for term_id in term_ids]
+    )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import clean, read_rows
-from grlm_hf.identifiers.terms import item_line
 from grlm_hf.tasks.examples import Example, Source, shown_item
 from grlm_hf.tasks.prompts import collaborative_request
 
@@ -36,7 +35,7 @@ def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: i
             if not chosen:
                 return "no neighbours left" if distinct else "no neighbours"
             request = collaborative_request(shown_item(catalog, item_id, history))
-            return Example("collaborative", item_id, request, "".join(map(item_line, chosen)))
+            return Example("collaborative", item_id, request, "".join(map(catalog.scheme.line, chosen)))
 
         yield Source(item.item_id, make)
 

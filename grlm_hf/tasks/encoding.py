@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import TermID, item_line
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.tasks.prompts import check_history, history_item, next_item_turns, title_line
 from grlm_hf.tokens import line_tokens, tokenizer_name, without_specials
 
@@ -76,9 +75,8 @@ def history_tokens(
     tokenizer: Any,
     paths: Mapping[int, Any] | Sequence[Any],
     positions: Sequence[Sequence[int]],
-    term_ids: Sequence[TermID],
+    catalog: Catalog,
     *,
-    items: Sequence[Item] = (),
     history: str = "term_ids",
     max_tokens: int | None = None,
 ) -> list[np.ndarray]:
@@ -87,8 +85,7 @@ def history_tokens(
     Args:
         paths: token path of each catalog position that occurs (`identifier_tokens`).
         positions: catalog positions of each history, oldest first.
-        term_ids: Term ID of each catalog position.
-        items: item of each catalog position; not needed for histories of Term IDs.
+        catalog: the items and their identifiers.
         history: what a history shows, one of `HISTORIES`.
         max_tokens: of a prompt; its oldest items are left out, whole, until it has no more, or one item is left.
 
@@ -103,9 +100,9 @@ def history_tokens(
     distinct = list(dict.fromkeys(chain.from_iterable(shown)))
     blocks = {q: paths[q] for q in distinct} if history != "titles" else {}
     if history == "both":
-        titles = line_tokens(tokenizer, without_specials(tokenizer, [title_line(items[q]) for q in distinct]))
+        titles = line_tokens(tokenizer, without_specials(tokenizer, [title_line(catalog.items[q]) for q in distinct]))
         blocks = {q: [*blocks[q], *title] for q, title in zip(distinct, titles, strict=True)}
-    written = functools.cache(lambda q: item_line(term_ids[q]) if history == "term_ids" else history_item(term_ids[q], items[q], history))
+    written = functools.cache(lambda q: history_item(catalog.scheme.line(catalog.item_identifiers[q]), catalog.items[q], history))
     prompts = [np.zeros(0, np.int64)] * len(shown)
     todo = list(range(len(shown)))
     while todo:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import TermID, item_line
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.tasks.prompts import (
     description_request,
     history_item,
@@ -70,31 +70,32 @@ class Source:
 
 def internalisation(catalog: Catalog) -> Iterator[Source]:
     """Term internalisation (GRLM's GTI): title, brand, category and description → Term ID."""
-    return _of_items(catalog, "internalise", lambda item, tid: (internalise_request(item), item_line(tid)))
+    return _of_items(catalog, "internalise", lambda item, identifier: (internalise_request(item), catalog.scheme.line(identifier)))
 
 
 def title_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The title alone → Term ID."""
-    return _of_items(catalog, "title_to_term_id", lambda item, tid: (title_request(item), item_line(tid)))
+    return _of_items(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), catalog.scheme.line(identifier)))
 
 
 def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The start of the description alone → Term ID; for items that have one."""
 
-    def ask(item: Item, tid: TermID) -> tuple[str, str] | str:
-        return (description_request(item), item_line(tid)) if item.description.strip() else "no description"
+    def ask(item: Item, identifier: Identifier) -> tuple[str, str] | str:
+        return (description_request(item), catalog.scheme.line(identifier)) if item.description.strip() else "no description"
 
     return _of_items(catalog, "description_to_term_id", ask)
 
 
 def term_id_to_title(catalog: Catalog) -> Iterator[Source]:
     """Term ID → title. Items that share a Term ID give one question with several true answers."""
-    return _of_items(catalog, "term_id_to_title", lambda item, tid: (title_of_request(tid), written_title(item)))
+    write = catalog.scheme.write
+    return _of_items(catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), written_title(item)))
 
 
-def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, TermID], tuple[str, str] | str]) -> Iterator[Source]:
-    for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
-        asked = ask(item, tid)
+def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, Identifier], tuple[str, str] | str]) -> Iterator[Source]:
+    for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
+        asked = ask(item, identifier)
         found = asked if isinstance(asked, str) else Example(task, item.item_id, *asked)
         yield Source(item.item_id, lambda _items, _variant, found=found: found)  # type: ignore[misc]
 
@@ -109,7 +110,7 @@ def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], histo
     """
     *shown, answer = items
     user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)
-    return Example(task, key, user, begun + item_line(catalog.term_id(answer)))
+    return Example(task, key, user, begun + catalog.scheme.line(catalog.identifier(answer)))
 
 
 def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
@@ -148,4 +149,4 @@ def sliding(
 def shown_item(catalog: Catalog, item_id: str, history: str) -> str:
     """`history_item` of an item of the catalog. Raises ``ValueError`` for an unknown id."""
     position = catalog.position(item_id)
-    return history_item(catalog.term_ids[position], catalog.items[position], history)
+    return history_item(catalog.scheme.line(catalog.item_identifiers[position]), catalog.items[position], history)

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import TermID, item_line, render
+from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import HISTORIES
 
 PROMPT_VERSION = "1"
@@ -58,10 +59,14 @@ def title_line(item: Item) -> str:
     return written_title(item) + "\n"
 
 
-def history_item(term_id: TermID, item: Item, history: str) -> str:
-    """An item of a history, in every prompt of every task: one or two lines, as `history` says (one of `HISTORIES`)."""
+def history_item(line: str, item: Item, history: str) -> str:
+    """An item of a history, in every prompt of every task: one or two lines, by `history` (one of `HISTORIES`).
+
+    Args:
+        line: the line of its identifier (`grlm_hf.identifiers.scheme.Scheme.line`).
+    """
     check_history(history)
-    return ("" if history == "titles" else item_line(term_id)) + ("" if history == "term_ids" else title_line(item))
+    return ("" if history == "titles" else line) + ("" if history == "term_ids" else title_line(item))
 
 
 def check_history(history: str) -> None:
@@ -110,9 +115,9 @@ def description_request(item: Item) -> str:
     return _INTERNALISE.format(text=f"Description: {one_line(item.description, _MAX_ALONE)}")
 
 
-def title_of_request(term_id: TermID) -> str:
-    """Asks for the title of an item by its Term ID."""
-    return _TITLE_OF.format(item=render(term_id))
+def title_of_request(written: str) -> str:
+    """Requests the title of an item by its written identifier."""
+    return _TITLE_OF.format(item=written)
 
 
 def collaborative_request(shown: str) -> str:
@@ -140,12 +145,15 @@ def steered_request(shown: Sequence[str], more: Sequence[str] = (), no: Sequence
     return _STEERED.format(items="".join(shown), wish=wish)
 
 
-def prompt_hash(history: str = "term_ids") -> str:
-    """Identifies the prompt text that recommending depends on; a checkpoint records that of the histories that it was trained with."""
+def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
+    """Identifies the prompt text that recommending depends on. A checkpoint records the hash of its own histories and scheme."""
     probe = Item("id", "T", "B", ("C",), "D")
-    text = [PROMPT_VERSION, _NEXT_ITEM.format(items="[a, b]"), internalise_request(probe), item_line(("a", "b"))]
+    line = TERMS.line(("a", "b"))
+    text = [PROMPT_VERSION, _NEXT_ITEM.format(items="[a, b]"), internalise_request(probe), line]
     if history != "term_ids":
-        text += [history, *next_item_turns([history_item(("a",), probe, history)] * 2, history), str(_MAX_LINE)]
+        text += [history, *next_item_turns([history_item(TERMS.line(("a",)), probe, history)] * 2, history), str(_MAX_LINE)]
+    if scheme is not TERMS:
+        text.append(scheme.name)
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.terms import item_line
 from grlm_hf.indexing.words import STOP_WORDS, WEAK_WORDS, words
 from grlm_hf.tasks.examples import Example, Source
 from grlm_hf.tasks.prompts import one_line, query_request
@@ -25,9 +24,9 @@ def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
     """A search phrase → the Term ID of an item that it describes. Each variant is another phrase of `phrases`, the first one drawn by
     `seed`."""
     frequency = word_frequency(catalog)
-    for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
+    for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
 
-        def make(_items: tuple[str, ...], variant: int, item: Item = item, answer: str = item_line(tid)) -> Example | str:
+        def make(_items: tuple[str, ...], variant: int, item: Item = item, answer: str = catalog.scheme.line(identifier)) -> Example | str:
             found = phrases(item, frequency, len(catalog))
             if variant >= len(found):
                 return "no phrase left" if found else "no words to search by"

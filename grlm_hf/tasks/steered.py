@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
-from grlm_hf.identifiers.terms import TermID, item_line
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.tasks.examples import Example, Source, shown_item
 from grlm_hf.tasks.prompts import steered_request
 
@@ -30,12 +30,12 @@ def steered(catalog: Catalog, histories: Iterable[History], max_history: int, hi
             *before, target = map(catalog.term_id, items)
             more, no = wish(before, target, random.Random(f"{seed} {user} {variant}"))
             shown = [shown_item(catalog, i, history) for i in items[:-1]]
-            return Example("steered", user, steered_request(shown, more, no), item_line(target))
+            return Example("steered", user, steered_request(shown, more, no), catalog.scheme.line(target))
 
         yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
 
 
-def wish(before: Sequence[TermID], target: TermID, rng: random.Random) -> tuple[list[str], list[str]]:
+def wish(before: Sequence[Identifier], target: Identifier, rng: random.Random) -> tuple[list[str], list[str]]:
     """Terms to have more of and terms to have none of, at most one each.
 
     More: a term of the target, one that the last item lacks if there is such. No: a term of the last three items that the target lacks;

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.identifiers.terms import item_line
 from grlm_hf.tasks.encoding import prompt_tokens
 from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS, LAST_ONLY
 from grlm_hf.tasks.prompts import title_line
@@ -47,7 +46,8 @@ def tokenize_mixture(
     prompts = prompt_tokens(tokenizer, mixture["prompt"])
     texts = [row[-1]["content"] for row in mixture["completion"]]
     free = [task in FREE_TEXT for task in mixture["task"]]
-    learnt = dict(zip(map(item_line, catalog.identifiers), identifier_tokens(tokenizer, catalog.identifiers), strict=True))
+    scheme, identifiers_ = catalog.scheme, catalog.identifiers
+    learnt = dict(zip(map(scheme.line, identifiers_), identifier_tokens(tokenizer, scheme, identifiers_), strict=True))
     lines = [[text] if is_free else text.splitlines(keepends=True) for text, is_free in zip(texts, free, strict=True)]
     read = _title_paths(tokenizer, catalog, {line for some, is_free in zip(lines, free, strict=True) if not is_free for line in some})
     completions = tokenizer(without_specials(tokenizer, texts), add_special_tokens=False)["input_ids"]

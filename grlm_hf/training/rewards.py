@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.identifiers.terms import TermID, parse
+from grlm_hf.identifiers.scheme import Identifier, Scheme
+from grlm_hf.identifiers.terms import TERMS
 
 if TYPE_CHECKING:
     from grlm_hf.priors.scores import Scorer
@@ -28,8 +29,8 @@ class Group:
     """
 
     history: tuple[str, ...]
-    target: TermID
-    found: tuple[TermID | None, ...]
+    target: Identifier
+    found: tuple[Identifier | None, ...]
 
 
 Reward = Callable[[Group], list[float]]
@@ -46,7 +47,7 @@ def prefix(group: Group) -> list[float]:
     return [_in_common(tid, group.target) / len(group.target) for tid in group.found]
 
 
-def _in_common(tid: TermID | None, target: TermID) -> int:
+def _in_common(tid: Identifier | None, target: Identifier) -> int:
     n = 0
     for a, b in zip(tid or (), target, strict=False):
         if a != b:
@@ -82,7 +83,7 @@ def collaborative(catalog: Catalog, scorer: Scorer, floor: float = -20.0) -> Rew
         (log_p,) = scorer.scores([list(group.history)])
         best = float(log_p.max())
 
-        def value(tid: TermID | None) -> float:
+        def value(tid: Identifier | None) -> float:
             items = [catalog.items[p].item_id for p in catalog.positions_of(tid)] if tid else []
             rated = [float(log_p[column[i]]) - best for i in items if i in column]
             return max(0.0, 1 - max(rated) / floor) if rated else 0.0
@@ -114,7 +115,7 @@ def combined(rewards: Mapping[Reward, float]) -> Reward:
     return reward
 
 
-def for_trl(reward: Reward, name: str) -> Callable[..., list[float]]:
+def for_trl(reward: Reward, name: str, scheme: Scheme = TERMS) -> Callable[..., list[float]]:
     """A reward as TRL's `GRPOTrainer` takes it: ``f(prompts, completions, completion_ids, **columns) -> list[float]``.
 
     Of the data set's columns it needs `target`, a list of terms. The history, a list of item ids, is the column `history`, or else the
@@ -123,10 +124,11 @@ def for_trl(reward: Reward, name: str) -> Callable[..., list[float]]:
 
     Args:
         name: what TRL logs it as.
+        scheme: what an identifier is in the completions.
     """
 
     def f(prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> list[float]:
-        found = groups(completions, columns.get("history", prompts), columns["target"], columns.get("place"))
+        found = groups(completions, columns.get("history", prompts), columns["target"], columns.get("place"), scheme)
         return [value for group in found for value in reward(group)]
 
     f.__name__ = name
@@ -134,7 +136,11 @@ def for_trl(reward: Reward, name: str) -> Callable[..., list[float]]:
 
 
 def groups(
-    completions: Sequence[Any], histories: Sequence[Any], targets: Sequence[Sequence[str]], places: Sequence[int] | None = None
+    completions: Sequence[Any],
+    histories: Sequence[Any],
+    targets: Sequence[Sequence[str]],
+    places: Sequence[int] | None = None,
+    scheme: Scheme = TERMS,
 ) -> Iterator[Group]:
     """Rows of TRL as groups; see `for_trl`. Completions are texts or lists of messages."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
@@ -144,5 +150,5 @@ def groups(
             places[at] > 0 if places is not None else (histories[at], targets[at]) == (histories[start], targets[start])
         ):
             continue
-        yield Group(tuple(histories[start]), tuple(targets[start]), tuple(map(parse, texts[start:at])))
+        yield Group(tuple(histories[start]), tuple(targets[start]), tuple(map(scheme.parse, texts[start:at])))
         start = at

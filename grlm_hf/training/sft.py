@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.files import read_json, write_json
-from grlm_hf.identifiers.terms import item_line
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
@@ -265,7 +264,8 @@ def _memory_knobs(config: TrainConfig) -> Iterator[None]:
 
 def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
-    known = set(map(item_line, catalog.identifiers))
+    lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
+    known = set(lines)
     written = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
     asked = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
-    return [*map(item_line, catalog.identifiers * 10), *asked, *written]
+    return [*lines * 10, *asked, *written]

@@ -238,7 +238,7 @@ def test_unknown_names() -> None:
         ([], [], "at least one item; found none"),
         ([Item("a", "A")], [], "Found 1 items and 0 Term IDs"),
         ([Item("a", "A")], [("x",), ("y",)], "Found 1 items and 2 Term IDs"),
-        ([Item("a", "A"), Item("b", "B"), Item("a", "C")], [("x",)] * 3, "item_id 'a' stands more than once"),
+        ([Item("a", "A"), Item("b", "B"), Item("a", "C")], [("x",)] * 3, "Duplicate item_id 'a'"),
         ([Item("a", "A"), Item("b", "")], [("x",)] * 2, "Item 1 needs a non-empty item_id and title"),
         ([Item("", "A")], [("x",)], "Item 0 needs a non-empty item_id and title"),
         ([Item("a", "A")], [()], "needs one or more terms; found 0"),

@@ -15,7 +15,7 @@ from toys import Tree, brute_force, close, scripted, toy_catalog, toy_grlm, toy_
 
 from grlm_hf import GRLMForRecommendation, Trie, TrieConstrainedLogitsProcessor
 from grlm_hf.decoding.processor import _DeviceRows
-from grlm_hf.identifiers.terms import TermID, parse
+from grlm_hf.identifiers.terms import TERMS, TermID, parse
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.trie.walker import TrieWalker
 
@@ -478,7 +478,7 @@ def test_greedy_and_sampling_write_only_identifiers(options: dict[str, Any]) -> 
 @torch.no_grad()
 def greedy_path(grlm: GRLMForRecommendation, history: list[str]) -> list[int]:
     """One plain forward a token, no cache, no batch, no padding."""
-    tree, written = tree_of(identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers)), []
+    tree, written = tree_of(identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers)), []
     while legal := legal_after(tree, written):
         logits = grlm.model(torch.tensor([[*grlm.prompt_tokens(history)[0].tolist(), *written]])).logits[0, -1]
         written.append(max(legal, key=lambda t: float(logits[t])))
@@ -503,7 +503,7 @@ def test_greedy_search_over_padded_prompts_equals_brute_force(make: Make, object
 def test_scores_that_generate_returns_are_minus_infinity_exactly_off_the_trie(make: Make, options: dict[str, Any]) -> None:
     """`generate` keeps each step's tensor: none may be used again while it does."""
     grlm = toy_grlm()
-    eos, tree = grlm.tokenizer.eos_token_id, tree_of(identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers))
+    eos, tree = grlm.tokenizer.eos_token_id, tree_of(identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers))
     torch.manual_seed(0)
     width, out = raw_generate(grlm, HISTORIES * 4, make(grlm.trie), **options)
     assert len(out.scores) > 3

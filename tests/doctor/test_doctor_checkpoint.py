@@ -16,6 +16,7 @@ from toys import toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.doctor import Finding, examine
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, HISTORIES, TRIE_FILE
 from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 from grlm_hf.trie.arrays import Trie
@@ -90,7 +91,7 @@ def other_trie(folder: Path) -> None:
 
 def exchanged_paths(folder: Path) -> None:
     catalog, tokenizer = Catalog.from_pretrained(folder), toy_tokenizer()
-    paths = identifier_tokens(tokenizer, catalog.identifiers)
+    paths = identifier_tokens(tokenizer, TERMS, catalog.identifiers)
     trie = Trie([*paths[1:], paths[0]], tokenizer.eos_token_id, tokenizer_hash(tokenizer), tokenizer.pad_token_id)
     trie.save(folder / TRIE_FILE, catalog.identifiers_hash)
 

@@ -14,8 +14,9 @@ from toys import all_histories, brute_force, close, random_grlm, random_history,
 from grlm_hf.cli.app import app
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.deletion import deletion_test
-from grlm_hf.modeling.explain import explain, log_probs, term_of_tokens
-from grlm_hf.tokens import identifier_tokens
+from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.modeling.explain import explain, log_probs
+from grlm_hf.tokens import identifier_tokens, part_of_tokens
 
 IDS = [i.item_id for i in toy_catalog()]
 OBJECTIVES = ["vocabulary", "trie"]
@@ -41,8 +42,8 @@ def test_each_term_has_its_own_tokens(objective: str) -> None:
     grlm = toy_grlm(objective)
     items, item = IDS[:3], IDS[4]
     tid = grlm.catalog.term_ids[grlm.catalog.position(item)]
-    path = identifier_tokens(grlm.tokenizer, [tid])[0]
-    paths = identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers)
+    path = identifier_tokens(grlm.tokenizer, TERMS, [tid])[0]
+    paths = identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers)
     prompt = grlm.prompt_tokens(items)[0].tolist()
     with torch.no_grad():
         logits = grlm.model(torch.tensor([[*prompt, *path]])).logits[0, len(prompt) - 1 : -1].double()
@@ -62,8 +63,8 @@ def test_tokens_of_merged_and_of_split_characters() -> None:
     for vocab in (300, 380):
         tokenizer = toy_tokenizer(vocab)
         for tid in toy_catalog().identifiers:
-            path = identifier_tokens(tokenizer, [tid])[0]
-            found = term_of_tokens(tokenizer, tid)
+            path = identifier_tokens(tokenizer, TERMS, [tid])[0]
+            found = part_of_tokens(tokenizer, TERMS, tid)
             assert len(found) == len(path)
             assert sorted(set(found)) == list(range(len(tid)))
             assert (np.diff(found) >= 0).all()

@@ -17,7 +17,7 @@ from toys import toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf import Catalog, Item
 from grlm_hf.data.interactions import Case, History
-from grlm_hf.identifiers.terms import item_line, parse, render
+from grlm_hf.identifiers.terms import TERMS, parse, render
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.config import TASKS, Caps, MixtureConfig
 from grlm_hf.tasks.examples import Example, internalisation, sequences
@@ -80,7 +80,7 @@ def test_sequences_show_the_first_item_and_ask_all_others(histories: list[Histor
     for example, history in zip(examples, long, strict=True):
         items = history.items[-(max_history + 1) :]  # older ones are dropped whole
         assert written(example) == [render(CATALOG.term_id(i)) for i in items]
-        assert example.prompt == next_item_turns([item_line(CATALOG.term_id(items[0]))])[0]
+        assert example.prompt == next_item_turns([TERMS.line(CATALOG.term_id(items[0]))])[0]
 
 
 def test_a_prompt_shows_max_history_items() -> None:
@@ -118,7 +118,7 @@ def test_by_default_what_it_always_was() -> None:
     """One sequence a user, one internalisation an item, in the order that the seed gives."""
     histories = toy_histories()
     rows = [("sequence", h.user_id, *_turns(h)) for h in histories]
-    rows += [("internalise", i.item_id, internalise_request(i), item_line(t)) for i, t in zip(CATALOG, CATALOG.term_ids, strict=True)]
+    rows += [("internalise", i.item_id, internalise_request(i), TERMS.line(t)) for i, t in zip(CATALOG, CATALOG.term_ids, strict=True)]
     random.Random(5).shuffle(rows)
     for config in (None, MixtureConfig()):
         got = build_mixture(CATALOG, histories, config, seed=5)
@@ -234,12 +234,12 @@ def test_a_budget_drops_the_oldest_items_and_cuts_none(history: str, budget: int
         assert found.get("tokens", {"max": 0})["max"] <= budget
         before = free.statistics["tasks"][task]["examples"]
         assert before - found["examples"] == found["dropped"].get("more than max_tokens", 0)
-    lines = [history_item(t, i, history) for t, i in zip(CATALOG.term_ids, CATALOG.items, strict=True)]
+    lines = [history_item(TERMS.line(t), i, history) for t, i in zip(CATALOG.term_ids, CATALOG.items, strict=True)]
     by_user = {h.user_id: [lines[CATALOG.position(i)] for i in h.items] for h in toy_histories()}
     shortened = 0
     for row in mixture.dataset:
         if row["task"] == "sequence":  # a suffix of the user's items, each whole, and the longest that fits
-            user, begun, answer = row["prompt"][0]["content"], row["completion"][0]["content"], item_line
+            user, begun, answer = row["prompt"][0]["content"], row["completion"][0]["content"], TERMS.line
             whole = by_user[row["key"]]
             target = answer(CATALOG.term_id(next(h for h in toy_histories() if h.user_id == row["key"]).items[-1]))
             made = {n: next_item_turns(whole[n:-1], history) for n in range(len(whole) - 1)}

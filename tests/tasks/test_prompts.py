@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toys import TERM_IDS, all_histories, brute_force, close, toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
-from grlm_hf.identifiers.terms import item_line, render
+from grlm_hf.identifiers.terms import TERMS, render
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks import prompts
 from grlm_hf.tasks.encoding import history_tokens, prompt_tokens
@@ -56,7 +56,7 @@ def qwen_like() -> Any:
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    bpe.train_from_iterator([item_line(t) + title_line(i) for t, i in zip(TERM_IDS, CATALOG, strict=True)] * 9, trainer)
+    bpe.train_from_iterator([TERMS.line(t) + title_line(i) for t, i in zip(TERM_IDS, CATALOG, strict=True)] * 9, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=toy_tokenizer().chat_template
     )
@@ -109,7 +109,7 @@ def test_titles_of_ten_thousand_characters() -> None:
 
 
 def test_turns() -> None:
-    shown = {h: [history_item(CATALOG.term_ids[p], CATALOG.items[p], h) for p in (0, 8)] for h in HISTORIES}
+    shown = {h: [history_item(TERMS.line(CATALOG.term_ids[p]), CATALOG.items[p], h) for p in (0, 8)] for h in HISTORIES}
     assert next_item_turns(shown["term_ids"]) == (
         "Next items after:\n[tent, camping, light, two, green]",
         "[lamp, desk, led, long-lasting, steel]\n",
@@ -125,7 +125,7 @@ def test_turns() -> None:
 def test_what_is_refused() -> None:
     for history in ("ids", "", None):
         with pytest.raises(ValueError, match=r"expected one of \('term_ids', 'both', 'titles'\)"):
-            history_item(CATALOG.term_ids[0], CATALOG.items[0], history)  # type: ignore[arg-type]
+            history_item(TERMS.line(CATALOG.term_ids[0]), CATALOG.items[0], history)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="history is empty"):
         next_item_turns([])
     with pytest.raises(ValueError, match="expected at least one item and one term"):
@@ -153,7 +153,7 @@ def test_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def written_out(tokenizer: Any, catalog: Catalog, positions: list[int], history: str) -> list[int]:
     """The oracle: the whole prompt as one text, encoded at once."""
-    user, begun = next_item_turns([history_item(catalog.term_ids[p], catalog.items[p], history) for p in positions], history)
+    user, begun = next_item_turns([history_item(TERMS.line(catalog.term_ids[p]), catalog.items[p], history) for p in positions], history)
     user, begun = without_specials(tokenizer, [user, begun])
     text = tokenizer.apply_chat_template([{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True) + begun
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -165,9 +165,9 @@ def test_prompt_tokens_are_those_of_the_whole_text(titles: list[str], rng: rando
     catalog = with_titles(titles)
     positions = [[rng.randrange(len(catalog)) for _ in range(rng.randint(1, 6))] for _ in range(3)]
     for tokenizer in tokenizers():
-        paths = identifier_tokens(tokenizer, catalog.term_ids)
+        paths = identifier_tokens(tokenizer, TERMS, catalog.term_ids)
         for history in HISTORIES:
-            got = history_tokens(tokenizer, paths, positions, catalog.term_ids, items=catalog.items, history=history)
+            got = history_tokens(tokenizer, paths, positions, catalog, history=history)
             assert [p.tolist() for p in got] == [written_out(tokenizer, catalog, p, history) for p in positions]
 
 
@@ -178,8 +178,8 @@ def test_an_identifier_is_its_path_beside_any_title(title: str) -> None:
     for tokenizer in tokenizers():
         (line,) = without_specials(tokenizer, [title_line(item)])
         (title_path,) = line_tokens(tokenizer, [line])
-        for tid, path in zip(TERM_IDS, identifier_tokens(tokenizer, TERM_IDS), strict=True):
-            ids = tokenizer(item_line(tid) + line + item_line(tid), add_special_tokens=False)["input_ids"]
+        for tid, path in zip(TERM_IDS, identifier_tokens(tokenizer, TERMS, TERM_IDS), strict=True):
+            ids = tokenizer(TERMS.line(tid) + line + TERMS.line(tid), add_special_tokens=False)["input_ids"]
             assert ids == [*path, *title_path, *path]
 
 
@@ -187,7 +187,7 @@ def test_an_identifier_is_its_path_beside_any_title(title: str) -> None:
 def test_a_budget_drops_the_oldest_items_whole(history: str) -> None:
     rng = random.Random(0)
     for tokenizer in tokenizers():
-        paths = identifier_tokens(tokenizer, CATALOG.term_ids)
+        paths = identifier_tokens(tokenizer, TERMS, CATALOG.term_ids)
 
         def made(positions: list[int], tokenizer: Any = tokenizer) -> list[int]:
             return written_out(tokenizer, CATALOG, positions, history)
@@ -198,9 +198,7 @@ def test_a_budget_drops_the_oldest_items_whole(history: str) -> None:
                 # brute force: the longest suffix that fits
                 fits = [s for s in (positions[i:] for i in range(len(positions))) if len(made(s)) <= budget]
 
-                (got,) = history_tokens(
-                    tokenizer, paths, [positions], CATALOG.term_ids, items=CATALOG.items, history=history, max_tokens=budget
-                )
+                (got,) = history_tokens(tokenizer, paths, [positions], CATALOG, history=history, max_tokens=budget)
                 assert got.tolist() == made((fits or [positions[-1:]])[0])  # one item always stays
 
 

@@ -18,7 +18,7 @@ from grlm_hf import Catalog, Item
 from grlm_hf.data.interactions import History
 from grlm_hf.data.items import load_items, load_term_ids
 from grlm_hf.files import write_parquet
-from grlm_hf.identifiers.terms import TermID, item_line, parse
+from grlm_hf.identifiers.terms import TERMS, TermID, parse
 from grlm_hf.indexing.words import words
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
@@ -47,7 +47,7 @@ def made(sources: list[Source], variant: int = 0) -> list[Example | str]:
 def term_ids_of(completion: str) -> list[TermID]:
     assert completion.endswith("]\n")
     found = [parse(line) for line in completion.splitlines()]
-    assert "".join(item_line(t) for t in found if t) == completion
+    assert "".join(TERMS.line(t) for t in found if t) == completion
     return found  # type: ignore[return-value]
 
 
@@ -84,9 +84,9 @@ def test_windows_are_what_a_recommender_is_asked(items: list[str], window: int, 
     cuts = [n for n in range(1, len(items)) if (len(items) - 1 - n) % stride == 0][-per_user:]
     for example, n in zip(made(sources), cuts, strict=True):
         assert isinstance(example, Example)
-        shown = [history_item(CATALOG.term_id(i), CATALOG[i], form) for i in items[max(0, n - window) : n]]
+        shown = [history_item(TERMS.line(CATALOG.term_id(i)), CATALOG[i], form) for i in items[max(0, n - window) : n]]
         user, begun = next_item_turns(shown, form)
-        assert (example.key, example.prompt, example.completion) == ("u", user, begun + item_line(CATALOG.term_id(items[n])))
+        assert (example.key, example.prompt, example.completion) == ("u", user, begun + TERMS.line(CATALOG.term_id(items[n])))
 
 
 # --- neighbours --------------------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_neighbours_are_asked_for_in_order_and_once(n: int, rng: random.Random) 
             if isinstance(example, str):
                 assert example == ("no neighbours left" if want else "no neighbours")
                 break
-            assert example.prompt.splitlines()[-1] == item_line(tid).strip()
+            assert example.prompt.splitlines()[-1] == TERMS.line(tid).strip()
             answers += (found := term_ids_of(example.completion))
             assert len(found) == min(n, len(want) - variant * n)
         assert answers == want
@@ -206,7 +206,7 @@ def test_a_wish_is_true_of_the_answer(rng: random.Random, seed: int, form: str) 
         assert isinstance(example, Example)
         (target,) = term_ids_of(example.completion)
         assert target == catalog.term_id(items[-1])
-        shown = [history_item(catalog.term_id(i), catalog[i], form) for i in items[-5:-1]]
+        shown = [history_item(TERMS.line(catalog.term_id(i)), catalog[i], form) for i in items[-5:-1]]
         before = [catalog.term_id(i) for i in items[-5:-1]]
         *_, said = example.prompt.split("\nWish: ")
         more = [w.removeprefix("more ") for w in said.split(", ") if w.startswith("more ")]

@@ -9,6 +9,7 @@ import torch
 from toys import TERM_IDS, legal_tokens, toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf.data.interactions import leave_one_out
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
 from grlm_hf.priors.sequence_training import train_sequence_model
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
@@ -56,7 +57,7 @@ def test_the_teacher_sums_its_items_below_each_rank(model: SequenceModel) -> Non
 
 
 def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: SequenceModel) -> None:
-    paths = identifier_tokens(TOKENIZER, CATALOG.identifiers)
+    paths = identifier_tokens(TOKENIZER, TERMS, CATALOG.identifiers)
     rows = [[0, 4, 6], [8, 2]]
     labels = [[IGNORED] + [t for n in row[1:] for t in paths[n]] for row in rows]
     longest = max(map(len, labels))

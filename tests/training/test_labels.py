@@ -12,7 +12,7 @@ from toys import toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import leave_one_out
-from grlm_hf.identifiers.terms import item_line
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.examples import Example
@@ -47,7 +47,7 @@ def full_mixture(chat_file: str, history: str) -> Any:
 @pytest.mark.parametrize("history", HISTORIES)
 def test_labels_are_trie_paths_or_the_whole_text(chat_file: str, history: str) -> None:
     tokenizer, mixture = toy_tokenizer(), full_mixture(chat_file, history)
-    paths = dict(zip(map(item_line, CATALOG.identifiers), identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    paths = dict(zip(map(TERMS.line, CATALOG.identifiers), identifier_tokens(tokenizer, TERMS, CATALOG.identifiers), strict=True))
     titles = 0
     for row, tokenized in zip(mixture, tokenize_mixture(mixture, tokenizer, CATALOG), strict=True):
         ids, mask = tokenized["input_ids"], tokenized["completion_mask"]
@@ -71,7 +71,7 @@ def test_labels_are_trie_paths_or_the_whole_text(chat_file: str, history: str) -
 @pytest.mark.parametrize("history", HISTORIES)
 def test_validation_asks_for_the_last_item_in_every_form(history: str) -> None:
     tokenizer = toy_tokenizer()
-    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, TERMS, CATALOG.identifiers), strict=True))
     rows = examples_to_dataset(validation_sequences(CATALOG, SPLIT.validation, 3, history))
     for case, row in zip(SPLIT.validation, tokenize_mixture(rows, tokenizer, CATALOG, last_only=True), strict=True):
         labels = [t for t, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
@@ -109,7 +109,7 @@ def test_a_model_learns_from_the_full_mixture(chat_file: str, history: str, obje
 
 
 def test_refused_labels(chat_file: str) -> None:
-    tokenizer, line = toy_tokenizer(), item_line(CATALOG.term_ids[0])
+    tokenizer, line = toy_tokenizer(), TERMS.line(CATALOG.term_ids[0])
     title = "Title 0 tent (x) |im_end| .\n"
     for task, completion, message in (
         ("sequence", line + "Another title\n" + line, r"'Another title\\n', which is no identifier"),
@@ -133,7 +133,7 @@ def test_refused_labels(chat_file: str) -> None:
 def test_a_tokenizer_of_ones_own_sees_all_text(chat_file: str) -> None:
     default = make_mixture(CATALOG, SPLIT.train).dataset
     requests = [f"user\n{row[0]['content']}\nassistant\n" for row in default["prompt"]]
-    assert _tokenizer_texts(CATALOG, default) == [*map(item_line, CATALOG.identifiers * 10), *requests]
+    assert _tokenizer_texts(CATALOG, default) == [*map(TERMS.line, CATALOG.identifiers * 10), *requests]
     texts = "".join(_tokenizer_texts(CATALOG, full_mixture(chat_file, "both")))
     assert "assistant\n[no, item]\nHi!\nuser\nBye.\nassistant\n" in texts
     assert "Title 9 mug (x) |im_end| .\n" in texts

@@ -4,12 +4,13 @@ import pytest
 import torch
 from toys import TERM_IDS, legal_tokens, toy_catalog, toy_tokenizer
 
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
 from grlm_hf.trie.walker import TrieWalker
 
 TOKENIZER, CATALOG = toy_tokenizer(), toy_catalog()
-PATHS = identifier_tokens(TOKENIZER, CATALOG.identifiers)
+PATHS = identifier_tokens(TOKENIZER, TERMS, CATALOG.identifiers)
 TRIE = CATALOG.trie(TOKENIZER)
 WALKER = TrieWalker(TRIE, "cpu")
 EOS = TOKENIZER.eos_token_id

@@ -8,6 +8,7 @@ import torch
 from toys import toy_catalog, toy_grlm, toy_histories, toy_tokenizer
 
 from grlm_hf.data.interactions import leave_one_out
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tasks.encoding import request_tokens
 from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
 from grlm_hf.tokens import identifier_tokens
@@ -21,7 +22,7 @@ TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layer
 
 def test_each_completion_is_its_items_trie_paths_and_eos() -> None:
     tokenizer = toy_tokenizer()
-    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, TERMS, CATALOG.identifiers), strict=True))
     tokenized = tokenize_mixture(MIXTURE, tokenizer, CATALOG)
     assert {"sequence", "internalise"} == set(MIXTURE["task"])
     for row, text in zip(tokenized, MIXTURE["completion"], strict=True):
@@ -32,7 +33,7 @@ def test_each_completion_is_its_items_trie_paths_and_eos() -> None:
 
 def test_validation_asks_for_the_last_item_alone() -> None:
     tokenizer = toy_tokenizer()
-    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, CATALOG.identifiers), strict=True))
+    paths = dict(zip(CATALOG.identifiers, identifier_tokens(tokenizer, TERMS, CATALOG.identifiers), strict=True))
     cases = leave_one_out(toy_histories()).validation
     rows = tokenize_mixture(examples_to_dataset(validation_sequences(CATALOG, cases, 3)), tokenizer, CATALOG, last_only=True)
     for case, row in zip(cases, rows, strict=True):

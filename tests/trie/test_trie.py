@@ -15,7 +15,7 @@ from safetensors import torch as safetensors_torch
 from toys import TERM_IDS, Tree, legal_tokens, toy_catalog, toy_tokenizer, tree_of
 
 from grlm_hf import Trie
-from grlm_hf.identifiers.terms import item_line
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.trie.arrays import FORMAT
 from grlm_hf.trie.ranges import RangeMax
@@ -514,7 +514,7 @@ def test_the_trie_holds_exactly_the_catalogs_label_tokens(vocab_size: int) -> No
     trie = catalog.trie(tokenizer)
     assert len(trie) == len(set(TERM_IDS)) == len(catalog) - 1
     # the whole assistant turn, encoded at once, is the concatenation of its items' paths
-    text = "".join(item_line(tid) for tid in catalog.identifiers)
+    text = "".join(TERMS.line(tid) for tid in catalog.identifiers)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     walker, found = TrieWalker(trie), []
     node = walker.root(1)
@@ -529,14 +529,14 @@ def test_the_trie_holds_exactly_the_catalogs_label_tokens(vocab_size: int) -> No
 
 
 def test_the_toys_have_identifiers_of_many_lengths() -> None:
-    assert len(set(map(len, identifier_tokens(toy_tokenizer(), toy_catalog().identifiers)))) > 4
+    assert len(set(map(len, identifier_tokens(toy_tokenizer(), TERMS, toy_catalog().identifiers)))) > 4
 
 
 def test_refuses_a_tokenizer_that_merges_across_items() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    lines = "".join(item_line(t) for t in TERM_IDS)
+    lines = "".join(TERMS.line(t) for t in TERM_IDS)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # no split at all: merges what it likes
     bpe.train_from_iterator([lines] * 9, trainers.BpeTrainer(vocab_size=900, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))

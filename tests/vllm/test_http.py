@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from toys import TERM_IDS, toy_catalog, toy_grlm
 
-from grlm_hf.identifiers.terms import item_line
+from grlm_hf.identifiers.terms import TERMS
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]
-LINES = {item_line(tid): tid for tid in TERM_IDS}
+LINES = {TERMS.line(tid): tid for tid in TERM_IDS}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_completions_are_items_where_asked(client: Any) -> None:
     assert text in LINES
     banned = [i for i, tid in zip(IDS, TERM_IDS, strict=True) if tid == LINES[text]]
     assert complete(client, IDS[:3], grlm_exclude=banned) in LINES.keys() - {text}
-    assert complete(client, IDS[:3], grlm_allow=[IDS[9]]) == item_line(TERM_IDS[9])
+    assert complete(client, IDS[:3], grlm_allow=[IDS[9]]) == TERMS.line(TERM_IDS[9])
     drawn = client.completions.create(
         model="shop", prompt=prompt(IDS[:3]), max_tokens=64, temperature=2.0, n=8, extra_body={"vllm_xargs": {"grlm_constrain": True}}
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toys import toy_catalog, toy_grlm
 
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
 
 pytestmark = pytest.mark.vllm
@@ -31,7 +32,7 @@ def test_vllm_scores_identifiers_as_recommend_does(engine: Any) -> None:
     grlm = toy_grlm()
     history = IDS[:3]
     prompt = grlm.prompt_tokens(history)[0].tolist()
-    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers), strict=True))
+    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers), strict=True))
     answers = grlm.recommend(history, len(IDS))
     requests = [{"prompt_token_ids": [*prompt, *paths[r.term_id]]} for r in answers]
     outputs = engine.generate(requests, SamplingParams(max_tokens=1, prompt_logprobs=1, temperature=0), use_tqdm=False)

@@ -13,12 +13,12 @@ import torch
 from toys import TERM_IDS, toy_catalog, toy_grlm
 
 from grlm_hf import TrieConstrainedLogitsProcessor as TransformersProcessor
-from grlm_hf.identifiers.terms import item_line
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]
-LINES = {item_line(tid): tid for tid in TERM_IDS}
+LINES = {TERMS.line(tid): tid for tid in TERM_IDS}
 OURS = "grlm_hf.vllm:TrieConstrainedLogitsProcessor"
 GRLM = {"grlm_constrain": True}
 CHAT = "<|im_start|>user\nHello, tell me about tents!<|im_end|>\n<|im_start|>assistant\n"
@@ -213,7 +213,7 @@ def test_vllms_own_beam_search(start: Callable[..., Any]) -> None:
         additional_config={"grlm": {"constrain": "always"}},
         logits_processors=[OURS],
     )
-    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.identifiers), strict=True))
+    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers), strict=True))
     outputs = engine.beam_search(prompts(4), BeamSearchParams(beam_width=width, max_tokens=grlm.trie.depth))
     for i, (prompt, output) in enumerate(zip(prompts(4), outputs, strict=True)):
         expected = {r.term_id: r.score for r in grlm.recommend(IDS[i : i + 3], len(IDS))}

@@ -13,6 +13,7 @@ import torch
 from toys import random_catalog, toy_tokenizer
 
 from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.vllm.catalogs import NO_BEAM, Catalogs, Loaded
 from grlm_hf.vllm.device import DeviceRows
@@ -71,7 +72,7 @@ class Request:
         self.paths: dict[tuple[int, ...], bool] = {}  # of the identifiers: whether one of its items is allowed
         if self.loaded is not None:
             catalog = self.loaded.index.catalog
-            for tid, path in zip(catalog.identifiers, identifier_tokens(toy_tokenizer(), catalog.identifiers), strict=True):
+            for tid, path in zip(catalog.identifiers, identifier_tokens(toy_tokenizer(), TERMS, catalog.identifiers), strict=True):
                 self.paths[tuple(path)] = any(i.item_id in self.allowed for i in catalog.items_of(tid))
         newline = toy_tokenizer()("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
         self.prompt = [rng.randrange(VOCAB) for _ in range(rng.randint(1, 12))] + newline
@@ -210,7 +211,7 @@ def test_v1_with_tokens_that_are_not_known_yet() -> None:
     rng = random.Random(1)
     catalogs = shelf(rng)
     processor, params = v1(catalogs), SimpleNamespace(extra_args={"grlm_constrain": True}, max_tokens=24)
-    path = identifier_tokens(toy_tokenizer(), catalogs.loaded["default"].index.catalog.identifiers)[0]
+    path = identifier_tokens(toy_tokenizer(), TERMS, catalogs.loaded["default"].index.catalog.identifiers)[0]
     output: list[int] = []
     processor.update_state(BatchUpdate(1, [], [(0, params, [5], output)], []))
     output += [path[0], -1]
