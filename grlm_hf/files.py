@@ -11,9 +11,10 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 
 class Incomplete(Exception):
     """A part of the work was asked for and is done; other parts are still missing. No mistake of anyone's."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most similar to `word`: equal but for case, else by `difflib`'s ratio; ``None`` if none is similar."""
+    known = list(known)
+    same = next((other for other in known if other.lower() == word.lower()), None)
+    return same or next(iter(get_close_matches(word, known[:100_000], 1)), None)  # comparing more would take seconds
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
+    """The last sentence of an error about an unknown `word`: "Did you mean 'x'?", or `otherwise` if no known word is similar."""
+    near = nearest(word, known)
+    return f"Did you mean {prefix + near!r}?" if near else otherwise
 
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")

@@ -14,7 +14,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from difflib import get_close_matches
 from types import GeneratorType
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from grlm_hf.files import did_you_mean
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 TASK = "recommendation"
@@ -93,9 +93,8 @@ class RecommendationPipeline(Pipeline):
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         for name in options:
             if name not in _OPTIONS:
-                near = get_close_matches(name, _OPTIONS, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(_OPTIONS)}."
-                raise TypeError(f"The recommendation pipeline has no option {name!r}; {hint}")
+                hint = did_you_mean(name, _OPTIONS, f"Expected one of: {', '.join(_OPTIONS)}.")
+                raise TypeError(f"The recommendation pipeline has no option {name!r}. {hint}")
         return {}, options, {}
 
     def preprocess(self, input_: Any, **_: Any) -> dict[str, Any]:

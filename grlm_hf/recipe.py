@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.files import did_you_mean
 from grlm_hf.indexing.collisions import RESOLVERS
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
@@ -228,7 +229,6 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
 
 
 def _reason(error: Exception) -> str:
-    import difflib
     from dataclasses import fields, is_dataclass
 
     key = getattr(error, "full_key", None)
@@ -238,10 +238,7 @@ def _reason(error: Exception) -> str:
         for name in path:
             owner = getattr(owner, name, owner)
         known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
-        near = difflib.get_close_matches(last, known, 1)
-        return f"unknown key {key!r}" + (
-            f"; did you mean {'.'.join([*path, near[0]])!r}?" if near else f"; known there: {', '.join(known)}."
-        )
+        return f"unknown key {key!r}. " + did_you_mean(last, known, f"Expected one of {', '.join(known)}.", "".join(f"{p}." for p in path))
     if mark := getattr(error, "problem_mark", None):  # broken YAML
         return f"line {mark.line + 1}: {error.problem}."  # type: ignore[attr-defined]
     return str(error).splitlines()[0] + (f" (at {key})" if key else "")

@@ -19,7 +19,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlm_hf.files import TABLE_SUFFIXES, check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json, write_text
+from grlm_hf.files import (
+    TABLE_SUFFIXES,
+    check_replaceable,
+    clean,
+    did_you_mean,
+    find_table,
+    nearest,
+    read_json,
+    read_rows,
+    replacing,
+    write_json,
+    write_text,
+)
 
 ROWS = [
     {"item_id": "b1", "title": "Zelt, rot"},
@@ -347,3 +359,11 @@ def test_what_a_killed_process_left_is_swept_and_the_old_folder_returns(tmp_path
     assert (tmp_path / "out" / "last-good").read_text() == "1"
     assert not left.exists()
     assert running.exists()  # another writer at work is left alone
+
+
+def test_the_nearest_known_word() -> None:
+    known = ["B0001", "b0001", "B0002", "C9"]
+    assert [nearest(word, known) for word in ("b0001", "c9", "B0O02", "zzzzzz")] == ["B0001", "C9", "B0002", None]
+    assert did_you_mean("c9", known, "Expected B0001.", "item ") == "Did you mean 'item C9'?"
+    assert did_you_mean("zzzzzz", known, "Expected B0001.", "item ") == "Expected B0001."
+    assert did_you_mean("zzzzzz", []) == ""

@@ -92,8 +92,8 @@ def test_a_generator_is_read_as_answers_are_asked_for(pipe: RecommendationPipeli
         ("i20", {}, ValueError, "history is the string 'i20'"),
         (["i2O"], {}, ValueError, "Item 'i2O' is not in the catalog"),
         (["i20"], {"k": 0}, ValueError, "k=0; expected 1 to 12"),
-        (["i20"], {"num_beam": 3}, TypeError, "no option 'num_beam'; did you mean 'num_beams'?"),
-        (["i20"], {"temperature": 0.7}, TypeError, "no option 'temperature'; it has k, exclude_seen"),
+        (["i20"], {"num_beam": 3}, TypeError, "no option 'num_beam'. Did you mean 'num_beams'?"),
+        (["i20"], {"temperature": 0.7}, TypeError, "no option 'temperature'. Expected one of: k, exclude_seen"),
     ],
 )
 def test_mistakes(pipe: RecommendationPipeline, history: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 import grlm_hf
+from grlm_hf.files import did_you_mean
 
 if TYPE_CHECKING:
     from grlm_hf.data.catalog import Catalog
@@ -51,8 +51,8 @@ def check_items(catalog: Catalog, item_ids: Iterable[str]) -> None:
             try:
                 catalog.position(item_id)
             except ValueError as error:
-                near = _near(item_id, [item.item_id for item in catalog])
-                raise ValueError(f"{error} Did you mean {near!r}?" if near else str(error)) from None
+                hint = did_you_mean(item_id, (item.item_id for item in catalog))
+                raise ValueError(f"{error} {hint}".rstrip()) from None
 
 
 def check_domain(catalog: Catalog, domain: str) -> None:
@@ -60,13 +60,7 @@ def check_domain(catalog: Catalog, domain: str) -> None:
     try:
         catalog.positions_in(domain)
     except ValueError as error:
-        near = _near(domain, list(catalog.domains))
-        raise ValueError(f"{error} Did you mean {near!r}?" if near else str(error)) from None
-
-
-def _near(text: str, known: list[str]) -> str | None:
-    same = {k.lower(): k for k in reversed(known)}.get(text.lower())
-    return same or next(iter(get_close_matches(text, known[:100_000], 1)), None)  # of more it would take seconds
+        raise ValueError(f"{error} {did_you_mean(domain, catalog.domains)}".rstrip()) from None
 
 
 def quiet() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
+
+from grlm_hf.files import did_you_mean
 
 _COMMON_LICENSES = (
     "apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -23,9 +24,8 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         like = re.sub(r"[\s_]+", "-", license.strip().lower())
-        close = get_close_matches(like, _COMMON_LICENSES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else " Expected an id such as 'cc-by-4.0', 'mit' or 'other'."
-        raise ValueError(f"The licence {license!r} is no id of the Hub's list, which are lower case without spaces.{hint}")
+        hint = did_you_mean(like, _COMMON_LICENSES, "Expected an id such as 'cc-by-4.0', 'mit' or 'other'.")
+        raise ValueError(f"The licence {license!r} is no id of the Hub's list, which are lower case without spaces. {hint}")
     if license != "other":
         if name or link:
             raise ValueError(f"A licence name and link go with licence 'other' only; found licence {license!r}.")

@@ -5,12 +5,13 @@ Over HTTP they are ``vllm_xargs``, which holds texts, numbers and lists of them;
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from grlm_hf.files import did_you_mean
 
 PREFIX = "grlm_"
 CATALOGS = "GRLM_CATALOGS"
@@ -73,9 +74,8 @@ class Arguments:
             return _NOTHING
         for key in given:
             if key not in KEYS:
-                near = difflib.get_close_matches(key, KEYS, 1)
-                hint = f"did you mean {PREFIX}{near[0]}?" if near else f"expected one of {', '.join(PREFIX + k for k in KEYS)}."
-                raise ValueError(f"{PREFIX}{key[:50]} is no argument of grlm-hf; {hint}")
+                hint = did_you_mean(key, KEYS, f"Expected one of {', '.join(PREFIX + k for k in KEYS)}.", PREFIX)
+                raise ValueError(f"{PREFIX}{key[:50]} is no argument of grlm-hf. {hint}")
         given = {key: value for key, value in given.items() if value is not None}
         constrain = _truth(given.pop("constrain")) if "constrain" in given else None
         if constrain is False and given:
@@ -122,9 +122,9 @@ def check(extra_args: Mapping[str, Any] | None) -> None:
     """What can be told of a request before an engine sees it. Raises ``ValueError`` as `Arguments.of` does, and for an unknown catalog."""
     asked = Arguments.of(extra_args)
     if asked.catalog != DEFAULT and asked.catalog not in (known := named_catalogs()):
-        near = difflib.get_close_matches(asked.catalog, [DEFAULT, *known], 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted([DEFAULT, *known])} ({CATALOGS} names further ones)."
-        raise ValueError(f"grlm_catalog is {asked.catalog[:50]!r}; {hint}")
+        names = sorted([DEFAULT, *known])
+        hint = did_you_mean(asked.catalog, names, f"Expected one of {names} ({CATALOGS} names further ones).")
+        raise ValueError(f"Unknown grlm_catalog {asked.catalog[:50]!r}. {hint}")
 
 
 def always(additional_config: Any) -> bool:

@@ -253,10 +253,10 @@ def test_ctrl_c(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("neighbors.kk=3", "unknown key 'neighbors.kk'; did you mean 'neighbors.k'?"),
-        ("tems.neighbors=3", "unknown key 'tems'; did you mean 'terms'?"),
-        ("train.scratch.layrs=3", "unknown key 'train.scratch.layrs'; did you mean 'train.scratch.layers'?"),
-        ("read.xyz=3", "unknown key 'read.xyz'; known there: missing_title, unknown_items, short_users, split"),
+        ("neighbors.kk=3", "unknown key 'neighbors.kk'. Did you mean 'neighbors.k'?"),
+        ("tems.neighbors=3", "unknown key 'tems'. Did you mean 'terms'?"),
+        ("train.scratch.layrs=3", "unknown key 'train.scratch.layrs'. Did you mean 'train.scratch.layers'?"),
+        ("read.xyz=3", "unknown key 'read.xyz'. Expected one of missing_title, unknown_items, short_users, split"),
         ("neighbors.k=many", "setting 'neighbors.k=many': Value 'many' of type 'str' could not be converted to Integer"),
         ("terms.resolver=maybe", "terms.resolver is 'maybe'; expected one of"),
         ("terms=3", "setting 'terms=3': Merge error"),
@@ -273,7 +273,7 @@ def test_bad_settings(shop: Path, setting: str, message: str) -> None:
     ("recipe", "message"),
     [
         (None, "No recipe at recipe.yaml. Recipes are YAML files such as"),
-        (b"train:\n  epoch: 3\n", "recipe.yaml: unknown key 'train.epoch'; did you mean 'train.epochs'?"),
+        (b"train:\n  epoch: 3\n", "recipe.yaml: unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         (b"train:\n  epochs: soon\n", "recipe.yaml: Value 'soon' of type 'str' could not be converted to Float (at train.epochs)"),
         (b"train:\n  epochs: 3\n  epochs: 4\n", "recipe.yaml: line 3: found duplicate key epochs"),
         (b"train: [1\n", "recipe.yaml: line 2: "),
@@ -294,7 +294,7 @@ def test_run_refuses_as_well(shop: Path) -> None:
     run = ("run", "recipe.yaml", "--data", "shop", "--output", "out")
     assert "No recipe at recipe.yaml" in refused(shop, *run)
     (shop / "recipe.yaml").write_text("name: toy\n")
-    assert "did you mean 'train.epochs'?" in refused(shop, *run, "--set", "train.epoch=3")
+    assert "Did you mean 'train.epochs'?" in refused(shop, *run, "--set", "train.epoch=3")
     assert "names no data folder: --data DIR" in refused(shop, "run", "recipe.yaml", "--output", "out")
 
 

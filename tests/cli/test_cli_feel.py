@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("recommend", "x"), "requires an argument. See: grlm recommend --help"),
         (("recommend", "x", "--history", "a", "--k", "many"), 'unable to convert "many" into int. See: grlm recommend --help'),
         (("run", "no-such.yaml", "--set", "x=1"), "No recipe at no-such.yaml"),
-        (("train", "d", "--output", "o", "--set", "train.epoch=3"), "did you mean 'train.epochs'?"),
+        (("train", "d", "--output", "o", "--set", "train.epoch=3"), "Did you mean 'train.epochs'?"),
         (("doctor", "--engine", "serve.yaml"), "--engine goes with a checkpoint: grlm doctor CHECKPOINT --engine FILE."),
     ],
 )
