@@ -11,7 +11,7 @@ CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
 }
-CONFIG_SCHEMA = 1
+CONFIG_SCHEMA = 2
 BACKENDS = ("transformers", "vllm")
 DATASET_FACTS = "grlm_dataset.json"
 DATASET_SCHEMA = 1

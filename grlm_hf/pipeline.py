@@ -9,11 +9,9 @@ recommend(["B001", "B002"], k=5)
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from types import GeneratorType
 from typing import Any
 
@@ -21,13 +19,14 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from grlm_hf.decoding.rules import RULES, SEARCH
 from grlm_hf.files import did_you_mean
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 TASK = "recommendation"
 _BATCH = 32
 
-_OPTIONS = [name for name, p in inspect.signature(GRLMForRecommendation.recommend).parameters.items() if name not in ("self", "history")]
+_OPTIONS = ["k", "rules", "search", "batch_size", "progress", *RULES, *SEARCH]
 
 
 class RecommendationPipeline(Pipeline):
@@ -105,7 +104,7 @@ class RecommendationPipeline(Pipeline):
 
     def postprocess(self, model_outputs: Any, **_: Any) -> Any:
         def plain(found: Any) -> list[dict[str, Any]]:
-            return [{**asdict(r), "term_id": list(r.term_id)} for r in found]
+            return [r.to_dict() for r in found]
 
         several = bool(model_outputs) and isinstance(model_outputs[0], list)
         return [plain(found) for found in model_outputs] if several else plain(model_outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def grlm(checkpoint: str) -> GRLMForRecommendation:
 
 
 def plain(found: Any) -> list[dict[str, Any]]:
-    return [{**asdict(r), "term_id": list(r.term_id)} for r in found]
+    return [r.to_dict() for r in found]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_a_generator_is_read_as_answers_are_asked_for(pipe: RecommendationPipeli
         (["i2O"], {}, ValueError, "Item 'i2O' is not in the catalog"),
         (["i20"], {"k": 0}, ValueError, "k=0; expected 1 to 12"),
         (["i20"], {"num_beam": 3}, TypeError, "no option 'num_beam'. Did you mean 'num_beams'?"),
-        (["i20"], {"temperature": 0.7}, TypeError, "no option 'temperature'. Expected one of: k, exclude_seen"),
+        (["i20"], {"temperature": 0.7}, TypeError, "no option 'temperature'. Expected one of: k, rules"),
     ],
 )
 def test_mistakes(pipe: RecommendationPipeline, history: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:

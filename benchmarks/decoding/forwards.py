@@ -135,7 +135,7 @@ def main() -> None:
         for label, options in MODES.items():
             results.add(f"{label}, {name}", "forwards", counts(grlm, users, **options)[0], 5, better="lower")
         certified(results, grlm, users, name, brute=3, budget=args.budget)
-        scored = [(r.log_prob, len(grlm._index.path(grlm.catalog.position(r.item_id)))) for h in users for r in grlm.recommend(h, 20)]
+        scored = [(r.log_prob, len(grlm.shelf.index.path(grlm.catalog.position(r.item_id)))) for h in users for r in grlm.recommend(h, 20)]
         results.add(f"correlation of log-probability with tokens, top 20, {name}", "r", float(np.corrcoef(np.array(scored).T)[0, 1]))
     results.save("Forward passes a recommendation (lower is better)", "forwards")
 

@@ -50,7 +50,7 @@ def stock(grlm: GRLMForRecommendation) -> Callable[[Sequence[Sequence[str]]], li
     def run(histories: Sequence[Sequence[str]]) -> list[Answer]:
         prompts = [grlm.prompt_tokens(h)[0].tolist() for h in histories]
         params = BeamSearchParams(beam_width=BEAMS, max_tokens=grlm.trie.depth + 1)
-        outputs = grlm.model.llm.beam_search([{"prompt_token_ids": p} for p in prompts], params)
+        outputs = grlm.engine.llm.beam_search([{"prompt_token_ids": p} for p in prompts], params)
         return [
             written(grlm, [s.tokens[len(p) :] for s in o.sequences[:K]]) for p, o in zip(prompts, outputs, strict=True)
         ]  # fmt: skip

@@ -157,7 +157,7 @@ def recommend(
     if exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
-    print(_json([asdict(r) for r in found]) if as_json else listing(found))
+    print(_json([r.to_dict() for r in found]) if as_json else listing(found))
 
 
 @app.command

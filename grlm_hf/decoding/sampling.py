@@ -7,66 +7,66 @@ is drawn conditionally on its parent's; so every prefix is computed once, howeve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from grlm_hf.engines.choose import prefixes_of
+from grlm_hf.decoding.nodes import Nodes
+from grlm_hf.engines.protocol import Engine
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
 
 
 @torch.inference_mode()
 def sample(
-    model: Any,
+    engine: Engine,
     walker: TrieWalker,
     prompts: Sequence[np.ndarray],
     n: int,
     objective: str,
     rng: np.random.Generator,
     *,
-    bonus: Sequence[RangeMax | None] | None = None,
+    adjustments: Sequence[RangeMax | None] | None = None,
     temperature: float = 1.0,
     pad_token_id: int = 0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`n` identifiers a prompt, drawn without replacement from the policy over what is allowed; fewer where fewer are.
+    """Draws `n` identifiers a prompt without replacement, from the policy over what is allowed; fewer where fewer are allowed.
 
-    What is drawn from are the model's log-probabilities renormalised at each node over its children that lead to something allowed. Under
-    objective "trie", with everything allowed, these are the model's own.
+    At each node the model's log-probabilities are renormalised over the children that lead to something allowed. Under objective "trie",
+    with everything allowed, these are the model's own.
 
     Args:
-        model: a causal LM in eval mode, or another engine's (`grlm_hf.engines.choose.prefixes_of`).
+        engine: runs the model.
         walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt.
         objective: what `log_prob` is normalised over (`grlm_hf.layout.OBJECTIVES`).
-        temperature: divides a child's log-probability before they are renormalised.
-        bonus: ``-inf`` for what a user must not get, by rank (`grlm_hf.decoding.index.Bonus`); nothing else of it counts.
+        temperature: divides the log-probabilities of children before they are renormalised.
+        adjustments: for each user by rank (`grlm_hf.decoding.index.ScoreAdjustment`): ``-inf`` forbids; other values do not matter.
 
     Returns:
         For each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
     """
-    prefixes = prefixes_of(model, walker, prompts, objective, pad_token_id)
+    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id)
     users = np.arange(len(prompts))
     found = prefixes.root()
-    user, logp, drawn, phi = users, np.zeros(len(users)), np.zeros(len(users)), np.zeros(len(users))
-    done = _Nodes.empty()
+    user, logp, drawn, key = users, np.zeros(len(users)), np.zeros(len(users)), np.zeros(len(users))
+    done = _SampledNodes.empty()
     while True:
-        # 1. the children of all expanded nodes: `logp` is the score, `phi` the log-probability drawn from, `drawn` phi and its noise
+        # 1. the children of all expanded nodes, with noise
         row, single = found.row, found.hi - found.lo == 1
         allowed = np.ones(len(row), bool)
-        for number, one in enumerate(bonus or ()):
+        for number, one in enumerate(adjustments or ()):
             if one is not None:
                 mine = np.flatnonzero(user[row] == number)
                 allowed[mine] = one(found.lo[mine], found.hi[mine]) > -np.inf
         row, lo, hi, step, single = (x[allowed] for x in (row, found.lo, found.hi, found.logp, single))
         tempered = step / temperature
-        own = phi[row] + tempered - _by_row(np.logaddexp, tempered, row)
+        own = key[row] + tempered - _by_row(np.logaddexp, tempered, row)
         noise = _gumbels_below(drawn[row], own, row, rng)
-        children = _Nodes(user[row], found.slot[row], found.end[row], lo, hi, logp[row] + step, own, noise)
-        # 2. of them and of the complete ones the best n of each user; as a node's noise is the greatest below it, none of the n is lost
-        nodes = _Nodes.join(done, children)
+        children = _SampledNodes(user[row], found.slot[row], found.end[row], lo, hi, logp[row] + step, own, noise)
+        # 2. the best n of each user, complete ones included; a node's noise is the greatest below it, so none of the n is lost
+        nodes = _SampledNodes.join(done, children)
         order = np.lexsort((-nodes.drawn, nodes.user))
         place = np.arange(len(order)) - nodes.user[order].searchsorted(nodes.user[order])
         nodes = nodes[np.sort(order[place < n])]
@@ -75,7 +75,7 @@ def sample(
         if not len(going.user):
             break
         found = prefixes.expand(going.user, going.slot, going.have, going.lo, going.hi)
-        user, phi, drawn, logp = going.user, going.phi, going.drawn, going.logp + found.chain.sum(1)
+        user, key, drawn, logp = going.user, going.key, going.drawn, going.logp + found.chain.sum(1)
     groups = []
     for number in range(len(users)):
         mine = np.flatnonzero(done.user == number)
@@ -90,9 +90,9 @@ def _by_row(operation: np.ufunc, values: np.ndarray, row: np.ndarray) -> np.ndar
     return operation.reduceat(values, np.flatnonzero(opens))[np.cumsum(opens) - 1] if len(row) else values
 
 
-def _gumbels_below(top: np.ndarray, phi: np.ndarray, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gumbels of location `phi` for the children of nodes, given that the greatest of a node's is `top` (Kool et al., appendix B.3)."""
-    g = phi + rng.gumbel(size=len(phi))
+def _gumbels_below(top: np.ndarray, key: np.ndarray, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gumbels of location `key` for the children of nodes, given that the greatest of a node is `top` (Kool et al., appendix B.3)."""
+    g = key + rng.gumbel(size=len(key))
     below = g - _by_row(np.maximum, g, row)  # 0 for the greatest, which becomes `top` itself
     with np.errstate(divide="ignore"):
         v = top - g + np.log1p(-np.exp(below))
@@ -100,26 +100,7 @@ def _gumbels_below(top: np.ndarray, phi: np.ndarray, row: np.ndarray, rng: np.ra
 
 
 @dataclass(frozen=True, eq=False)
-class _Nodes:
-    """Nodes that a sample keeps: whose, what they continue (see `grlm_hf.engines.causal`), and their three log-probabilities."""
+class _SampledNodes(Nodes):
+    """`logp` is the score. `key` float64 [n] is the log-probability that the sample draws from, `drawn` float64 [n] is `key` with noise."""
 
-    user: np.ndarray
-    slot: np.ndarray
-    have: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-    logp: np.ndarray
-    phi: np.ndarray
     drawn: np.ndarray
-
-    @classmethod
-    def empty(cls) -> _Nodes:
-        none = np.zeros(0, np.int64)
-        return cls(none, none, none, none, none, np.zeros(0), np.zeros(0), np.zeros(0))
-
-    def __getitem__(self, at: np.ndarray) -> _Nodes:
-        return _Nodes(*(getattr(self, f.name)[at] for f in fields(self)))
-
-    @classmethod
-    def join(cls, one: _Nodes, other: _Nodes) -> _Nodes:
-        return cls(*(np.concatenate((getattr(one, f.name), getattr(other, f.name))) for f in fields(cls)))

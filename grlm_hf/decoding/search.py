@@ -1,28 +1,28 @@
-"""Our own searches over a trie. All compute a prompt once a user, and score legal children only (`grlm_hf.engines.causal`).
+"""Our own searches over a trie. All compute a prompt once a user, and score legal children only (`grlm_hf.engines.protocol`).
 
 - `beam_search` keeps the beams that transformers' beam search keeps, token by token, so its items and scores are those of
   ``generate()`` with the processor and ``length_penalty=0.0``; but forced tokens are computed a run at a time.
-- `edge_search` goes from choice to choice instead of from token to token: fewer forwards, another (usually as good) set of beams. With
-  ``exact=True`` it goes on best-first over what it had given up, until no prefix can hold anything better: a prefix's log-probability
-  bounds that of its completions (A* over the trie with an admissible bound; Hart, Nilsson and Raphael, 1968).
+- `edge_search` goes from choice to choice instead of from token to token: fewer forward passes, another (usually as good) set of beams.
+  With ``exact=True`` it then continues best-first with the prefixes that it had dropped, until no prefix can lead to anything better. A
+  prefix's log-probability bounds that of its completions (A* over the trie with an admissible bound; Hart, Nilsson and Raphael, 1968).
 
-What a request adds is a number an identifier, its bonus: ``-inf`` forbids it, ``λ log prior`` weighs it. A prefix is ranked by its
-log-probability plus the greatest bonus below it, a range maximum over the trie's leaf order, so that beams head for what is allowed and
-the bound of the exact search stays a bound.
+A request adds one number to each identifier, its score adjustment: ``-inf`` forbids it, ``λ log prior`` weighs it. A prefix is ranked by
+its log-probability plus the greatest adjustment below it, a range maximum over the trie's leaf order. So beams go only where something is
+allowed, and the bound of the exact search stays a bound.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from grlm_hf.engines.choose import prefixes_of
-from grlm_hf.engines.protocol import Expansion
+from grlm_hf.decoding.nodes import Nodes
+from grlm_hf.decoding.rules import SearchOptions
+from grlm_hf.engines.protocol import Engine, Expansion
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
 
@@ -34,10 +34,11 @@ class Found:
     Attributes:
         leaf: int64 [k]; which (`Trie`'s numbering of the paths given to it).
         log_prob: float64 [k]; natural-log probability of the identifier.
-        score: float64 [k]; what they are ranked by: ``log_prob / tokens ** length_penalty + bonus``.
+        score: float64 [k]; what they are ranked by: ``log_prob / tokens ** length_penalty + adjustment``.
         certified: nothing better exists. Always False after a beam search.
-        gap: nothing that was left out is better than the last one by more than this; 0 where certified, nan after a beam search.
-        forwards: calls of the model, shared with the users of the same batch.
+        gap: upper bound on the score of the best missing identifier minus the score of the last one found; 0 when certified, nan after a
+            beam search.
+        forwards: forward passes, shared with the users of the same batch.
     """
 
     leaf: np.ndarray
@@ -53,15 +54,15 @@ class Ranking:
 
     Args:
         walker: the trie, as NumPy arrays.
-        bonus: a `RangeMax` over float [n] by rank, or ``None``, for each user; users may share one.
+        adjustments: for each user a `RangeMax` over float [n] by rank, or ``None``; users may share one.
         length_penalty: as in transformers: log-probabilities are divided by ``tokens ** length_penalty``.
     """
 
-    def __init__(self, walker: TrieWalker, bonus: Sequence[RangeMax | None], length_penalty: float = 0.0):
+    def __init__(self, walker: TrieWalker, adjustments: Sequence[RangeMax | None], length_penalty: float = 0.0):
         self.length_penalty = length_penalty
-        self._n_users = len(bonus)
-        self._shared: dict[int, tuple[RangeMax, list[int]]] = {}  # each bonus once, and whose it is
-        for user, one in enumerate(bonus):
+        self._n_users = len(adjustments)
+        self._shared: dict[int, tuple[RangeMax, list[int]]] = {}  # each adjustment once, and its users
+        for user, one in enumerate(adjustments):
             if one is not None:
                 self._shared.setdefault(id(one), (one, []))[1].append(user)
         if length_penalty:
@@ -73,9 +74,9 @@ class Ranking:
             logp = logp / self._longest(lo, hi).astype(np.float64) ** self.length_penalty
         if self._shared:
             logp = logp.copy()
-        for bonus, users in self._shared.values():
+        for adjustment, users in self._shared.values():
             mine = np.isin(user, users) if len(users) < self._n_users else slice(None)
-            logp[mine] += bonus(lo[mine], hi[mine])
+            logp[mine] += adjustment(lo[mine], hi[mine])
         return logp
 
 
@@ -116,34 +117,36 @@ class _Complete:
 
 
 def search(
-    model: Any,
+    engine: Engine,
     walker: TrieWalker,
     prompts: Sequence[np.ndarray],
     num_beams: int,
     objective: str,
+    options: SearchOptions,
     *,
     k: int,
-    edge_wise: bool = False,
-    exact: bool = False,
+    adjustments: Sequence[RangeMax | None],
+    pad_token_id: int,
     deadline: float | None = None,
-    max_forwards: int | None = None,
-    **options: Any,
 ) -> list[Found]:
-    """`beam_search`, or `edge_search` if `edge_wise` or `exact`."""
-    if exact:
-        options |= {"k": k, "exact": True, "deadline": deadline, "max_forwards": max_forwards}
-    return (edge_search if exact or edge_wise else beam_search)(model, walker, prompts, num_beams, objective, **options)
+    """The search that `options` state: `beam_search` or `edge_search`. `num_beams` is ``options.width(...)``, `deadline` is
+    ``options.deadline(...)``."""
+    shared = {"adjustments": adjustments, "length_penalty": options.length_penalty, "pad_token_id": pad_token_id}
+    if options.exact:
+        limits = {"deadline": deadline, "max_forwards": options.max_forwards}
+        return edge_search(engine, walker, prompts, num_beams, objective, k=k, exact=True, **limits, **shared)  # type: ignore[arg-type]
+    return (edge_search if options.edge_wise else beam_search)(engine, walker, prompts, num_beams, objective, **shared)  # type: ignore[arg-type]
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Any,
+    engine: Engine,
     walker: TrieWalker,
     prompts: Sequence[np.ndarray],
     num_beams: int,
     objective: str = "vocabulary",
     *,
-    bonus: Sequence[RangeMax | None] | None = None,
+    adjustments: Sequence[RangeMax | None] | None = None,
     length_penalty: float = 0.0,
     pad_token_id: int = 0,
     lookahead: int | None = None,
@@ -161,14 +164,14 @@ def beam_search(
         num_beams: width of the search.
         objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`). Under ``"trie"`` forced tokens have
             probability 1, so a beam with nothing left to choose needs no forward.
-        bonus, length_penalty: as in `Ranking`.
+        adjustment, length_penalty: as in `Ranking`.
         lookahead: forced tokens that one forward computes at most; ``None``: all. It changes the cost, not the result.
 
     Raises:
         ValueError: the model's attention takes no 4-D mask.
     """
-    prefixes = prefixes_of(model, walker, prompts, objective, pad_token_id, lookahead)
-    ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
+    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
+    ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), num_beams)
     known = _Records(prefixes.root())
     # Live beams, all `depth` tokens long: user, log-probability, node; the record that tells what follows, -1 if none does yet; and
@@ -262,7 +265,7 @@ class _Records:
 
 @torch.inference_mode()
 def edge_search(
-    model: Any,
+    engine: Engine,
     walker: TrieWalker,
     prompts: Sequence[np.ndarray],
     num_beams: int,
@@ -272,7 +275,7 @@ def edge_search(
     exact: bool = False,
     deadline: float | None = None,
     max_forwards: int | None = None,
-    bonus: Sequence[RangeMax | None] | None = None,
+    adjustments: Sequence[RangeMax | None] | None = None,
     length_penalty: float = 0.0,
     pad_token_id: int = 0,
     lookahead: int | None = None,
@@ -284,7 +287,7 @@ def edge_search(
     until none can still beat the `k` found.
 
     Args:
-        model, walker, prompts, objective, bonus, length_penalty: as in `beam_search`.
+        model, walker, prompts, objective, adjustment, length_penalty: as in `beam_search`.
         lookahead: as there if `exact`; otherwise a run that is cut competes as a choice, and the result may differ.
         num_beams: nodes expanded at once.
         k: identifiers wanted, by default `num_beams`.
@@ -297,24 +300,24 @@ def edge_search(
         ``inf`` if fewer than `k` were found.
     """
     k = k or num_beams
-    prefixes = prefixes_of(model, walker, prompts, objective, pad_token_id, lookahead)
-    ranking = Ranking(walker, bonus or [None] * len(prompts), length_penalty)
+    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
+    ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), k)
     users = np.arange(len(prompts))
-    front = _Front.empty()
+    front = Nodes.empty()
     found, logp = prefixes.root(), np.zeros(len(users))
     user = users
     diving = np.ones(len(users), bool)
     while True:
         row, child_logp = found.row, logp[found.row] + found.logp
         key = ranking(user[row], child_logp, found.lo, found.hi)
-        new = _Front(user[row], found.slot[row], found.end[row], found.lo, found.hi, child_logp, key)
+        new = Nodes(user[row], found.slot[row], found.end[row], found.lo, found.hi, child_logp, key)
         single = new.hi - new.lo == 1
         over = single if objective == "trie" else single & (new.have + 1 == walker.length(new.lo))
         legal = over & (key > -np.inf)
         complete.add(new.user[legal], new.lo[legal], new.logp[legal], key[legal])
         young = new[~over]
-        front = _Front.join(young, front)
+        front = Nodes.join(young, front)
         key = front.key
         open_ = (key > complete.worst[front.user]) & (key > -np.inf)
         fresh = np.arange(len(key)) < len(young.user)
@@ -339,32 +342,6 @@ def edge_search(
             open_[pick] = False
             front = front[open_]
         else:
-            front = _Front.empty()
+            front = Nodes.empty()
         found = prefixes.expand(chosen.user, chosen.slot, chosen.have, chosen.lo, chosen.hi)
         user, logp = chosen.user, chosen.logp + found.chain.sum(1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Front:
-    """Nodes that have been scored and not computed: whose, the slot and depth that they continue, interval, log-probability, and the bound
-    on what is below them."""
-
-    user: np.ndarray
-    slot: np.ndarray
-    have: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-    logp: np.ndarray
-    key: np.ndarray
-
-    @classmethod
-    def empty(cls) -> _Front:
-        none = np.zeros(0, np.int64)
-        return cls(none, none, none, none, none, np.zeros(0), np.zeros(0))
-
-    def __getitem__(self, at: np.ndarray) -> _Front:
-        return _Front(*(getattr(self, f.name)[at] for f in fields(self)))
-
-    @classmethod
-    def join(cls, one: _Front, other: _Front) -> _Front:
-        return cls(*(np.concatenate((getattr(one, f.name), getattr(other, f.name))) for f in fields(cls)))

@@ -98,9 +98,9 @@ def _unreadable(target: str, error: Exception) -> Finding:
 
 
 def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> list[Finding]:
+    from grlm_hf.decoding.rules import MIN_BEAMS
     from grlm_hf.doctor.findings import run_checks
     from grlm_hf.doctor.generation import engine as check
-    from grlm_hf.modeling.recommender import MIN_BEAMS
 
     if engine is None:
         parts.facts["vLLM"] = (f"LLM.beam_search needs logprobs_mode='processed_logits' and max_logprobs={2 * MIN_BEAMS}; "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from grlm_hf.decoding.rules import MIN_BEAMS
 from grlm_hf.doctor.findings import Finding
-from grlm_hf.modeling.recommender import MIN_BEAMS
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "do_sample": (False,), "temperature": (1.0,), "top_k": (0, -1), "top_p": (1.0,), "min_p": (0.0,), "top_h": (), "typical_p": (1.0,),

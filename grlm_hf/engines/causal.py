@@ -1,8 +1,7 @@
-"""What a model says of trie prefixes: each user's prompt is computed once, and every prefix once, on top of its own beginning.
+"""Causal LMs of transformers as an engine. Each user's prompt is computed once, and so is every prefix, on top of its own beginning.
 
-The prefixes of a user are further query positions of one sequence, each seeing the prompt and its own ancestors through a 4-D attention
-mask. So the key-value cache is only ever appended to: nothing is copied for a beam, nothing reordered, and a prefix that is given up
-and taken up again later is still there.
+The prefixes of a user are further query positions of one sequence. Each sees the prompt and its own ancestors through a 4-D attention mask.
+So the key-value cache is only ever appended to: no beam copies or reorders it, and a dropped prefix can be continued later.
 """
 
 from __future__ import annotations
@@ -13,25 +12,51 @@ from typing import Any
 import numpy as np
 import torch
 
-from grlm_hf.engines.protocol import Expansion, among_children, run_end
+from grlm_hf.engines.protocol import Engine, Expansion, among_children, run_end
 from grlm_hf.trie.walker import TrieWalker
 
 
-class Prefixes:
-    """Args:
-    model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context.
-    walker: the trie, as NumPy arrays.
-    prompts: int64 token ids of each user's prompt; lengths may differ.
-    objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
-    pad_token_id: any token; masked.
-    lookahead: tokens of a forced run that one forward computes at most; ``None``: all of them.
+class CausalEngine(Engine):
+    """A causal LM of transformers, with eager or SDPA attention over its whole context.
 
-    Attributes:
-        forwards: calls of the model so far.
-
-    Raises:
-        ValueError: the model's attention takes no 4-D mask.
+    Args:
+        model: the model. Its embeddings and device are read at each use, so that it may be moved or resized.
     """
+
+    name = "transformers"
+
+    def __init__(self, model: torch.nn.Module):
+        self.model: Any = model
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
+    def max_length(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def prefixes(
+        self,
+        walker: TrieWalker,
+        prompts: Sequence[np.ndarray],
+        objective: str = "vocabulary",
+        pad_token_id: int = 0,
+        lookahead: int | None = None,
+    ) -> CausalPrefixes:
+        _check_attention(self.model)
+        return CausalPrefixes(self.model, walker, prompts, objective, pad_token_id, lookahead)
+
+    def language_model(self, purpose: str) -> Any:
+        return self.model
+
+
+class CausalPrefixes:
+    """See `grlm_hf.engines.protocol.Prefixes`; arguments as of `Engine.prefixes`. `pad_token_id` may be any token: it is masked."""
 
     def __init__(
         self,
@@ -42,7 +67,6 @@ class Prefixes:
         pad_token_id: int = 0,
         lookahead: int | None = None,
     ):
-        _check_attention(model)
         self.model, self.walker, self.objective, self.pad = model, walker, objective, pad_token_id
         # Forced tokens have probability 1 under the trie objective, so only what they lead to matters.
         self.lookahead = lookahead if objective == "vocabulary" else None
@@ -70,18 +94,10 @@ class Prefixes:
         return torch.from_numpy(array).to(self.device)
 
     def root(self) -> Expansion:
-        """The empty prefix of every user."""
         users = np.arange(len(self._length))
         return self._read(self._logits, users, users * 0 - 1, users * 0, *self.walker.root(len(users)), users * 0)
 
     def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
-        """One forward over the nodes ``(lo, hi)``, from token `have` of their paths on to their next choice. All int64 [n].
-
-        Args:
-            user: whose.
-            parent: the slot that they continue, -1 for the prompt.
-            have: tokens computed up to there.
-        """
         walker = self.walker
         end = run_end(walker, have, lo, hi, self.lookahead)
         # 1. the tokens of all runs, and the columns of the new query positions: those whose logits are needed come first

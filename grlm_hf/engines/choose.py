@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import torch
 
-from grlm_hf.engines.causal import Prefixes
-from grlm_hf.trie.walker import TrieWalker
+from grlm_hf.engines.causal import CausalEngine
+from grlm_hf.engines.protocol import Engine
 
 
-def prefixes_of(
-    model: Any,
-    walker: TrieWalker,
-    prompts: Sequence[np.ndarray],
-    objective: str = "vocabulary",
-    pad_token_id: int = 0,
-    lookahead: int | None = None,
-) -> Any:
-    """`Prefixes`, or what the model has in its place: a method ``prefixes`` of the same arguments (`grlm_hf.vllm.engine.VLLMModel`), whose
-    result has the same ``root``, ``expand``, ``walker``, ``objective`` and ``forwards``."""
-    own = getattr(model, "prefixes", None)
-    if own is not None:
-        return own(walker, prompts, objective, pad_token_id, lookahead)
-    return Prefixes(model, walker, prompts, objective, pad_token_id, lookahead)
+def engine_of(model: Any) -> Engine:
+    """The engine that runs `model`: a causal LM of transformers, or an engine already. Raises ``ValueError`` for anything else."""
+    if isinstance(model, Engine):
+        return model
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"Found a model of type {type(model).__name__}; expected a causal LM of transformers, or an Engine.")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{type(model).__name__} is an encoder-decoder model; expected a causal (decoder-only) language model.")
+    return CausalEngine(model)

@@ -1,24 +1,35 @@
-"""What a search asks of a model, whichever engine runs it."""
+"""What a search asks of a language model: log-probabilities of the legal next tokens behind prefixes of the trie.
+
+Two engines implement it: `grlm_hf.engines.causal.CausalEngine` (a causal LM of transformers) and `grlm_hf.vllm.engine.VLLMEngine`.
+``tests/engines/test_conformance.py`` holds what every engine must do.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from grlm_hf.trie.walker import TrieWalker
+
+MAX_LOGITS = 2**28
+"""Logits that one forward may make, roughly: one gigabyte in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
-    """What is known of `n` nodes after a forward.
+    """What one forward says about `n` trie nodes.
 
     Attributes:
-        slot: int64 [n]; where each node's last computed token stands, for what continues it.
-        end: int64 [n]; tokens computed: the depth at which the node has a choice, or where the run was cut.
-        chain: float64 [n, longest]; natural-log probabilities of the forced tokens on the way there, from the second token of the run
-            on; 0 behind the last.
-        row, lo, hi: int64 [children]; the children at `end`: of which node, and their intervals.
+        slot: int64 [n]; names the last computed token of each node, for the `expand` call that continues it.
+        end: int64 [n]; number of computed tokens: the depth of the node's next choice, or where the run was cut.
+        chain: float64 [n, longest]; natural-log probabilities of the forced tokens before `end`, from the second token of the run on;
+            0 behind the last one.
+        row, lo, hi: int64 [children]; the children at `end`: the row of their node, ascending, and their intervals.
         logp: float64 [children]; natural-log probability of each child's token.
     """
 
@@ -31,8 +42,86 @@ class Expansion:
     logp: np.ndarray
 
 
+class Prefixes(Protocol):
+    """The prefixes of one batch of users. Each prompt, and each prefix, is computed once.
+
+    Attributes:
+        forwards: forward passes so far.
+    """
+
+    forwards: int
+
+    def root(self) -> Expansion:
+        """The empty prefix of every user; one row a user."""
+        ...
+
+    def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
+        """One forward over the nodes ``(lo, hi)``, from token `have` of their paths on to their next choice. All int64 [n].
+
+        Args:
+            user: the row of each node's prompt.
+            parent: the slot that each node continues, -1 for the prompt.
+            have: number of tokens computed up to that slot.
+        """
+        ...
+
+
+class Engine(ABC):
+    """A loaded language model that the searches run on.
+
+    Attributes:
+        name: what error messages call it.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Number of rows of the model's embeddings."""
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int | None:
+        """Tokens of a prompt and its answer together; ``None``: no limit is known."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors for the model must be."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def prefixes(
+        self,
+        walker: TrieWalker,
+        prompts: Sequence[np.ndarray],
+        objective: str = "vocabulary",
+        pad_token_id: int = 0,
+        lookahead: int | None = None,
+    ) -> Prefixes:
+        """Computes the prompts.
+
+        Args:
+            walker: the trie, as NumPy arrays.
+            prompts: int64 token ids of each user's prompt; lengths may differ.
+            objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
+            lookahead: tokens of a forced run that one forward computes at most; ``None``: all of them.
+
+        Raises:
+            ValueError: the model lacks an ability that the searches need.
+        """
+
+    def language_model(self, purpose: str) -> Any:
+        """The model itself, a ``torch.nn.Module``.
+
+        Raises:
+            ValueError: the engine gives no access to it; `purpose` says what needs it.
+        """
+        raise ValueError(f"{purpose} needs the model itself, which {self.name} keeps; load the checkpoint with backend='transformers'.")
+
+
 def run_end(walker: TrieWalker, have: np.ndarray, lo: np.ndarray, hi: np.ndarray, lookahead: int | None) -> np.ndarray:
-    """Int64 [n]: how far a forward goes that computes nodes from token `have` on: to their next choice, or `lookahead` tokens."""
+    """Int64 [n]: the depth up to which a forward computes nodes from token `have` on: their next choice, or `lookahead` tokens."""
     choice = walker.choice_depth(lo, hi)
     end = np.where(hi - lo == 1, choice - 1, choice)  # nothing follows the last token of an identifier
     return end if lookahead is None else np.minimum(end, have + lookahead)

@@ -62,16 +62,16 @@ def deletion_test(
     if not read or orders < 1:
         raise ValueError(f"Found {len(read)} cases with two items or more and orders={orders}; expected at least one of each.")
     best = grlm.recommend([history for _, history in read], 1, exclude_seen=exclude_seen)
-    rng = np.random.default_rng(seed)
+    rng, index = np.random.default_rng(seed), grlm.shelf.index
     users, areas = [], []
     for (user, history), found in zip(tqdm(read, desc="deletion", unit="case", disable=len(read) < 200), best, strict=True):
         if not found:
             continue
-        said = explain(grlm, history, found[0].item_id)
+        said = explain(grlm.prompter, index, history, found[0].item_id)
         attributed = np.argsort([-(h.drop or 0.0) for h in said.history], kind="stable")
         ways = [attributed, *(rng.permutation(len(history)) for _ in range(orders))]
         left = [[item for i, item in enumerate(history) if i not in set(way[:n])] for way in ways for n in range(1, len(history))]
-        after = log_probs(grlm, left, [said.item_id] * len(left)).reshape(len(ways), -1)
+        after = log_probs(grlm.prompter, index, left, [said.item_id] * len(left)).reshape(len(ways), -1)
         area = (said.log_prob - after).mean(1)
         users.append(user)
         areas.append((area[0], area[1:].mean()))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from grlm_hf.decoding.grounding import Grounder
 from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
 
@@ -31,13 +34,13 @@ def constrained(
 
 def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", num_beams: int = 20) -> Method:
     """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow."""
-    whole = grlm.grounder(form)
+    whole = Grounder(grlm.catalog, form)
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         items, direct = [], []
         grounder = whole if domain is None else Grounder(grlm.catalog.domain(domain), form)
         for history in histories:
-            written = grlm.write_freely(history, num_beams)
+            written = write_freely(grlm, history, num_beams)
             found = [grounder.ground(terms) if terms else None for terms in written]
             seen = set(history) if exclude_seen else set()
             ranking: list[str | None] = []
@@ -49,3 +52,28 @@ def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", n
         return Rankings(items, direct, by_term_id=True)
 
     return method
+
+
+@torch.inference_mode()
+def write_freely(
+    grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int = 20, max_new_tokens: int = 48
+) -> list[Identifier | None]:
+    """What the model writes without the trie: `num_beams` texts, best first, each parsed as an identifier or ``None``.
+
+    For measuring and for grounding (`grlm_hf.decoding.grounding`); a text may name no item. Raises ``ValueError`` where an engine keeps the
+    model.
+    """
+    model, prompt = grlm.language_model("write_freely()"), grlm.prompt_tokens(history)
+    out = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        length_penalty=0.0,
+        stop_strings=["\n"],
+        tokenizer=grlm.tokenizer,
+    )
+    texts = grlm.tokenizer.batch_decode(out[:, prompt.shape[1] :], skip_special_tokens=True)
+    return [grlm.catalog.scheme.parse(text) for text in texts]

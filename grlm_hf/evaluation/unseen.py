@@ -48,7 +48,7 @@ def with_new_items(
 
     there = [i.item_id for i in items if i.item_id in grlm.catalog]
     known = grlm.catalog.remove(there) if there else grlm.catalog
-    extended = GRLMForRecommendation(grlm.model, grlm.tokenizer, known, grlm.config, prior=grlm.prior)
+    extended = GRLMForRecommendation(grlm.engine, grlm.tokenizer, known, grlm.config, prior=grlm.prior)
     extended.add_items(items, term_ids)
     return extended
 

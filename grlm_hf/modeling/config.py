@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
-if TYPE_CHECKING:
-    pass
+from grlm_hf.files import read_json, write_json
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CONFIG_SCHEMA
+
+_LATER = {"history", "max_tokens", "scheme"}  # keys that older checkpoints lack
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,35 @@ class GRLMConfig:
     prompt_hash: str = ""
     """`grlm_hf.tasks.prompts.prompt_hash` at training time."""
     tokenizer_hash: str = ""
-    """`grlm_hf.tokens.tokenizer_hash` of the tokenizer trained with."""
+    """`grlm_hf.tokens.tokenizer_hash` of the tokenizer at training time."""
     objective: str = "vocabulary"
     """What the training loss, and so every score, is normalised over (`grlm_hf.layout.OBJECTIVES`)."""
     history: str = "term_ids"
     """What a prompt shows of each item of a history (`grlm_hf.layout.HISTORIES`)."""
     max_tokens: int = 0
-    """Tokens of a prompt and its answer that the training kept to; 0: only the model's own limit counts."""
-    schema: int = CONFIG_SCHEMA
+    """Token budget of a prompt and its answer in training; 0: only the model's own limit counts."""
+    scheme: str = TERMS.name
+    """What an identifier is (`grlm_hf.identifiers.SCHEMES`)."""
+
+    def save(self, path: Path) -> None:
+        """Writes the config. That of Term IDs has schema 1 and names no scheme, so that older versions read it."""
+        values = asdict(self)
+        if self.scheme == TERMS.name:
+            del values["scheme"]
+        write_json(path, values | {"schema": 1 if self.scheme == TERMS.name else CONFIG_SCHEMA})
+
+    @classmethod
+    def load(cls, path: Path) -> GRLMConfig:
+        """Reads a config. Raises ``ValueError`` for a newer schema, unknown or missing keys, or a value of another type."""
+        values = read_json(path)
+        if not isinstance(values, dict) or not isinstance(schema := values.pop("schema", None), int):
+            raise ValueError(f"{path} states no schema version; expected {CONFIG_SCHEMA}.")
+        if schema > CONFIG_SCHEMA:
+            raise ValueError(f"{path} has config schema {schema}; this grlm-hf reads up to {CONFIG_SCHEMA}. pip install -U grlm-hf")
+        known = {f.name: type(f.default) for f in fields(cls)}
+        if not known.keys() - _LATER <= values.keys() <= known.keys():
+            raise ValueError(f"{path} holds the keys {sorted(values)}; expected {sorted(known)}.")
+        for name, value in values.items():
+            if not isinstance(value, known[name]):
+                raise ValueError(f"{path}: {name} is {value!r}; expected a value of type {known[name].__name__}.")
+        return cls(**values)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grlm_hf.engines.protocol import MAX_LOGITS
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.tokens import part_of_tokens
 
 if TYPE_CHECKING:
     from grlm_hf.decoding.index import SearchIndex
-    from grlm_hf.modeling.recommender import GRLMForRecommendation
+    from grlm_hf.modeling.prompter import Prompter
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Explanation:
     history: tuple[HistoryScore, ...]
 
 
-def explain(grlm: GRLMForRecommendation, history: Sequence[str], item_id: str) -> Explanation:
+def explain(prompter: Prompter, index: SearchIndex, history: Sequence[str], item_id: str) -> Explanation:
     """The parts of ``log p(item | history)``; one forward for all of them, unless the vocabulary is so large that it takes gigabytes.
 
     Args:
@@ -70,15 +71,14 @@ def explain(grlm: GRLMForRecommendation, history: Sequence[str], item_id: str) -
     """
     if isinstance(history, str):
         raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
-    index = grlm._index  # this call's version of the catalog
     target = index.catalog.position(item_id)
     shown = [index.catalog.position(i) for i in history]
     without = [shown[:i] + shown[i + 1 :] for i in range(len(shown))] if len(shown) > 1 else []
-    found = _token_log_probs(grlm, index, [shown, *without], [target] * (1 + len(without)))
+    found = _token_log_probs(prompter, index, [shown, *without], [target] * (1 + len(without)))
     total = [float(f.sum()) for f in found]
     term_id = index.catalog.term_ids[target]
     parts = np.zeros(len(term_id))
-    np.add.at(parts, part_of_tokens(grlm.tokenizer, index.catalog.scheme, term_id), found[0])
+    np.add.at(parts, part_of_tokens(prompter.tokenizer, index.catalog.scheme, term_id), found[0])
     drops: list[float | None] = [total[0] - t for t in total[1:]]
     return Explanation(
         item_id,
@@ -89,59 +89,53 @@ def explain(grlm: GRLMForRecommendation, history: Sequence[str], item_id: str) -
     )
 
 
-def log_probs(grlm: GRLMForRecommendation, histories: Sequence[Sequence[str]], item_ids: Sequence[str]) -> np.ndarray:
+def log_probs(prompter: Prompter, index: SearchIndex, histories: Sequence[Sequence[str]], item_ids: Sequence[str]) -> np.ndarray:
     """Natural-log probability of one item after each history, float64 [n], as `Recommendation.log_prob`.
 
     Raises ``ValueError`` for an empty history or an unknown item.
     """
-    index = grlm._index
     shown = [[index.catalog.position(i) for i in h] for h in histories]
-    found = _token_log_probs(grlm, index, shown, [index.catalog.position(i) for i in item_ids])
+    found = _token_log_probs(prompter, index, shown, [index.catalog.position(i) for i in item_ids])
     return np.array([f.sum() for f in found])
 
 
-def _token_log_probs(
-    grlm: GRLMForRecommendation, index: SearchIndex, shown: Sequence[Sequence[int]], targets: Sequence[int]
-) -> list[np.ndarray]:
+def _token_log_probs(prompter: Prompter, index: SearchIndex, shown: Sequence[Sequence[int]], targets: Sequence[int]) -> list[np.ndarray]:
     """Log-probability of each token of each target's path, float64 [tokens], after each history; both as positions of the catalog."""
-    from grlm_hf.modeling.recommender import MAX_LOGITS
-
-    prompts = grlm._prompts(index, shown)
+    prompts = prompter.prompts(index, shown)
     paths = [index.path(t) for t in targets]
     rows = [(prompt.tobytes(), target) for prompt, target in zip(prompts, targets, strict=True)]
     first = {row: i for i, row in reversed(list(enumerate(rows)))}  # what is asked twice is computed once
     todo = sorted(first.values(), key=lambda i: len(prompts[i]) + len(paths[i]))
-    width = max(map(len, paths), default=1) * grlm.model.get_input_embeddings().weight.shape[0]
+    width = max(map(len, paths), default=1) * prompter.engine.vocabulary
     step = max(1, min(64, MAX_LOGITS // width))
     found: dict[tuple[bytes, int], np.ndarray] = {}
     for start in range(0, len(todo), step):
         some = todo[start : start + step]
-        scores = _forward(grlm, index, [prompts[i] for i in some], [paths[i] for i in some])
+        scores = _forward(prompter, index, [prompts[i] for i in some], [paths[i] for i in some])
         found |= zip((rows[i] for i in some), scores, strict=True)
     return [found[row] for row in rows]
 
 
-def _forward(
-    grlm: GRLMForRecommendation, index: SearchIndex, prompts: Sequence[np.ndarray], paths: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def _forward(prompter: Prompter, index: SearchIndex, prompts: Sequence[np.ndarray], paths: Sequence[np.ndarray]) -> list[np.ndarray]:
     import torch
 
     texts = [np.concatenate((prompt, path[:-1])) for prompt, path in zip(prompts, paths, strict=True)]
     longest, keep = max(map(len, texts)), max(map(len, paths))
-    ids = np.full((len(texts), longest), grlm.tokenizer.pad_token_id, np.int64)
+    ids = np.full((len(texts), longest), prompter.tokenizer.pad_token_id, np.int64)
     mask = np.zeros((len(texts), longest), np.int64)
     for i, text in enumerate(texts):  # padded on the left, so that all answers stand at the end
         ids[i, longest - len(text) :], mask[i, longest - len(text) :] = text, 1
+    model = prompter.engine.language_model("explain()")
     with torch.inference_mode():
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clip(0)}
-        tensors = {name: torch.from_numpy(array).to(grlm.device) for name, array in inputs.items()}
-        logits = grlm.model(**tensors, use_cache=False, logits_to_keep=keep).logits
+        tensors = {name: torch.from_numpy(array).to(prompter.engine.device) for name, array in inputs.items()}
+        logits = model(**tensors, use_cache=False, logits_to_keep=keep).logits
         found = []
         for row, path in zip(logits, paths, strict=True):
             scores = row[keep - len(path) :].float()
-            if grlm.config.objective == "trie":
+            if prompter.config.objective == "trie":
                 scores = scores + _legal(index, path, scores)
-            token = torch.from_numpy(path.astype(np.int64)).to(grlm.device)[:, None]
+            token = torch.from_numpy(path.astype(np.int64)).to(prompter.engine.device)[:, None]
             found.append(scores.log_softmax(-1).gather(1, token)[:, 0].double().cpu().numpy())
     return found
 

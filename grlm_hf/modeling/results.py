@@ -1,53 +1,74 @@
-"""What a recommender answers."""
+"""The answers of a recommender."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grlm_hf.identifiers.scheme import Identifier
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """One recommended item.
 
-    `score` is what items are ranked by: the natural-log probability of the Term ID after the history, normalised over the full vocabulary
-    or over the trie's legal children, as the checkpoint was trained (`GRLMConfig.objective`), and changed by what the call asked for
-    (prior, share, length penalty). `log_prob` is that probability alone. Items that share a Term ID and a score stand in ascending order
-    of item_id.
+    Attributes:
+        item_id: its id in the catalog.
+        score: what items are ranked by: `log_prob` with the score adjustments of the request (prior, share, length penalty).
+        identifier: its identifier. Items that share an identifier and a score are in ascending order of item_id.
+        title: its title.
+        log_prob: natural-log probability of the identifier after the history, normalised over the full vocabulary or over the trie's
+            legal children (`GRLMConfig.objective`).
     """
 
     item_id: str
     score: float
-    term_id: Identifier
+    identifier: Identifier
     title: str
     log_prob: float
 
+    @property
+    def term_id(self) -> Identifier:
+        """`identifier`, under the name that catalogs of Term IDs use."""
+        return self.identifier
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, in the order and under the names of the command line, the pipeline and HTTP."""
+        return {
+            "item_id": self.item_id,
+            "score": self.score,
+            "term_id": list(self.identifier),
+            "title": self.title,
+            "log_prob": self.log_prob,
+        }
+
 
 class Recommendations(list[Recommendation]):
-    """Recommended items, best first, and what is known of the list.
+    """Recommended items, best first, and facts about the list.
 
     Attributes:
-        certified: no other item ranks above any of them (``exact=True``, when it had time enough).
-        gap: no item left out scores higher than the last one by more than this; 0 if certified, ``inf`` if fewer than asked for were
-            found in time, ``nan`` without ``exact=True``.
-        forwards: calls of the model, shared by the histories of a batch.
+        certified: no other item ranks above any of them (only with ``exact=True``, and time enough).
+        gap: upper bound on (score of the best missing item − score of the last returned item). 0 when certified, ``inf`` when the search
+            stopped with fewer than `k` items, ``nan`` without ``exact=True``.
+        forwards: forward passes of the model, shared by the histories of a batch.
         version: of the catalog that was searched (`GRLMForRecommendation.version`).
     """
 
-    def __init__(self, items: Iterable[Recommendation] = (), certified: bool = False, gap: float = float("nan"), forwards: int = 0,
-                 version: int = 0):  # fmt: skip
+    def __init__(
+        self,
+        items: Iterable[Recommendation] = (),
+        certified: bool = False,
+        gap: float = float("nan"),
+        forwards: int = 0,
+        version: int = 0,
+    ):
         super().__init__(items)
         self.certified, self.gap, self.forwards, self.version = certified, gap, forwards, version
 
 
 def as_histories(history: Any) -> tuple[list[list[str]], bool]:
-    """What was given as a list of histories, and whether it was one."""
+    """The histories, and whether a single one was given. Raises ``ValueError`` for anything but item ids or lists of item ids."""
     if isinstance(history, str):
         raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
     history = list(history)

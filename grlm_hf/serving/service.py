@@ -16,8 +16,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.files import clean
-from grlm_hf.identifiers.terms import TermID, normalise
-from grlm_hf.indexing.collisions import resolve_new
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.modeling.results import Recommendations
@@ -70,14 +69,14 @@ class Service:
         try:
             found = self.state.open()
             if found:
-                grlm._index = SearchIndex.build(found.catalog, grlm.tokenizer, self._usable(found))
+                grlm.shelf.restore(SearchIndex.build(found.catalog, grlm.tokenizer, self._usable(found)))
             else:
                 found = self.state.commit(1, grlm.catalog, grlm.trie)
         except BaseException:
             self.state.close()
             raise
         self.current = found
-        """The version served, as committed; its trie is the index's."""
+        """The version that is served, as it was committed; its trie is the index's."""
         self._first = found.number - grlm.version  # versions rise together from here on
         self.batcher = Batcher(grlm, self.options.max_batch, self.options.max_wait_ms / 1000, self.options.queue)
         self.batcher.searched = self._searched
@@ -116,30 +115,30 @@ class Service:
 
     # --- changes -------------------------------------------------------------------------------------------------------------------
 
-    def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> tuple[Version, list[TermID]]:
+    def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> tuple[Version, list[Identifier]]:
         """Adds items; returns the new version and their Term IDs. Raises `Refused`: 409 for an id that is there, 422 for a bad item."""
         items = [
             Item(i.item_id, clean(i.title), clean(i.brand), tuple(filter(None, map(clean, i.categories))), clean(i.description), i.price,
                  clean(i.domain))
             for i in items
         ]  # fmt: skip
-        given = None if term_ids is None else [tuple(normalise(term) for term in terms) for terms in term_ids]
+        given = None if term_ids is None else [tuple(map(self.grlm.catalog.scheme.part, terms)) for terms in term_ids]
         ids = [item.item_id for item in items]
 
         def added(catalog: Catalog) -> Catalog:
             for item in items:
                 check_item(item)
             if len(set(ids)) < len(ids):
-                raise ValueError("an item_id stands more than once among the new items.")
+                raise ValueError("an item_id is duplicated among the new items.")
             if there := [item_id for item_id in ids if item_id in catalog]:
                 raise Refused(409, f"{len(there)} of the items are in the catalog already, such as {there[0]!r}.")
-            tids = given if given is not None else resolve_new(catalog, items, self.grlm._extend_terms(catalog, items))
+            tids = given if given is not None else self.grlm.shelf.new_identifiers(catalog, items)
             for item_id, tid in zip(ids, tids, strict=True):
                 check_terms(tid, item_id)
             return catalog.add(items, tids)
 
         version = self._change(added)
-        return version, [version.catalog.term_id(item_id) for item_id in ids]
+        return version, [version.catalog.identifier(item_id) for item_id in ids]
 
     def remove(self, item_ids: Sequence[str]) -> Version:
         """Removes items. Raises `Refused`: 404 for an id that is not there, 409 where none would be left."""
@@ -182,44 +181,37 @@ class Service:
         return self._change(earlier, lambda: self.state.kept[:-2])
 
     def _change(self, make: Callable[[Catalog], Catalog], before: Callable[[], tuple[int, ...]] | None = None) -> Version:
-        grlm = self.grlm
-        with self._one_at_a_time():
+        """Makes, checks, commits and serves the next version. `before` gives the versions to keep, where not all of today's are."""
+        committed: list[Version] = []
+
+        def checked(catalog: Catalog) -> Catalog:
+            if self.stopping:
+                raise Refused(503, "The service is stopping.", "stopping")
+            return make(catalog)
+
+        def commit(index: SearchIndex) -> None:
             try:
-                index = grlm._index.updated(make(grlm.catalog), grlm.tokenizer)
-                self._check(index)
-            except ValueError as error:
-                raise Refused(422, str(error)) from error
-            except ImportError as error:
-                raise Refused(422, f"This service cannot extract Term IDs; give term_ids. ({error})") from error
-            try:
-                version = self.state.commit(self._first + index.version, index.catalog, index.trie, before() if before else None)
+                number = self._first + index.version
+                committed.append(self.state.commit(number, index.catalog, index.trie, before() if before else None))
             except OSError as error:
                 log.error("commit failed", extra={"facts": {"problem": str(error)}})
                 raise Refused(507, "The change could not be written to disk, and is not made; the log says more.", "disk") from error
-            grlm._index = index
-            self.current = version
-            self._show()
-            log.info("catalog changed", extra={"facts": {"version": version.number, "items": len(version.catalog)}})
-            return version
+            self.current = committed[0]
 
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
         if not self._changes.acquire(blocking=False):
             raise Refused(429, f"{MAX_CHANGES} changes are waiting already; try again later.", "changes")
         try:
-            with self.grlm._writing:
-                if self.stopping:
-                    raise Refused(503, "The service is stopping.", "stopping")
-                yield
+            self.grlm.shelf.change(checked, commit)
+        except ValueError as error:
+            raise Refused(422, str(error)) from error
+        except ImportError as error:
+            raise Refused(422, f"This service cannot extract Term IDs; give term_ids. ({error})") from error
         finally:
             self._changes.release()
-
-    def _check(self, index: SearchIndex) -> None:
-        """Raises ``ValueError`` where the model could not read the longest Term ID, or write one behind it."""
-        if index.trie.vocab > self.grlm._vocabulary:
-            raise ValueError(f"A Term ID uses token {index.trie.vocab - 1}; the model has {self.grlm._vocabulary} embeddings.")
-        longest = max(range(len(index.catalog)), key=lambda position: len(index.path(position)))
-        self.grlm._prompts(index, [[longest]])
+        (version,) = committed
+        self._show()
+        log.info("catalog changed", extra={"facts": {"version": version.number, "items": len(version.catalog)}})
+        return version
 
     @contextmanager
     def upload_file(self) -> Iterator[Path]:

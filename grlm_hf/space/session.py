@@ -6,20 +6,19 @@ where it was dropped: visitors cannot change each other's catalog, and memory do
 
 from __future__ import annotations
 
-import copy
 import math
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
+from grlm_hf.decoding.rules import Rules, SearchOptions
 from grlm_hf.files import clean
 from grlm_hf.identifiers.terms import normalise
 
@@ -83,7 +82,7 @@ class Answer:
     name: str
     grlm: GRLMForRecommendation
     found: Recommendations | None = None
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     error: str = ""
 
 
@@ -95,10 +94,7 @@ class Shop:
     """
 
     def __init__(self, checkpoints: dict[str, GRLMForRecommendation]):
-        from grlm_hf.indexing.extract import TermExtender
-
         self.checkpoints = checkpoints
-        self._extenders = [TermExtender() for _ in checkpoints]
         self._extended = lru_cache(CATALOGS_KEPT)(self._extend)
         self._titles = [item.title.casefold() for item in self.catalog]
 
@@ -115,24 +111,20 @@ class Shop:
         return next((item for item in session.own if item.item_id == item_id), None) or self.catalog[item_id]
 
     def warm(self) -> None:
-        """Reads the catalogs for the first own item to come, which otherwise waits some seconds."""
-        with suppress(ImportError):  # then adding one says what to install
-            for extender, grlm in zip(self._extenders, self.checkpoints.values(), strict=True):
-                extender(grlm.catalog, [Item("warm", "warm")])
+        """Reads the catalogs for the first own item, which otherwise waits some seconds."""
+        with suppress(ImportError):  # then adding an item says what to install
+            for grlm in self.checkpoints.values():
+                grlm.shelf.warm()
 
     def _extend(self, own: tuple[Item, ...]) -> tuple[GRLMForRecommendation, ...]:
-        from grlm_hf.indexing.collisions import resolve_new
-
         if not own:
             return tuple(self.checkpoints.values())
         found = []
-        sides = zip(self._extenders, self.checkpoints.values(), self._extended(own[:-1]), strict=True)
-        for extender, shared, before in sides:
-            grlm = copy.copy(before)  # shares the model; the index is replaced in the copy alone
-            grlm._writing = threading.Lock()
-            # Read beside the common catalog, so that no visitor's words weigh in another's.
-            terms = extender(shared.catalog, [own[-1]])
-            grlm.add_items([own[-1]], resolve_new(before.catalog, [own[-1]], terms))
+        for shared, before in zip(self.checkpoints.values(), self._extended(own[:-1]), strict=True):
+            grlm = before.branch()
+            # Words are counted in the common catalog, so that no visitor's words weigh in another's.
+            identifiers = shared.shelf.new_identifiers(before.catalog, [own[-1]], beside=shared.catalog)
+            grlm.add_items([own[-1]], identifiers)
             found.append(grlm)
         return tuple(found)
 
@@ -184,14 +176,16 @@ class Shop:
         try:
             given = rules(session, grlm, history)
             beams = min(session.beams, len(grlm.catalog.identifiers))
-            found = grlm.recommend(history, min(K, len(grlm.catalog)), num_beams=max(beams, min(K, beams)), edge_wise=True, **given)
+            found = grlm.recommend(
+                history, min(K, len(grlm.catalog)), rules=given, search=SearchOptions(max(beams, min(K, beams)), edge_wise=True)
+            )
         except ValueError as error:
             return Answer(name, grlm, error=str(error))
         return Answer(name, grlm, found, given)
 
 
-def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str]) -> dict[str, Any]:
-    """The visitor's filters and steering as options of `GRLMForRecommendation.recommend`."""
+def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str]) -> Rules:
+    """The visitor's filters and steering as rules of a request."""
     wanted, catalog = session.filters, grlm.catalog
     allow = np.ones(len(catalog), bool)
     if wanted.category:
@@ -204,17 +198,20 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
     if wanted.own:
         own = {item.item_id for item in session.own}
         allow &= np.fromiter((item.item_id in own for item in catalog), bool, len(catalog))
-    found: dict[str, Any] = {"exclude_seen": not wanted.seen, "allow": None if allow.all() else allow}
-    found["banned_terms"] = [term for term, how in session.steer.items() if how == "ban"]
+    banned = [term for term, how in session.steer.items() if how == "ban"]
     weight = np.ones(len(catalog))
     for term, how in session.steer.items():
         if how != "ban":
-            has = np.fromiter((term in tid for tid in catalog.term_ids), bool, len(catalog))
+            has = np.fromiter((term in tid for tid in catalog.item_identifiers), bool, len(catalog))
             weight[has] *= FACTOR if how == "more" else 1 / FACTOR
     if grlm.prior:
-        weight = weight * grlm._prior_of(catalog).probabilities([history])[0]
-    found["prior"] = None if (weight == 1).all() else weight
-    return found
+        weight = weight * grlm.prior_on(catalog).probabilities([history])[0]
+    return Rules(
+        allow=None if allow.all() else allow,
+        banned_terms=banned,
+        exclude_seen=not wanted.seen,
+        prior=None if (weight == 1).all() else weight,
+    )
 
 
 def changed(shop: Shop, session: Session, do: str, what: str = "") -> Session:

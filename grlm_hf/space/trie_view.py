@@ -7,12 +7,13 @@ nodes none of which lies below another, is gathered here by terms. Under the tri
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.identifiers.scheme import Identifier
 
 if TYPE_CHECKING:
@@ -50,24 +51,18 @@ class Branch:
     others_probability: float = 0.0
 
 
-def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, rules: Mapping[str, Any]) -> list[Reached]:
-    """The search of ``recommend(history, num_beams=…, edge_wise=True, **rules)`` once more, with all that it reached.
-
-    Args:
-        rules: of `grlm_hf.space.session.rules`.
-    """
+def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, rules: Rules) -> list[Reached]:
+    """Repeats the search of ``recommend(history, rules=rules, num_beams=…, edge_wise=True)`` and returns all that it reached."""
     import torch
 
-    from grlm_hf.engines.causal import Prefixes
     from grlm_hf.trie.ranges import RangeMax
 
-    index = grlm._index
+    index = grlm.shelf.index
     walker, catalog = index.walker, index.catalog
-    default: dict[str, Any] = {"prior": None, "allow": None, "banned_terms": (), "exclude_seen": False}
-    (bonus,) = index.bonuses([history], exclude=(), **{**default, **rules})
-    by_rank = bonus.by_rank or RangeMax(np.zeros(walker.n))
+    (adjustment,) = index.adjustments(rules, [history])
+    by_rank = adjustment.by_rank or RangeMax(np.zeros(walker.n))
     identifiers = [catalog.identifiers[leaf] for leaf in index.trie.leaf]
-    prompt = grlm._prompts(index, [[catalog.position(i) for i in history]])
+    prompt = grlm.prompts(index, [[catalog.position(i) for i in history]])
     reached: list[Reached] = []
 
     def stop(lo: int, hi: int, log_prob: float, fate: str, complete: bool) -> None:
@@ -76,7 +71,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
         reached.append(Reached(first[:same], log_prob, complete, fate))
 
     with torch.inference_mode():
-        prefixes = Prefixes(grlm.model, walker, prompt, grlm.config.objective, grlm.tokenizer.pad_token_id)
+        prefixes = grlm.engine.prefixes(walker, prompt, grlm.config.objective, grlm.tokenizer.pad_token_id)
         expanded, log_prob = prefixes.root(), np.zeros(1)
         while True:
             child_log_prob = log_prob[expanded.row] + expanded.logp

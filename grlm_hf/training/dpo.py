@@ -80,7 +80,7 @@ def beam_negatives(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str,
 
     from grlm_hf.training.rollouts import roll_out
 
-    index = grlm._index
+    index = grlm.shelf.index
     rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     with tqdm(total=len(asked), desc="beam negatives", unit="prompt", disable=len(asked) < 200) as bar:
         for start in range(0, len(asked), _AT_ONCE):

@@ -215,7 +215,7 @@ def _rollouts(grlm: GRLMForRecommendation, config: GRPOConfig, seed: int) -> Cal
     """TRL's `rollout_func`: the rows' histories → tokens of prompts and completions. Rows come `rollouts` times each, together."""
     from grlm_hf.training.rollouts import roll_out
 
-    paths = grlm._index.paths
+    paths = grlm.shelf.index.paths
 
     def rollout(rows: list[list[str]], trainer: Any) -> dict[str, Any]:
         n = config.rollouts

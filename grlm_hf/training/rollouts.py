@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grlm_hf.data.interactions import History
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import edge_search
 
@@ -78,22 +79,18 @@ def roll_out(
     Raises:
         ValueError: fewer than `n` identifiers are allowed after some history; or the model's scores are not finite.
     """
-    index = grlm._index
-    bonuses = index.bonuses(
-        histories, exclude_seen=exclude_seen, prior=None, exclude=(), allow=None, domain=None, banned_terms=(), prior_weight=1.0,
-        shared="full",
-    )  # fmt: skip
-    bonus = [b.by_rank for b in bonuses]
-    fewest = min(len(index.trie) if b is None else int((b.values > -np.inf).sum()) for b in bonus)
+    index = grlm.shelf.index
+    adjustments = [a.by_rank for a in index.adjustments(Rules(exclude_seen=exclude_seen), histories)]
+    fewest = min(len(index.trie) if a is None else int((a.values > -np.inf).sum()) for a in adjustments)
     if fewest < n:
         raise ValueError(f"{n} Term IDs a prompt are wanted, but only {fewest} are allowed after some history; ask for fewer.")
-    prompts = grlm._prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
-    common = {"bonus": bonus, "pad_token_id": grlm.tokenizer.pad_token_id}
+    prompts = grlm.prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
+    common = {"adjustments": adjustments, "pad_token_id": grlm.tokenizer.pad_token_id}
     if sampling == "beams":
-        found = edge_search(grlm.model, index.walker, prompts, n, grlm.config.objective, **common)  # type: ignore[arg-type]
+        found = edge_search(grlm.engine, index.walker, prompts, n, grlm.config.objective, **common)  # type: ignore[arg-type]
         groups = [(f.leaf, f.log_prob) for f in found]
     else:
-        groups = sample(grlm.model, index.walker, prompts, n, grlm.config.objective, rng or np.random.default_rng(), **common)  # type: ignore[arg-type]
+        groups = sample(grlm.engine, index.walker, prompts, n, grlm.config.objective, rng or np.random.default_rng(), **common)  # type: ignore[arg-type]
     if any(len(leaf) < n or not np.isfinite(log_prob).all() for leaf, log_prob in groups):
         raise ValueError("The model's scores became NaN or infinite; lower the learning rate.")
     return [Rollouts(prompt, *group) for prompt, group in zip(prompts, groups, strict=True)]

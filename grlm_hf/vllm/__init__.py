@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "TrieConstrainedLogitsProcessor": "grlm_hf.vllm.processor",
-    "VLLMModel": "grlm_hf.vllm.engine",
-    "beam_search": "grlm_hf.vllm.running",
+    "VLLMEngine": "grlm_hf.vllm.engine",
     "recommend": "grlm_hf.vllm.running",
     "sample": "grlm_hf.vllm.running",
 }
 __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
-    from grlm_hf.vllm.engine import VLLMModel as VLLMModel
+    from grlm_hf.vllm.engine import VLLMEngine as VLLMEngine
     from grlm_hf.vllm.processor import TrieConstrainedLogitsProcessor as TrieConstrainedLogitsProcessor
-    from grlm_hf.vllm.running import beam_search as beam_search
     from grlm_hf.vllm.running import recommend as recommend
     from grlm_hf.vllm.running import sample as sample
 

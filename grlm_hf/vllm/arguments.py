@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.files import did_you_mean
 
 PREFIX = "grlm_"
@@ -35,29 +36,12 @@ KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """Which items of a catalog may be recommended. All are, where it equals ``Rules()``.
-
-    Attributes:
-        allow: ids, or ``None`` for all.
-        exclude: ids, those of the history among them.
-        ban_terms: normal form of terms that no item's Term ID may have.
-        domain: ``None`` for all.
-    """
-
-    allow: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
-    ban_terms: tuple[str, ...] = ()
-    domain: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Arguments:
     """What a request says. `constrain` is ``None`` where it says nothing of the constraint."""
 
     constrain: bool | None = None
     catalog: str = DEFAULT
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
 
     @classmethod
     def of(cls, extra_args: Mapping[str, Any] | None) -> Arguments:
@@ -89,9 +73,8 @@ class Arguments:
             if not (term := normalise(text)):
                 raise ValueError(f"grlm_ban_terms holds {text[:50]!r}, which is no term: it has no letter or digit.")
             terms.append(term)
-        rules = Rules(
-            _texts(given, "allow"), (_texts(given, "exclude") or ()) + (_texts(given, "seen") or ()), tuple(terms), _text(given, "domain")
-        )
+        exclude = (_texts(given, "exclude") or ()) + (_texts(given, "seen") or ())
+        rules = Rules(allow=_texts(given, "allow"), exclude=exclude, banned_terms=tuple(terms), domain=_text(given, "domain"))
         return cls(True, _text(given, "catalog") or DEFAULT, rules)
 
 

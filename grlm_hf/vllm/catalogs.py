@@ -18,11 +18,12 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.files import read_json
 from grlm_hf.layout import CATALOG_FILE, OBJECTIVES, TRIE_FILE
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.ranges import RangeMax
-from grlm_hf.vllm.arguments import DEFAULT, Arguments, Rules, always, named_catalogs
+from grlm_hf.vllm.arguments import DEFAULT, Arguments, always, named_catalogs
 
 RULES_KEPT = 32
 """Masks that a catalog keeps for requests to come."""
@@ -84,10 +85,10 @@ class Loaded:
             if domain is not None and domain not in catalog.domains:
                 log_once(f"A request asks for a domain that catalog {self.name!r} does not hold; it may only end.")
                 allow, domain = (), None
-            bonus = self.index.bonus(allow=allow, domain=domain, exclude=exclude, banned_terms=rules.ban_terms)
+            known_rules = Rules(allow=allow, domain=domain, exclude=exclude, banned_terms=rules.banned_terms)
             while len(self._masks) >= RULES_KEPT:
                 self._masks.pop(next(iter(self._masks)))
-            self._masks[rules] = bonus.by_rank
+            self._masks[rules] = self.index.adjustment(known_rules).by_rank
         return self._masks[rules]
 
 

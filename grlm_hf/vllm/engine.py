@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from grlm_hf.engines.protocol import Engine
 from grlm_hf.llms.start import start
 from grlm_hf.trie.walker import TrieWalker
+from grlm_hf.vllm.prefixes import VLLMPrefixes
 
 FORCED = "grlm_hf.vllm.forced:ForcedTokens"
 
@@ -23,24 +25,29 @@ def start_for_searches(model: str, **options: Any) -> Any:
     return start(model, **options)
 
 
-class VLLMModel:
-    """An engine as the `model` of a `grlm_hf.GRLMForRecommendation`: every search runs on it, with every rule and prior.
-
-    The searches ask it through `prefixes` only. What needs a model's inside (training, saving, `explain`, ``generate()``) it does not have.
+class VLLMEngine(Engine):
+    """A running ``vllm.LLM`` as an engine: every search runs on it, with every rule and prior.
 
     Args:
         llm: a ``vllm.LLM``, best from `start_for_searches`.
     """
+
+    name = "vLLM's engine"
 
     def __init__(self, llm: Any):
         config = llm.llm_engine.model_config
         self.llm = llm
         self._logprobs_mode: str = config.logprobs_mode
         self._forcing = FORCED in (config.logits_processors or ()) and config.logprobs_mode == "raw_logprobs"
-        self.vocabulary: int = config.get_vocab_size()
-        """Rows of the model's embeddings."""
-        self.max_length: int = config.max_model_len
-        """Tokens of a prompt and its answer."""
+        self._vocabulary, self._max_length = config.get_vocab_size(), config.max_model_len
+
+    @property
+    def vocabulary(self) -> int:
+        return self._vocabulary
+
+    @property
+    def max_length(self) -> int:
+        return self._max_length
 
     def prefixes(
         self,
@@ -49,16 +56,9 @@ class VLLMModel:
         objective: str = "vocabulary",
         pad_token_id: int = 0,
         lookahead: int | None = None,
-    ) -> Any:
-        """What the engine says of trie prefixes; see `grlm_hf.engines.choose.prefixes_of`.
-
-        Raises ``ValueError`` where the engine reports something else than log-probabilities.
-        """
-        from grlm_hf.vllm.prefixes import VLLMPrefixes
-
+    ) -> VLLMPrefixes:
         if self._logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
             raise ValueError(
                 f"The engine runs with logprobs_mode={self._logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
             )
-
         return VLLMPrefixes(self.llm, walker, prompts, objective, self._forcing, lookahead)

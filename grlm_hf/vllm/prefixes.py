@@ -23,16 +23,11 @@ MAX_CHILDREN = 128
 
 
 class VLLMPrefixes:
-    """Args:
-    llm: a ``vllm.LLM``.
-    walker: the trie, as NumPy arrays.
-    prompts: int64 token ids of each user's prompt; lengths may differ.
-    objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
-    forcing: the engine has `grlm_hf.vllm.forced.ForcedTokens`.
-    lookahead: tokens of a forced run that one request computes at most; ``None``: all of them.
+    """See `grlm_hf.engines.protocol.Prefixes`; arguments as of `Engine.prefixes`. One round of requests counts as a forward.
 
-    Attributes:
-        forwards: rounds of requests so far.
+    Args:
+        llm: a ``vllm.LLM``.
+        forcing: the engine has the processor `grlm_hf.vllm.forced.ForcedTokens`.
     """
 
     def __init__(
@@ -52,19 +47,11 @@ class VLLMPrefixes:
         self.forwards = 0
 
     def root(self) -> Expansion:
-        """The empty prefix of every user."""
         users = np.arange(len(self._texts))
         lo, hi, depth = self.walker.root(len(users))
         return self._ask(users, users, depth, lo, hi, depth)
 
     def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
-        """One round over the nodes ``(lo, hi)``, from token `have` of their paths on to their next choice. All int64 [n].
-
-        Args:
-            user: whose.
-            parent: `Expansion.slot` of the node that they continue, -1 for the prompt.
-            have: tokens of the path up to there.
-        """
         end = run_end(self.walker, have, lo, hi, self.lookahead)
         before = np.where(parent < 0, user, parent)
         run = [

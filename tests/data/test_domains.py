@@ -21,6 +21,7 @@ from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.domains import cross_domain_collisions, join_domains, leave_one_out_per_domain, parse_sources
 from grlm_hf.data.interactions import Case, History, leave_one_out, load_histories
 from grlm_hf.data.items import load_items, load_term_ids
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.evaluation.evaluate import Rankings, evaluate
 from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
@@ -405,10 +406,10 @@ def test_a_domain_is_as_allowing_its_items(seed: int, objective: str) -> None:
 
 def test_a_domain_is_looked_up_once_a_version() -> None:
     grlm = toy_of_domains("trie")
-    index = grlm._index
+    index = grlm.shelf.index
     first = index.domain("home")
     grlm.recommend(["i20"], 3, domain="home", exclude_seen=True, exclude=["i12"])
-    assert index.domain("home") is first is index.bonus(domain="home")
+    assert index.domain("home") is first is index.adjustment(Rules(domain="home"))
     assert (first.by_item == 0).tolist() == [i.domain == "home" for i in TOY]  # no request changed it
     grlm.add_items([Item("sea", "Sea", domain="sea"), Item("new", "New", domain="home")], [("tent", "sea"), ("lamp", "sea")])
     assert [r.item_id for r in grlm.recommend(["i20"], 3, domain="sea")] == ["sea"]

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toys import close, fast_brute_force, random_grlm, random_history, toy_grlm
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.decoding.index import SHARED
+from grlm_hf.decoding.rules import Shared
 from grlm_hf.layout import OBJECTIVES
 from grlm_hf.modeling.results import Recommendations
 
@@ -110,7 +110,7 @@ def ask_prior(rng: random.Random, asked: Asked, ids: list[str], terms: list[str]
 
 
 def ask_shared(rng: random.Random, asked: Asked, ids: list[str], terms: list[str], users: int) -> Asked:
-    shared = rng.choice(SHARED)
+    shared = rng.choice(get_args(Shared))
     if shared == "prior" and asked.prior is None:
         asked = ask_prior(rng, asked, ids, terms, users)
     return replace(asked, shared=shared, options={**asked.options, "shared": shared})
@@ -392,7 +392,7 @@ def test_a_deadline_gives_the_best_so_far_and_says_that_more_may_come(objective:
         ({"prior": np.ones(12), "prior_weight": math.nan}, r"prior_weight is nan; expected a finite number of at least 0"),
         ({"prior": np.ones(12), "prior_weight": math.inf}, r"prior_weight is inf; expected a finite number of at least 0"),
         ({"shared": "half"}, r"shared is 'half'; expected one of \('full', 'equal', 'prior'\)"),
-        ({"shared": "prior"}, r"shared='prior' splits a Term ID's probability by the items' priors; give prior="),
+        ({"shared": "prior"}, r"shared='prior' splits an identifier's probability by the items' priors; give prior="),
         ({"banned_terms": ["tent", " -,"]}, r"banned_terms holds ' -,', which is no term: it has no letter or digit"),
         ({"banned_terms": "tent"}, r"banned_terms is the string 'tent'; expected a list, such as \['tent'\]"),
         ({"exclude": "i20"}, r"exclude is the string 'i20'; expected a list, such as \['i20'\]"),

@@ -22,6 +22,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from grlm_hf import Trie
 from grlm_hf.decoding.search import Found, beam_search, edge_search
+from grlm_hf.engines.choose import engine_of
 from grlm_hf.layout import OBJECTIVES
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
@@ -60,7 +61,7 @@ class Case:
         return np.array([fast_brute_force(self.grlm, h) for h in self.histories])
 
     def run(self, search: str, num_beams: int, **options: Any) -> list[Found]:
-        asked = self.model, self.walker, self.prompts, num_beams, self.objective
+        asked = engine_of(self.model), self.walker, self.prompts, num_beams, self.objective
         if search == "beam":
             return beam_search(*asked, **options)
         return edge_search(*asked, exact=search == "exact", **options)
@@ -68,19 +69,19 @@ class Case:
     def random_width(self, rng: random.Random) -> int:
         return rng.choice([1, 2, 3, 5, 8, self.n, self.n + 3])
 
-    def random_bonus(self, rng: random.Random) -> tuple[list[RangeMax | None], np.ndarray]:
+    def random_adjustments(self, rng: random.Random) -> tuple[list[RangeMax | None], np.ndarray]:
         """As the search takes it, and as float [users, n] by leaf: some users have none, some identifiers are forbidden."""
         values = np.zeros((len(self.prompts), self.n))
-        bonus: list[RangeMax | None] = [None] * len(self.prompts)
+        adjustments: list[RangeMax | None] = [None] * len(self.prompts)
         for user in range(len(self.prompts)):
             if rng.random() < 0.8:
                 values[user] = [-math.inf if rng.random() < 0.3 else rng.uniform(-9, 9) for _ in range(self.n)]
-                bonus[user] = RangeMax(values[user][self.trie.leaf])
-        return bonus, values
+                adjustments[user] = RangeMax(values[user][self.trie.leaf])
+        return adjustments, values
 
-    def scores(self, length_penalty: float = 0.0, bonus: np.ndarray | float = 0.0) -> np.ndarray:
+    def scores(self, length_penalty: float = 0.0, added: np.ndarray | float = 0.0) -> np.ndarray:
         """float64 [users, n]: what identifiers are to be ranked by."""
-        return self.log_probs / np.array([len(p) for p in self.paths]) ** length_penalty + bonus
+        return self.log_probs / np.array([len(p) for p in self.paths]) ** length_penalty + added
 
 
 def check_true(found: Found, log_probs: np.ndarray, scores: np.ndarray) -> None:
@@ -251,12 +252,12 @@ def test_an_identifier_that_ends_behind_better_prefixes_is_dropped_as_transforme
 @given(randoms)
 def test_with_a_beam_for_each_identifier_any_search_equals_brute_force(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
-    bonus, values = case.random_bonus(rng)
+    adjustments, values = case.random_adjustments(rng)
     length_penalty = rng.choice([0.0, 0.0, 0.5, 1.0])
     scores = case.scores(length_penalty, values)
     for search in ("beam", "edge", "exact"):
         for width in (case.n, case.n + 4):
-            found = case.run(search, width, bonus=bonus, length_penalty=length_penalty)
+            found = case.run(search, width, adjustments=adjustments, length_penalty=length_penalty)
             for user, one in enumerate(found):
                 check_best(one, case.log_probs[user], scores[user], case.n)
 
@@ -266,8 +267,8 @@ def test_with_a_beam_for_each_identifier_any_search_equals_brute_force(objective
 @given(randoms, st.sampled_from(OBJECTIVES))
 def test_lookahead_does_not_change_the_result(search: str, rng: random.Random, objective: str) -> None:
     case = Case(rng, objective, double=True)
-    width, (bonus, _) = case.random_width(rng), case.random_bonus(rng)
-    found = {ahead: case.run(search, width, bonus=bonus, lookahead=ahead) for ahead in (1, 2, 3, None)}
+    width, (adjustments, _) = case.random_width(rng), case.random_adjustments(rng)
+    found = {ahead: case.run(search, width, adjustments=adjustments, lookahead=ahead) for ahead in (1, 2, 3, None)}
     assert all(same(found[ahead], found[None]) for ahead in (1, 2, 3))
 
 
@@ -289,11 +290,11 @@ def test_beam_search_makes_at_most_a_forward_a_token_and_fewer_with_lookahead(ob
 @given(randoms)
 def test_exact_search_equals_brute_force_and_says_so(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
-    bonus, values = case.random_bonus(rng) if rng.random() < 0.5 else (None, 0.0)
+    adjustments, values = case.random_adjustments(rng) if rng.random() < 0.5 else (None, 0.0)
     scores = case.scores(0.0, values)
     k = rng.randint(1, case.n + 2)
     for width in (1, 2, 5, case.n):
-        for user, found in enumerate(case.run("exact", width, k=k, bonus=bonus)):
+        for user, found in enumerate(case.run("exact", width, k=k, adjustments=adjustments)):
             check_best(found, case.log_probs[user], scores[user], k)
             assert (found.certified, found.gap) == (True, 0)
 
@@ -303,12 +304,12 @@ def test_exact_search_equals_brute_force_and_says_so(objective: str, rng: random
 @given(randoms)
 def test_exact_search_with_a_length_penalty_equals_brute_force(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
-    bonus, values = case.random_bonus(rng) if rng.random() < 0.5 else (None, 0.0)
+    adjustments, values = case.random_adjustments(rng) if rng.random() < 0.5 else (None, 0.0)
     k = rng.randint(1, case.n)
     for length_penalty in (0.3, 1.0, 2.0):
         scores = case.scores(length_penalty, values)
         for width in (1, 4):
-            for user, found in enumerate(case.run("exact", width, k=k, bonus=bonus, length_penalty=length_penalty)):
+            for user, found in enumerate(case.run("exact", width, k=k, adjustments=adjustments, length_penalty=length_penalty)):
                 check_best(found, case.log_probs[user], scores[user], k)
                 assert (found.certified, found.gap) == (True, 0)
 
@@ -318,13 +319,13 @@ def test_exact_search_with_a_length_penalty_equals_brute_force(objective: str, r
 @given(randoms)
 def test_a_search_that_is_stopped_early_says_how_far_off_it_may_be(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
-    bonus, values = case.random_bonus(rng)
+    adjustments, values = case.random_adjustments(rng)
     length_penalty = rng.choice([0.0, 0.0, 1.0])
     scores = case.scores(length_penalty, values)
     k, width = rng.randint(1, case.n + 1), rng.choice([1, 2, 4])
     before = [math.inf] * len(case.prompts)
     for max_forwards in range(1, 60):
-        result = case.run("exact", width, k=k, bonus=bonus, length_penalty=length_penalty, max_forwards=max_forwards)
+        result = case.run("exact", width, k=k, adjustments=adjustments, length_penalty=length_penalty, max_forwards=max_forwards)
         for user, found in enumerate(result):
             check_true(found, case.log_probs[user], scores[user])
             assert found.forwards <= max_forwards
@@ -372,11 +373,11 @@ def test_whatever_the_deadline_the_answer_is_true(rng: random.Random, objective:
 @given(randoms)
 def test_an_edge_wise_search_finds_true_identifiers_only(objective: str, rng: random.Random) -> None:
     case = Case(rng, objective)
-    bonus, values = case.random_bonus(rng)
+    adjustments, values = case.random_adjustments(rng)
     scores = case.scores(0.0, values)
     width = case.random_width(rng)
     k = rng.choice([None, 1, case.n])
-    for user, found in enumerate(case.run("edge", width, k=k, bonus=bonus)):
+    for user, found in enumerate(case.run("edge", width, k=k, adjustments=adjustments)):
         check_true(found, case.log_probs[user], scores[user])
         assert min(1, np.isfinite(scores[user]).sum()) <= len(found.leaf) <= (k or width)
         assert (found.certified, math.isnan(found.gap)) == (False, True)
@@ -390,14 +391,14 @@ def test_an_edge_wise_search_finds_true_identifiers_only(objective: str, rng: ra
 @given(randoms, st.sampled_from(OBJECTIVES))
 def test_an_answer_does_not_depend_on_who_shares_the_batch(search: str, rng: random.Random, objective: str) -> None:
     case = Case(rng, objective, double=True)
-    width, (bonus, _) = case.random_width(rng), case.random_bonus(rng)
-    together = case.run(search, width, bonus=bonus)
+    width, (adjustments, _) = case.random_width(rng), case.random_adjustments(rng)
+    together = case.run(search, width, adjustments=adjustments)
     prompts = case.prompts
     for user, prompt in enumerate(prompts):
         case.prompts = [prompt]
-        assert same(case.run(search, width, bonus=[bonus[user]]), [together[user]])
+        assert same(case.run(search, width, adjustments=[adjustments[user]]), [together[user]])
     case.prompts = prompts[::-1]
-    assert same(case.run(search, width, bonus=bonus[::-1]), together[::-1])
+    assert same(case.run(search, width, adjustments=adjustments[::-1]), together[::-1])
 
 
 @contextmanager

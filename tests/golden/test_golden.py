@@ -34,6 +34,7 @@ from grlm_hf import Catalog, GRLMForRecommendation, Item, TrieConstrainedLogitsP
 from grlm_hf.data.catalog import catalog_from_tables
 from grlm_hf.data.interactions import leave_one_out, load_histories
 from grlm_hf.data.repository import dataset_facts
+from grlm_hf.evaluation import generative
 from grlm_hf.layout import HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.stages import make_dataset
@@ -269,7 +270,7 @@ def explain(objective: str) -> Any:
 
 @check("write_freely")
 def write_freely() -> Any:
-    return [shared("vocabulary").write_freely(history, num_beams=3, max_new_tokens=6) for history in SHOWN[:2]]
+    return [generative.write_freely(shared("vocabulary"), history, num_beams=3, max_new_tokens=6) for history in SHOWN[:2]]
 
 
 @check("pipeline")
@@ -331,6 +332,9 @@ def custom_generate(case: str) -> Any:
 @check("hashes")
 def hashes() -> Any:
     grlm = loaded()
+    with tempfile.TemporaryDirectory() as folder:
+        grlm.config.save(Path(folder) / "config.json")
+        stated = json.loads((Path(folder) / "config.json").read_text())
     return {
         "prompt_hash": {history: prompt_hash(history) for history in HISTORIES},
         "templates_hash": templates_hash(),
@@ -338,7 +342,7 @@ def hashes() -> Any:
         "identifiers_hash": grlm.catalog.identifiers_hash,
         "trie.of": grlm.trie.of,
         "trie.tokenizer_hash": grlm.trie.tokenizer_hash,
-        "config": {name: getattr(grlm.config, name) for name in ("max_history", "objective", "history", "max_tokens", "schema")},
+        "config": {name: stated[name] for name in ("max_history", "objective", "history", "max_tokens", "schema")},
         "config.prompt_hash": grlm.config.prompt_hash,
         "config.tokenizer_hash": grlm.config.tokenizer_hash,
     }

@@ -15,7 +15,7 @@ from grlm_hf.cli.app import app
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.deletion import deletion_test
 from grlm_hf.identifiers.terms import TERMS
-from grlm_hf.modeling.explain import explain, log_probs
+from grlm_hf.modeling.explain import log_probs
 from grlm_hf.tokens import identifier_tokens, part_of_tokens
 
 IDS = [i.item_id for i in toy_catalog()]
@@ -111,7 +111,9 @@ def test_any_catalog(seed: int, objective: str) -> None:
     histories = [random_history(rng, grlm.catalog) for _ in range(3)]
     k = len(grlm.catalog)
     for history, found in zip(histories, grlm.recommend(histories, k, exact=True), strict=True):
-        assert np.allclose(log_probs(grlm, [history] * k, [r.item_id for r in found]), [r.log_prob for r in found], atol=1e-4)
+        assert np.allclose(
+            log_probs(grlm.prompter, grlm.shelf.index, [history] * k, [r.item_id for r in found]), [r.log_prob for r in found], atol=1e-4
+        )
         said = grlm.explain(history, found[-1].item_id)
         assert close(sum(t.log_prob for t in said.terms), found[-1].log_prob)
 
@@ -119,7 +121,7 @@ def test_any_catalog(seed: int, objective: str) -> None:
 def test_large_vocabularies_are_asked_in_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
     grlm = toy_grlm()
     whole = grlm.explain(IDS[:4], IDS[10])
-    monkeypatch.setattr("grlm_hf.modeling.recommender.MAX_LOGITS", 1)
+    monkeypatch.setattr("grlm_hf.modeling.explain.MAX_LOGITS", 1)
     parts = grlm.explain(IDS[:4], IDS[10])
     assert np.allclose([h.drop for h in whole.history], [h.drop for h in parts.history], atol=1e-4)
 
@@ -134,7 +136,7 @@ def test_bad_calls() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             grlm.explain(history, item)
-    assert log_probs(grlm, [], []).shape == (0,)
+    assert log_probs(grlm.prompter, grlm.shelf.index, [], []).shape == (0,)
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +180,7 @@ def test_deletion_areas_equal_brute_force() -> None:
     want = []
     for case in cases:
         item = grlm.recommend(case.history, 1)[0].item_id
-        drops = [h.drop for h in explain(grlm, case.history, item).history]
+        drops = [h.drop for h in grlm.explain(case.history, item).history]
         want.append(areas(grlm, case.history, item, sorted(range(len(drops)), key=lambda i: -drops[i])))
     assert found.attributed["value"] == pytest.approx(np.mean(want), abs=1e-4)
     assert found.difference["value"] == pytest.approx(found.attributed["value"] - found.random["value"])

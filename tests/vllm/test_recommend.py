@@ -12,6 +12,7 @@ from toys import toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.items import Item
+from grlm_hf.evaluation.generative import write_freely
 
 pytestmark = pytest.mark.vllm
 IDS = [i.item_id for i in toy_catalog()]
@@ -86,16 +87,17 @@ def test_a_running_engine_recommends(both: Any) -> None:
     from grlm_hf.vllm import recommend, sample
 
     grlm, engine = both
-    same([recommend(engine.model.llm, HISTORIES[0], 4)], [grlm.recommend(HISTORIES[0], 4)])
-    same(sample(engine.model.llm, HISTORIES, 4, seed=1), grlm.sample(HISTORIES, 4, seed=1))
+    same([recommend(engine.engine.llm, HISTORIES[0], 4)], [grlm.recommend(HISTORIES[0], 4)])
+    same(sample(engine.engine.llm, HISTORIES, 4, seed=1), grlm.sample(HISTORIES, 4, seed=1))
 
 
 def test_engines_of_others_do_too(saved: Path, both: Any, kept: list[Any]) -> None:
     """One without our forced tokens, whose prompts are prefilled; and one whose every request is held to the catalog, where vLLM's own beam
     search finds what ours does."""
+    from stock_beams import beam_search
     from vllm import LLM
 
-    from grlm_hf.vllm import beam_search, recommend
+    from grlm_hf.vllm import recommend
 
     grlm, _ = both
     always = {"max_logprobs": 40, "additional_config": {"grlm": {"constrain": "always"}}, "num_gpu_blocks_override": 64}
@@ -116,7 +118,7 @@ def test_what_an_engine_cannot_do_is_said(both: Any, tmp_path: Path) -> None:
     for call in (
         lambda: engine.save_pretrained(tmp_path / "x"),
         lambda: engine.explain(IDS[:2], IDS[3]),
-        lambda: engine.write_freely(IDS[:2]),
+        lambda: write_freely(engine, IDS[:2]),
     ):
         with pytest.raises(ValueError, match="backend='transformers'"):
             call()
@@ -127,10 +129,10 @@ def test_what_an_engine_cannot_do_is_said(both: Any, tmp_path: Path) -> None:
 def test_an_engine_without_log_probabilities_is_refused() -> None:
     from types import SimpleNamespace
 
-    from grlm_hf.vllm.engine import VLLMModel
+    from grlm_hf.vllm.engine import VLLMEngine
 
     config = SimpleNamespace(logprobs_mode="raw_logits", logits_processors=None, get_vocab_size=lambda: 300, max_model_len=512)
-    engine = VLLMModel(SimpleNamespace(llm_engine=SimpleNamespace(model_config=config)))
+    engine = VLLMEngine(SimpleNamespace(llm_engine=SimpleNamespace(model_config=config)))
     with pytest.raises(ValueError, match="logprobs_mode='raw_logits'"):
         GRLMForRecommendation(engine, toy_tokenizer(), toy_catalog()).recommend(IDS[:2], 3)
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from toys import TERM_IDS, toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog
+from grlm_hf.decoding.rules import Rules
 from grlm_hf.layout import CATALOG_FILE
-from grlm_hf.vllm.arguments import CATALOGS, DEFAULT, KEYS, MAX_IDS, Arguments, Rules, always, check, named_catalogs
+from grlm_hf.vllm.arguments import CATALOGS, DEFAULT, KEYS, MAX_IDS, Arguments, always, check, named_catalogs
 from grlm_hf.vllm.catalogs import Catalogs, log_once
 
 IDS = [i.item_id for i in toy_catalog()]
@@ -54,7 +55,7 @@ def test_truth_as_http_may_write_it(value: Any) -> None:
 
 def test_rules_and_catalogs_ask_for_the_constraint() -> None:
     asked = Arguments.of({"grlm_exclude": ["a"], "grlm_seen": ["b"], "grlm_ban_terms": ["Long  Lasting"], "grlm_domain": "d"})
-    assert asked == Arguments(True, DEFAULT, Rules(None, ("a", "b"), ("long-lasting",), "d"))
+    assert asked == Arguments(True, DEFAULT, Rules(exclude=("a", "b"), banned_terms=("long-lasting",), domain="d"))
     assert Arguments.of({"grlm_catalog": "x"}) == Arguments(True, "x")
     assert Arguments.of({"grlm_allow": []}).rules.allow == ()  # nothing is allowed; not: all is
 

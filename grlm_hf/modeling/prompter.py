@@ -1,0 +1,76 @@
+"""The prompts of a checkpoint: what its model reads of each history, and whether a catalog fits the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.engines.protocol import Engine
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.tasks.encoding import history_tokens
+from grlm_hf.tasks.prompts import written_title
+
+
+class Prompter:
+    """Writes prompts.
+
+    Args:
+        tokenizer: of the checkpoint.
+        config: states how many items, and what of each, a prompt shows.
+        engine: states how much the model takes.
+    """
+
+    def __init__(self, tokenizer: Any, config: GRLMConfig, engine: Engine):
+        self.tokenizer, self.config, self.engine = tokenizer, config, engine
+
+    def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The prompt of each history: its last items, as many as ``config.max_history`` and the room for the answer allow.
+
+        The last item is always shown, even where it exceeds ``config.max_tokens``, which is a budget of training.
+
+        Args:
+            index: the catalog.
+            positions: catalog positions of each history, oldest first.
+
+        Returns:
+            One int64 array of token ids a history.
+
+        Raises:
+            ValueError: an empty history; or a last item that leaves no room for an answer.
+        """
+        limit, answer = self.engine.max_length, index.trie.depth + 1
+        room = min((n - answer for n in (self.config.max_tokens, limit) if n), default=None)
+        shown = [p[-self.config.max_history :] for p in positions]
+        paths = {q: index.path(q) for p in shown for q in p}
+        prompts = history_tokens(self.tokenizer, paths, shown, index.catalog, history=self.config.history, max_tokens=room)
+        if limit and (longest := max(map(len, prompts), default=0)) > limit - answer:
+            raise ValueError(
+                f"A prompt with one item has {longest} tokens, its answer up to {answer}; the model takes {limit} in all. "
+                "Shorten the longest identifiers or titles, or use a model that takes longer texts."
+            )
+        return prompts
+
+    def check_capacity(self, index: SearchIndex, before: SearchIndex | None = None) -> None:
+        """Checks that the model can read each item of a catalog, and write its longest identifier.
+
+        Args:
+            before: a catalog that passed this check; of its items only the longest ones are checked again.
+
+        Raises:
+            ValueError: an identifier uses a token that the model has no embedding of; or an item leaves no room for an answer.
+        """
+        if index.trie.vocab > self.engine.vocabulary:
+            noun = index.catalog.scheme.noun
+            raise ValueError(f"A {noun} uses token {index.trie.vocab - 1}; the model has {self.engine.vocabulary} embeddings.")
+        if not self.engine.max_length:
+            return
+        items, every = index.catalog.items, range(len(index.catalog))
+        checked = {max(every, key=lambda position: len(index.path(position)))}
+        if self.config.history != "term_ids":  # titles count too: the longest one in characters, and each new one
+            checked.add(max(every, key=lambda position: len(written_title(items[position]))))
+            known = set() if before is None else set(before.catalog.items)
+            checked.update(position for position in every if items[position] not in known)
+        self.prompts(index, [[position] for position in sorted(checked)])
