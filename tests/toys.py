@@ -14,7 +14,7 @@ import torch
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import History
-from grlm_hf.identifiers.terms import TERMS, TermID
+from grlm_hf.identifiers.terms import TermID
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tasks.encoding import history_tokens
 from grlm_hf.tasks.prompts import prompt_hash
@@ -76,9 +76,11 @@ def toy_grlm(objective: str = "vocabulary", seed: int = 0, history: str = "term_
 @torch.no_grad()
 def brute_force(grlm: GRLMForRecommendation, history: list[str]) -> dict[TermID, float]:
     """log p of every identifier after a history: one plain forward each, no cache, no batch, no trie code."""
-    paths = dict(zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.identifiers), strict=True))
+    paths = dict(
+        zip(grlm.catalog.identifiers, identifier_tokens(grlm.tokenizer, grlm.catalog.scheme, grlm.catalog.identifiers), strict=True)
+    )
     positions = [grlm.catalog.position(i) for i in history][-grlm.config.max_history :]
-    all_paths = identifier_tokens(grlm.tokenizer, TERMS, grlm.catalog.term_ids)
+    all_paths = identifier_tokens(grlm.tokenizer, grlm.catalog.scheme, grlm.catalog.term_ids)
     (prompt,) = history_tokens(grlm.tokenizer, all_paths, [positions], grlm.catalog, history=grlm.config.history)
     scores = {}
     for tid, path in paths.items():
@@ -150,8 +152,8 @@ def prompt_and_paths(grlm: GRLMForRecommendation, history: Sequence[str]) -> tup
     """Token ids of a history's prompt, and those of each of ``catalog.identifiers``."""
     catalog = grlm.catalog
     shown = [[catalog.position(i) for i in history][-grlm.config.max_history :]]
-    (prompt,) = history_tokens(grlm.tokenizer, identifier_tokens(grlm.tokenizer, TERMS, catalog.term_ids), shown, catalog)
-    return prompt.tolist(), identifier_tokens(grlm.tokenizer, TERMS, catalog.identifiers)
+    (prompt,) = history_tokens(grlm.tokenizer, identifier_tokens(grlm.tokenizer, grlm.catalog.scheme, catalog.term_ids), shown, catalog)
+    return prompt.tolist(), identifier_tokens(grlm.tokenizer, grlm.catalog.scheme, catalog.identifiers)
 
 
 @torch.no_grad()

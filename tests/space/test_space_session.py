@@ -113,7 +113,7 @@ def test_bans_filters_and_steering_do_what_they_say() -> None:
     assert set(base.history) & set(ids(SHOP, replace(base, filters=Filters(seen=True))))
     grlm = SHOP.grlms(base)[0]
     for how, factor in (("more", FACTOR), ("less", 1 / FACTOR)):
-        prior = rules(changed(SHOP, base, how, "steel"), grlm, base.history)["prior"]
+        prior = rules(changed(SHOP, base, how, "steel"), grlm, base.history).prior
         assert prior.tolist() == [factor if "steel" in tid else 1 for tid in catalog.term_ids]
     more = {r.item_id: r.score - r.log_prob for r in SHOP.answers(changed(SHOP, base, "more", "steel"))[0].found or ()}
     assert more == {i: pytest.approx(math.log(FACTOR) if "steel" in catalog.term_id(i) else 0) for i in more}

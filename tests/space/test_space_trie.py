@@ -11,21 +11,24 @@ from hypothesis import strategies as st
 from space_toys import space_grlm
 from toys import brute_force, close, toy_catalog
 
+from grlm_hf.decoding.rules import Rules, SearchOptions
 from grlm_hf.identifiers.terms import TermID
 from grlm_hf.space.trie_view import FATES, Branch, Reached, tree, walk
 
 HISTORY = ["i20", "i15", "i9"]
-PROBLEMS = [{}, {"banned_terms": ["red"]}, {"exclude_seen": True}, {"prior": {"i20": 50.0, "i9": 0.0}, "banned_terms": ["lamp"]}]
+PROBLEMS = [
+    Rules(), Rules(banned_terms=["red"]), Rules(exclude_seen=True), Rules(prior={"i20": 50.0, "i9": 0.0}, banned_terms=["lamp"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", ["trie", "vocabulary"])
 @pytest.mark.parametrize("rules", PROBLEMS)
 @pytest.mark.parametrize("beams", [1, 3, 11])
-def test_it_shows_the_search_that_recommends(objective: str, rules: dict, beams: int) -> None:
+def test_it_shows_the_search_that_recommends(objective: str, rules: Rules, beams: int) -> None:
     grlm = space_grlm(objective=objective)
     reached = walk(grlm, HISTORY, beams, rules)
     found = {r.terms: r.log_prob for r in reached if r.complete and r.fate == "found"}
-    ranked = grlm.recommend(HISTORY, min(beams, 5), num_beams=beams, edge_wise=True, **rules)
+    ranked = grlm.recommend(HISTORY, min(beams, 5), search=SearchOptions(beams, edge_wise=True), rules=rules)
     assert ranked or not found
     for r in ranked:
         assert close(found[r.term_id], r.log_prob)
@@ -36,7 +39,7 @@ def test_probabilities_are_those_of_brute_force(objective: str) -> None:
     grlm = space_grlm(objective=objective)
     exact = brute_force(grlm, HISTORY)
     for beams in (1, 2, 4):
-        reached = walk(grlm, HISTORY, beams, {})
+        reached = walk(grlm, HISTORY, beams, Rules())
         total = sum(math.exp(r.log_prob) for r in reached)
         assert close(total, 1.0) if objective == "trie" else 0 < total <= 1 + 1e-6
         for r in reached:
@@ -44,14 +47,14 @@ def test_probabilities_are_those_of_brute_force(objective: str) -> None:
             if r.complete and objective == "trie":
                 assert close(r.log_prob, exact[r.terms], 1e-3)
             assert math.exp(r.log_prob) <= (sum(below) + 1e-6 if objective == "trie" else 1)
-    everything = walk(grlm, HISTORY, len(exact), {})  # no beam is given up
+    everything = walk(grlm, HISTORY, len(exact), Rules())  # no beam is given up
     assert {r.terms for r in everything} == set(exact)
     assert all(r.complete and r.fate == "found" and close(r.log_prob, exact[r.terms], 1e-3) for r in everything)
 
 
 def test_what_is_banned_is_ruled_out_and_nothing_else() -> None:
     grlm = space_grlm()
-    reached = walk(grlm, HISTORY, 11, {"banned_terms": ["steel"]})
+    reached = walk(grlm, HISTORY, 11, Rules(banned_terms=["steel"]))
     banned = {tid for tid in grlm.catalog.identifiers if "steel" in tid}
     ruled_out = [r for r in reached if r.fate == "ruled out"]
     assert ruled_out
@@ -107,7 +110,7 @@ def test_tree_sums_what_was_reached(paths: list[TermID], data: st.DataObject) ->
 def test_forced_terms_stand_in_one_box() -> None:
     grlm = space_grlm()
     best = grlm.recommend(HISTORY, 3, num_beams=11, edge_wise=True)
-    root = tree(walk(grlm, HISTORY, 11, {}), [r.term_id for r in best])
+    root = tree(walk(grlm, HISTORY, 11, Rules()), [r.term_id for r in best])
     for path, branch in prefixes(root):
         follow = {tid[len(path)] for tid in toy_catalog().identifiers if tid[: len(path)] == path and len(tid) > len(path)}
         assert len(follow) != 1 or branch.fate != "kept" or branch.place

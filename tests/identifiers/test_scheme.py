@@ -1,0 +1,214 @@
+"""What every identifier scheme must do; and that a scheme of another kind goes through the whole package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import TERM_IDS, brute_force, toy_catalog, toy_model, toy_tokenizer
+
+from grlm_hf import Catalog, GRLMForRecommendation, Item
+from grlm_hf.identifiers import SCHEMES, scheme_named
+from grlm_hf.identifiers.scheme import Identifier, Scheme
+from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE
+from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.tokens import identifier_tokens, part_of_tokens
+from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+
+
+class ToyCodes:
+    """One code a level: ``<a_3><b_0>``. People cannot read it, a new item's text does not give it, and it needs tokens of its own."""
+
+    name, noun = "toy-codes", "code"
+    readable = from_text = False
+
+    def validate(self, parts: Iterable[str]) -> Identifier:
+        codes = tuple(parts)
+        if not codes or not all(code == f"<{chr(97 + level)}_{code[3:-1]}>" and code[3:-1].isdigit() for level, code in enumerate(codes)):
+            raise ValueError(f"Found {codes}; expected one code a level, such as ('<a_3>', '<b_0>').")
+        return codes
+
+    def part(self, text: str) -> str:
+        return ""
+
+    def write(self, identifier: Identifier) -> str:
+        return "".join(identifier)
+
+    def parse(self, text: str) -> Identifier | None:
+        codes = [f"{code}>" for code in text.split("\n")[0].split(">")[:-1]]
+        try:
+            return self.validate(codes)
+        except ValueError:
+            return None
+
+    def line(self, identifier: Identifier) -> str:
+        return self.write(identifier) + "\n"
+
+    def spans(self, identifier: Identifier) -> list[tuple[int, int]]:
+        ends = np.cumsum([len(code) for code in identifier]).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def added_tokens(self, identifiers: Iterable[Identifier]) -> list[str]:
+        return sorted({code for identifier in identifiers for code in identifier})
+
+
+CODES = ToyCodes()
+CODE_IDS: list[Identifier] = [(f"<a_{n % 3}>", f"<b_{n // 3 % 4}>") for n in range(12)]
+SAMPLES = {"terms": TERM_IDS, "toy-codes": CODE_IDS}
+KINDS: list[Scheme] = [*SCHEMES.values(), CODES]
+
+
+def tokenizer_for(scheme: Scheme) -> Any:
+    identifiers = SAMPLES[scheme.name]
+    tokenizer = train_tokenizer(
+        [scheme.line(i) for i in identifiers] * 3 + ["user\nassistant\nNext items after:\nTerm ID of:\nTitle: "], 300
+    )
+    if added := scheme.added_tokens(identifiers):
+        tokenizer.add_tokens(added)
+    return tokenizer
+
+
+def catalog_of(scheme: Scheme) -> Catalog:
+    return Catalog([Item(f"i{20 - n}", f"Title {n}") for n in range(12)], SAMPLES[scheme.name], scheme)
+
+
+@pytest.mark.parametrize("scheme", KINDS, ids=lambda s: s.name)
+class TestEveryScheme:
+    def test_written_and_parsed(self, scheme: Scheme) -> None:
+        for identifier in SAMPLES[scheme.name]:
+            assert scheme.validate(identifier) == identifier
+            assert scheme.parse(scheme.write(identifier)) == identifier
+            assert scheme.parse(scheme.line(identifier)) == identifier
+            assert scheme.line(identifier) == scheme.write(identifier) + "\n"
+            assert "\n" not in scheme.write(identifier)
+
+    def test_no_line_begins_another(self, scheme: Scheme) -> None:
+        lines = [scheme.line(i) for i in {*SAMPLES[scheme.name], *(i[:-1] for i in SAMPLES[scheme.name] if len(i) > 1)}]
+        assert not [(a, b) for a in lines for b in lines if a != b and b.startswith(a)]
+
+    def test_text_of_another_kind_is_no_identifier_of_this_one(self, scheme: Scheme) -> None:
+        for other in KINDS:
+            for identifier in SAMPLES[other.name]:
+                parsed = scheme.parse(other.write(identifier))
+                assert scheme is other or parsed != identifier
+
+    def test_illegal_parts_are_refused(self, scheme: Scheme) -> None:
+        for parts in ((), ("",), ("A B]", "["), ("<z",)):
+            with pytest.raises(ValueError, match=r".{20}"):
+                scheme.validate(parts)
+
+    def test_spans_are_the_parts(self, scheme: Scheme) -> None:
+        for identifier in SAMPLES[scheme.name]:
+            line = scheme.line(identifier)
+            assert tuple(line[begin:end] for begin, end in scheme.spans(identifier)) == identifier
+
+    def test_every_token_belongs_to_one_part_in_order(self, scheme: Scheme) -> None:
+        tokenizer = tokenizer_for(scheme)
+        for identifier, path in zip(SAMPLES[scheme.name], identifier_tokens(tokenizer, scheme, SAMPLES[scheme.name]), strict=True):
+            part = part_of_tokens(tokenizer, scheme, identifier)
+            assert len(part) == len(path)
+            assert (np.diff(part) >= 0).all()
+            assert set(part.tolist()) == set(range(len(identifier)))
+            spelled = [tokenizer.decode([t for t, p in zip(path, part, strict=True) if p == n]) for n in range(len(identifier))]
+            assert all(text.strip(" []<>\n,") and word.strip("<>") in text for word, text in zip(identifier, spelled, strict=True))
+
+    def test_added_tokens_are_single_and_ordinary(self, scheme: Scheme) -> None:
+        tokenizer, added = tokenizer_for(scheme), scheme.added_tokens(SAMPLES[scheme.name])
+        assert added == sorted(set(added))
+        for token in added:
+            assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1
+            assert token not in tokenizer.all_special_tokens
+
+    @pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+    def test_a_checkpoint_of_it_recommends_what_brute_force_does(self, scheme: Scheme, objective: str, tmp_path: Path) -> None:
+        grlm = recommender(scheme, objective)
+        history = ["i20", "i15"]
+        want = brute_force(grlm, history)
+        found = grlm.recommend(history, 12, exact=True)
+        assert [r.log_prob for r in found] == pytest.approx(sorted((want[r.identifier] for r in found), reverse=True), abs=1e-4)
+        assert len({r.item_id for r in found}) == 12
+        said = grlm.explain(history, "i12")
+        assert sum(t.log_prob for t in said.terms) == pytest.approx(want[grlm.catalog.identifier("i12")], abs=1e-4)
+        grlm.save_pretrained(tmp_path / "checkpoint")
+        again = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
+        assert again.catalog == grlm.catalog
+        assert again.catalog.scheme.name == scheme.name
+        assert [r.item_id for r in again.recommend(history, 5)] == [r.item_id for r in grlm.recommend(history, 5)]
+
+
+def recommender(scheme: Scheme, objective: str = "vocabulary") -> GRLMForRecommendation:
+    from dataclasses import replace
+
+    tokenizer = tokenizer_for(scheme)
+    shape = ScratchConfig(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=1, head_dim=32, max_positions=512)
+    model = make_model(shape, tokenizer, 0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(8.0)
+    first = GRLMForRecommendation(model, tokenizer, catalog_of(scheme))
+    return GRLMForRecommendation(model, tokenizer, first.catalog, replace(first.config, objective=objective))
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCHEMES, CODES.name, CODES)
+
+
+def test_term_ids_are_written_as_ever(tmp_path: Path) -> None:
+    """A catalog and a checkpoint of Term IDs name no scheme, so that older versions read them."""
+    recommender(TERMS).save_pretrained(tmp_path / "terms")
+    stated = json.loads((tmp_path / "terms" / CONFIG_FILE).read_text())
+    assert (stated["schema"], "scheme" in stated) == (1, False)
+    assert b"grlm_scheme" not in (tmp_path / "terms" / CATALOG_FILE).read_bytes()
+    recommender(CODES).save_pretrained(tmp_path / "codes")
+    stated = json.loads((tmp_path / "codes" / CONFIG_FILE).read_text())
+    assert (stated["schema"], stated["scheme"]) == (2, "toy-codes")
+    assert prompt_hash() == "8aa87385c6dcfd7e" != prompt_hash(scheme=CODES)
+
+
+def test_an_unknown_scheme_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender(CODES).save_pretrained(tmp_path / "codes")
+    monkeypatch.delitem(SCHEMES, CODES.name)
+    message = r"identifier scheme 'toy-codes'; this grlm-hf knows terms.*pip install -U grlm-hf"
+    with pytest.raises(ValueError, match=message):
+        GRLMForRecommendation.from_pretrained(tmp_path / "codes")
+    with pytest.raises(ValueError, match=message):
+        scheme_named("toy-codes", "x")
+
+
+def test_parts_that_nobody_can_read_are_not_banned_and_not_made_from_text() -> None:
+    grlm = recommender(CODES)
+    with pytest.raises(ValueError, match=r"banned_terms names parts of identifiers, but a code has no words; name items by id"):
+        grlm.recommend(["i20"], 3, banned_terms=["<a_1>"])
+    with pytest.raises(ValueError, match=r"A code cannot be made from an item's text; give the identifiers of new items"):
+        grlm.add_items([Item("new", "New")])
+    assert grlm.add_items([Item("new", "New")], [("<a_2>", "<b_3>")]) == 1
+    assert grlm.catalog.identifier("new") == ("<a_2>", "<b_3>")
+
+
+def test_a_catalog_of_another_scheme_is_refused() -> None:
+    codes, terms = recommender(CODES), recommender(TERMS)
+    with pytest.raises(ValueError, match="writes identifiers of the scheme 'toy-codes', its catalog has 'terms'"):
+        GRLMForRecommendation(codes.model, codes.tokenizer, terms.catalog, codes.config)
+    with pytest.raises(ValueError, match="has the identifier scheme 'terms'; this model writes 'toy-codes'"):
+        codes.shelf.change(lambda _: terms.catalog)
+    assert codes.version == 0
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6))
+def test_any_text_that_parses_as_a_term_id_is_written_and_parsed_alike(texts: list[str]) -> None:
+    found = TERMS.parse("[" + ", ".join(texts) + "]")
+    if found:
+        assert TERMS.parse(TERMS.write(TERMS.validate(found))) == found
+
+
+def test_toys_are_of_the_default_scheme() -> None:
+    assert toy_catalog().scheme is TERMS
+    assert GRLMForRecommendation(toy_model(), toy_tokenizer(), toy_catalog()).config.scheme == "terms"
