@@ -237,13 +237,9 @@ class Catalog:
         """
         path = Path(path_or_repo)
         if not path.exists():
-            from grlm_hf.data.catalog import fetch_catalog
-
             return fetch_catalog(str(path_or_repo), revision=revision, token=token)
         if path.is_dir():
             if not (path / CATALOG_FILE).is_file() and (path / "README.md").is_file():
-                from grlm_hf.data.catalog import catalog_from_tables
-
                 return catalog_from_tables(str(path))
             path = path / CATALOG_FILE
         if not path.is_file():
@@ -274,8 +270,6 @@ class Catalog:
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private unless said otherwise) in one commit; returns its URL."""
-        from grlm_hf.data.catalog import push_catalog
-
         return push_catalog(self, repo_id, private=private, token=token)
 
 
