@@ -9,7 +9,7 @@ BROWSER = .venv-browser
 QUICKSTART = grlm-quickstart/report.json
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test test-vllm test-browser test-published lint docs bench bench-serving clean
+.PHONY: quickstart test test-vllm test-browser test-gpu test-published lint docs bench bench-serving clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
@@ -25,6 +25,10 @@ test-browser: $(DEV) $(BROWSER)/.installed  ## the Space in a headless Chromium,
 
 $(QUICKSTART): $(DEV)
 	$(BIN)/grlm quickstart
+
+test-gpu: $(DEV)  ## the tests on a CUDA device
+	$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "no CUDA device here: nothing would be tested")'
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 test-published: $(DEV) $(DATASETS)/.installed  ## a published dataset, read where only `datasets` is installed
 	$(BIN)/python tests/published/check.py $(DATASETS)/bin/python

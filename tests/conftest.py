@@ -1,5 +1,6 @@
 """Every test runs against a Hub of its own on 127.0.0.1 and an empty cache: none reaches the network or the user's files."""
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -8,6 +9,9 @@ import pytest
 from hub_server import HubServer
 
 assert "huggingface_hub" not in sys.modules, "huggingface_hub reads HF_ENDPOINT once, at import: nothing may import it before this"
+
+if (_spec := importlib.util.find_spec("vllm")) and not _spec.loader:
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # not installed: found is tests/vllm, of which TRL would read a version
 
 _server = HubServer()  # holds its port from here on, listens once a test asks for `hub`
 _home = tempfile.TemporaryDirectory(prefix="grlm-hf-home-")  # removed at exit

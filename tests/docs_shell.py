@@ -1,48 +1,28 @@
-"""A bash whose `grlm` and `python -m grlm_hf` answer at once: each call is forked from a process that has imported everything.
-
-As a program it is that process: ``python docs_shell.py SOCKET``.
-"""
+"""A bash for the blocks of the documentation."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-CLIENT = """#!{python} -SE
-import json, os, signal, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    socket.send_fds(server, [json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)]).encode().ljust(1 << 16)], [0, 1, 2])
-    status = server.recv(16)
-sys.exit(int(status or b"1"))
-"""
+import forks
 
 
 class Shell:
-    """Runs blocks of bash in `folder`, the port 8000 of its commands being a free one."""
+    """Runs blocks of bash in `folder`; its `grlm` starts at once (`forks`). The port 8000 of its commands is a free one."""
 
-    def __init__(self, work: Path):
-        address, programs = str(work / "grlm.socket"), work / "bin"
-        programs.mkdir()
-        (programs / "grlm").write_text(CLIENT.format(python=sys.executable, address=address))
-        (programs / "grlm").chmod(0o755)
+    def __init__(self, programs: Path):
+        forks.install(programs)
         self.environment = os.environ | {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.started: list[subprocess.Popen[str]] = []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.server = subprocess.Popen([sys.executable, __file__, address])
-        while not Path(address).exists():
-            assert self.server.poll() is None, "the process that runs grlm has ended"
-            time.sleep(0.1)
 
     def run(self, text: str, folder: Path) -> str:
         """Returns what is printed; fails where a command does. A block that begins with ``grlm serve`` goes on until `stop`."""
@@ -67,73 +47,8 @@ class Shell:
         return done.stdout
 
     def stop(self) -> None:
-        """Ends what goes on in the background."""
+        """Ends the commands that run in the background."""
         for process in self.started:
             process.terminate()
             process.wait(60)
         self.started.clear()
-
-    def close(self) -> None:
-        self.stop()
-        self.server.terminate()
-        self.server.wait(10)
-
-
-def main(address: str) -> None:
-    sys.path.pop(0)  # this folder, whose vllm/ is no package
-    import grlm_hf.cli
-    import grlm_hf.evaluation.report
-    import grlm_hf.modeling.recommender
-    import grlm_hf.pipeline
-    import grlm_hf.priors.text
-    import grlm_hf.stages
-    import grlm_hf.training.trainer  # noqa: F401
-
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(address)
-        server.listen()
-        while True:
-            client, _ = server.accept()
-            if os.fork() == 0:
-                server.close()
-                _serve(client)
-            client.close()
-
-
-def _serve(client: socket.socket) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, files, _, _ = socket.recv_fds(client, 1 << 16, 3, socket.MSG_WAITALL)
-    folder, arguments, environment = json.loads(message)
-    for mine, given in enumerate(files):
-        os.dup2(given, mine)
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["grlm", *arguments]
-
-    def watch() -> None:  # who asked has gone: Ctrl-C, or the test is over
-        if not client.recv(1):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-    status = 0
-    try:
-        from grlm_hf.cli import main
-
-        main()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    client.sendall(str(status).encode())
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

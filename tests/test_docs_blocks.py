@@ -103,9 +103,9 @@ def test_calls_are_found() -> None:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    made = Shell(tmp_path_factory.mktemp("sh"))
-    yield made
-    made.close()
+    shell = Shell(tmp_path_factory.mktemp("programs"))
+    yield shell
+    shell.stop()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,6 @@ def program(path: Path) -> Any:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with my-shop/ in CSV and my-run/, by own_catalog.py."""
-    with pytest.MonkeyPatch.context() as patch:  # `tests/vllm` looks like the package vllm, of which TRL would read the version
-        patch.setattr(sys, "path", [p for p in sys.path if Path(p).name != "tests"])
-        import trl.trainer.grpo_trainer  # noqa: F401
     folder = tmp_path_factory.mktemp("examples")
     write_sample(folder / "sample", users=120)
     program(SCRIPTS / "to_csv.py").main([str(folder / "sample"), str(folder / "my-shop")])

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import grlm, jsonl, refused, tree
+from forks import grlm
+from test_cli import jsonl, refused, tree
 from toys import TERM_IDS, toy_catalog, toy_histories
 
 ITEMS = [{"item_id": i.item_id, "title": i.title, "description": i.description} for i in toy_catalog()]

@@ -66,6 +66,7 @@ def test_a_vllm_that_does_not_import(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('operator torchvision::nms does not exist')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (one,) = environment._vllm(facts)
     assert (one.level, one.check) == ("warning", "vllm")

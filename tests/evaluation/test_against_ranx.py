@@ -9,11 +9,10 @@ import pytest
 
 from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
 
-ranx = pytest.importorskip("ranx", reason='the cross-check of the metrics needs ranx: pip install "grlm-hf[dev]"')
 
-
-@pytest.mark.slow  # ranx compiles its metrics first
-def test_metrics_equal_those_of_ranx() -> None:
+def test_metrics_equal_those_of_ranx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # to compile its metrics takes ranx most of a minute
+    ranx = pytest.importorskip("ranx", reason='the cross-check of the metrics needs ranx: pip install "grlm-hf[dev]"')
     rng = random.Random(0)
     items = [f"i{n:03d}" for n in range(60)]
     rankings = [rng.sample(items, rng.choice([1, 4, DEPTH, DEPTH])) for _ in range(400)]

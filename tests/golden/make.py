@@ -17,11 +17,11 @@ from itertools import pairwise
 
 import torch
 import transformers
-from grlm_hf.interactions import leave_one_out, load_histories
 from test_golden import CHECKPOINT, CHECKS, DATASET, EXPECTED, PICTURE, SHOP, remade
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.identifiers.terms import TermID
+from grlm_hf.interactions import leave_one_out, load_histories
 from grlm_hf.modeling import GRLMConfig
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN

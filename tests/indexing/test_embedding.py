@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import forks
 import numpy as np
 import pytest
 
@@ -144,21 +144,21 @@ def test_a_shard_that_is_broken_or_of_another_place_is_made_again(tmp_path: Path
 
 SLOW = """
 import sys, time
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[2:]
 from test_embedding import catalog, embed, model_of
 model = model_of()
 real = model.encode_document
 model.encode_document = lambda texts, **options: (time.sleep(0.3), real(texts, **options))[1]
-embed(catalog(), model, shard_size=1, work=sys.argv[2])
+embed(catalog(), model, shard_size=1, work=sys.argv[1])
 """
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(Path(__file__).parent), str(tmp_path)])
-    while process.poll() is None and len(list(tmp_path.glob("*.safetensors"))) < 3:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    with forks.Process(SLOW, str(tmp_path), *map(str, Path(__file__).parents[:2])) as process:
+        while process.running() and len(list(tmp_path.glob("*.safetensors"))) < 3:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait().returncode == -signal.SIGKILL
     done = len(list(tmp_path.glob("*.safetensors")))
     assert 3 <= done < 8
     model = model_of()

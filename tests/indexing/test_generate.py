@@ -4,11 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -305,14 +304,14 @@ generate_terms(ITEMS, find_neighbors(ITEMS, 3), writer, {work!r}, 5, config)
 def test_a_killed_run_goes_on_with_no_item_lost_or_done_twice(tmp_path, llm, neighbors):
     work = tmp_path / "work"
     code = _CHILD.format(tests=str(Path(__file__).parent.parent), llm=llm, work=str(work))
-    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
-    until = time.monotonic() + 120
-    while len(list((work / "first").glob("*.parquet"))) < 3:
-        assert child.poll() is None, child.stderr.read().decode()  # type: ignore[union-attr]
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    with forks.Process(code) as child:
+        until = time.monotonic() + 120
+        while len(list((work / "first").glob("*.parquet"))) < 3:
+            assert child.running(), child.printed()
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
     done = {p: p.stat().st_mtime_ns for p in (work / "first").glob("*.parquet")}
     assert 3 <= len(done) < len(ITEMS)
 

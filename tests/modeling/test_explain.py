@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import all_histories, brute_force, close, random_grlm, random_history, toy_catalog, toy_grlm, toy_tokenizer
+from toys import brute_force, close, random_grlm, random_history, some_histories, toy_catalog, toy_grlm, toy_tokenizer
 
+from grlm_hf import GRLMForRecommendation
 from grlm_hf.cli.app import app
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.deletion import deletion_test
 from grlm_hf.identifiers.terms import TERMS
-from grlm_hf.modeling.explain import log_probs
+from grlm_hf.modeling.explain import Explanation, log_probs
 from grlm_hf.tokens import identifier_tokens, part_of_tokens
 
 IDS = [i.item_id for i in toy_catalog()]
@@ -26,7 +27,7 @@ OBJECTIVES = ["vocabulary", "trie"]
 @pytest.mark.parametrize("history", ["term_ids", "both", "titles"])
 def test_terms_sum_to_the_log_probability_of_the_recommendation(objective: str, history: str) -> None:
     grlm = toy_grlm(objective, history=history)
-    for items in all_histories(6)[::9]:  # longer than max_history, too
+    for items in some_histories(6)[::9]:  # longer than max_history, too
         for r in grlm.recommend(items, len(IDS))[::3]:
             said = grlm.explain(items, r.item_id)
             assert (said.item_id, said.term_id) == (r.item_id, r.term_id)
@@ -94,13 +95,17 @@ def test_what_is_too_old_to_be_read_has_no_part() -> None:
     assert all(d != 0 for d in drops[3:])
 
 
-def test_one_forward_for_the_item_and_all_that_is_left_out() -> None:
-    grlm = toy_grlm()
-    calls = []
+def forwards_of(grlm: GRLMForRecommendation, history: list[str], item: str) -> tuple[Explanation, int]:
+    """The explanation, and how many forwards of the model it took."""
+    calls: list[int] = []
     handle = grlm.model.register_forward_hook(lambda *_: calls.append(1))
-    grlm.explain(IDS[:9], IDS[10])
+    found = grlm.explain(history, item)
     handle.remove()
-    assert len(calls) == 1
+    return found, len(calls)
+
+
+def test_one_forward_for_the_item_and_all_that_is_left_out() -> None:
+    assert forwards_of(toy_grlm(), IDS[:9], IDS[10])[1] == 1
 
 
 @settings(max_examples=8, deadline=None)
@@ -118,11 +123,12 @@ def test_any_catalog(seed: int, objective: str) -> None:
         assert close(sum(t.log_prob for t in said.terms), found[-1].log_prob)
 
 
-def test_large_vocabularies_are_asked_in_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_vocabularies_take_several_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
     grlm = toy_grlm()
-    whole = grlm.explain(IDS[:4], IDS[10])
+    whole, one = forwards_of(grlm, IDS[:4], IDS[10])
     monkeypatch.setattr("grlm_hf.modeling.explain.MAX_LOGITS", 1)
-    parts = grlm.explain(IDS[:4], IDS[10])
+    parts, several = forwards_of(grlm, IDS[:4], IDS[10])
+    assert (one, several) == (1, 5)  # with all four items, and without each of them
     assert np.allclose([h.drop for h in whole.history], [h.drop for h in parts.history], atol=1e-4)
 
 
@@ -161,7 +167,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 # --- the deletion test -------------------------------------------------------------------------------------------------------------
 
-CASES = [Case(f"u{n}", tuple(h), "") for n, h in enumerate(all_histories(4))]
+CASES = [Case(f"u{n}", tuple(h), "") for n, h in enumerate(some_histories(4))]
 
 
 def areas(grlm, history: tuple[str, ...], item: str, order: list[int]) -> float:

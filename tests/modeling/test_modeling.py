@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import all_histories, brute_force, close, toy_catalog, toy_grlm, toy_model, toy_tokenizer
+from toys import brute_force, close, some_histories, toy_catalog, toy_grlm, toy_model, toy_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item, TrieConstrainedLogitsProcessor
@@ -23,7 +23,7 @@ IDS = [i.item_id for i in toy_catalog()]
 @pytest.mark.parametrize("seed", [0, 1])
 def test_recommend_equals_brute_force(objective: str, seed: int) -> None:
     grlm = toy_grlm(objective, seed)
-    histories = all_histories(6)  # longer than max_history, too
+    histories = some_histories(6)  # longer than max_history, too
     for history, got in zip(histories, grlm.recommend(histories, len(IDS), batch_size=5), strict=True):
         scores = brute_force(grlm, history)
         want = [i.item_id for t in sorted(scores, key=lambda t: -scores[t]) for i in grlm.catalog.items_of(t)]
@@ -40,7 +40,7 @@ def test_trie_normalised_probabilities_sum_to_one() -> None:
 
 def test_seen_items_are_left_out_and_nothing_else() -> None:
     grlm = toy_grlm()
-    for history in all_histories(4):
+    for history in some_histories(4):
         everything = [r.item_id for r in grlm.recommend(history, len(IDS))]
         unseen = [i for i in everything if i not in history]
         for k in (1, 3, len(IDS)):
@@ -50,7 +50,7 @@ def test_seen_items_are_left_out_and_nothing_else() -> None:
 
 def test_batches_do_not_change_answers() -> None:
     grlm = toy_grlm()
-    histories = all_histories(4)
+    histories = some_histories(4)
     alone = [grlm.recommend(h, 5) for h in histories]
     for batch_size in (1, 3, 64):
         for one, other in zip(alone, grlm.recommend(histories, 5, batch_size=batch_size), strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys import all_histories, close, toy_catalog, toy_grlm, toy_histories
+from toys import close, some_histories, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import Case, History
@@ -71,7 +71,7 @@ def by_hand(prior: Fused, catalog: Catalog, history: list[str]) -> dict[str, flo
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_scorer_keeps_to_the_protocol(name: str) -> None:
-    scorer, histories = ALL[name], [[], ["unknown"], *all_histories(4)]
+    scorer, histories = ALL[name], [[], ["unknown"], *some_histories(4)]
     scores = scorer.scores(histories)
     assert scores.dtype == np.float32
     assert scores.shape == (len(histories), len(IDS))
@@ -90,7 +90,7 @@ def test_every_scorer_keeps_to_the_protocol(name: str) -> None:
 
 def test_a_fused_row_is_the_weighted_sum_normalised() -> None:
     prior = fused(sasrec=0.7, item_knn=2.0, text_knn=0.5)
-    for history in all_histories(3):
+    for history in some_histories(3):
         expected = np.array(list(by_hand(prior, CATALOG, history).values()))
         row = prior.scores([history])[0]
         assert np.allclose(row, expected - np.log(np.exp(expected).sum()), atol=1e-4)
@@ -111,7 +111,7 @@ def test_it_follows_a_catalog() -> None:
         expected = np.array(list(by_hand(prior, changed, history).values()))
         assert np.allclose(now.scores([history])[0], expected - np.log(np.exp(expected).sum()), atol=1e-4)
     back = now.following(CATALOG)
-    assert np.allclose(back.scores(all_histories(2)), prior.scores(all_histories(2)), atol=1e-6)
+    assert np.allclose(back.scores(some_histories(2)), prior.scores(some_histories(2)), atol=1e-6)
 
 
 def test_a_saved_one_answers_the_same(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_saved_one_answers_the_same(tmp_path: Path) -> None:
     prior.save(tmp_path / "prior")  # takes its own place
     again = Fused.load(tmp_path / "prior")
     assert again.weights == prior.weights
-    assert np.array_equal(again.scores(all_histories(3)), prior.scores(all_histories(3)))
+    assert np.array_equal(again.scores(some_histories(3)), prior.scores(some_histories(3)))
 
 
 def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_weights_are_the_best_of_the_grid() -> None:
 @pytest.mark.parametrize("how", [{}, {"exact": True}, {"exclude_seen": True, "prior_weight": 0.3}])
 def test_the_own_prior_is_the_matrix_of_its_probabilities(how: dict[str, object]) -> None:
     prior = fused(sasrec=0.5, item_knn=1.0, text_knn=0.5)
-    grlm, histories = grlm_with(prior), all_histories(3)
+    grlm, histories = grlm_with(prior), some_histories(3)
     matrix = np.array([list(by_hand(prior, CATALOG, h).values()) for h in histories])
     matrix = np.exp(matrix - np.log(np.exp(matrix).sum(1, keepdims=True)))
     own, given = (grlm.recommend(histories, k=9, prior=p, **how) for p in ("own", matrix))

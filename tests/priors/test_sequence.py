@@ -3,12 +3,11 @@ from __future__ import annotations
 import itertools
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -255,8 +254,8 @@ def watched(work: Path | None) -> SequenceModel:
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parents[1])], capture_output=True, timeout=120)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    ended = forks.run(KILLED, str(tmp_path), str(Path(__file__).parents[1]))
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
     steps: list[int] = []
 
     def counted(*args: Any) -> float:

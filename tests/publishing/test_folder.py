@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -189,8 +189,8 @@ try:
 except OSError as error:
     print(error.errno)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["27"]  # EFBIG
+    run = forks.run(script)
+    assert run.stdout.split() == ["27"], run.stderr  # EFBIG
     assert contents(toy_folder) == before
     assert [p.name for p in toy_folder.parent.iterdir()] == ["d"]
 

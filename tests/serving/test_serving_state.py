@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import httpx2
 import pytest
 from serving_toys import running
 from toys import TERM_IDS, toy_catalog, toy_grlm, toy_tokenizer
 
-import grlm_hf
 from grlm_hf import Catalog, Item
 from grlm_hf.serving import ServeOptions, Service, state
 from grlm_hf.serving.state import State
@@ -206,24 +206,22 @@ def test_changes_outlive_the_service_and_versions_go_on(tmp_path: Path) -> None:
 def test_kill_9_between_and_within_commits(tmp_path: Path) -> None:
     """A real `grlm serve`, killed again and again while items are added: what was acknowledged is served after a restart."""
     toy_grlm().save_pretrained(tmp_path / "checkpoint")
-    env = {**os.environ, "PYTHONPATH": str(Path(grlm_hf.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "grlm_hf", "serve", str(tmp_path / "checkpoint"), "--port", "0", "--state", str(tmp_path / "s")]
+    command = ["serve", str(tmp_path / "checkpoint"), "--port", "0", "--state", str(tmp_path / "s")]
     rng = random.Random(0)
     acknowledged, asked = {item.item_id for item in FIRST}, set()
     version = 1
     for life in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-        assert process.stderr is not None
-        try:
-            url = next(line for line in process.stderr if line.startswith("Serving ")).rsplit(" on ", 1)[1].strip()
-            threading.Thread(target=process.stderr.read, daemon=True).start()
-            with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with forks.Process(forks.GRLM, *command) as process:
+            while not (line := re.search(r"^Serving .* on (\S+)\n", process.printed(), re.MULTILINE)):
+                assert process.running(), process.printed()
+                time.sleep(0.05)
+            with httpx2.Client(base_url=line[1], timeout=60, trust_env=False) as client:
                 served = client.get("/items?limit=1000").json()
                 ids = {item["item_id"] for item in served["items"]}
                 assert acknowledged <= ids <= acknowledged | asked
                 assert served["version"] in (version, version + len(asked))
                 acknowledged, asked, version = ids, set(), served["version"]
-                killer = threading.Timer(rng.uniform(0.05, 0.6), process.send_signal, (signal.SIGKILL,))
+                killer = threading.Timer(rng.uniform(0.05, 0.6), os.kill, (process.pid, signal.SIGKILL))
                 for n in range(10_000):
                     name = f"n{life}-{n}"
                     asked = {name}
@@ -235,9 +233,7 @@ def test_kill_9_between_and_within_commits(tmp_path: Path) -> None:
                     acknowledged, asked, version = acknowledged | asked, set(), answer.json()["version"]
                     if n == 0:
                         killer.start()
-        finally:
-            process.kill()
-            process.wait()
+            assert process.wait().returncode == -signal.SIGKILL
     s = State(tmp_path / "s")
     found = s.open()
     assert found is not None

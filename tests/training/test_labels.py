@@ -118,7 +118,7 @@ def test_refused_labels(chat_file: str) -> None:
         ("query", line.removesuffix("\n"), "no identifier of the catalog"),
         ("unheard-of", "Hello", "no identifier of the catalog"),
         ("sequence", "", "no identifier of the catalog"),
-        ("sequence", "", "no identifier of the catalog"),
+        ("sequence", line + line[: len(line) // 2], "no identifier of the catalog"),  # begins as one does
     ):
         with pytest.raises(ValueError, match=message):
             tokenize_mixture(examples_to_dataset([Example(task, "k", "a", completion)]), tokenizer, CATALOG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from forks import grlm
 from safetensors.torch import load_file
 from toys import toy_catalog, toy_histories
 
@@ -64,9 +64,9 @@ def test_grlm_train_under_the_launcher(tmp_path: Path) -> None:
         f"train:\n  objective: trie\n  scratch: {shape}\n  max_steps: 9\n  dropout: 0.0\n  early_stopping: {stopping}\n"
     )
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(RECIPES / "accelerate" / "two-processes.yaml")]
-    for start, output, batch in (([*launcher, "-m"], "two", 4), ([sys.executable, "-m"], "one", 8)):
-        verb = ["grlm_hf", "train", str(tmp_path / "d"), "--output", str(tmp_path / output), "--recipe", str(tmp_path / "recipe.yaml")]
-        done = subprocess.run([*start, *verb, "--set", f"train.batch_size={batch}"], capture_output=True, text=True, env=os.environ)
+    train = ["train", str(tmp_path / "d"), "--recipe", str(tmp_path / "recipe.yaml"), "--output"]
+    call = [*launcher, "-m", "grlm_hf", *train, str(tmp_path / "two"), "--set", "train.batch_size=4"]
+    for done in (subprocess.run(call, capture_output=True, text=True), grlm(*train, str(tmp_path / "one"), "--set", "train.batch_size=8")):
         assert done.returncode == 0, done.stderr[-3000:]
     assert [p.name for p in tmp_path.glob(".*")] == []  # neither has left anything behind
     logs = [json.loads((tmp_path / name / "training_log.json").read_text()) for name in ("one", "two")]

@@ -74,6 +74,10 @@ def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at
     output = os.open(f"{next(iter(jobs))}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if "ACCELERATE_USE_DEEPSPEED" in environment:
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__ = {}  # it would compile a reduction of its own; gloo has one
     if memory:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
