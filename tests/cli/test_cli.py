@@ -261,7 +261,7 @@ def test_ctrl_c(shop: Path) -> None:
         ("terms.resolver=maybe", "terms.resolver is 'maybe'; expected one of"),
         ("terms=3", "setting 'terms=3': Merge error"),
         ("terms.neighbors", "Setting 'terms.neighbors' is not of the form key=value, such as train.epochs=3"),
-        ("mixture.max_history=0", "setting 'mixture.max_history=0': max_history=0; expected at least 1"),
+        ("mixture.max_history=0", "setting 'mixture.max_history=0': mixture.max_history is 0; expected at least 1"),
         ("terms.generator=magic", "terms.generator is 'magic'; expected one of"),
     ],
 )
