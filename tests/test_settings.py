@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from grlm_hf import layout
-from grlm_hf.cli.settings import _field_docs
+from grlm_hf.cli.settings import field_docs
 from grlm_hf.priors.knn import KNNConfig
 from grlm_hf.priors.text import TextConfig
 from grlm_hf.recipe import Recipe, load_recipe
@@ -60,7 +60,7 @@ def test_a_choice_that_does_not_exist_is_named(key: str, owner: type, name: str,
     choices = ", ".join(map(repr, get_args(kind)))
     with pytest.raises(ValueError, match=rf"^{re.escape(key)} is 'drp'; expected one of {re.escape(choices)}\.$"):
         owner(**{name: "drp"})
-    documented = _field_docs(owner)[name]
+    documented = field_docs(owner)[name]
     assert not [c for c in get_args(kind) if c and str(c) not in documented]
 
 
@@ -106,7 +106,7 @@ def test_files_that_settings_name_are_files_that_are_written() -> None:
     named = [
         (key, path)
         for key, owner, name, _ in SETTINGS
-        for path in re.findall(r"[\w./-]*\w\.(?:prior|parquet|safetensors|json|trie|png|html)\b", _field_docs(owner).get(name, ""))
+        for path in re.findall(r"[\w./-]*\w\.(?:prior|parquet|safetensors|json|trie|png|html)\b", field_docs(owner).get(name, ""))
     ]
     assert ("train.distill.model", "priors/sasrec.prior") in named
     assert not [(key, path) for key, path in named if path.rpartition("/")[2] not in written]

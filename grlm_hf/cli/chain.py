@@ -32,7 +32,9 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
 
 @app.command(name="run")
 def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None, as_json: Json = False) -> None:
-    """Run a recipe's stages: neighbors, terms, quality, dataset, priors, train, hybrid, evaluate. Finished stages are kept until an input changes.
+    """Run a recipe's stages: neighbors, terms, quality, dataset, priors, train, hybrid, evaluate.
+
+    A finished stage with unchanged inputs and settings is kept.
 
     Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
 
