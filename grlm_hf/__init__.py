@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.version import __version__
+
+# Transformers imports DeepSpeed, where it is installed, to save any model. Without a GPU that import prints a warning to stdout.
+logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 # Public names, loaded on first use: `import grlm_hf` is quick and loads no torch.
 _HOMES = {

@@ -1,5 +1,9 @@
 """Names and schema numbers of every file that the package writes, and the values that settings choose from."""
 
+from __future__ import annotations
+
+from typing import Literal, get_args
+
 CATALOG_FILE = "catalog.parquet"
 TRIE_FILE = "catalog.trie"  # beside it in a checkpoint; safetensors inside, but not called so, or other tools would take it for weights
 CATALOG_SCHEMA = 1
@@ -12,7 +16,6 @@ CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_
     "custom_generate/requirements.txt": "grlm-hf\n",
 }
 CONFIG_SCHEMA = 2
-BACKENDS = ("transformers", "vllm")
 DATASET_FACTS = "grlm_dataset.json"
 DATASET_SCHEMA = 1
 SCHEMA_KEY = b"grlm_dataset_schema"
@@ -22,7 +25,35 @@ PLACE = "PATH-OR-REPO"  # in a card: where it stands, known when it is published
 TAGS = ["grlm", "recommendation", "generative-recommendation", "term-ids"]
 CARD_FOLDER = "card"
 PRIOR_FOLDER = "prior"  # of a checkpoint
-HISTORIES = ("term_ids", "both", "titles")
+NEIGHBORS_FILE = "neighbors.parquet"
+TERMS_FACTS = "terms.json"
+QUALITY_FILE = "quality.json"
+SASREC_FILE = "sasrec.prior"  # in the folder of a run's priors
+
+Backend = Literal["transformers", "vllm"]
+"""What a language model runs on."""
+Candidates = Literal["all", "domain"]
+"""What an evaluation ranks: the whole catalog, or the items of the target's domain, which the question then gives away."""
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Numbers that a given model computes in; "auto": as its checkpoint states."""
+JoinOrder = Literal["auto", "time", "concatenate"]
+"""Of a history across domains: by time where all times are known, else concatenated; by time; domain after domain."""
+KeepUsers = Literal["all", "shared"]
+"""Of joined domains: all users, or those with events in at least two domains."""
+HistoryForm = Literal["term_ids", "both", "titles"]
 """What a history shows of each item: its Term ID; its Term ID and its title; its title."""
-OBJECTIVES = ("vocabulary", "trie")
+MissingTitle = Literal["error", "fill"]
+"""An item without a title: an error, or titled with its brand and category."""
+Objective = Literal["vocabulary", "trie"]
 """What a token's probability is normalised over: the full vocabulary, or the legal children of the current trie node."""
+ShortUsers = Literal["error", "drop", "keep"]
+"""Users with fewer than three items: an error, left out, or kept to learn from only."""
+SplitName = Literal["leave-one-out", "leave-one-out-per-domain", "time", "unseen-items", "given"]
+UnknownItems = Literal["error", "drop"]
+"""Events on items that the catalog lacks: an error, or left out."""
+
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+CANDIDATES: tuple[Candidates, ...] = get_args(Candidates)
+HISTORIES: tuple[HistoryForm, ...] = get_args(HistoryForm)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 from grlm_hf.files import did_you_mean
-from grlm_hf.indexing.collisions import RESOLVERS
+from grlm_hf.indexing.collisions import Resolver
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
+from grlm_hf.layout import Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.priors.sequence import SequenceConfig
+from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
 from grlm_hf.training.sft import TrainConfig
 
-SPLITS = ("leave-one-out", "leave-one-out-per-domain", "time", "unseen-items", "given")
-GENERATORS = ("extract", "transformers", "vllm", "file")
-STAGES = ("neighbors", "terms", "quality", "dataset", "priors", "train", "hybrid", "evaluate")
+Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "train", "hybrid", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 PRIORS = ("item_knn", "sasrec", "text_knn")
 
 
@@ -28,52 +30,42 @@ PRIORS = ("item_knn", "sasrec", "text_knn")
 class DataConfig:
     """What is read, and what is forgiven."""
 
-    missing_title: str = "error"
+    missing_title: MissingTitle = "error"
     """An item without a title: "error", or "fill" with its brand and category."""
-    unknown_items: str = "error"
+    unknown_items: UnknownItems = "error"
     """Events on items that the catalog lacks: "error" or "drop"."""
-    short_users: str = "error"
+    short_users: ShortUsers = "error"
     """Users with fewer than three items: "error", "drop", or "keep" (to learn from only)."""
-    split: str = "leave-one-out"
+    split: SplitName = "leave-one-out"
     """leave-one-out, leave-one-out-per-domain, time, unseen-items, or given (columns n_valid and n_test of the file)."""
-    limit: int = 0
+    limit: Limit = 0
     """Read only the first so many items, to try things; their events alone are kept. 0: all."""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"read.split is {self.split!r}; expected one of {SPLITS}.")
-        if self.limit < 0:
-            raise ValueError(f"read.limit is {self.limit}; expected a number of items, or 0 for all.")
+        check_settings(self, "read.")
 
 
 @dataclass(frozen=True)
 class TermsConfig:
     """Where Term IDs come from."""
 
-    generator: str = "extract"
+    generator: Literal["extract", "transformers", "vllm", "file"] = "extract"
     """"extract" takes words from item texts, without a language model; "transformers" and "vllm" let `terms.llm.model` write them; "file"
     reads them."""
     file: str = ""
     """Of Term IDs, for "file": item_id and terms; empty: term_ids.* or term_ids_official.* of the data folder."""
-    n_terms: int = 5
+    n_terms: Annotated[int, Range(3, 8)] = 5
     """Terms an identifier, 3 to 8; with "file", as many as the file has."""
-    vocabulary: int = 0
+    vocabulary: Limit = 0
     """Keep only the so many terms that most items have, and write the nearest of them for any other; 0: keep all. The resolver
     then takes kept terms only, so more items share an identifier."""
-    resolver: str = "term"
+    resolver: Resolver = "term"
     """What becomes of items that share an identifier: "term" (a distinguishing word in the last place), "append" (one more term),
     "attribute" (brand, size or colour in the last place), or "rank" (they keep it, and are ranked in the order of their ids)."""
     llm: LLMConfig = field(default_factory=LLMConfig)
 
     def __post_init__(self) -> None:
-        if self.generator not in GENERATORS:
-            raise ValueError(f"terms.generator is {self.generator!r}; expected one of {GENERATORS}.")
-        if self.resolver not in RESOLVERS:
-            raise ValueError(f"terms.resolver is {self.resolver!r}; expected one of {tuple(RESOLVERS)}.")
-        if not 3 <= self.n_terms <= 8:
-            raise ValueError(f"terms.n_terms is {self.n_terms}; expected 3 to 8.")
-        if self.vocabulary < 0:
-            raise ValueError(f"terms.vocabulary is {self.vocabulary}; expected a number of terms, or 0 for all.")
+        check_settings(self, "terms.")
 
 
 @dataclass(frozen=True)
@@ -101,12 +93,13 @@ class PriorsConfig:
     hybrids: list[str] = field(default_factory=lambda: ["item_knn"])
     """What is fused with the language model, such as item_knn and sasrec+item_knn; the best of them on validation users ships in the
     checkpoint."""
-    validation_users: int = 12_000
+    validation_users: Count = 12_000
     """On which the settings of item_knn are chosen, drawn by the seed; of fewer it takes settings that suit them alone."""
-    hybrid_users: int = 2000
+    hybrid_users: Count = 2000
     """On which the weights beside the language model are chosen. Test users never choose anything."""
 
     def __post_init__(self) -> None:
+        check_settings(self, "priors.")
         for name, given in (("methods", self.methods), ("combine", self.combine), ("hybrids", self.hybrids)):
             for entry in given:
                 parts, known = entry.split("+"), PRIORS if name == "methods" else self.methods
@@ -118,33 +111,30 @@ class PriorsConfig:
                     raise ValueError(f"priors.{name} has {entry!r}; expected {form}.")
             if len(set(given)) < len(given):
                 raise ValueError(f"priors.{name} is {given}; expected each once.")
-        if self.validation_users < 1 or self.hybrid_users < 1:
-            raise ValueError(f"priors.validation_users is {self.validation_users}, hybrid_users {self.hybrid_users}; expected at least 1.")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """How the recommender is measured."""
 
-    num_beams: int = 0
+    num_beams: Limit = 0
     """Width of the search; 0: as `recommend` chooses."""
-    batch_size: int = 64
+    batch_size: Count = 64
     exclude_seen: bool = True
     """Leave out items of the user's own history, in every method."""
-    candidates: str = "all"
+    candidates: Candidates = "all"
     """What is ranked: "all" items, or those of the target's "domain" alone, with a trie of that domain."""
-    resamples: int = 1000
+    resamples: Count = 1000
     """Of the bootstrap."""
     unmasked: bool = False
     """Measure every method once more with seen items kept."""
     pairs: list[str] = field(default_factory=list)
     """Methods to compare besides the best one with each of the others, such as "grlm+sasrec+item_knn > sasrec+item_knn"."""
-    free_users: int = 0
+    free_users: Limit = 0
     """Let the model also write without the trie, for so many users, grounded afterwards; needs objective "vocabulary"."""
 
     def __post_init__(self) -> None:
-        if self.candidates not in ("all", "domain"):
-            raise ValueError(f"evaluate.candidates is {self.candidates!r}; expected 'all' or 'domain'.")
+        check_settings(self, "evaluate.")
         for pair in self.pairs:
             if len([name for name in pair.split(">") if name.strip()]) != 2:
                 raise ValueError(f"evaluate.pairs has {pair!r}; expected two methods, such as 'grlm > item_knn'.")
@@ -159,9 +149,9 @@ class Recipe:
     """A folder with items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz)."""
     output: str = ""
     """Where neighbors.parquet, catalog/, quality/, datasets/, checkpoint/ and the report go."""
-    until: str = "evaluate"
+    until: Stage = "evaluate"
     """The last stage that runs: neighbors, terms, quality, dataset, priors, train, hybrid or evaluate."""
-    seed: int = 0
+    seed: Seed = 0
     notice: str = ""
     """Said in cards: what these data are."""
     read: DataConfig = field(default_factory=DataConfig)
@@ -177,8 +167,7 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        if self.until not in STAGES:
-            raise ValueError(f"until is {self.until!r}; expected one of {STAGES}.")
+        check_settings(self)
         if self.train.distill.weight and not self.train.distill.model and "sasrec" not in self.priors.methods:
             raise ValueError("train.distill.weight needs a teacher: add sasrec to priors.methods, or name one as train.distill.model.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":
@@ -241,4 +230,7 @@ def _reason(error: Exception) -> str:
         return f"unknown key {key!r}. " + did_you_mean(last, known, f"Expected one of {', '.join(known)}.", "".join(f"{p}." for p in path))
     if mark := getattr(error, "problem_mark", None):  # broken YAML
         return f"line {mark.line + 1}: {error.problem}."  # type: ignore[attr-defined]
-    return str(error).splitlines()[0] + (f" (at {key})" if key else "")
+    text = str(error).splitlines()[0]
+    if choice := re.fullmatch(r"Invalid value (.*), expected one of \[(.*)\]", text):  # as `check_settings` words it
+        return f"{key} is {choice[1]}; expected one of {choice[2]}."
+    return text + (f" (at {key})" if key else "")

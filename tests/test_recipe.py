@@ -113,11 +113,11 @@ def test_the_quickstart_takes_the_same_path(tmp_path: Path) -> None:
 
 def test_wrong_settings_are_found_before_any_work() -> None:
     for setting, message in (
-        ("train.objective=words", "expected 'vocabulary' or 'trie'"),
+        ("train.objective=words", "expected one of 'vocabulary', 'trie'"),
         ("train.epochs=0", "more than 0"),
-        ("read.split=random", "leave-one-out"),
+        ("read.split=random", "expected one of 'leave-one-out', 'leave-one-out-per-domain'"),
         ("terms.generator=llm", "expected one of"),
-        ("mixture.max_history=0", "max_history=0"),
+        ("mixture.max_history=0", "mixture.max_history is 0; expected at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             load_recipe(None, [setting])

@@ -12,7 +12,7 @@ from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quali
 
 @app.command
 def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None, as_json: Json = False) -> None:
-    """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. About three minutes.
+    """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. One to four minutes on two CPU cores.
 
     Parameters
     ----------
@@ -32,7 +32,9 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
 
 @app.command(name="run")
 def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None, as_json: Json = False) -> None:
-    """Run a recipe's stages: neighbors, terms, quality, dataset, train, evaluate. Finished stages with unchanged inputs are kept.
+    """Run a recipe's stages: neighbors, terms, quality, dataset, priors, train, hybrid, evaluate.
+
+    A finished stage with unchanged inputs and settings is kept.
 
     Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
 

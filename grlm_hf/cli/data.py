@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from grlm_hf.cli.app import DryRun, Json, License, LicenseLink, LicenseName, Public, RecipeFile, Settings, app, quiet, say, show_quality
 from grlm_hf.cli.model import push
+from grlm_hf.layout import JoinOrder, KeepUsers, MissingTitle, UnknownItems
 
 
 @app.command
@@ -101,10 +102,10 @@ def join(
     output: Path,
     users: Path | None = None,
     shared_users: Annotated[bool, Parameter(negative=())] = False,
-    keep_users: str = "all",
-    order: str = "auto",
-    missing_title: str = "error",
-    unknown_items: str = "error",
+    keep_users: KeepUsers = "all",
+    order: JoinOrder = "auto",
+    missing_title: MissingTitle = "error",
+    unknown_items: UnknownItems = "error",
 ) -> None:
     """Join several data folders into one with a domain for each, for a catalog of all and histories across them.
 

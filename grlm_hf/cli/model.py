@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -56,7 +56,9 @@ def evaluate(
     datasets: str,
     *,
     output: Path = Path("report.json"),
-    part: Annotated[str, Parameter(help="test, or validation while choosing settings.")] = "test",
+    part: Annotated[
+        Literal["test", "validation"], Parameter(help="Held-out users to measure; validation while choosing settings.")
+    ] = "test",
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,

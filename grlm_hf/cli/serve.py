@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from grlm_hf.cli.app import app, quiet
+from grlm_hf.layout import Backend
 
 
 @app.command
@@ -19,7 +20,7 @@ def serve(
     port: int = 8000,
     state: Path | None = None,
     catalog: Path | None = None,
-    backend: str = "transformers",
+    backend: Backend = "transformers",
     device: str = "",
     max_batch: int = 32,
     max_wait_ms: float = 2.0,

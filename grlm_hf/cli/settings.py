@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
-import textwrap
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from docstring_parser import parse_from_object
 
 from grlm_hf.cli.app import app
 from grlm_hf.cli.data import dataset
 
 
 def _settings_help(*sections: tuple[str, Any]) -> str:
-    """A list of settings with their defaults and what the dataclasses say of them."""
+    """A list of settings with their defaults and the docstrings of their fields."""
     lines = ["Settings (`--set KEY=VALUE`, or the same keys in a recipe):", ""]
     for prefix, value in sections:
-        said = _field_docs(type(value))
+        docs = field_docs(type(value))
         for f in fields(value):
             default = getattr(value, f.name)
             if is_dataclass(default):
                 lines += _settings_help((f"{prefix}{f.name}.", default)).splitlines()[2:]
             else:
-                lines.append(f"- `{prefix}{f.name}={json.dumps(default)}` {said.get(f.name, '')}")
+                lines.append(f"- `{prefix}{f.name}={json.dumps(default)}` {docs.get(f.name, '')}")
     return "\n".join(lines)
 
 
-def _field_docs(owner: type) -> dict[str, str]:
-    said: dict[str, str] = {}
-    name = ""
-    for line in ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body:  # type: ignore[attr-defined]
-        if isinstance(line, ast.AnnAssign):
-            name = ast.unparse(line.target)
-        elif isinstance(line, ast.Expr) and name:  # the string below a field
-            said[name] = " ".join(str(ast.literal_eval(line.value)).split())
-    return said
+def field_docs(owner: type) -> dict[str, str]:
+    """The strings below a dataclass's fields, each as one line."""
+    return {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
 
 
 def add_settings_help() -> None:

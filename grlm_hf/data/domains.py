@@ -15,7 +15,8 @@ from grlm_hf.data.interactions import MIN_ITEMS, Case, History, Split, load_hist
 from grlm_hf.data.items import Item, items_to_dataset, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_rows, replacing, rows_to_dataset, write_json, write_parquet
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.layout import DOMAINS_FILE, DOMAINS_SCHEMA
+from grlm_hf.layout import DOMAINS_FILE, DOMAINS_SCHEMA, JoinOrder, KeepUsers, MissingTitle, UnknownItems
+from grlm_hf.settings import check_value
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 JOINED = ("by time", "concatenated", "one domain")
 """How a history was made of those of the domains."""
-ORDERS = ("auto", "time", "concatenate")
 _NAME = re.compile(r"[a-z0-9-]+")
 
 
@@ -47,10 +47,10 @@ def join_domains(
     *,
     users: str | Path | None = None,
     shared_users: bool = False,
-    keep_users: str = "all",
-    order: str = "auto",
-    missing_title: str = "error",
-    unknown_items: str = "error",
+    keep_users: KeepUsers = "all",
+    order: JoinOrder = "auto",
+    missing_title: MissingTitle = "error",
+    unknown_items: UnknownItems = "error",
 ) -> dict[str, Any]:
     """Joins data folders into one, which every stage reads like any other: items, sequences and, where all have them, Term IDs.
 
@@ -209,9 +209,8 @@ def cross_domain_collisions(catalog: Catalog) -> dict[Identifier, tuple[str, ...
 
 
 def _check_options(sources: Mapping[str, Any], order: str, keep_users: str, users: Any, shared_users: bool) -> None:
-    for option, value, allowed in (("order", order, ORDERS), ("keep_users", keep_users, ("all", "shared"))):
-        if value not in allowed:
-            raise ValueError(f"{option} is {value!r}; expected one of {allowed}.")
+    check_value("order", order, JoinOrder)
+    check_value("keep_users", keep_users, KeepUsers)
     if users and shared_users:
         raise ValueError("users and shared_users both say who is the same person; give one of the two.")
     for name in sources:

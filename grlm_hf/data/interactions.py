@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.files import clean, read_rows, rows_to_dataset
+from grlm_hf.layout import ShortUsers, UnknownItems
+from grlm_hf.settings import check_value
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -63,7 +65,9 @@ def interaction_features() -> Features:
     return Features({"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")})
 
 
-def load_histories(path: str | Path, item_ids: Collection[str], short_users: str = "error", unknown_items: str = "error") -> list[History]:
+def load_histories(
+    path: str | Path, item_ids: Collection[str], short_users: ShortUsers = "error", unknown_items: UnknownItems = "error"
+) -> list[History]:
     """Histories from a file with one row an event (`user_id`, `item_id`, optional `timestamp`) or one row a user (`user_id`, `items`).
 
     Events are put in time order, events of the same time in file order; without timestamps file order is time order. A timestamp is
@@ -78,12 +82,8 @@ def load_histories(path: str | Path, item_ids: Collection[str], short_users: str
         ValueError: a missing column or id, a time that cannot be read, a stated split that does not fit, and what the two policies
             refuse; names the line.
     """
-    for name, value, allowed in (
-        ("short_users", short_users, ("error", "drop", "keep")),
-        ("unknown_items", unknown_items, ("error", "drop")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; expected one of {allowed}.")
+    check_value("short_users", short_users, ShortUsers)
+    check_value("unknown_items", unknown_items, UnknownItems)
     events: dict[str, list[tuple[int | None, str, int]]] = {}  # time, item, and 0, 1 or 2: train, validation or test
     first_seen: dict[str, str] = {}
     for where, row in read_rows(path):

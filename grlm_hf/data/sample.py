@@ -19,8 +19,9 @@ import json
 import random
 import re
 from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import check_replaceable, replacing
@@ -39,267 +40,7 @@ _NOISE = 0.15  # share of steps that ignore the journey and the user's taste
 _FIRST_KIND = 4  # how much likelier a journey starts with a domain's first kind than with any other
 _FLATNESS = 3  # popularity within a kind is 1 / (rank from 0 + this)
 _BRAND, _SECOND_BRAND, _STYLE, _SAME_RANGE = 8, 3, 3, 2  # what multiplies a product's weight when it suits the user
-
-# One paragraph a kind of product, the first in a domain being where most journeys start; "/" parts a paragraph's fields:
-# key / category > leaf / lowest-highest price / the kinds bought next, weighted / names / what it does / materials or ingredients /
-# sizes / who it suits / five features, each with the sentence that explains it.
-_KINDS = {
-    "Kitchen": """
-espresso / Coffee & Tea > Espresso Machines / 129-640 / grinder 6, frother 3, scale 1 / Espresso Machine; Espresso Maker; Espresso Coffee
-Machine / pulls rich, syrupy shots at home; brews short black coffee with a thick crema / Stainless Steel; Die-Cast Aluminium; Enamelled
-Steel; Brass; Chrome / 1.2 L; 1.8 L; 2.4 L / latte drinkers; first-time baristas; small offices / Dual-Boiler: Separate boilers brew and
-steam at the same moment. Lever-Action: A spring lever gives full control over every second of pressure. PID-Controlled: A digital
-thermostat holds the water within one degree. Pre-Infusion: A gentle soak wets the puck before full pressure. Fast-Heating: The first cup
-is ready within two minutes.
-
-grinder / Coffee & Tea > Coffee Grinders / 39-310 / frother 5, scale 3, cups 2 / Coffee Grinder; Burr Grinder; Coffee Bean Mill / turns
-whole beans into even grounds; mills fresh beans just before brewing / Stainless Steel; Ceramic; Titanium-Coated Steel; Beechwood; Smoked
-Acrylic / 30 g; 60 g; 250 g / pour-over fans; French press owners; espresso tinkerers / Conical: Cone-shaped burrs crush slowly and stay
-cool. Stepless: A threaded collar sets the grind anywhere between powder and gravel. Anti-Static: An ioniser keeps chaff from clinging to
-the chute. Low-Noise: Rubber mounts hush the motor for early mornings. Single-Dose: A bellows lid blows out the last stray crumbs.
-
-frother / Coffee & Tea > Milk Frothers / 15-120 / cups 6, scale 3, espresso 1 / Milk Frother; Milk Steamer; Foam Maker / whips milk into
-silky foam; gives cappuccino and cocoa a dense froth / Stainless Steel; Borosilicate Glass; Enamelled Steel; Bamboo; Non-Stick Aluminium /
-150 ml; 300 ml; 500 ml / flat white lovers; oat milk drinkers; hot chocolate evenings / Magnetic: The whisk sits on a magnet and lifts out
-for rinsing. Rechargeable: One charge lasts for about eighty drinks. Cold-Foam: A chilled setting tops iced drinks. Auto-Stop: It switches
-itself off at sixty-five degrees. Latte-Art: A narrow spout pours hearts and rosettas.
-
-cups / Coffee & Tea > Cups & Mugs / 14-85 / scale 5, bowls 3, loaf 2 / Espresso Cup Set; Demitasse Set; Coffee Cup Set / keeps small
-coffees hot to the last sip; serves coffee at the table in style / Stoneware; Porcelain; Borosilicate Glass; Bone China; Enamelled Steel /
-60 ml; 90 ml; 180 ml / dinner parties; wedding gifts; slow weekend breakfasts / Double-Wall: An air gap keeps heat in and fingers cool.
-Stackable: A stepped foot locks each piece onto the next. Reactive-Glaze: The kiln colours every piece differently. Handleless: Rounded
-sides warm both palms. Saucer-Included: Wide saucers leave room for a biscuit.
-
-scale / Measuring > Kitchen Scales / 12-95 / bowls 6, loaf 3, grinder 1 / Kitchen Scale; Food Scale; Digital Weighing Scale / weighs
-ingredients to the gram; measures doughs and brews without guesswork / Tempered Glass; Stainless Steel; Bamboo; Silicone-Topped Plastic;
-Slate / 3 kg; 5 kg; 10 kg / sourdough bakers; meal planners; careful coffee brewers / Timer-Equipped: A stopwatch starts with the first
-drop. Solar: A light cell replaces batteries for good. Backlit: Tall white digits stay readable under big bowls. Waterproof: A sealed
-shell can be rinsed beneath the tap. Tare-Memory: Buttons remember the weight of four containers.
-
-bowls / Baking > Mixing Bowls / 18-110 / loaf 6, knife 3, cups 1 / Mixing Bowl Set; Nesting Bowl Set; Prep Bowl Set / handles batters,
-doughs and salads; gives stiff dough room to rise / Stainless Steel; Stoneware; Borosilicate Glass; Melamine; Copper / Set of 3; Set of 4;
-Set of 5 / birthday bakers; salad makers; young helpers / Non-Slip: A silicone base holds still while you whisk. Lidded: Airtight covers
-turn each one into fridge storage. Pouring-Lip: A pinched rim guides batter into the tin. Graduated: Etched marks measure from the inside.
-Deep-Sided: Tall walls stop splashes from electric beaters.
-
-loaf / Baking > Loaf Pans / 11-70 / knife 7, espresso 2, scale 1 / Loaf Pan; Bread Tin; Loaf Tin / bakes tall, even loaves; gives bread a
-crisp golden crust / Cast Iron; Carbon Steel; Aluminised Steel; Glazed Stoneware; Silicone / 1 lb; 2 lb; 13-Inch / sandwich bread; banana
-cake; gluten-free baking / Non-Stick: A smooth coating releases cakes without greasing. Lidded: A sliding cover keeps toast slices square.
-Perforated: Tiny holes let steam out for a crackling bottom. Folded-Corner: Seamless corners leave nowhere for crumbs to hide. Corrugated:
-A ribbed texture spreads heat quickly.
-
-knife / Cutlery > Bread Knives / 16-160 / espresso 5, cups 3, grinder 2 / Bread Knife; Serrated Knife; Bread Slicer / cuts crust and crumb
-without tearing; slices loaves, tomatoes and sponge cake cleanly / Damascus Steel; High-Carbon Steel; Olive Wood; Pakkawood; Walnut /
-8-Inch; 9-Inch; 10-Inch / artisan loaves; left-handed cooks; picnic baskets / Offset: A dropped blade keeps knuckles off the board.
-Scalloped: Rounded teeth glide rather than saw. Full-Tang: One piece of metal runs to the end of the grip. Sheathed: A snug cover protects
-the edge in a drawer. Forged: Hammering makes the spine thick and steady.
-""",
-    "Outdoor": """
-backpack / Hiking > Backpacks / 59-340 / tent 6, filter 3, bag 1 / Hiking Backpack; Trekking Rucksack; Trail Pack / carries loads over
-long distances in comfort; keeps gear sorted and balanced on the trail / Ripstop Nylon; Recycled Polyester; Waxed Canvas; Laminated
-Sailcloth; High-Tenacity Nylon / 28 L; 45 L; 65 L / thru-hikers; hut-to-hut walkers; weekend scouts / Ventilated: A tensioned mesh lets
-air move behind your spine. Roll-Top: The closure rolls down and clips shut in rain. Adjustable-Torso: A sliding harness fits short and
-tall backs. Front-Loading: A horseshoe zip opens it like a suitcase. Frameless: A folded foam sheet stands in for metal stays.
-
-tent / Camping > Tents / 89-560 / bag 6, pad 3, lamp 1 / Backpacking Tent; Trekking Tent; Camping Tent / keeps wind and rain outside;
-gives a dry night almost anywhere / Ripstop Nylon; Silicone-Coated Nylon; Recycled Polyester; Polycotton; Laminated Sailcloth / 1-Person;
-2-Person; 3-Person / bike tours; festival weekends; exposed ridges / Freestanding: Crossed poles stand on rock where pegs will not hold.
-Geodesic: Four intersecting poles shrug off gusts and snow. Porched: A long covered porch shelters boots and packs. Quick-Pitch: Inner and
-outer go up as one piece. Blackout: A dark inner fabric lets you sleep past sunrise.
-
-bag / Camping > Sleeping Bags / 45-430 / pad 6, lamp 3, stove 1 / Sleeping Bag; Mummy Bag; Sleeping Quilt / holds body warmth through cold
-nights; packs down small and lofts up warm / Goose Down; Hydrophobic Down; Hollow-Fibre Synthetic; Merino Wool; Brushed Cotton / -10 C; 0
-C; +8 C / side sleepers; cold sleepers; summer hostels / Draught-Collared: A padded neck ring stops warm air from escaping. Zipless:
-Leaving out the zip removes cold spots. Footbox-Vented: A drawcord opens the toes on mild evenings. Wide-Cut: Extra shoulder room lets you
-turn freely. Compressible: Four straps squeeze it to the size of a melon.
-
-pad / Camping > Sleeping Pads / 19-230 / stove 6, lamp 2, backpack 2 / Sleeping Pad; Camping Mattress; Sleeping Mat / insulates you from
-cold ground; cushions hips and shoulders on hard ground / Open-Cell Foam; Thermoplastic Polyurethane; Ripstop Nylon; Natural Rubber;
-Stretch Polyester / Short; Regular; Long / stomach sleepers; gram counters; car campers / Self-Inflating: Open a valve and the core fills
-with air alone. Head-Raised: A built-in rise replaces the pillow. Reflective: A metallised layer bounces heat back to you. Baffled:
-Quilted chambers stop you rolling off. Puncture-Resistant: A woven underside survives thorns and gravel.
-
-stove / Camp Cooking > Stoves / 22-210 / pot 6, filter 3, tent 1 / Camp Stove; Backpacking Stove; Camping Burner / boils water fast away
-from home; cooks proper meals on the trail / Titanium; Stainless Steel; Anodised Aluminium; Brass; Cast Iron / 40 g; 95 g; 420 g / solo
-hikers; canoe trips; high-altitude cooks / Simmer-Control: A long valve goes from a roar to a whisper. Folding-Legged: Three legs spread
-out to stand steady on gravel. Multi-Fuel: A spare jet lets it run on petrol or paraffin. Wind-Shielded: A concave head protects the
-flame. Piezo-Ignition: A built-in spark lights it without matches.
-
-pot / Camp Cooking > Cookware / 16-140 / filter 6, lamp 3, bag 1 / Camping Pot; Camp Cook Set; Trail Kettle / heats soup, noodles and
-coffee outdoors; nests together and cooks over any flame / Titanium; Hard-Anodised Aluminium; Stainless Steel; Enamelled Steel; Cast Iron
-/ 600 ml; 900 ml; 1.8 L / noodle suppers; group dinners; bushcraft courses / Heat-Exchanger: Fins under the base save a third of the gas.
-Bail-Handled: A hoop hangs it over the embers. Strainer-Lid: Punched holes drain pasta without spills. Nesting: A gas cartridge fits
-inside for packing. Folding-Grip: Insulated wings swing out of the way.
-
-filter / Hydration > Water Filters / 18-130 / lamp 5, backpack 4, stove 1 / Water Filter; Water Purifier; Water Filter Kit / makes stream
-water safe to drink; removes bacteria and grit from lakes and rivers / Hollow-Fibre Membrane; Activated Carbon; Ceramic; Food-Grade
-Silicone; Clear Copolyester / 650 ml; 1 L; 3 L / trail runners; desert crossings; travellers abroad / Squeeze: Press the soft flask and
-clean water runs out. Gravity-Fed: Hang it from a branch and let it drip. Freeze-Proof: A night below zero does it no harm. Ultraviolet: A
-lamp in the cap neutralises viruses. Backflushable: Reversing the flow restores its speed.
-
-lamp / Lighting > Headlamps / 14-115 / backpack 5, stove 3, tent 2 / Headlamp; Head Torch; Camping Headlamp / lights the path and leaves
-both hands free; throws a clear beam on dark trails / Anodised Aluminium; Polycarbonate; Recycled Plastic; Magnesium; Rubber-Armoured
-Plastic / 200 Lumen; 400 Lumen; 900 Lumen / night runners; cavers; dawn starts / Rechargeable: A charging port hides below a rubber flap.
-Red-Light: A crimson mode spares night vision and tent mates. Motion-Sensing: Wave a hand to switch it on. Dimmable: A dial fades smoothly
-from map reading to spotlight. Submersible: Seals keep it working a metre under water.
-""",
-    "Beauty": """
-cleanser / Face > Cleansers / 7-48 / toner 6, serum 3, moisturiser 1 / Face Cleanser; Facial Wash; Cleansing Gel / lifts off the day
-without stripping skin; melts make-up and city grime / Oat; Green Tea; Salicylic Acid; Chamomile; Charcoal / 100 ml; 150 ml; 250 ml / oily
-skin; contact lens wearers; teenage skin / Foaming: Fine bubbles rinse away in seconds. Micellar: Tiny clusters pick up oil and pigment.
-Soap-Free: Mild coconut surfactants keep the acid mantle intact. Exfoliating: Rounded jojoba beads polish flaky patches. Pump-Bottle: The
-pump measures one wash and can be refilled.
-
-toner / Face > Toners / 8-52 / serum 6, moisturiser 3, mask 1 / Face Toner; Facial Essence; Toning Mist / rebalances skin after washing;
-preps the face for what comes next / Rose Water; Witch Hazel; Glycolic Acid; Cucumber; Rice Ferment / 100 ml; 150 ml; 200 ml / enlarged
-pores; dull complexions; hot commutes / Alcohol-Free: It leaves no sting and no tightness. Pore-Refining: Pores around the nose look
-smaller. Hydrating: A watery layer plumps fine dehydration lines. Spray-On: A fine cloud needs no cotton rounds. Milky: A cloudy emulsion
-comforts wind-chapped cheeks.
-
-serum / Face > Serums / 12-98 / moisturiser 6, sunscreen 3, lip 1 / Face Serum; Facial Concentrate; Treatment Ampoule / targets uneven
-tone and fine lines; delivers a concentrated dose of actives / Vitamin C; Niacinamide; Hyaluronic Acid; Retinal; Bakuchiol / 15 ml; 30 ml;
-50 ml / dark spots; mature skin; tired mornings / Brightening: Marks left by old blemishes fade over weeks. Firming: Peptides help slack
-jawlines feel springier. Oil-Free: A weightless gel sinks in with no shine. Overnight: Slow-release capsules work while you sleep.
-Dropper-Bottle: Amber glass and a pipette keep each drop fresh.
-
-moisturiser / Face > Moisturisers / 9-86 / sunscreen 6, lip 2, mask 2 / Face Moisturiser; Face Cream; Gel Cream / seals in water for a
-full day; softens and calms dry faces / Ceramide; Squalane; Shea Butter; Snow Mushroom; Aloe Vera / 30 ml; 50 ml; 75 ml / very dry skin;
-combination skin; bearded faces / Barrier-Repair: Lipids refill the gaps in weathered skin. Mattifying: Silica keeps the T-zone free of
-shine. Whipped: An airy mousse spreads without dragging. Airless-Pump: No air reaches the formula before you do. Redness-Relief: A pale
-green tint tones down flushed cheeks.
-
-sunscreen / Sun > Sunscreens / 9-54 / lip 5, body 4, cleanser 1 / Sunscreen; Sun Lotion; Sun Fluid / shields skin from burning rays;
-protects daily against sun and early ageing / Zinc Oxide; Titanium Dioxide; Raspberry Seed; Vitamin E; Carrot Oil / SPF 30; SPF 50; SPF 50
-Mini / beach holidays; outdoor athletes; school bags / Mineral: Particles sit on the surface and reflect light. Tinted: Iron pigments even
-out the complexion. Reef-Friendly: It leaves out the filters known to harm coral. Water-Resistant: Protection lasts through eighty minutes
-of swimming. Non-Greasy: It dries to a soft finish below make-up.
-
-lip / Lips > Lip Balms / 4-26 / body 6, mask 3, toner 1 / Lip Balm; Lip Butter; Lip Salve / heals cracked lips; keeps lips supple in wind
-and heat / Beeswax; Candelilla Wax; Shea Butter; Lanolin; Cocoa Butter / 4 g; 8 g; 15 g / ski trips; lipstick wearers; brass players /
-Plumping: Mint and pepper give a fuller look. Sheer-Tint: A wash of berry builds with each swipe. Sun-Protecting: Filters guard the thin
-skin of the mouth. Sleep-Mask: A thick coat stays put until morning. Paper-Tube: The push-up tube goes in the compost.
-
-body / Body > Body Lotions / 8-58 / mask 6, cleanser 3, sunscreen 1 / Body Lotion; Body Butter; Body Milk / smooths rough elbows and
-shins; leaves skin soft from shoulder to ankle / Shea Butter; Urea; Coconut Oil; Lactic Acid; Almond Oil / 200 ml; 300 ml; 400 ml /
-expectant mothers; swimmers; itchy winter legs / Fast-Absorbing: You can dress a minute after applying. Shimmering: Mica catches the light
-on bare shoulders. Smoothing: Tiny bumps on arms flatten within a month. Cooling: A menthol breath eases hot limbs. Tattoo-Safe: It keeps
-ink crisp and never clogs.
-
-mask / Face > Masks / 6-62 / cleanser 6, toner 2, body 2 / Face Mask; Clay Mask; Facial Treatment Mask / draws out impurities in ten
-minutes; gives skin a weekly reset / Kaolin; Bentonite; Honey; Turmeric; Sea Mud / 50 ml; 75 ml; 120 ml / congested skin; bath nights;
-bridal mornings / Purifying: It draws oil from clogged noses and chins. Peel-Off: A rubbery film lifts away in one piece. Warming:
-Minerals heat up gently on contact with water. Brush-On: A flat brush comes inside the lid. Glow-Boosting: Fruit enzymes loosen dead
-cells.
-""",
-    "Electronics": """
-dock / Desk Setup > Docking Stations / 39-290 / arm 5, keyboard 4, webcam 1 / Docking Station; USB-C Dock; Laptop Hub / turns one cable
-into a full desk; links a laptop to everything else / Anodised Aluminium; Recycled Plastic; Zinc Alloy; Walnut; Fabric-Wrapped Steel /
-6-Port; 9-Port; 13-Port / hot desks; video editors; tidy desks / Dual-Display: Two screens run at full resolution from one plug.
-Fast-Charging: It feeds the computer a hundred watts. Card-Reading: Slots take camera memory of both sizes. Wired-Network: A gigabit
-socket steadies long calls. Vertical: A standing body saves half the footprint.
-
-arm / Desk Setup > Monitor Arms / 29-220 / keyboard 6, light 3, dock 1 / Monitor Arm; Screen Mount; Display Arm / lifts a screen to eye
-level; frees the desk below / Die-Cast Aluminium; Cold-Rolled Steel; Carbon Fibre; Bamboo; Zinc Alloy / 27-Inch; 32-Inch; 49-Inch / stiff
-necks; standing desks; curved screens / Gas-Spring: A damped strut floats the panel with one finger. Dual-Screen: Two joints hold a pair
-of panels side by side. Clamp-On: A padded jaw needs no drilling. Cable-Hiding: Channels swallow every lead. Rotating: Turn the display
-upright for code or scores.
-
-keyboard / Input > Keyboards / 24-230 / mouse 7, light 2, headset 1 / Keyboard; Mechanical Keyboard; Wireless Keyboard / makes long typing
-comfortable; gives every keystroke a precise feel / Anodised Aluminium; Recycled Plastic; Walnut; Matte Polycarbonate; Bamboo / 60
-Percent; 75 Percent; Full Size / touch typists; programmers; shared flats / Hot-Swappable: Switches pull out for replacement without
-solder. Low-Profile: Flat caps keep wrists straight. Split: Two halves follow the angle of your shoulders. Silent-Switch: Damped stems
-barely whisper. Backlit: Lamps below the legends glow through.
-
-mouse / Input > Mice / 15-150 / light 5, headset 3, arm 2 / Mouse; Wireless Mouse; Computer Mouse / tracks smoothly on any desk; moves the
-pointer without strain / Recycled Plastic; Magnesium; Matte Polycarbonate; Soft-Touch Rubber; Cork / Small; Medium; Large / wrist pain;
-spreadsheet work; left-handed users / Vertical: A handshake grip relaxes the forearm. Trackball: Roll the ball with a thumb and leave the
-body parked. Silent-Click: Muffled buttons disturb nobody. Honeycomb: A pierced shell weighs less than an egg. Free-Spinning: A flywheel
-scrolls a thousand lines at a flick.
-
-light / Desk Setup > Desk Lights / 19-140 / webcam 6, mic 3, arm 1 / Light Bar; Desk Lamp; Key Light / brightens late work without screen
-glare; brings flattering light to a dark corner / Anodised Aluminium; Frosted Acrylic; Bamboo; Powder-Coated Steel; Recycled Plastic / 5
-W; 10 W; 20 W / night owls; portrait calls; sketching / Asymmetric: Slanted optics keep reflections off the panel. Auto-Dimming: A sensor
-follows the daylight. Warm-Tone: Amber settings wind you down at dusk. Bias-Lit: A rear glow softens contrast on the wall.
-Remote-Controlled: A puck on the table sets colour and level.
-
-webcam / Video & Audio > Webcams / 29-240 / mic 6, headset 3, dock 1 / Webcam; Conference Camera; Streaming Camera / shows you sharp and
-well lit on calls; sends clear video from any screen / Matte Polycarbonate; Anodised Aluminium; Recycled Plastic; Tempered Glass; Zinc
-Alloy / 1080p; 1440p; 4K / remote interviews; online lessons; live streams / Autofocus: Focus follows a face that leans closer.
-Privacy-Shutter: A sliding cap blocks the lens. Wide-Angle: A broad view fits the whole table. Face-Tracking: A tiny motor keeps you
-centred. Low-Light: Large pixels cope with a single bulb.
-
-mic / Video & Audio > Microphones / 25-260 / headset 6, dock 2, light 2 / Microphone; USB Microphone; Desktop Mic / records a clear, close
-voice; makes speech warm and easy to follow / Die-Cast Zinc; Brass Mesh; Anodised Aluminium; Recycled Plastic; Steel / 14 mm; 25 mm; 34 mm
-/ podcasters; voice-over artists; choir practice / Cardioid: It hears what is ahead and ignores the room. Shock-Mounted: An elastic cradle
-absorbs desk knocks. Tap-Mute: Touch the top and a ring turns red. Boom-Ready: A threaded collar fits every stand. Pop-Filtered: Inner
-foam tames hard consonants.
-
-headset / Video & Audio > Headsets / 29-320 / dock 5, keyboard 3, webcam 2 / Headset; Over-Ear Headset; Stereo Headset / shuts the world
-out for work and play; delivers detailed sound for hours / Protein Leather; Memory Foam; Magnesium; Walnut; Breathable Mesh / 32 Ohm; 80
-Ohm; 250 Ohm / open offices; long flights; glasses wearers / Noise-Cancelling: Outer sensors erase engine hum. Wide-Stage: Angled drivers
-sound as big as a room. Folding: Hinged cups tuck into a pouch. Flip-Mute: Raise the boom to silence yourself. Multipoint: It stays paired
-with phone and computer together.
-""",
-}
-
-# brand: range, its style, its price level, ...
-_BRANDS = {
-    "Kitchen": """Halvern: Arc Minimalist 1.1, Foundry Professional 1.4; Copperwick: Hearth Rustic 1.0, Nook Compact 0.8;
-        Tomsund: Birch Minimalist 0.8, Galley Compact 0.7; Bellafoss: Atelier Professional 1.6, Meadow Rustic 1.2;
-        Marrow & Rye: Larder Rustic 0.8, Guild Professional 1.1""",
-    "Outdoor": """Fennmoor: Feather Ultralight 1.3, Boulder Rugged 1.0; Skarnvale: Icefall Four-Season 1.5, Granite Rugged 1.2;
-        Tarnfoot: Sparrow Ultralight 1.0, Footpath Starter 0.7; Ostrow Peak: Summit Four-Season 1.6, Gossamer Ultralight 1.5;
-        Brackenhaul: Campsite Starter 0.6, Drover Rugged 0.9""",
-    "Beauty": """Lumevra: Prism Clinical 1.3, Whisper Gentle 1.0; Ondravelle: Salon Spa 1.5, Orchard Botanical 1.2;
-        Verdimoss: Hedgerow Botanical 0.8, Cotton Gentle 0.7; Moss & Merrow: Tide Spa 1.0, Dew Gentle 0.9;
-        Callowfern: Formula Clinical 0.8, Glasshouse Botanical 1.0""",
-    "Electronics": """Kestwold: Whirlwind Gaming 1.2, Campus Student 0.7; Ohmfield: Console Studio 1.4, Ledger Office 1.0;
-        Deskara: Boardroom Office 1.2, Dorm Student 0.6; Tindral: Arcade Gaming 0.9, Reel Studio 1.1;
-        Voltarn: Aperture Studio 1.6, Memo Office 0.8""",
-}
-_STYLES = {
-    "Minimalist": "Clean lines suit an uncluttered, minimalist counter.",
-    "Professional": "Built as sturdily as professional cafés and restaurants ask.",
-    "Rustic": "The rustic farmhouse look only improves with wear.",
-    "Compact": "Compact enough for narrow shelves and galley kitchens.",
-    "Ultralight": "Every gram was weighed for ultralight, fast-moving trips.",
-    "Rugged": "Rugged seams and fittings take years of hard knocks.",
-    "Four-Season": "A four-season build copes with frost, snow and storms.",
-    "Starter": "A friendly starter price for first seasons outdoors.",
-    "Clinical": "A short clinical formula, tested at full strength.",
-    "Gentle": "Gentle enough for skin that reacts to nearly everything.",
-    "Spa": "Turns the bathroom into a spa for a few minutes.",
-    "Botanical": "Botanical extracts come from hedges, herb beds and orchards.",
-    "Gaming": "Tuned for gaming, with reactions faster than yours.",
-    "Student": "Student-priced, and easy to carry between rooms.",
-    "Studio": "Made to studio standards, for sound and pictures worth keeping.",
-    "Office": "Sober looks that blend into any office.",
-}
-_COLOURS = {
-    "Kitchen": "Matte Black; Cream; Sage; Slate Blue; Terracotta; White; Charcoal",
-    "Outdoor": "Moss Green; Burnt Orange; Navy; Sand; Storm Grey; Rust Red; Teal",
-    "Beauty": "Neroli; Green Fig; White Tea; Cedar; Rose Geranium; Bergamot; Vanilla Orchid",  # scents
-    "Electronics": "Graphite; White; Midnight Blue; Silver; Forest Green; Sandstone; Black",
-}
-_TITLES = (  # b brand, l range, s style, n name, m material, f g features, a audience, z size, c colour
-    "{b} {l} {n}, {m}, {f}, {z}, {c}",
-    "{b} {l} {n} ({z}) - {s}, {f}, {m}, {c}",
-    "{l} {n} by {b} - {f}, {g}, {m} ({c}, {z})",
-    "{b} {f} {m} {n} - {l}, {z}",
-    "{b} {s} {n} | {f}, {g}, {c}",
-    "{b} {l} {m} {n} for {a}, {f} ({z})",
-    "{s} {m} {n}: {f} and {g} - {b}, {z}",
-    "{b} {l} {s} {n} - {f}",
-)
 _VARIANT_TITLES = 3  # the first so many name both size and colour, so a near-duplicate can differ in those alone
-_DESCRIPTIONS = (  # as above in running text; d what it does, F G S sentences for the features and the style
-    "{M} {n} that {d}, chosen for {a}; part of the {s} {l} range by {b}.",
-    "This {s} {m} {n} {d}. {F}",
-    "{F} The {m} {n} {d}. {S}",
-    "A good fit for {a}, this {m} {n} {d}. {F} {S}",
-    "{M} {n} from the {s} {l} range. {F} {G}",
-    "This {n}, made with {m}, {d}. {F} {S}",
-)
 
 
 class Interaction(NamedTuple):
@@ -325,8 +66,9 @@ class _Kind:
     categories: tuple[str, ...]
     prices: tuple[int, int]
     following: tuple[tuple[str, int], ...]  # (key of a kind in the same domain, weight)
-    words: dict[str, list[str]]  # letter in a title -> the values it can take
+    words: dict[str, list[str]]  # placeholder of a title -> the values it can take; colours are scents in the domain Beauty
     features: list[tuple[str, str]]  # (name, sentence)
+    brands: dict[str, list[dict[str, Any]]]  # brand -> its ranges: range, style, price_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,9 +88,10 @@ def make_sample(seed: int = 0, users: int = 3000) -> Sample:
     """
     if users < 1:
         raise ValueError(f"found users={users}; a sample shop needs at least 1: pass a positive number")
-    kinds = [_parse_kind(domain, text) for domain, texts in _KINDS.items() for text in texts.strip().split("\n\n")]
-    products = _make_products(random.Random(f"{seed} items"), kinds)
-    shelves: dict[str, dict[str, list[_Product]]] = {domain: {} for domain in _KINDS}
+    shop = json.loads((files("grlm_hf") / "data" / "sample_shop.json").read_text(encoding="utf-8"))
+    kinds = [_read_kind(domain, of, key) for domain, of in shop["domains"].items() for key in of["kinds"]]
+    products = _make_products(random.Random(f"{seed} items"), kinds, shop)
+    shelves: dict[str, dict[str, list[_Product]]] = {domain: {} for domain in shop["domains"]}
     for product in products:
         shelves[product.kind.domain].setdefault(product.kind.key, []).append(product)
     rng = random.Random(f"{seed} users")
@@ -356,57 +99,53 @@ def make_sample(seed: int = 0, users: int = 3000) -> Sample:
     return Sample([product.item for product in products], interactions)
 
 
-def _parse_kind(domain: str, text: str) -> _Kind:
-    fields = text.replace("\n", " ").split(" / ")
-    key, path, prices, following, names, does, materials, sizes, audiences, features = (field.strip() for field in fields)
-    words = {"n": names, "d": does, "m": materials, "z": sizes, "a": audiences, "c": _COLOURS[domain]}
-    low, high = prices.split("-")
+def _read_kind(domain: str, texts: dict[str, Any], key: str) -> _Kind:
+    kind = texts["kinds"][key]
+    words = {name: kind[f"{name}s"] for name in ("name", "material", "size", "audience")}
     return _Kind(
         domain=domain,
         key=key,
-        categories=(domain, *path.split(" > ")),
-        prices=(int(low), int(high)),
-        following=tuple((step.split()[0], int(step.split()[1])) for step in following.split(", ")),
-        words={letter: values.split("; ") for letter, values in words.items()},
-        features=re.findall(r"([A-Z][\w-]*): (.*?\.)(?= [A-Z][\w-]*: |$)", features),
+        categories=(domain, *kind["categories"]),
+        prices=(kind["prices"][0], kind["prices"][1]),
+        following=tuple(kind["following"].items()),
+        words={"name": words["name"], "does": kind["does"], **words, "colour": texts["colours"]},  # in the order of the draws
+        features=list(kind["features"].items()),
+        brands=texts["brands"],
     )
 
 
-def _make_products(rng: random.Random, kinds: list[_Kind]) -> list[_Product]:
+def _make_products(rng: random.Random, kinds: list[_Kind], texts: dict[str, Any]) -> list[_Product]:
     """All products in a random order, numbered in that order."""
     repeated = rng.sample(range(len(kinds)), _DUPLICATE_GROUPS)
     copies = {index: 2 if place < _DUPLICATES - _DUPLICATE_GROUPS else 1 for place, index in enumerate(repeated)}
-    products = [product for index, kind in enumerate(kinds) for product in _make_kind(rng, kind, copies.get(index, 0))]
+    products = [product for index, kind in enumerate(kinds) for product in _make_kind(rng, kind, copies.get(index, 0), texts)]
     rng.shuffle(products)
     return [replace(product, item=replace(product.item, item_id=f"B{i:04d}")) for i, product in enumerate(products, start=1)]
 
 
-def _make_kind(rng: random.Random, kind: _Kind, copies: int) -> list[_Product]:
+def _make_kind(rng: random.Random, kind: _Kind, copies: int, texts: dict[str, Any]) -> list[_Product]:
     """`_PER_KIND` products with no pair of material and main feature twice, then `copies` near-duplicates of the first."""
-    ranges = []  # (brand, range, style, price level)
-    for entry in _BRANDS[kind.domain].split(";"):
-        brand, _, lines = entry.strip().partition(": ")
-        ranges += [(brand, *line.split()) for line in lines.split(", ")]
+    ranges = [(brand, line["range"], line["style"], line["price_level"]) for brand, lines in kind.brands.items() for line in lines]
     rng.shuffle(ranges)
-    pairs = [(material, feature) for material in kind.words["m"] for feature in kind.features]
+    pairs = [(material, feature) for material in kind.words["material"] for feature in kind.features]
     ranks = rng.sample(range(_PER_KIND), _PER_KIND)
     low, high = kind.prices
     products = []
     for number, (material, feature) in enumerate(rng.sample(pairs, _PER_KIND)):
         brand, line, style, level = ranges[number % len(ranges)]
         other = rng.choice([candidate for candidate in kind.features if candidate != feature])
-        words = {letter: rng.choice(values) for letter, values in kind.words.items()}
-        words |= {"b": brand, "l": line, "s": style, "S": _STYLES[style], "m": material}
-        words |= {"f": feature[0], "F": feature[1], "g": other[0], "G": other[1]}
-        place = (float(level) - 0.5) * 0.6 + rng.random() * 0.3  # of the price between low (0) and high (1)
+        words = {name: rng.choice(values) for name, values in kind.words.items()}
+        words |= {"brand": brand, "range": line, "style": style, "style_sentence": texts["styles"][style], "material": material}
+        words |= {"feature": feature[0], "feature_sentence": feature[1], "other_feature": other[0], "other_feature_sentence": other[1]}
+        place = (level - 0.5) * 0.6 + rng.random() * 0.3  # of the price between low (0) and high (1)
         price = low + place * place * (high - low)
         variants = [(words, price)]
         if number == 0:
-            sizes, colours = ([value for value in kind.words[letter] if value != words[letter]] for letter in "zc")
-            ways = [(words | {"z": rng.choice(sizes)}, price), (words | {"c": rng.choice(colours)}, price), (words, price * 1.12)]
+            sizes, colours = ([value for value in kind.words[name] if value != words[name]] for name in ("size", "colour"))
+            ways = [(words | {"size": rng.choice(sizes)}, price), (words | {"colour": rng.choice(colours)}, price), (words, price * 1.12)]
             variants += rng.sample(ways, copies)  # another size, another colour, or only another price
-        title = rng.choice(_TITLES[:_VARIANT_TITLES] if number == 0 else _TITLES)
-        description = rng.choice(_DESCRIPTIONS)
+        title = rng.choice(texts["titles"][:_VARIANT_TITLES] if number == 0 else texts["titles"])
+        description = rng.choice(texts["descriptions"])
         popularity = 1 / (ranks[number] + _FLATNESS)
         for variant, cost in variants:
             products.append(_Product(_write_item(kind, variant, title, description, cost), kind, line, style, popularity))
@@ -414,12 +153,12 @@ def _make_kind(rng: random.Random, kind: _Kind, copies: int) -> list[_Product]:
 
 
 def _write_item(kind: _Kind, words: dict[str, str], title: str, description: str, price: float) -> Item:
-    running = words | {letter: _lower(words[letter]) for letter in "nmas"}
-    running["M"] = running["m"][0].upper() + running["m"][1:]
+    running = words | {name: _lower(words[name]) for name in ("name", "material", "audience", "style")}
+    running["Material"] = running["material"][0].upper() + running["material"][1:]
     return Item(
         item_id="",
-        title=title.format(**words | {"a": words["a"].title()}),
-        brand=words["b"],
+        title=title.format(**words | {"audience": words["audience"].title()}),
+        brand=words["brand"],
         categories=kind.categories,
         description=description.format(**running),
         price=int(price) + (0.99 if price < 100 else 0.0),
@@ -437,7 +176,7 @@ def _make_history(rng: random.Random, user: str, shelves: dict[str, dict[str, li
     domains = rng.sample(names, rng.choice((2, 2, 3)) if rng.random() < _SEVERAL_DOMAINS else 1)
     tastes = {}  # domain -> (brand, second brand, style)
     for domain in domains:
-        brands = [entry.strip().partition(": ")[0] for entry in _BRANDS[domain].split(";")]
+        brands = next(iter(shelves[domain].values()))[0].kind.brands
         favourite = rng.choice([product for shelf in shelves[domain].values() for product in shelf])
         second = rng.choice([brand for brand in brands if brand != favourite.item.brand])
         tastes[domain] = (favourite.item.brand, second, favourite.style)

@@ -18,14 +18,13 @@ from grlm_hf.evaluation.processes import on_main
 from grlm_hf.evaluation.rankings import Method, Rankings, ranked, ranked_by_domain
 from grlm_hf.evaluation.significance import compare
 from grlm_hf.evaluation.slices import sliced
+from grlm_hf.layout import CANDIDATES
 
-__all__ = ["CANDIDATES", "RATES_AT", "REPORT_SCHEMA", "Method", "Rankings", "check_comparable", "evaluate"]
+__all__ = ["RATES_AT", "REPORT_SCHEMA", "Method", "Rankings", "check_comparable", "evaluate"]
 
 REPORT_SCHEMA = "grlm.report/1"
 RATES_AT = 10
 """Outputs of each ranking that valid, direct-hit rate, coverage and diversity count, as in the paper."""
-CANDIDATES = ("all", "domain")
-"""What is ranked: the whole catalog, or the items of the target's domain, which the question then gives away."""
 _SAME = ("split", "users", "cases", "cases_hash", "candidates", "candidates_of", "seen_items", "ties", "depth", "rates_at")
 """What two reports' protocols must agree in, so that their figures may be compared."""
 
@@ -66,7 +65,7 @@ def evaluate(
         dataset: its name, for the report.
         split: how the cases were held out.
         seen: what `methods` do with items of the history, "left out" or "kept"; stated in the protocol.
-        candidates: one of `CANDIDATES`.
+        candidates: one of `grlm_hf.layout.CANDIDATES`.
         counts: item_id → how often it occurs in training; for popularity slices, `tail_share@10` and `novelty@10`.
         vectors: float [n_items, d], embeddings of the items' texts in the catalog's order, for `intra_list_diversity@10`; without them it
             is of the items' terms.

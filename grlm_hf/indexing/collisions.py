@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
@@ -21,7 +21,8 @@ from grlm_hf.indexing.words import LONGEST, STOP_WORDS, UNITS, WEAK_WORDS, brand
 
 logger = logging.getLogger(__name__)
 
-RESOLVERS = ("term", "attribute", "append", "rank")
+Resolver = Literal["term", "attribute", "append", "rank"]
+RESOLVERS: tuple[Resolver, ...] = get_args(Resolver)
 """The ways of `resolve`."""
 
 _SAME_UNIT = {

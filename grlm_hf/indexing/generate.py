@@ -15,14 +15,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
 from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise, parse, render
 from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.indexing.words import FILLERS, STOP_WORDS, words
+from grlm_hf.layout import Dtype
 from grlm_hf.llms.writers import Writer
+from grlm_hf.settings import Count, Limit, check_settings
 
 PROMPT_VERSION = "1"
 TERM_CHARS = 32  # of one term, as written; longer is a sentence
@@ -63,7 +65,6 @@ Already taken by other products, so your answer must differ in at least one term
 _NONE = "(none)"
 _LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{M}\p{N}]"
 _SHARD_KEY = b"grlm_answers_of"
-PASSES = ("needed", "all", "none")
 
 
 @dataclass(frozen=True)
@@ -72,33 +73,27 @@ class LLMConfig:
 
     model: str = "Qwen/Qwen3-4B-Instruct-2507"
     """Name or folder of an instruction-tuned causal model."""
-    dtype: str = "auto"
-    """Of its weights; auto: as they are saved, on a CPU float32."""
-    batch_size: int = 64
+    dtype: Dtype = "auto"
+    """Numbers of its weights: "auto" (as they are saved; float32 on a CPU), "float32", "bfloat16" or "float16"."""
+    batch_size: Count = 64
     """Items answered at once by transformers; vLLM schedules by itself."""
-    tensor_parallel: int = 1
+    tensor_parallel: Count = 1
     """GPUs that vLLM spreads one copy of the model over."""
-    max_model_len: int = 0
+    max_model_len: Limit = 0
     """Tokens of a prompt and its answer that vLLM makes room for; 0: as the model allows."""
     eager: bool = False
     """vLLM without compilation, which starts faster."""
-    description: int = 150
+    description: Limit = 150
     """Characters shown of a description, the paper's number; of a neighbour's half as many."""
-    second_pass: str = "needed"
+    second_pass: Literal["needed", "all", "none"] = "needed"
     """Ask again, showing the neighbours' terms: "needed" (terms that repeat, identifiers that are shared), "all" items, or "none"."""
-    shard_size: int = 1024
+    shard_size: Count = 1024
     """Items whose answers are written to disk together; a killed run loses one shard at most."""
     part: str = ""
     """"2/8": write only every eighth shard, the third of each; start one process a GPU, then run once without to finish."""
 
     def __post_init__(self) -> None:
-        if self.second_pass not in PASSES:
-            raise ValueError(f"terms.llm.second_pass is {self.second_pass!r}; expected one of {PASSES}.")
-        for name in ("batch_size", "tensor_parallel", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"terms.llm.{name} is {getattr(self, name)}; expected at least 1.")
-        if self.description < 0:
-            raise ValueError(f"terms.llm.description is {self.description}; expected 0 or more characters.")
+        check_settings(self, "terms.llm.")
         _part(self.part)
 
 

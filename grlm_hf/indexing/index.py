@@ -13,13 +13,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from grlm_hf.indexing.embedding import Shards, needs
+from grlm_hf.settings import check_value
 
-INDEXES = ("auto", "exact", "ivf", "hnsw")
+IndexKind = Literal["auto", "exact", "ivf", "hnsw"]
 EXACT_UP_TO = 1_000_000  # vectors
 RECALL_QUERIES = 1_000
 _BLOCK = 1 << 24  # floats held at once
@@ -121,8 +122,7 @@ def choose_index(n: int, dim: int, wanted: str, memory: int) -> str:
 
     Raises `ValueError` for an unknown kind, or saying how much memory is needed, how much there is, and what to do.
     """
-    if wanted not in INDEXES:
-        raise ValueError(f"index is {wanted!r}; expected one of {INDEXES}.")
+    check_value("index", wanted, IndexKind)
     first = wanted if wanted != "auto" else "exact" if n <= EXACT_UP_TO else "ivf"
     kinds = (first,) if wanted in ("exact", "hnsw") else (first, "ivf-sq8")
     for kind in kinds:

@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import write_parquet
 from grlm_hf.indexing.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
-from grlm_hf.indexing.index import INDEXES, Index, build_index, search
+from grlm_hf.indexing.index import Index, IndexKind, build_index, search
+from grlm_hf.layout import Dtype
+from grlm_hf.settings import Count, Limit, NotNegative, Range, check_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,53 +29,39 @@ if TYPE_CHECKING:
 
 NEIGHBORS_SCHEMA = 1
 _FACTS_KEY = b"grlm_neighbors"
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class NeighborsConfig:
     """How similar items are found."""
 
-    k: int = 5
+    k: Count = 5
     """Similar items of each item."""
-    min_score: float | None = None
+    min_score: Annotated[float | None, Range(-1, 1)] = None
     """Cosine similarity below which an item is no neighbour; null: none is left out."""
     embedder: str = ""
     """A sentence-transformers model's name or folder; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
     prompt: str = ""
     """The name of one of the embedder's prompts, or an instruction itself; empty: its prompt for documents, if it has one."""
-    max_tokens: int = 0
+    max_tokens: Limit = 0
     """Texts are cut after so many tokens; 0: where the embedder's own configuration says."""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """The embedder's numbers: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Texts embedded at once."""
     devices: str = ""
     """Such as "cuda:0,cuda:1", each with a process of its own; empty: one device, by availability."""
-    shard_size: int = SHARD_SIZE
+    shard_size: Count = SHARD_SIZE
     """Items embedded between two writes; a killed run repeats at most so many."""
-    index: str = "auto"
+    index: IndexKind = "auto"
     """"exact"; "ivf" or "hnsw", approximate, with measured recall; "auto": exact up to a million items, then IVF, compressed if need be."""
-    recall: float = 0.99
+    recall: Annotated[float, Range(above=0, most=1)] = 0.99
     """What an approximate index has to find of the true neighbours; it searches more widely until it does."""
-    memory_gb: float = 0.0
+    memory_gb: NotNegative = 0.0
     """That the index may take; 0: four fifths of what is free."""
 
     def __post_init__(self) -> None:
-        for name in ("k", "batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}.")
-        for name in ("max_tokens", "memory_gb"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)}; expected 0 or more.")
-        if self.min_score is not None and not -1 <= self.min_score <= 1:
-            raise ValueError(f"min_score={self.min_score}; a cosine lies between -1 and 1.")
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"recall={self.recall}; expected a share above 0, at most 1.")
-        if self.index not in INDEXES:
-            raise ValueError(f"index is {self.index!r}; expected one of {INDEXES}.")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; expected one of {_DTYPES}.")
+        check_settings(self, "neighbors.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +170,7 @@ class Neighbors:
 def nearest(
     vectors: np.ndarray | Shards,
     k: int,
-    min_score: float | None = None,
+    min_score: Annotated[float | None, Range(-1, 1)] = None,
     rows: Sequence[int] | None = None,
     index: Index | str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +198,7 @@ def find_neighbors(
     items: Sequence[Item],
     k: int | None = None,
     embedder: SentenceTransformer | str | None = None,
-    min_score: float | None = None,
+    min_score: Annotated[float | None, Range(-1, 1)] = None,
     *,
     config: NeighborsConfig | None = None,
     work: str | Path | None = None,

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grlm_hf.layout import Backend
+from grlm_hf.settings import check_value
+
 if TYPE_CHECKING:
     import torch
-
-BACKENDS = ("transformers", "vllm")
 
 
 class Writer(Protocol):
@@ -34,7 +35,7 @@ class Writer(Protocol):
 
 
 def make_writer(
-    backend: str,
+    backend: Backend,
     model: str,
     *,
     dtype: str = "auto",
@@ -56,11 +57,10 @@ def make_writer(
     Raises `ValueError` for another back end. `write` raises it for a model that cannot be read or has no chat template, and `ImportError`
     naming what to install.
     """
+    check_value("backend", backend, Backend)
     if backend == "transformers":
         return TransformersWriter(model, dtype=dtype, batch_size=batch_size)
-    if backend == "vllm":
-        return VLLMWriter(model, dtype=dtype, tensor_parallel=tensor_parallel, max_model_len=max_model_len, eager=eager)
-    raise ValueError(f"Back end {backend!r} is none of {BACKENDS}.")
+    return VLLMWriter(model, dtype=dtype, tensor_parallel=tensor_parallel, max_model_len=max_model_len, eager=eager)
 
 
 class TransformersWriter:

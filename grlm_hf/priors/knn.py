@@ -9,12 +9,11 @@ that each has some. A neighbourhood method in the line of Sarwar et al. (2001), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets, coordinate_search
+from grlm_hf.settings import Count, NotNegative, Range, check_settings
 
 GRID = {
     "backwards": (0.1, 0.2, 0.4, 0.6),
@@ -38,32 +38,25 @@ GRID = {
 class KNNConfig:
     """How pairs of items count."""
 
-    backwards: float = 0.2
+    backwards: NotNegative = 0.2
     """ρ: what a pair counts from the later item to the earlier one; from the earlier to the later it counts 1."""
-    age_power: float = 1.0
+    age_power: NotNegative = 1.0
     """γ: the older an item of the history, the less it says."""
-    distance_power: float = 0.5
+    distance_power: NotNegative = 0.5
     """p: the farther apart two items, the less the pair counts."""
-    max_distance: int = 50
+    max_distance: Count = 50
     """Pairs farther apart do not count; neighbours in a history have distance 1."""
-    max_items: int = 20
+    max_items: Count = 20
     """The last so many items of a history are read."""
-    source_power: float = 0.35
+    source_power: NotNegative = 0.35
     """s: how much a frequent item of the history is held back."""
-    target_power: float = 0.1
+    target_power: NotNegative = 0.1
     """t: how much a frequent item is held back as an answer."""
-    spread: float = 0.1
+    spread: Annotated[float, Range(above=0, below=1)] = 0.1
     """Share of the probability that goes to all items by their popularity."""
 
     def __post_init__(self) -> None:
-        for name in ("max_distance", "max_items"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"item_knn.{name} is {getattr(self, name)}; expected at least 1.")
-        for name in ("backwards", "age_power", "distance_power", "source_power", "target_power"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"item_knn.{name} is {getattr(self, name)}; expected a finite number, 0 or more.")
-        if not 0 < self.spread < 1:
-            raise ValueError(f"item_knn.spread is {self.spread}; expected a share above 0 and below 1.")
+        check_settings(self, "item_knn.")
 
 
 @dataclass(frozen=True, eq=False)

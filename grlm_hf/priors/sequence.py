@@ -10,7 +10,6 @@ Its item embeddings also give neighbours for the collaborative task.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy as np
 
 from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, check_settings
 
 _ROWS = 512  # histories scored at once
 
@@ -29,45 +29,37 @@ _ROWS = 512  # histories scored at once
 class SequenceConfig:
     """Shape and training of the sequence decoder."""
 
-    layers: int = 2
+    layers: Count = 2
     """Blocks of attention and feed-forward."""
-    width: int = 128
+    width: Count = 128
     """Length of an item's embedding and of the hidden states."""
-    heads: int = 2
+    heads: Count = 2
     """Attention heads; they share `width` evenly."""
-    max_items: int = 20
+    max_items: Count = 20
     """The last so many items of a history are read."""
-    dropout: float = 0.4
+    dropout: Share = 0.4
     """On embeddings, attention weights and the output of each branch, in training."""
-    epochs: int = 60
+    epochs: Count = 60
     """Passes over all histories."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of AdamW, at its highest."""
-    warmup: float = 0.02
+    warmup: Share = 0.02
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """On matrices; none on biases and norms."""
-    batch_positions: int = 1024
+    batch_positions: Count = 1024
     """Targets a step. A step holds about 6 · batch_positions · items bytes of scores; lower it for a catalog of millions."""
     bf16: bool = True
     """Train in bfloat16 over float32 weights. Scores are always computed in float32."""
-    patience: int = 0
+    patience: Limit = 0
     """Stop after so many epochs in which validation recall@10 did not rise, and keep the best; 0: train all epochs, and keep the last."""
-    save_steps: int = 500
+    save_steps: Count = 500
     """A state to resume from is written every so many steps, and after each epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "max_items", "epochs", "batch_positions", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected at least 1.")
+        check_settings(self, "sequence_model.")
         if self.width % (2 * self.heads):
             raise ValueError(f"sequence_model.width is {self.width}; expected a multiple of 2 · heads = {2 * self.heads}.")
-        for name in ("dropout", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected at least 0 and less than 1.")
-        for name in ("learning_rate", "weight_decay", "patience"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"sequence_model.{name} is {getattr(self, name)}; expected a finite number, 0 or more.")
 
 
 @dataclass(frozen=True, eq=False)

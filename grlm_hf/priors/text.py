@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.indexing.embedding import embed, item_text, load_embedder, tfidf_embedder
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets, coordinate_search
+from grlm_hf.settings import Count, NotNegative, Range, check_settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,20 +40,15 @@ TFIDF_DIM = 1024
 class TextConfig:
     """How texts count."""
 
-    temperature: float = 0.1
+    temperature: Annotated[float, Range(0.01)] = 0.1
     """Of the softmax over cosines: the lower, the more only the nearest count."""
-    age_power: float = 1.0
+    age_power: NotNegative = 1.0
     """γ: the older an item of the history, the less it says."""
-    max_items: int = 10
+    max_items: Count = 10
     """The last so many items of a history are read."""
 
     def __post_init__(self) -> None:
-        if self.max_items < 1:
-            raise ValueError(f"text_knn.max_items is {self.max_items}; expected at least 1.")
-        if not 0.01 <= self.temperature < math.inf:
-            raise ValueError(f"text_knn.temperature is {self.temperature}; expected at least 0.01.")
-        if not 0 <= self.age_power < math.inf:
-            raise ValueError(f"text_knn.age_power is {self.age_power}; expected a finite number, 0 or more.")
+        check_settings(self, "text_knn.")
 
 
 @dataclass(frozen=True, eq=False)

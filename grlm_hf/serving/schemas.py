@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from grlm_hf.decoding.rules import Shared
+
 MAX_K = 500
 MAX_BEAMS = 500
 MAX_HISTORIES = 256
@@ -43,7 +45,7 @@ class RecommendRequest(_Asked):
     domain: ItemId | None = Field(None, description="Only items of this domain.")
     prior: Literal["own"] | None = Field(None, description="`own`: heed the priors that the checkpoint carries.")
     prior_weight: float = Field(1.0, ge=0, le=100)
-    shared: Literal["full", "equal", "prior"] = Field("full", description="What items that share a Term ID get of its probability.")
+    shared: Shared = Field("full", description="What items that share a Term ID get of its probability.")
     length_penalty: float = Field(0.0, ge=0, le=10)
     num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS, description="Width of the search; by default the larger of 20 and k.")
     edge_wise: bool = Field(False, description="Fewer forward passes, slightly other beams.")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import fingerprint, local_paths, read_json, write_json
-from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, PRIOR_FOLDER
+from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
-from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, find_data, make_neighbors, make_quality, make_terms
+from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report
 from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.tasks.prompts import templates_hash
@@ -93,7 +93,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
             [priors],
             lambda key: make_priors(datasets, priors, r.priors, r.sequence_model, work=state / f"priors-{key}", seed=seed),
         )
-    teacher = [Path(r.train.distill.model or priors / "sasrec.prior")] if r.train.distill.weight else []
+    teacher = [Path(r.train.distill.model or priors / SASREC_FILE)] if r.train.distill.weight else []
     stage(
         "train",
         [datasets, *local_paths(r.train.model), *teacher],

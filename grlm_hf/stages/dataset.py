@@ -26,10 +26,10 @@ from grlm_hf.data.interactions import (
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.files import check_replaceable, fingerprint, read_json
 from grlm_hf.hub import DATASET_FACTS
-from grlm_hf.layout import DOMAINS_FILE
+from grlm_hf.layout import DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
-from grlm_hf.recipe import SPLITS, DataConfig
-from grlm_hf.stages.identify import NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS, find_data
+from grlm_hf.recipe import DataConfig
+from grlm_hf.stages.identify import find_data
 from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 

@@ -10,7 +10,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
-from grlm_hf.layout import CATALOG_FILE
+from grlm_hf.layout import CATALOG_FILE, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from grlm_hf.indexing.neighbors import Neighbors, NeighborsConfig
 
 CHECKPOINT_SIGN = "grlm_config.json"
-NEIGHBORS_FILE = "neighbors.parquet"
-TERMS_FACTS = "terms.json"
-QUALITY_FILE = "quality.json"
 
 
 def find_data(data: str | Path, *stems: str) -> Path:

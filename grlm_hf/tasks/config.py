@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from grlm_hf.tasks.prompts import check_history
+from grlm_hf.layout import HistoryForm
+from grlm_hf.settings import Count, Limit, Range, check_settings
 
 TASKS = (
     "sequence", "internalise", "sliding", "title_to_term_id", "description_to_term_id", "term_id_to_title", "collaborative", "query",
     "steered", "chat",
 )  # fmt: skip
 
-
-NEIGHBORS_FROM = ("sequence", "knn", "both")
+Weight = Annotated[float, Range(0, 100, text="a weight: 0 for none, 0.5 for half, 1 for each, 2 for each twice (at most 100)")]
 
 
 @dataclass(frozen=True)
 class Caps:
     """Examples of a task at most, a seeded choice; 0: all."""
 
-    sequence: int = 0
+    sequence: Limit = 0
     """Examples of `sequence` at most; 0: all."""
-    sliding: int = 0
+    sliding: Limit = 0
     """Examples of `sliding` at most; 0: all."""
-    internalise: int = 0
+    internalise: Limit = 0
     """Examples of `internalise` at most; 0: all."""
-    title_to_term_id: int = 0
+    title_to_term_id: Limit = 0
     """Examples of `title_to_term_id` at most; 0: all."""
-    description_to_term_id: int = 0
+    description_to_term_id: Limit = 0
     """Examples of `description_to_term_id` at most; 0: all."""
-    term_id_to_title: int = 0
+    term_id_to_title: Limit = 0
     """Examples of `term_id_to_title` at most; 0: all."""
-    collaborative: int = 0
+    collaborative: Limit = 0
     """Examples of `collaborative` at most; 0: all."""
-    query: int = 0
+    query: Limit = 0
     """Examples of `query` at most; 0: all."""
-    steered: int = 0
+    steered: Limit = 0
     """Examples of `steered` at most; 0: all."""
-    chat: int = 0
+    chat: Limit = 0
     """Examples of `chat` at most; 0: all."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "mixture.caps.")
 
 
 @dataclass(frozen=True)
@@ -50,46 +54,46 @@ class MixtureConfig:
     collaborative (the neighbours after the first ones), and the same example in the others.
     """
 
-    max_history: int = 20
+    max_history: Count = 20
     """Items of a history that a prompt shows; older ones are dropped whole."""
-    history: str = "term_ids"
+    history: HistoryForm = "term_ids"
     """What histories show of an item: "term_ids", "both" (Term ID and title) or "titles"."""
-    max_tokens: int = 0
+    max_tokens: Limit = 0
     """Tokens of an example, under `tokenizer`; the oldest items are dropped, whole, to keep to it. 0: no such limit."""
     tokenizer: str = ""
     """The tokenizer that tokens are counted in: a model's name or folder. One made from scratch comes later, and cannot count here."""
-    sequence: float = 1.0
+    sequence: Weight = 1.0
     """Weight of: a user's history, all items after the first asked for in one example. With history "titles", the last item alone."""
-    internalise: float = 1.0
+    internalise: Weight = 1.0
     """Weight of: an item's title, brand, category and description → its Term ID."""
-    sliding: float = 0.0
+    sliding: Weight = 0.0
     """Weight of: the last items up to some point of a history → the next one; see `window`, `stride`, `windows_per_user`."""
-    title_to_term_id: float = 0.0
+    title_to_term_id: Weight = 0.0
     """Weight of: an item's title → its Term ID."""
-    description_to_term_id: float = 0.0
+    description_to_term_id: Weight = 0.0
     """Weight of: an item's description → its Term ID."""
-    term_id_to_title: float = 0.0
+    term_id_to_title: Weight = 0.0
     """Weight of: an item's Term ID → its title. Free text: without use under train.objective "trie", which leaves it out."""
-    collaborative: float = 0.0
+    collaborative: Weight = 0.0
     """Weight of: an item → the Term IDs of its neighbours in the file `neighbors`, or as `neighbors_from` finds them."""
-    query: float = 0.0
+    query: Weight = 0.0
     """Weight of: a search phrase made of an item's category, brand and title → its Term ID."""
-    steered: float = 0.0
+    steered: Weight = 0.0
     """Weight of: a history and a wish ("more rose, no citrus") → the user's last item."""
-    chat: float = 0.0
+    chat: Weight = 0.0
     """Weight of: the answers in `chat_file`. Free text: without use under train.objective "trie", which leaves it out."""
-    window: int = 10
+    window: Count = 10
     """Items of history that a sliding window shows, `max_history` at most."""
-    stride: int = 1
+    stride: Count = 1
     """Items from one sliding window to the next."""
-    windows_per_user: int = 20
+    windows_per_user: Count = 20
     """Sliding windows of a user at most; the newest are kept."""
     neighbors: str = ""
     """File of collaborative neighbours: a table of item_id and neighbors, or lines of ids (.txt, .txt.gz)."""
-    neighbors_from: str = "sequence"
+    neighbors_from: Literal["sequence", "knn", "both"] = "sequence"
     """Where no file is named, what finds them in the training histories: "sequence" (a sequence decoder), "knn" (item-kNN; seconds) or
     "both"."""
-    neighbors_per_item: int = 5
+    neighbors_per_item: Count = 5
     """Neighbours that a collaborative example asks for."""
     chat_file: str = ""
     """File of general chat (jsonl or parquet) with `messages`, or `prompt` and `completion`."""
@@ -97,20 +101,4 @@ class MixtureConfig:
     """Examples of each task at most."""
 
     def __post_init__(self) -> None:
-        check_history(self.history)
-        if self.neighbors_from not in NEIGHBORS_FROM:
-            raise ValueError(f"neighbors_from is {self.neighbors_from!r}; expected one of {NEIGHBORS_FROM}.")
-        for name in ("max_history", "window", "stride", "windows_per_user", "neighbors_per_item"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least 1.")
-        if self.max_tokens < 0:
-            raise ValueError(f"max_tokens={self.max_tokens}; expected a number of tokens, or 0 for no limit.")
-        for task in TASKS:
-            weight = getattr(self, task)
-            if not 0 <= weight <= 100:
-                raise ValueError(
-                    f"{task}={weight}; expected a weight: 0 for none, 0.5 for half, 1 for each, 2 for each twice (at most 100)."
-                )
-        for cap in fields(Caps):
-            if getattr(self.caps, cap.name) < 0:
-                raise ValueError(f"caps.{cap.name}={getattr(self.caps, cap.name)}; expected a number of examples, or 0 for all.")
+        check_settings(self, "mixture.")

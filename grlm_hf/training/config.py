@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
+from grlm_hf.layout import Objective
+from grlm_hf.settings import Count, Limit, NotNegative, Positive, Range, Share, check_settings
 from grlm_hf.training.scratch import ScratchConfig
 
-STOPPING_METRICS = ("recall@10", "ndcg@10")
+StoppingMetric = Literal["recall@10", "ndcg@10"]
+STOPPING_METRICS: tuple[StoppingMetric, ...] = get_args(StoppingMetric)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Small trainable matrices beside the frozen weights of a given model (LoRA); merged into them at the end."""
 
-    rank: int = 0
+    rank: Limit = 0
     """Rank of the matrices, such as 16; 0: no LoRA, all weights are trained."""
-    alpha: int = 32
+    alpha: Count = 32
     """The matrices' product counts alpha / rank."""
-    dropout: float = 0.05
+    dropout: Share = 0.05
     """Dropout on what the matrices read."""
     targets: str = "all-linear"
     """Layers that get them: all-linear (all but the output), or names separated by commas, such as q_proj,v_proj."""
-    bits: int = 16
+    bits: Literal[4, 16] = 16
     """Of the frozen weights while training: 16, or 4 (QLoRA, NF4), which needs bitsandbytes. The merge is into the unquantised weights."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ValueError(f"train.lora.rank is {self.rank}; expected a rank such as 16, or 0 for no LoRA.")
-        if self.bits not in (4, 16):
-            raise ValueError(f"train.lora.bits is {self.bits}; expected 16, or 4 for QLoRA.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"train.lora.dropout is {self.dropout}; expected at least 0 and less than 1.")
+        check_settings(self, "train.lora.")
         if not self.targets.strip(", "):
             raise ValueError("train.lora.targets is empty; expected all-linear, or names of layers separated by commas.")
 
@@ -39,43 +38,34 @@ class LoraConfig:
 class DistillConfig:
     """Learning also from a sequence model, which knows items as wholes (`grlm_hf.training.distill`); for the objective "trie"."""
 
-    weight: float = 0.0
+    weight: Annotated[float, Range(0, 1)] = 0.0
     """Share of the loss that the teacher's probabilities make up, beside the true next items; 0: no teacher."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """The teacher's scores are divided by it: above 1 it speaks less surely."""
     model: str = ""
-    """File of a sequence model; empty: the one that the recipe trains (`priors/sasrec.safetensors` of its output)."""
+    """File of a sequence model; empty: the one that the recipe trains (`priors/sasrec.prior` of its output)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"train.distill.weight is {self.weight}; expected 0 (no teacher) to 1 (nothing but the teacher).")
-        if not self.temperature > 0:
-            raise ValueError(f"train.distill.temperature is {self.temperature}; expected more than 0.")
+        check_settings(self, "train.distill.")
 
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
     """Ends a training that no longer gains on validation users, whose next item the constrained search is asked for."""
 
-    metric: str = ""
+    metric: Literal["", StoppingMetric] = ""
     """recall@10 or ndcg@10, over the full catalog without the user's own items; empty: never stop early. The best weights are kept."""
-    users: int = 500
+    users: Count = 500
     """Validation users that are asked, drawn by the seed; fewer if there are fewer. Test users never are."""
-    every: int = 0
+    every: Limit = 0
     """Ask after every so many steps; 0: after each epoch."""
-    patience: int = 3
+    patience: Count = 3
     """Stop once so many askings in a row brought nothing better."""
-    min_gain: float = 0.0
+    min_gain: NotNegative = 0.0
     """What counts as better: more than so much above the best so far."""
 
     def __post_init__(self) -> None:
-        if self.metric and self.metric not in STOPPING_METRICS:
-            raise ValueError(f"train.early_stopping.metric is {self.metric!r}; expected one of {STOPPING_METRICS}, or nothing.")
-        if self.users < 1 or self.patience < 1 or self.every < 0 or self.min_gain < 0:
-            raise ValueError(
-                f"train.early_stopping has users={self.users}, patience={self.patience}, every={self.every}, min_gain={self.min_gain}; "
-                "expected users and patience of at least 1, the others not below 0."
-            )
+        check_settings(self, "train.early_stopping.")
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,11 @@ class HubConfig:
 
     repo: str = ""
     """ORG/NAME; created if need be. Empty: nothing is pushed. `grlm push` makes a public one, with a licence."""
-    every: int = 0
+    every: Limit = 0
     """Push after every so many steps; 0: only the finished checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"train.hub.every is {self.every}; expected a number of steps, or 0 for the end only.")
+        check_settings(self, "train.hub.")
 
 
 @dataclass(frozen=True)
@@ -102,32 +91,32 @@ class TrainConfig:
     """Shape of the model from scratch."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """LoRA and QLoRA, for a given model."""
-    objective: str = "vocabulary"
+    objective: Objective = "vocabulary"
     """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """Learn also from a sequence model."""
-    epochs: float = 10.0
+    epochs: NotNegative = 10.0
     """3 for a pretrained model, as in the paper."""
-    max_steps: int = -1
+    max_steps: Annotated[int, Range(-1)] = -1
     """Stop after so many steps; -1: as many as `epochs` takes."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Examples a step and process, that is, a device."""
-    gradient_accumulation: int = 1
+    gradient_accumulation: Count = 1
     """Batches whose gradients are added up to one step; a step takes batch_size · gradient_accumulation · processes examples."""
-    beta1: float = 0.9
+    beta1: Share = 0.9
     """Of AdamW: how slowly it forgets the gradients' mean."""
-    beta2: float = 0.95
+    beta2: Share = 0.95
     """Of AdamW: how slowly it forgets their size."""
-    epsilon: float = 1e-8
+    epsilon: Positive = 1e-8
     """Of AdamW."""
-    weight_decay: float = 0.05
-    clip: float = 1.0
+    weight_decay: NotNegative = 0.05
+    clip: NotNegative = 1.0
     """Gradients longer than this are scaled down to it."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
     bf16: bool = False
     """Compute in bfloat16 over float32 weights; a given model is saved in bfloat16."""
@@ -138,9 +127,9 @@ class TrainConfig:
     chooses."""
     liger: bool = False
     """Liger's fused kernels for a given model; needs a GPU and liger-kernel."""
-    save_steps: int = 200
+    save_steps: Count = 200
     """A checkpoint to resume from is written every so many steps."""
-    validation_examples: int = 1000
+    validation_examples: Limit = 1000
     """Validation users on whose held-out item the loss is watched after each epoch; 0: none."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     """Stop at the best recall of validation users."""
@@ -148,15 +137,11 @@ class TrainConfig:
     """Push to the Hub during training."""
 
     def __post_init__(self) -> None:
-        if self.objective not in ("vocabulary", "trie"):
-            raise ValueError(f"train.objective is {self.objective!r}; expected 'vocabulary' or 'trie'.")
+        check_settings(self, "train.")
         if self.distill.weight and self.objective != "trie":
             raise ValueError("train.distill.weight needs train.objective=trie: the teacher answers node by node.")
         if self.epochs <= 0 and self.max_steps <= 0:
             raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
-        for name in ("batch_size", "gradient_accumulation", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; expected at least 1.")
 
     def check(self) -> None:
         """Raises ``ValueError`` for settings that do not go together; `grlm_hf.training.sft.train` calls it first.

@@ -12,17 +12,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from grlm_hf.data.interactions import History
 from grlm_hf.files import write_json, write_parquet
+from grlm_hf.settings import Count, NotNegative, Positive, Share, check_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
-LOSSES = ("sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down")
 PAIRS_FILE = "pairs.parquet"
 _AT_ONCE = 64  # histories
 
@@ -31,38 +31,32 @@ _AT_ONCE = 64  # histories
 class DPOConfig:
     """How a checkpoint is trained further on preferences."""
 
-    prompts: int = 4000
+    prompts: Count = 4000
     """Questions from training histories, a seeded choice."""
-    negatives: int = 4
+    negatives: Count = 4
     """Pairs a question: the best so many beams that are not the target."""
     exclude_seen: bool = True
     """No beam is an item of its history, as in the evaluation."""
-    epochs: float = 1.0
-    batch_size: int = 64
+    epochs: Positive = 1.0
+    batch_size: Count = 64
     """Pairs a step and device."""
-    learning_rate: float = 1e-4
-    warmup: float = 0.1
+    learning_rate: Positive = 1e-4
+    warmup: Share = 0.1
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    weight_decay: float = 0.0
-    beta: float = 0.1
+    weight_decay: NotNegative = 0.0
+    beta: Positive = 0.1
     """How much a step away from the checkpoint that was started from must pay."""
-    loss: str = "sigmoid"
+    loss: Literal["sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down"] = "sigmoid"
     """"sigmoid" is DPO itself; "hinge", "ipo", "sigmoid_norm", "apo_zero" and "apo_down" are TRL's variants."""
     bf16: bool = False
     """Compute in bfloat16 over float32 weights."""
     gradient_checkpointing: bool = False
     """Less memory for about a third more time; for large models."""
-    save_steps: int = 50
+    save_steps: Count = 50
     """A checkpoint to resume from is written every so many steps."""
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "negatives", "batch_size", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"dpo.{name} is {getattr(self, name)}; expected at least 1.")
-        if self.loss not in LOSSES:
-            raise ValueError(f"dpo.loss is {self.loss!r}; expected one of {LOSSES}.")
-        if self.epochs <= 0 or self.beta <= 0:
-            raise ValueError(f"dpo.epochs is {self.epochs} and dpo.beta {self.beta}; expected more than 0.")
+        check_settings(self, "dpo.")
 
 
 def beam_negatives(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str, ...], str]], n: int, exclude_seen: bool = True) -> Dataset:

@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from grlm_hf.data.interactions import History
 from grlm_hf.files import write_json
+from grlm_hf.settings import Count, NotNegative, Positive, Range, Share, check_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,67 +25,63 @@ if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.scores import Scorer
 
-SAMPLINGS = ("beams", "sampled")
-
 
 @dataclass(frozen=True)
 class RewardWeights:
     """What a rollout is worth: the weighted sum of these rewards (`grlm_hf.training.rewards`)."""
 
-    exact_hit: float = 1.0
+    exact_hit: Annotated[float, Range()] = 1.0
     """1 for the item that came next."""
-    prefix: float = 0.0
+    prefix: Annotated[float, Range()] = 0.0
     """The share of its terms that are right from the front."""
-    rank_aware: float = 0.0
+    rank_aware: Annotated[float, Range()] = 0.0
     """1 for the item that came next, and a share of -1 for each other, the more the further in front it stands."""
-    collaborative: float = 0.0
+    collaborative: Annotated[float, Range()] = 0.0
     """How likely item-kNN, counted on the training histories, finds the item."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "grpo.rewards.")
 
 
 @dataclass(frozen=True)
 class GRPOConfig:
     """How a checkpoint is trained further on rewards."""
 
-    steps: int = 200
-    prompts: int = 32
+    steps: Count = 200
+    prompts: Count = 32
     """Prompts a step and device."""
-    rollouts: int = 16
+    rollouts: Annotated[int, Range(2)] = 16
     """Identifiers a prompt: the group that rewards are compared in."""
-    gradient_accumulation: int = 1
+    gradient_accumulation: Count = 1
     """Parts that a step's rollouts are learnt from in, one after the other: less memory, the same step."""
-    sampling: str = "beams"
+    sampling: Literal["beams", "sampled"] = "beams"
     """"beams": the best ones of a beam search; "sampled": drawn from the model without replacement."""
     exclude_seen: bool = True
     """No rollout is an item of its history, as in the evaluation."""
     rewards: RewardWeights = field(default_factory=RewardWeights)
-    scale_rewards: str = "group"
+    scale_rewards: Literal["group", "batch", "none"] = "group"
     """Advantages are divided by the standard deviation of rewards in the "group" or the "batch", or by nothing: "none"."""
-    learning_rate: float = 1e-4
-    warmup: float = 0.05
+    learning_rate: Positive = 1e-4
+    warmup: Share = 0.05
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
-    weight_decay: float = 0.0
-    beta: float = 0.0
+    weight_decay: NotNegative = 0.0
+    beta: NotNegative = 0.0
     """Weight of the KL divergence from the checkpoint that was started from; 0: it is not computed."""
-    iterations: int = 1
+    iterations: Count = 1
     """Updates on the same rollouts; with more than 1, importance ratios are clipped at `epsilon`."""
-    epsilon: float = 0.2
+    epsilon: Positive = 0.2
     bf16: bool = False
     """Compute in bfloat16 over float32 weights."""
     gradient_checkpointing: bool = False
     """Less memory for about a third more time; for large models."""
-    save_steps: int = 50
+    save_steps: Count = 50
     """A checkpoint to resume from is written every so many steps."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("prompts", 1), ("rollouts", 2), ("iterations", 1), ("save_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"grpo.{name} is {getattr(self, name)}; expected at least {least}.")
-        for name, allowed in (("sampling", SAMPLINGS), ("scale_rewards", ("group", "batch", "none"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"grpo.{name} is {getattr(self, name)!r}; expected one of {allowed}.")
+        check_settings(self, "grpo.")
         if not any(asdict(self.rewards).values()):
             raise ValueError("All weights of grpo.rewards are 0: there is nothing to train on.")
-        if self.gradient_accumulation < 1 or self.prompts * self.rollouts % self.gradient_accumulation:
+        if self.prompts * self.rollouts % self.gradient_accumulation:
             raise ValueError(
                 f"grpo.gradient_accumulation is {self.gradient_accumulation}; expected a divisor of prompts · rollouts, "
                 f"{self.prompts * self.rollouts}."

@@ -72,7 +72,7 @@ def roll_out(
     """`n` distinct identifiers after each history (item ids, oldest first), in one batch.
 
     Args:
-        sampling: one of `grlm_hf.training.grpo.SAMPLINGS`.
+        sampling: "beams" or "sampled", as `grlm_hf.training.grpo.GRPOConfig` describes them.
         exclude_seen: none of an item of the history alone.
         rng: of the samples.
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from grlm_hf.settings import Count, Range, check_settings
 
 # Qwen's split, with one change: a comma, a space and the word behind them are one piece, as are `[` and its word, so that a frequent
 # term of a Term ID can become one token. Runs of digits stay together for the same reason.
@@ -26,14 +28,23 @@ END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>
 class ScratchConfig:
     """Shape of a Qwen3 made from scratch. `head_dim` stays at 32 or more, which vLLM needs."""
 
-    vocab_size: int = 4096
-    hidden_size: int = 128
-    intermediate_size: int = 384
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 32
-    max_positions: int = 1024
+    vocab_size: Count = 4096
+    hidden_size: Count = 128
+    intermediate_size: Count = 384
+    layers: Count = 2
+    heads: Count = 4
+    kv_heads: Count = 2
+    head_dim: Annotated[int, Range(2)] = 32
+    max_positions: Count = 1024
+
+    def __post_init__(self) -> None:
+        check_settings(self, "train.scratch.")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"train.scratch.kv_heads is {self.kv_heads}; expected a divisor of heads, {self.heads}.")
+        if self.head_dim % 2:
+            raise ValueError(
+                f"train.scratch.head_dim is {self.head_dim}; expected an even number: rotary positions turn pairs of dimensions."
+            )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:

@@ -19,7 +19,7 @@ from toys import TERM_IDS, toy_catalog, toy_histories
 
 import grlm_hf
 from grlm_hf.layout import CATALOG_FILE
-from grlm_hf.recipe import Recipe
+from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages import make_dataset
 
 ITEMS = [{"item_id": i.item_id, "title": i.title} for i in toy_catalog()]
@@ -259,7 +259,7 @@ def test_ctrl_c(shop: Path) -> None:
         ("terms.resolver=maybe", "terms.resolver is 'maybe'; expected one of"),
         ("terms=3", "setting 'terms=3': Merge error"),
         ("terms.neighbors", "Setting 'terms.neighbors' is not of the form key=value, such as train.epochs=3"),
-        ("mixture.max_history=0", "setting 'mixture.max_history=0': max_history=0; expected at least 1"),
+        ("mixture.max_history=0", "setting 'mixture.max_history=0': mixture.max_history is 0; expected at least 1"),
         ("terms.generator=magic", "terms.generator is 'magic'; expected one of"),
     ],
 )
@@ -336,6 +336,7 @@ def test_help(verb: str) -> None:
     r, part = Recipe(), {"terms": ("terms.", "read."), "dataset": ("mixture.", "read."), "train": ("train.",), "evaluate": ("evaluate.",)}
     wanted = [s for s in settings_of(r) if s.startswith(part.get(verb, ())) or verb == "run"]
     assert [s for s in wanted if s not in run.stdout] == []
+    assert verb != "run" or f"stages: {', '.join(STAGES)}." in run.stdout
     assert len(wanted) >= {"run": 30, "terms": 8, "dataset": 6, "train": 20, "evaluate": 5}.get(verb, 0)
 
 
@@ -347,6 +348,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     run = python("import grlm_hf; print(*dir(grlm_hf))" + LOADED)
     assert "GRLMForRecommendation" in run.stdout
     assert run.stderr.split() == []
+
+
+def test_deepspeed_prints_nothing_to_stdout_beside_our_output() -> None:
+    pytest.importorskip("deepspeed")
+    run = python("import grlm_hf, deepspeed; from deepspeed.accelerator import get_accelerator; get_accelerator()")
+    assert (run.returncode, run.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("--version",), ("train", "--help")])

@@ -86,7 +86,7 @@ def test_half_of_the_answers_is_no_mistake_and_no_catalog(shop: Path, tmp_path_f
     [
         (("neighbors", "nowhere"), "No data folder at 'nowhere'"),
         (("neighbors", "shop", "--output", "shop"), "shop is a folder; name the file"),
-        (("neighbors", "shop", "--set", "neighbors.k=0"), "k must be at least 1"),
+        (("neighbors", "shop", "--set", "neighbors.k=0"), "neighbors.k is 0; expected at least 1"),
         (("neighbors", "shop", "--set", "neighbors.indx=ivf"), "Did you mean 'neighbors.index'"),
         (("neighbors", "shop", "--output", "given.jsonl"), "given.jsonl is no file of neighbours, and will not be replaced"),
         (("neighbors", "shop", "--set", "neighbors.devices=cuda:99,cuda:98"), "There is no device 'cuda:99' here"),

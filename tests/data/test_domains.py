@@ -247,7 +247,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     b = folder(tmp_path / "b", {"u": [("1", None)]})
     out = tmp_path / "out"
     for options, message in (
-        ({"order": "random"}, r"order is 'random'; expected one of \('auto', 'time', 'concatenate'\)"),
+        ({"order": "random"}, r"order is 'random'; expected one of 'auto', 'time', 'concatenate'\."),
         ({"keep_users": "some"}, "keep_users is 'some'"),
         ({"users": "u.csv", "shared_users": True}, "give one of the two"),
         ({"users": tmp_path / "u.csv"}, "No file at"),

@@ -17,8 +17,8 @@ from toys import TERM_IDS, toy_catalog, toy_grlm
 from grlm_hf import Catalog, Item
 from grlm_hf.doctor import Finding, examine
 from grlm_hf.identifiers.terms import render
-from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, HISTORIES
-from grlm_hf.recipe import SPLITS, DataConfig
+from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, HISTORIES, SPLITS
+from grlm_hf.recipe import DataConfig
 from grlm_hf.stages import make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 

@@ -151,7 +151,7 @@ def test_one_item_has_no_neighbours() -> None:
 
 @pytest.mark.parametrize(
     ("items", "k", "message"),
-    [([], 5, "no items"), (catalog(), 0, "k must be at least 1; found 0"), ([*catalog(), Item("i3", "again")], 5, "'i3'")],
+    [([], 5, "no items"), (catalog(), 0, r"^neighbors\.k is 0; expected at least 1"), ([*catalog(), Item("i3", "again")], 5, "'i3'")],
 )
 def test_mistakes_are_named(items: list[Item], k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -240,16 +240,16 @@ def test_rows_that_cannot_be_right_are_refused(row: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"k": 0}, "k must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be"),
-        ({"shard_size": 0}, "shard_size must be"),
-        ({"min_score": 1.5}, "min_score=1.5"),
-        ({"min_score": float("nan")}, "min_score=nan"),
-        ({"recall": 0.0}, "recall=0.0"),
+        ({"k": 0}, r"^neighbors\.k is 0; expected at least 1"),
+        ({"batch_size": 0}, r"^neighbors\.batch_size is 0; expected at least 1"),
+        ({"shard_size": 0}, r"^neighbors\.shard_size is 0; expected at least 1"),
+        ({"min_score": 1.5}, r"^neighbors\.min_score is 1\.5; expected -1 to 1"),
+        ({"min_score": float("nan")}, r"^neighbors\.min_score is nan"),
+        ({"recall": 0.0}, r"^neighbors\.recall is 0\.0"),
         ({"index": "lsh"}, "expected one of .*ivf"),
         ({"dtype": "int4"}, "expected one of .*bfloat16"),
-        ({"memory_gb": -1.0}, "memory_gb=-1.0"),
-        ({"max_tokens": -1}, "max_tokens=-1"),
+        ({"memory_gb": -1.0}, r"^neighbors\.memory_gb is -1\.0"),
+        ({"max_tokens": -1}, r"^neighbors\.max_tokens is -1"),
     ],
 )
 def test_settings_out_of_range_are_named(setting: dict, message: str) -> None:

@@ -15,9 +15,10 @@ from toys import toy_tokenizer
 from grlm_hf import Catalog, Item
 from grlm_hf.data.interactions import leave_one_out, load_histories
 from grlm_hf.identifiers.terms import render
+from grlm_hf.layout import SPLITS
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.sequence import SequenceConfig
-from grlm_hf.recipe import SPLITS, DataConfig
+from grlm_hf.recipe import DataConfig
 from grlm_hf.stages import dataset as stage
 from grlm_hf.stages import make_checkpoint, make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig

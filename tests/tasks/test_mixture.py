@@ -275,20 +275,20 @@ def test_every_task_has_a_weight_and_a_cap() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_history": 0}, "max_history=0; expected at least 1"),
-        ({"stride": 0}, "stride=0; expected at least 1"),
-        ({"neighbors_per_item": -1}, "neighbors_per_item=-1; expected at least 1"),
-        ({"internalise": -0.1}, "internalise=-0.1; expected a weight"),
-        ({"query": float("nan")}, "query=nan; expected a weight"),
-        ({"chat": float("inf")}, "chat=inf; expected a weight"),
-        ({"max_tokens": -1}, "max_tokens=-1"),
-        ({"history": "words"}, "history is 'words'; expected one of"),
-        ({"caps": Caps(query=-3)}, r"caps\.query=-3; expected a number"),
+        ({"max_history": 0}, r"^mixture\.max_history is 0; expected at least 1"),
+        ({"stride": 0}, r"^mixture\.stride is 0; expected at least 1"),
+        ({"neighbors_per_item": -1}, r"^mixture\.neighbors_per_item is -1; expected at least 1"),
+        ({"internalise": -0.1}, r"^mixture\.internalise is -0\.1; expected a weight"),
+        ({"query": float("nan")}, r"^mixture\.query is nan; expected a weight"),
+        ({"chat": float("inf")}, r"^mixture\.chat is inf; expected a weight"),
+        ({"max_tokens": -1}, r"^mixture\.max_tokens is -1; expected at least 0"),
+        ({"history": "words"}, r"^mixture\.history is 'words'; expected one of"),
+        ({"caps": {"query": -3}}, r"^mixture\.caps\.query is -3; expected at least 0"),
     ],
 )
 def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MixtureConfig(**values)
+        MixtureConfig(**values | ({"caps": Caps(**values["caps"])} if "caps" in values else {}))
 
 
 def test_mixtures_that_are_refused(tmp_path: Path) -> None:
