@@ -138,7 +138,8 @@ def make_dataset(
         catalog, split.validation, mixture.max_history, mixture.history,
         max_tokens=mixture.max_tokens, tokenizer=load_tokenizer(mixture.tokenizer) if mixture.tokenizer else None,
     )  # fmt: skip
-    tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation)}
+    columns = made.dataset.column_names  # the same in both splits
+    tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation, catalog.scheme, "spans" in columns)}
     public = {"neighbors": Path(mixture.neighbors).name, "chat_file": Path(mixture.chat_file).name}  # cards are public, local paths are not
     if Path(mixture.tokenizer).is_dir():
         public["tokenizer"] = Path(mixture.tokenizer).name

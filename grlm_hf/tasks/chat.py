@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import read_rows
-from grlm_hf.tasks.examples import Example, Source
+from grlm_hf.tasks.examples import Example, Source, Span
 
 
 def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Source]:
@@ -45,7 +45,7 @@ def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Sour
         for at in range(1, len(turns)):
             (role, content), (asker, asked) = turns[at], turns[at - 1]
             if role == "assistant" and asker == "user":
-                example = Example("chat", f"{key}/{at}", asked, content.strip(), tuple(turns[: at - 1]))
+                example = Example("chat", f"{key}/{at}", asked, (Span(content.strip()),), tuple(turns[: at - 1]))
                 yield Source(example.key, lambda _items, _variant, example=example: example)  # type: ignore[misc]
     if not seen:
         raise ValueError(f"{path} holds no conversation to learn from; of its {rows} rows: {dict(dropped) or 'none'}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import clean, read_rows
-from grlm_hf.tasks.examples import Example, Source, shown_item
+from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import collaborative_request
 
 
@@ -35,7 +35,7 @@ def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: i
             if not chosen:
                 return "no neighbours left" if distinct else "no neighbours"
             request = collaborative_request(shown_item(catalog, item_id, history))
-            return Example("collaborative", item_id, request, "".join(map(catalog.scheme.line, chosen)))
+            return Example("collaborative", item_id, request, (Span("".join(map(catalog.scheme.line, chosen)), "identifiers"),))
 
         yield Source(item.item_id, make)
 

@@ -73,7 +73,7 @@ class MixtureConfig:
     description_to_term_id: Weight = 0.0
     """Weight of: an item's description → its Term ID."""
     term_id_to_title: Weight = 0.0
-    """Weight of: an item's Term ID → its title. Free text: without use under train.objective "trie", which leaves it out."""
+    """Weight of: an item's Term ID → its title. Free text."""
     collaborative: Weight = 0.0
     """Weight of: an item → the Term IDs of its neighbours in the file `neighbors`, or as `neighbors_from` finds them."""
     query: Weight = 0.0
@@ -81,7 +81,7 @@ class MixtureConfig:
     steered: Weight = 0.0
     """Weight of: a history and a wish ("more rose, no citrus") → the user's last item."""
     chat: Weight = 0.0
-    """Weight of: the answers in `chat_file`. Free text: without use under train.objective "trie", which leaves it out."""
+    """Weight of: the answers in `chat_file`. Free text."""
     window: Count = 10
     """Items of history that a sliding window shows, `max_history` at most."""
     stride: Count = 1

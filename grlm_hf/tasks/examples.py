@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.tasks.prompts import (
     description_request,
     history_item,
@@ -23,12 +25,26 @@ from grlm_hf.tasks.prompts import (
     written_title,
 )
 
-FREE_TEXT = ("term_id_to_title", "chat")
-"""Tasks whose answers are free text, every token of which is learnt. The answers of all others are Term IDs."""
 HISTORY_TASKS = ("sequence", "sliding")
 """Tasks that ask what comes next in a history, whose items stand in prompt and answer."""
-LAST_ONLY = ("sliding",)
-"""Tasks that ask for the last Term ID of the completion alone; those before it are history."""
+
+SpanKind = Literal["text", "identifiers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a completion.
+
+    Attributes:
+        text: of the kind "identifiers": whole lines, each the line of an identifier (`Scheme.line`), behind a newline or at the beginning.
+        kind: "text" is free text, learnt over the whole vocabulary. The tokens of "identifiers" are paths of the trie, learnt over
+            what `train.objective` says.
+        learnt: its tokens are labels; otherwise they are only read.
+    """
+
+    text: str
+    kind: SpanKind = "text"
+    learnt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +54,57 @@ class Example:
     Attributes:
         task: its name in `MixtureConfig`.
         key: the user, item or conversation that it was made from.
+        spans: the answer, such as a thought and then an identifier. The end-of-sequence token behind it belongs to the last span.
         before: earlier turns of a conversation, as (role, content).
     """
 
     task: str
     key: str
     prompt: str
-    completion: str
+    spans: tuple[Span, ...]
     before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def completion(self) -> str:
+        """The whole answer."""
+        return "".join(span.text for span in self.spans)
+
+
+# --- the spans of an example that states none: all of version 0.1.0 -----------------------------------------------------------------
+
+FREE_TEXT = ("term_id_to_title", "chat")
+"""Tasks whose whole completion is free text by `default_spans`."""
+LAST_ONLY = ("sliding",)
+"""Tasks whose last identifier alone is learnt by `default_spans`; those before it are history."""
+
+
+def default_spans(task: str, completion: str, scheme: Scheme) -> tuple[Span, ...]:
+    """The spans of a row of an ``sft`` table that states none: one free text, or `identifier_spans`, by the task's name."""
+    return (Span(completion),) if task in FREE_TEXT else identifier_spans(completion, scheme, last_only=task in LAST_ONLY)
+
+
+def identifier_spans(completion: str, scheme: Scheme, last_only: bool = False) -> tuple[Span, ...]:
+    """A completion of identifiers and, between them, titles of a history: the titles are not learnt.
+
+    Args:
+        last_only: of the identifiers only the last line is learnt.
+    """
+    spans: list[Span] = []
+    lines = completion.splitlines(keepends=True)
+    for n, line in enumerate(lines, 1):
+        found = is_identifier(line, scheme)  # type: ignore[arg-type]  # a protocol does not say that it can be hashed
+        span = Span(line, "identifiers", n == len(lines) or not last_only) if found else Span(line, learnt=False)
+        if spans and (spans[-1].kind, spans[-1].learnt) == (span.kind, span.learnt):
+            span = Span(spans.pop().text + line, span.kind, span.learnt)
+        spans.append(span)
+    return tuple(spans)
+
+
+@lru_cache(maxsize=1 << 16)  # an identifier is in many histories
+def is_identifier(line: str, scheme: Scheme) -> bool:
+    """Whether a line of text, its newline with it, is the line of some identifier."""
+    found = scheme.parse(line)
+    return found is not None and scheme.line(found) == line
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +129,19 @@ class Source:
 
 def internalisation(catalog: Catalog) -> Iterator[Source]:
     """Term internalisation (GRLM's GTI): title, brand, category and description → Term ID."""
-    return _of_items(catalog, "internalise", lambda item, identifier: (internalise_request(item), catalog.scheme.line(identifier)))
+    return _of_items(catalog, "internalise", lambda item, identifier: (internalise_request(item), _written(catalog, identifier)))
 
 
 def title_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The title alone → Term ID."""
-    return _of_items(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), catalog.scheme.line(identifier)))
+    return _of_items(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), _written(catalog, identifier)))
 
 
 def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The start of the description alone → Term ID; for items that have one."""
 
-    def ask(item: Item, identifier: Identifier) -> tuple[str, str] | str:
-        return (description_request(item), catalog.scheme.line(identifier)) if item.description.strip() else "no description"
+    def ask(item: Item, identifier: Identifier) -> tuple[str, Span] | str:
+        return (description_request(item), _written(catalog, identifier)) if item.description.strip() else "no description"
 
     return _of_items(catalog, "description_to_term_id", ask)
 
@@ -90,27 +149,33 @@ def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
 def term_id_to_title(catalog: Catalog) -> Iterator[Source]:
     """Term ID → title. Items that share a Term ID give one question with several true answers."""
     write = catalog.scheme.write
-    return _of_items(catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), written_title(item)))
+    return _of_items(catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), Span(written_title(item))))
 
 
-def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, Identifier], tuple[str, str] | str]) -> Iterator[Source]:
+def _written(catalog: Catalog, identifier: Identifier) -> Span:
+    return Span(catalog.scheme.line(identifier), "identifiers")
+
+
+def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, Identifier], tuple[str, Span] | str]) -> Iterator[Source]:
     for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
         asked = ask(item, identifier)
-        found = asked if isinstance(asked, str) else Example(task, item.item_id, *asked)
+        found = asked if isinstance(asked, str) else Example(task, item.item_id, asked[0], (asked[1],))
         yield Source(item.item_id, lambda _items, _variant, found=found: found)  # type: ignore[misc]
 
 
 # --- histories ---------------------------------------------------------------------------------------------------------------------
 
 
-def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str) -> Example:
+def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str, last_only: bool = False) -> Example:
     """The last of the items after those before it, exactly as a recommender is asked (`next_item_turns`).
 
-    With Term IDs in the history, whether the items between the first and the last are asked for too is a matter of labels (`LAST_ONLY`).
+    Args:
+        last_only: the identifiers between the first item and the last are history, not answers.
     """
     *shown, answer = items
     user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)
-    return Example(task, key, user, begun + catalog.scheme.line(catalog.identifier(answer)))
+    written = begun + catalog.scheme.line(catalog.identifier(answer))
+    return Example(task, key, user, identifier_spans(written, catalog.scheme, last_only))
 
 
 def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
@@ -139,7 +204,7 @@ def sliding(
     for h in histories:
 
         def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example:
-            return next_item(catalog, "sliding", user, items, history)
+            return next_item(catalog, "sliding", user, items, history, last_only=True)
 
         answers = range(len(h.items) - 1, 0, -stride)[:per_user]
         for at in reversed(answers):

@@ -10,13 +10,15 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.files import rows_to_dataset
+from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tasks.chat import chat
 from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
 from grlm_hf.tasks.config import TASKS, MixtureConfig
@@ -24,6 +26,7 @@ from grlm_hf.tasks.encoding import prompt_tokens
 from grlm_hf.tasks.examples import (
     Example,
     Source,
+    default_spans,
     description_to_term_id,
     internalisation,
     sequences,
@@ -115,7 +118,7 @@ def make_mixture(
     for values in about.values():
         values["share"] = round(values["examples"] / len(examples), 6)
     random.Random(seed).shuffle(examples)
-    return Mixture(examples_to_dataset(examples), {"examples": len(examples), "tasks": about})
+    return Mixture(examples_to_dataset(examples, catalog.scheme), {"examples": len(examples), "tasks": about})
 
 
 def check_inputs(config: MixtureConfig, tokenizer: Any = None) -> None:
@@ -238,17 +241,33 @@ def load_tokenizer(name: str, setting: str = "mixture.tokenizer") -> Any:
         ) from error
 
 
-def examples_to_dataset(examples: Iterable[Example]) -> Dataset:
-    """The ``sft`` table: `prompt` and `completion` as chat messages, `task` and `key` beside them."""
-    return rows_to_dataset([_row(e) for e in examples], mixture_features())
+def examples_to_dataset(examples: Iterable[Example], scheme: Scheme = TERMS, spans: bool = False) -> Dataset:
+    """The ``sft`` table: `prompt` and `completion` as chat messages, `task` and `key` beside them.
+
+    It also has the column `spans` where an example has other spans than `default_spans` finds in its completion; its other rows have
+    none in it.
+
+    Args:
+        scheme: what an identifier is in the completions.
+        spans: write the column in any case, as in another split of the same table.
+    """
+    examples = list(examples)
+    stated = [[] if e.spans == default_spans(e.task, e.completion, scheme) else [asdict(span) for span in e.spans] for e in examples]
+    rows = [_row(e) for e in examples]
+    if spans := spans or any(stated):
+        rows = [row | {"spans": own} for row, own in zip(rows, stated, strict=True)]
+    return rows_to_dataset(rows, mixture_features(spans))
 
 
-def mixture_features() -> Features:
-    """The columns of the ``sft`` table."""
+def mixture_features(spans: bool = False) -> Features:
+    """The columns of the ``sft`` table, with or without `spans`."""
     from datasets import Features, List, Value
 
     messages = List({"role": Value("string"), "content": Value("string")})
-    return Features({"task": Value("string"), "key": Value("string"), "prompt": messages, "completion": messages})
+    columns = {"task": Value("string"), "key": Value("string"), "prompt": messages, "completion": messages}
+    if spans:
+        columns["spans"] = List({"text": Value("string"), "kind": Value("string"), "learnt": Value("bool")})
+    return Features(columns)
 
 
 def _row(example: Example) -> dict[str, Any]:

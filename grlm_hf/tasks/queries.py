@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.indexing.words import STOP_WORDS, WEAK_WORDS, words
-from grlm_hf.tasks.examples import Example, Source
+from grlm_hf.tasks.examples import Example, Source, Span
 from grlm_hf.tasks.prompts import one_line, query_request
 
 _LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
@@ -31,7 +31,7 @@ def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
             if variant >= len(found):
                 return "no phrase left" if found else "no words to search by"
             random.Random(f"{seed} {item.item_id}").shuffle(found)
-            return Example("query", item.item_id, query_request(found[variant]), answer)
+            return Example("query", item.item_id, query_request(found[variant]), (Span(answer, "identifiers"),))
 
         yield Source(item.item_id, make)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.tasks.examples import Example, Source, shown_item
+from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import steered_request
 
 _LAST = 3  # items that "no" speaks of: what a user has just had enough of
@@ -30,7 +30,7 @@ def steered(catalog: Catalog, histories: Iterable[History], max_history: int, hi
             *before, target = map(catalog.term_id, items)
             more, no = wish(before, target, random.Random(f"{seed} {user} {variant}"))
             shown = [shown_item(catalog, i, history) for i in items[:-1]]
-            return Example("steered", user, steered_request(shown, more, no), catalog.scheme.line(target))
+            return Example("steered", user, steered_request(shown, more, no), (Span(catalog.scheme.line(target), "identifiers"),))
 
         yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
 

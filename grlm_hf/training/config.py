@@ -92,7 +92,8 @@ class TrainConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     """LoRA and QLoRA, for a given model."""
     objective: Objective = "vocabulary"
-    """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only."""
+    """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only.
+    Free text, such as chat, is learnt over all tokens under both."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """Learn also from a sequence model."""
     epochs: NotNegative = 10.0

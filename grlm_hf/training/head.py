@@ -10,21 +10,36 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 _SHAPED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling", "output_router_logits")
 _CHUNK = 2**25  # logits at once, 128 MB
 
 
-def plain_head(model: Any) -> bool:
-    """Whether `vocabulary_nll` computes the model's own loss here: on a CPU, through an ordinary linear layer that is not sharded and
-    whose outputs nothing caps, scales or adds to (as Gemma, Cohere, Granite and mixtures of experts do)."""
+def linear_head(model: Any) -> bool:
+    """Whether the model's logits are its last hidden states through an ordinary linear layer that is not sharded: nothing caps, scales or
+    adds to them (as Gemma, Cohere, Granite and mixtures of experts do)."""
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     return (
         type(head) is torch.nn.Linear
-        and head.weight.device.type == "cpu"
         and head.weight.numel() == head.in_features * head.out_features
         and not any(getattr(config, name, None) for name in _SHAPED)
     )
+
+
+def plain_head(model: Any) -> bool:
+    """Whether `vocabulary_nll` is to stand in for TRL's own loss: on a CPU, with a `linear_head`."""
+    return linear_head(model) and model.get_output_embeddings().weight.device.type == "cpu"
+
+
+def check_linear_head(model: Any) -> None:
+    """Raises ``ValueError`` where free text cannot be learnt beside identifiers under the objective "trie"."""
+    if not linear_head(model):
+        raise ValueError(
+            f"{type(model).__name__} has no plain linear output layer (its logits are capped, scaled, sharded or adapted), so "
+            "train.objective=trie cannot learn free text with it. Use train.objective=vocabulary, or leave out the tasks with free text: "
+            "mixture.chat=0, mixture.term_id_to_title=0."
+        )
 
 
 def vocabulary_nll(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Tensor) -> torch.Tensor:
@@ -42,6 +57,18 @@ def vocabulary_nll(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Ten
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
         return _ChunkedNLL.apply(hidden, head.weight, head.bias, label, dtype, torch.is_grad_enabled())
+
+
+def vocabulary_log_probs(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Tensor) -> torch.Tensor:
+    """Natural-log probability of each label over the full vocabulary, float32 [n]; arguments as of `vocabulary_nll`. The backward pass
+    computes the logits again, a chunk at a time."""
+
+    def log_probs(hidden: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return head(hidden).float().log_softmax(1).gather(1, label[:, None])[:, 0]
+
+    rows = max(1, _CHUNK // len(head.weight))
+    chunks = zip(hidden.split(rows), label.split(rows), strict=True)
+    return torch.cat([checkpoint(log_probs, h, y, use_reentrant=False) for h, y in chunks])
 
 
 class _ChunkedNLL(torch.autograd.Function):

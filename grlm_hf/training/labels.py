@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.tasks.encoding import prompt_tokens
-from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS, LAST_ONLY
+from grlm_hf.tasks.examples import HISTORY_TASKS, Span, SpanKind, default_spans
 from grlm_hf.tasks.prompts import title_line
-from grlm_hf.tokens import identifier_tokens, line_tokens, without_specials
+from grlm_hf.tokens import identifier_tokens, tokenizer_name, without_specials
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+Paths = Mapping[str, Sequence[int]]
+"""The tokens of each identifier's line."""
 
 
 def tokenize_mixture(
@@ -25,79 +30,136 @@ def tokenize_mixture(
     objective: str = "vocabulary",
     identifiers: bool = False,
 ) -> Dataset:
-    """The mixture as `key`, `input_ids` and `completion_mask`: 1 on what is learnt, the Term IDs of a completion and the EOS behind it.
+    """The mixture as `key`, `input_ids` and `completion_mask`: 1 on the tokens of learnt spans, and on the end-of-sequence token behind a
+    learnt last span.
 
-    Titles of a history are read and not learnt; so are the Term IDs before the last one in the tasks of
-    `grlm_hf.tasks.examples.LAST_ONLY`, and in all with `last_only`: for validation, whose earlier items are training targets. Of the
-    tasks in `FREE_TEXT` every token of the answer is learnt; under the objective "trie" they are left out, with a warning that counts
-    them, since free text has no trie. With `identifiers`, a further column of that name numbers the items of a history and its answers
-    (places in ``catalog.identifiers``), for a teacher; it is empty for other tasks.
+    A row's spans are those of its column `spans`, else `grlm_hf.tasks.examples.default_spans`. The tokens of every line of identifiers
+    are exactly the trie path of its identifier.
 
-    Every label is checked: the tokens of a completion are exactly the trie paths of its items and its title lines, then EOS.
+    Args:
+        max_length: tokens that the model takes.
+        last_only: learn nothing before the last identifier of a completion. For validation, whose earlier items are training targets.
+        objective: "trie" adds the column `free_text` if there is any: 1 on the labels that are learnt over the whole vocabulary.
+        identifiers: add the column `identifiers` for a teacher: the items of a history and of its answers, as places in
+            ``catalog.identifiers``; empty for tasks without a history.
 
     Raises:
-        ValueError: a completion that is not made of the catalog's identifiers and titles, an example or an answer longer than
-            `max_length`, or nothing left.
+        ValueError: see `row_spans`; identifiers whose tokens merge with the text beside them; an example or an answer longer than
+            `max_length`.
     """
     from datasets import Dataset
 
-    if objective == "trie":
-        mixture = _without_free_text(mixture)
     prompts = prompt_tokens(tokenizer, mixture["prompt"])
-    texts = [row[-1]["content"] for row in mixture["completion"]]
-    free = [task in FREE_TEXT for task in mixture["task"]]
-    scheme, identifiers_ = catalog.scheme, catalog.identifiers
-    learnt = dict(zip(map(scheme.line, identifiers_), identifier_tokens(tokenizer, scheme, identifiers_), strict=True))
-    lines = [[text] if is_free else text.splitlines(keepends=True) for text, is_free in zip(texts, free, strict=True)]
-    read = _title_paths(tokenizer, catalog, {line for some, is_free in zip(lines, free, strict=True) if not is_free for line in some})
-    completions = tokenizer(without_specials(tokenizer, texts), add_special_tokens=False)["input_ids"]
-    rows: dict[str, list[Any]] = {"key": mixture["key"][:], "input_ids": [], "completion_mask": []}
-    if identifiers:
-        rows["identifiers"] = []
-    number = {line: n for n, line in enumerate(learnt)} if identifiers else {}
-    for i, (key, task, prompt, completion) in enumerate(zip(mixture["key"], mixture["task"], prompts, completions, strict=True)):
-        mask = [1] * len(completion)
-        if not free[i]:
-            for n, line in enumerate(lines[i] or [""]):
-                if line not in learnt and (line not in read or n == len(lines[i]) - 1):
-                    raise ValueError(f"Example {key!r} has a completion with {line!r}, which is no identifier of the catalog.")
-            if [token for line in lines[i] for token in learnt.get(line) or read[line]] != completion:
-                raise ValueError(f"Example {key!r}: the tokens of its completion are not its items' trie paths: {texts[i]!r}.")
-            mask = [int(line in learnt) for line in lines[i] for _ in learnt.get(line) or read[line]]
-            if last_only or task in LAST_ONLY:
-                asked = len(learnt[lines[i][-1]])
-                mask = [0] * (len(mask) - asked) + [1] * asked
-        ids = [*prompt, *completion, tokenizer.eos_token_id]
-        if max_length is not None and len(completion) + 1 >= max_length:
-            raise ValueError(
-                f"Example {key!r} has an answer of {len(completion) + 1} tokens, its prompt left out; the model takes {max_length} in all. "
-                "Lower max_history, or use a model that takes longer texts."
-            )
-        if max_length is not None and len(ids) > max_length:
-            raise ValueError(f"Example {key!r} has {len(ids)} tokens, the model takes {max_length}; lower max_history, or set max_tokens.")
-        rows["input_ids"].append(ids)
-        rows["completion_mask"].append([0] * len(prompt) + mask + [1])
+    lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
+    paths: Paths = dict(zip(lines, identifier_tokens(tokenizer, catalog.scheme, catalog.identifiers), strict=True))
+    number = {line: n for n, line in enumerate(lines)}
+    spans = [[replace(s, text=without_specials(tokenizer, [s.text])[0]) for s in row] for row in row_spans(mixture, catalog)]
+    encoded = tokenizer(["".join(s.text for s in row) for row in spans], add_special_tokens=False)
+    rows: dict[str, list[Any]] = {name: [] for name in ("key", "input_ids", "completion_mask", "identifiers", "free_text")}
+    for i, (key, task, prompt, row) in enumerate(zip(mixture["key"], mixture["task"], prompts, spans, strict=True)):
+        completion = encoded["input_ids"][i]
+        counts = _token_counts(key, row, completion, paths, encoded.encodings and encoded.encodings[i], tokenizer)
+        learnt = np.repeat([s.learnt for s in row], counts)
+        if last_only and (last := max((n for n, s in enumerate(row) if s.kind == "identifiers"), default=None)) is not None:
+            end = counts[: last + 1].sum()
+            begin = end - len(paths[_lines(row[last])[-1]])
+            learnt[:begin], learnt[begin:end] = False, True
+        answer = [*completion, tokenizer.eos_token_id]
+        _check_length(key, len(prompt), len(answer), max_length)
+        rows["key"].append(key)
+        rows["input_ids"].append([*prompt, *answer])
+        rows["completion_mask"].append([*[0] * len(prompt), *learnt.astype(int).tolist(), int(row[-1].learnt)])
+        if objective == "trie":
+            text = (learnt & np.repeat([s.kind == "text" for s in row], counts)).astype(int).tolist()
+            rows["free_text"].append([*[0] * len(prompt), *text, int(row[-1].learnt and row[-1].kind == "text")])
         if identifiers:
-            asked_after = mixture[i]["prompt"][-1]["content"].splitlines()
-            shown = [number[f"{line}\n"] for line in asked_after if f"{line}\n" in number] if task in HISTORY_TASKS else []
-            rows["identifiers"].append([*shown, *(number[line] for line in lines[i] if line in number)] if shown else [])
+            above = [f"{line}\n" for line in mixture[i]["prompt"][-1]["content"].splitlines()] if task in HISTORY_TASKS else []
+            shown = [number[line] for line in above if line in number]
+            rows["identifiers"].append([*shown, *(number[line] for s in row for line in _lines(s))] if shown else [])
+    if not any(map(any, rows["free_text"])):
+        del rows["free_text"]
+    if not identifiers:
+        del rows["identifiers"]
     return Dataset.from_dict(rows)
 
 
-def _without_free_text(mixture: Dataset) -> Dataset:
-    count = Counter(task for task in mixture["task"] if task in FREE_TEXT)
-    if not count:
-        return mixture
-    if count.total() == len(mixture):
-        raise ValueError(f"All examples are of {sorted(count)}, whose answers are free text: train.objective=trie learns Term IDs only.")
-    warnings.warn(
-        f"Left out {dict(sorted(count.items()))}: answers in free text, of which train.objective=trie learns nothing.", stacklevel=3
-    )
-    return mixture.select([i for i, task in enumerate(mixture["task"]) if task not in FREE_TEXT])
+def row_spans(mixture: Dataset, catalog: Catalog) -> list[tuple[Span, ...]]:
+    """The spans of each row of an ``sft`` table, checked.
+
+    Raises:
+        ValueError: a line of identifiers that the catalog lacks; spans that do not make up the completion, or of an unknown kind; in a row
+            that states no spans, a line between identifiers that is no title of the catalog.
+    """
+    scheme = catalog.scheme
+    known = set(map(scheme.line, catalog.identifiers))
+    titles: set[str] = set()
+    found = []
+    stated = mixture["spans"] if "spans" in mixture.column_names else [[]] * len(mixture)
+    for key, task, completion, own in zip(mixture["key"], mixture["task"], mixture["completion"], stated, strict=True):
+        text = completion[-1]["content"]
+        spans = tuple(Span(**span) for span in own or ()) or default_spans(task, text, scheme)
+        if own and ("".join(s.text for s in spans) != text or any(s.kind not in get_args(SpanKind) for s in spans)):
+            raise ValueError(
+                f"Example {key!r} has spans that do not fit its completion: {own}; expected texts that make up {text!r}, each of a kind of "
+                f"{get_args(SpanKind)}."
+            )
+        for span in spans:
+            strange = [line for line in _lines(span) if line not in known]
+            if not own and span.kind == "text" and not span.learnt:
+                titles = titles or set(map(title_line, catalog))
+                strange = [line for line in span.text.splitlines(keepends=True) if line not in titles]
+            if strange:
+                raise ValueError(f"Example {key!r} has a completion with {strange[0]!r}, which is no identifier of the catalog.")
+        if not spans or not (own or spans[-1].learnt):
+            last = text.splitlines(keepends=True)[-1] if text else ""
+            raise ValueError(f"Example {key!r} has a completion that ends in {last!r}, which is no identifier of the catalog.")
+        found.append(spans)
+    return found
 
 
-def _title_paths(tokenizer: Any, catalog: Catalog, lines: set[str]) -> dict[str, list[int]]:
-    """Token ids of those of the lines that are titles of the catalog."""
-    lines = {line for line in lines if not line.startswith("[")}
-    titles = sorted(lines & set(map(title_line, catalog))) if lines else []
-    return dict(zip(titles, line_tokens(tokenizer, without_specials(tokenizer, titles)), strict=True))
+def _lines(span: Span) -> list[str]:
+    """The lines of identifiers; none of free text."""
+    return span.text.splitlines(keepends=True) if span.kind == "identifiers" else []
+
+
+def _token_counts(key: str, spans: Sequence[Span], ids: Sequence[int], paths: Paths, encoding: Any, tokenizer: Any) -> np.ndarray:
+    """How many tokens of a completion belong to each span, int64 [spans]. A token belongs to the span of its last character.
+
+    Args:
+        ids: tokens of the whole completion.
+        encoding: the same with the tokens' places in the text; needed where free text and identifiers meet.
+
+    Raises:
+        ValueError: the tokens of a line of identifiers are not its trie path.
+    """
+    own = [[token for line in _lines(s) for token in paths[line]] for s in spans]
+    if len(spans) == 1 and spans[0].kind == "text":
+        return np.array([len(ids)])
+    if all(s.kind == "identifiers" for s in spans):
+        counts = np.array(list(map(len, own)))
+    elif encoding is None:
+        raise ValueError(f"{tokenizer_name(tokenizer)} cannot say where its tokens are in a text; use its fast version.")
+    else:
+        last = [max(end - 1, 0) for _, end in encoding.offsets]
+        span_of = np.searchsorted(np.cumsum([len(s.text) for s in spans]), last, side="right")
+        counts = np.bincount(span_of, minlength=len(spans))
+    borders = counts.cumsum()
+    if borders[-1] != len(ids) or any(
+        s.kind == "identifiers" and list(ids[end - n : end]) != path for s, n, end, path in zip(spans, counts, borders, own, strict=True)
+    ):
+        raise ValueError(
+            f"Example {key!r}: the tokens of its completion are not its items' trie paths: {''.join(s.text for s in spans)!r}."
+        )
+    return counts
+
+
+def _check_length(key: str, prompt: int, answer: int, max_length: int | None) -> None:
+    if max_length is not None and answer >= max_length:
+        raise ValueError(
+            f"Example {key!r} has an answer of {answer} tokens, its prompt left out; the model takes {max_length} in all. "
+            "Lower max_history, or use a model that takes longer texts."
+        )
+    if max_length is not None and prompt + answer > max_length:
+        raise ValueError(
+            f"Example {key!r} has {prompt + answer} tokens, the model takes {max_length}; lower max_history, or set max_tokens."
+        )

@@ -1,12 +1,14 @@
 """The trie-normalised objective: cross-entropy over the legal children of the current trie node.
 
-The model never spends probability, or compute, on tokens that decoding would forbid. Forced tokens have probability 1 and cost
-nothing; nor does the end of an identifier. Scores of a model trained so are normalised in the same way
-(``GRLMConfig.objective == "trie"``).
+The model spends no probability, and no compute, on tokens that decoding would forbid. Forced tokens have probability 1 and cost
+nothing; neither does the end-of-sequence token behind an identifier. Scores of a model trained so are normalised in the same way
+(``GRLMConfig.objective == "trie"``). Labels of free text have no node; their loss is the cross-entropy over the vocabulary
+(`grlm_hf.training.head`).
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from grlm_hf.trie.walker import Node, TrieWalker, segment_log_softmax
@@ -14,16 +16,58 @@ from grlm_hf.trie.walker import Node, TrieWalker, segment_log_softmax
 IGNORED = -100
 
 
-def label_nodes(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int) -> Node:
-    """The trie node before each label, empty (``lo == hi``) where there is none (not a label, or EOS). Three int64 [batch, length].
+def free_text_labels(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int) -> torch.Tensor:
+    """Which labels are free text where only tokens are known: those before the longest run of whole identifiers that ends a row's labels.
 
-    `walker` lives where `labels` do; on a CPU a walker of NumPy arrays is much faster.
+    Args:
+        labels: int64 [batch, length], such as a thought and then an identifier; `IGNORED` where nothing is asked.
+        walker: the trie, as NumPy arrays.
+
+    Returns:
+        bool [batch, length]; all ``False`` in a row that does not end in an identifier, which `label_nodes` then refuses.
+    """
+    found = labels.cpu().numpy()
+    row, column = np.nonzero((found != IGNORED) & (found != eos_token_id))
+    token, last = found[row, column], np.searchsorted(row, row, side="right")
+    # 1. from every label on: where the identifier that begins there ends; 0 if none does
+    end = np.zeros(len(row), np.int64)
+    begin = at = np.arange(len(row))
+    node = walker.root(len(row))
+    while len(at):
+        node = walker.step(*node, token[at])
+        alive, whole = node[1] > node[0], walker.ends(*node)
+        end[begin[alive & whole]] = at[alive & whole] + 1
+        goes_on = alive & ~whole & (at + 1 < last[begin])
+        begin, at, node = begin[goes_on], at[goes_on] + 1, tuple(x[goes_on] for x in node)  # type: ignore[assignment]
+    # 2. from the ends backwards: the runs that reach the end of their row
+    first: dict[int, int] = {}
+    reaches = set(np.unique(last).tolist())
+    for start in np.flatnonzero(end)[::-1].tolist():
+        if int(end[start]) in reaches:
+            reaches.add(start)
+            first[int(row[start])] = start
+    text = np.zeros(found.shape, bool)
+    before = np.arange(len(row)) < np.array([first.get(r, -1) for r in range(len(found))], np.int64)[row]
+    text[row[before], column[before]] = True
+    return torch.from_numpy(text).to(labels.device)
+
+
+def label_nodes(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int, free_text: torch.Tensor | None = None) -> Node:
+    """The trie node before each label, empty (``lo == hi``) where there is none: no label, free text, or the end-of-sequence token. Three
+    int64 [batch, length].
+
+    Args:
+        labels: int64 [batch, length].
+        walker: on the device of `labels`; on a CPU a walker of NumPy arrays is much faster.
+        free_text: bool [batch, length]; labels that belong to no identifier.
 
     Raises:
         ValueError: a label that continues no identifier.
     """
     found = labels if walker.device is not None else labels.numpy()
     counts = (found != IGNORED) & (found != eos_token_id)
+    if free_text is not None:
+        counts &= ~(free_text if walker.device is not None else free_text.numpy())
     node = root = walker.root(len(labels))
     columns, off = [], counts[:, 0] & False
     for label, counted in zip(found.T, counts.T, strict=True):

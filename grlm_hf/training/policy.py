@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from trl import DPOTrainer
 
-from grlm_hf.training.objective import IGNORED, label_nodes, trie_nll
+from grlm_hf.training.head import check_linear_head, vocabulary_log_probs
+from grlm_hf.training.objective import IGNORED, free_text_labels, label_nodes, trie_nll
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker
 
@@ -94,47 +95,70 @@ def follow_objective(model: Any, trie: Trie | None) -> None:
     Args:
         model: a causal LM that a TRL trainer has given its fused head (`trl.trainer.utils.add_fused_lm_head`), with eager or SDPA
             attention.
-        trie: normalise over the legal children of the current trie node (objective "trie"); ``None``: over all tokens. Of the other values
-            that TRL logs (entropy, mean logit) there are none under the trie: they are NaN.
+        trie: normalise the identifiers that end a completion over the legal children of the current trie node (objective "trie"), and
+            free text before them over all tokens; ``None``: all over all tokens. Of the other values that TRL logs (entropy, mean logit)
+            there are none under the trie: they are NaN.
 
-    Calling the model in any other way is as before. In that call it raises ``ValueError`` for a completion that is no identifier, under
-    the trie.
+    Calling the model in any other way is as before. In that call it raises ``ValueError`` for a completion that does not end in an
+    identifier, and for free text without a linear output layer, under the trie.
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
     fused = model.forward
-    device = model.get_input_embeddings().weight.device
-    walker = TrieWalker(trie, device) if trie else None
-    labelled = TrieWalker(trie) if trie and device.type == "cpu" else walker
+    within = _TrieObjective(trie, model.get_input_embeddings().weight.device) if trie else None
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return fused(*args, **kwargs)
-        input_ids = kwargs.pop("input_ids")
-        packed = pack(input_ids, kwargs.pop("attention_mask"), kwargs.pop("labels"))
+        input_ids, labels = kwargs.pop("input_ids"), kwargs.pop("labels")
+        packed = pack(input_ids, kwargs.pop("attention_mask"), labels)
         kwargs |= {"input_ids": packed.ids, "position_ids": packed.position, "attention_mask": _attention(self, packed.mask())}
         shape = (len(input_ids), input_ids.shape[1] - 1)
 
         def unpacked(values: torch.Tensor) -> torch.Tensor:
             return values.new_zeros(shape).index_put(packed.to, values)
 
-        if trie is None:
+        if within is None:
             out = fused(fused_lm_head=True, shift_labels=packed.labels, **kwargs)
             names = ("log_probs", "entropy", "mean_logits", "is_top1", "log_sum_sq_probs")
             return FusedCausalLMOutput(**{n: unpacked(v[packed.source]) for n in names if (v := getattr(out, n)) is not None})
         hidden = self.base_model(**kwargs | {"use_cache": False}).last_hidden_state
-        node = label_nodes(packed.labels, labelled, trie.eos_token_id)  # type: ignore[arg-type]
-        used = node[1] > node[0]
-        node = tuple(x[used] for x in node)
-        nll = trie_nll(hidden[used], self.get_output_embeddings().weight, node, packed.labels[used], walker)  # type: ignore[arg-type]
-        log_p = torch.zeros_like(packed.labels, dtype=nll.dtype).index_put(used.nonzero(as_tuple=True), -nll)
-        unknown = torch.full(shape, torch.nan, device=device)
+        log_p = within.log_probs(self, hidden, packed, labels)
+        unknown = torch.full(shape, torch.nan, device=log_p.device)
         return FusedCausalLMOutput(
             log_probs=unpacked(log_p[packed.source]), entropy=unknown, mean_logits=unknown, is_top1=unknown > 0, log_sum_sq_probs=unknown
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+class _TrieObjective:
+    """Log-probabilities of completions under the objective "trie"."""
+
+    def __init__(self, trie: Trie, device: torch.device):
+        self.eos: Any = trie.eos_token_id
+        self.numpy, self.walker = TrieWalker(trie), TrieWalker(trie, device)
+
+    def log_probs(self, model: Any, hidden: torch.Tensor, packed: Packed, labels: torch.Tensor) -> torch.Tensor:
+        """Natural log, float32 [groups, length]; 0 where nothing is asked.
+
+        Args:
+            hidden: float [groups, length, hidden], the model's last hidden states.
+            labels: int64 [batch, length], of the rows that were packed.
+        """
+        head = model.get_output_embeddings()
+        rows_text = free_text_labels(labels, self.numpy, self.eos)[:, 1:]
+        text = torch.zeros_like(packed.labels, dtype=torch.bool).index_put(packed.source, rows_text[packed.to])
+        node = label_nodes(packed.labels, self.numpy if hidden.device.type == "cpu" else self.walker, self.eos, text)
+        used = node[1] > node[0]
+        node = tuple(x[used] for x in node)  # type: ignore[assignment]
+        nll = trie_nll(hidden[used], head.weight, node, packed.labels[used], self.walker)
+        log_p = torch.zeros_like(packed.labels, dtype=nll.dtype).index_put(used.nonzero(as_tuple=True), -nll)
+        if text.any():
+            check_linear_head(model)
+            log_p = log_p.index_put(text.nonzero(as_tuple=True), vocabulary_log_probs(hidden[text], head, packed.labels[text]))
+        return log_p
 
 
 def _attention(model: Any, mask: torch.Tensor) -> torch.Tensor:

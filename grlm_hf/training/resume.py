@@ -53,7 +53,9 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
 def digest(examples: Dataset) -> str:
     """Hash of the tokens and labels of tokenized examples, in their order."""
     found = hashlib.sha256()
-    for name in ("input_ids", "completion_mask"):
+    for name in ("input_ids", "completion_mask", "free_text"):
+        if name not in examples.column_names:
+            continue
         for chunk in examples.with_format("arrow")[:][name].chunks:
             found.update(chunk.value_lengths().to_numpy(zero_copy_only=False).tobytes())
             found.update(chunk.flatten().to_numpy(zero_copy_only=False).tobytes())

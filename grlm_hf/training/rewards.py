@@ -5,6 +5,7 @@ A reward looks at a whole `Group`, so that it may depend on a rollout's place am
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.tasks.examples import is_identifier
 
 if TYPE_CHECKING:
     from grlm_hf.priors.scores import Scorer
@@ -93,18 +95,6 @@ def collaborative(catalog: Catalog, scorer: Scorer, floor: float = -20.0) -> Rew
     return reward
 
 
-def neighborly(catalog: Catalog, neighbors: Mapping[str, Sequence[str]]) -> Reward:
-    """The same from a table of collaborative neighbours, nearest first: 1 / place of the item among the neighbours of the history's last
-    item, 0 where it is none of them."""
-
-    def reward(group: Group) -> list[float]:
-        place = {item: n for n, item in enumerate(neighbors.get(group.history[-1], ()), 1)}
-        items = [[catalog.items[p].item_id for p in catalog.positions_of(tid)] if tid else [] for tid in group.found]
-        return [max((1 / place[i] for i in some if i in place), default=0.0) for some in items]
-
-    return reward
-
-
 def combined(rewards: Mapping[Reward, float]) -> Reward:
     """The weighted sum of rewards."""
 
@@ -150,5 +140,12 @@ def groups(
             places[at] > 0 if places is not None else (histories[at], targets[at]) == (histories[start], targets[start])
         ):
             continue
-        yield Group(tuple(histories[start]), tuple(targets[start]), tuple(map(scheme.parse, texts[start:at])))
+        yield Group(tuple(histories[start]), tuple(targets[start]), tuple(_answer(text, scheme) for text in texts[start:at]))
         start = at
+
+
+def _answer(text: str, scheme: Scheme) -> Identifier | None:
+    """The first of the identifiers that end a text, such as the one behind a thought that names others; else the first in the text."""
+    lines = [f"{line}\n" for line in text.rstrip().splitlines()]
+    run = list(itertools.takewhile(lambda line: is_identifier(line, scheme), reversed(lines)))  # type: ignore[arg-type]
+    return scheme.parse(run[-1] if run else text)

@@ -150,7 +150,7 @@ def train(
     examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
     held_out = None
     if validation is not None and (watched := min(config.validation_examples, len(validation))):
-        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, last_only=True)
+        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, True, config.objective)
     if len(set(gather_object([digest(examples)]))) > 1:
         raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
     # 4. TRL's trainer

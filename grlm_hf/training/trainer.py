@@ -14,10 +14,13 @@ from trl import SFTTrainer
 
 from grlm_hf.training.callbacks import OneBar, SameWhenResumed
 from grlm_hf.training.distill import Teacher
-from grlm_hf.training.head import plain_head, vocabulary_nll
+from grlm_hf.training.head import check_linear_head, plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker
+
+_OWN_COLUMNS = ("identifiers", "free_text")
+"""Columns of `tokenize_mixture` that the loss reads and TRL does not know."""
 
 
 class TermIDTrainer(SFTTrainer):
@@ -27,13 +30,14 @@ class TermIDTrainer(SFTTrainer):
     for all of them, examples without labels fill it up, which weigh nothing.
 
     Args:
-        trie: train on the trie-normalised loss (the sum over the labels divided by their number); ``None``: on TRL's own loss, on a CPU
-            computed at the labels only (`grlm_hf.training.head`).
+        trie: train on the trie-normalised loss (the sum over the labels divided by their number), and on the cross-entropy over the
+            vocabulary where an example's `free_text` says so; ``None``: on TRL's own loss, on a CPU computed at the labels only
+            (`grlm_hf.training.head`).
         teacher: whose answers make up the share `teacher_weight` of the loss in training, for examples that name their `identifiers`.
 
     Raises:
-        ValueError: the trie-normalised loss under ZeRO-3 or FSDP, which take the output embeddings apart; or the loss or the gradient is
-            not finite at some step, before it has touched the weights.
+        ValueError: the trie-normalised loss under ZeRO-3 or FSDP, which take the output embeddings apart; free text with it and without
+            a linear output layer; or the loss or the gradient is not finite at some step, before it has touched the weights.
     """
 
     def __init__(self, model: Any, *, trie: Trie | None, teacher: Teacher | None = None, teacher_weight: float = 0.0, **kwargs: Any):
@@ -55,6 +59,9 @@ class TermIDTrainer(SFTTrainer):
         """No process has the weights of the whole model."""
         if trie and self.sharded:
             raise ValueError("train.objective=trie needs whole output embeddings in every process: use ZeRO-2 instead of ZeRO-3 or FSDP.")
+        examples: list[Any] = [self.train_dataset, self.eval_dataset]
+        if trie and any("free_text" in rows.column_names for rows in examples if rows is not None):
+            check_linear_head(self.accelerator.unwrap_model(self.model))
         self._walker = TrieWalker(trie, self.args.device) if trie else None
         self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
         self._eos = trie.eos_token_id if trie else None
@@ -75,14 +82,14 @@ class TermIDTrainer(SFTTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise ValueError(f"The loss became {loss.item()} {self._told(inputs)}")
+            raise ValueError(f"The loss became {loss.item()} {self._error_context(inputs)}")
         self._last = inputs
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is not None and not math.isfinite(norm):
-            raise ValueError(f"The gradient's length became {float(norm)} {self._told(self._last)}")
+            raise ValueError(f"The gradient's length became {float(norm)} {self._error_context(self._last)}")
         return norm
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +108,7 @@ class TermIDTrainer(SFTTrainer):
             logs["eval_loss"] = total / max(count, 1)
         super().log(logs, start_time)
 
-    def _told(self, inputs: dict[str, Any]) -> str:
+    def _error_context(self, inputs: dict[str, Any]) -> str:
         keys = self._keys(inputs)
         some = ", ".join(map(repr, keys[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         return (
@@ -129,46 +136,63 @@ class TermIDTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()  # all parts are there before the main process writes the file that says so
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        if self._walker is None:
-            if not return_outputs and plain_head(self.accelerator.unwrap_model(model)):
-                return self._vocabulary_loss(model, inputs, num_items_in_batch)
+        sequences, free_text = inputs.pop("identifiers", None), inputs.pop("free_text", None)
+        whole = self.accelerator.unwrap_model(model)
+        if self._walker is None and (return_outputs or not plain_head(whole)):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-        identifiers = inputs.pop("identifiers", None)
         labels = inputs["labels"][:, 1:]
         # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
         out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-        node = label_nodes(labels, self._labels, self._eos)  # type: ignore[arg-type]
-        used = node[1] > node[0]
-        begins = used & (node[2] == 0)
-        node = tuple(x[used] for x in node)
-        embedding = self.accelerator.unwrap_model(model).get_output_embeddings().weight
-        below = question = None
-        if self.teacher is not None and model.training and identifiers is not None:
-            below, question = self._taught(identifiers, begins, used)
-        with self.compute_loss_context_manager():
-            hidden = out.hidden_states[-1][:, :-1][used]
-            nll, soft = trie_losses(hidden, embedding, node, labels[used], self._walker, below, question)
-        if question is not None:
-            nll = torch.where(question >= 0, (1 - self.teacher_weight) * nll + self.teacher_weight * soft, nll)
-        loss = self._a_label(nll.sum(), labels, num_items_in_batch)
+        hidden, head = out.hidden_states[-1][:, :-1], whole.get_output_embeddings()
+        text = labels != IGNORED
+        total = torch.zeros((), device=hidden.device)
+        if self._walker is not None:
+            text = text & free_text[:, 1:] if free_text is not None else None
+            teacher = self.teacher if model.training and sequences is not None else None
+            total = total + self._identifier_loss(hidden, head.weight, labels, text, teacher, sequences or [])
+        if text is not None:
+            with self.compute_loss_context_manager():
+                total = total + vocabulary_nll(hidden[text], head, labels[text])
+        loss = self._mean_over_labels(total, labels, num_items_in_batch)
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
-    def _vocabulary_loss(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
-        labels = inputs["labels"][:, 1:]
-        out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-        learnt = labels != IGNORED
-        with self.compute_loss_context_manager():
-            head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            nll = vocabulary_nll(out.hidden_states[-1][:, :-1][learnt], head, labels[learnt])
-        return self._a_label(nll, labels, num_items_in_batch)
+    def _identifier_loss(
+        self,
+        hidden: torch.Tensor,
+        embedding: torch.Tensor,
+        labels: torch.Tensor,
+        text: torch.Tensor | None,
+        teacher: Teacher | None,
+        sequences: list[list[int]],
+    ) -> torch.Tensor:
+        """Sum of the trie-normalised losses of the labels that are identifiers.
 
-    def _a_label(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        Args:
+            hidden: float [batch, length, hidden], where the labels are predicted.
+            embedding: float [vocab, hidden].
+            labels: int64 [batch, length].
+            text: bool [batch, length]; labels of free text, which count 0 here.
+            teacher: answers too, for the rows that have `sequences`.
+        """
+        node = label_nodes(labels, self._labels, self._eos, text)  # type: ignore[arg-type]
+        used = node[1] > node[0]
+        below = question = None
+        if teacher is not None:
+            below, question = self._teacher_targets(sequences, used & (node[2] == 0), used)
+        node = tuple(x[used] for x in node)
+        with self.compute_loss_context_manager():
+            nll, soft = trie_losses(hidden[used], embedding, node, labels[used], self._walker, below, question)  # type: ignore[arg-type]
+        if question is not None:
+            nll = torch.where(question >= 0, (1 - self.teacher_weight) * nll + self.teacher_weight * soft, nll)
+        return nll.sum()
+
+    def _mean_over_labels(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
         """Mean loss over the labels: of this batch, or of the whole step in all processes, whose gradients are averaged afterwards."""
         if num_items_in_batch is None:
             return total / (labels != IGNORED).sum().clamp(min=1)
         return total / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
 
-    def _taught(
+    def _teacher_targets(
         self, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
         """The teacher's answers, and which of them each label belongs to, -1 for none. `begins`, `used`: bool [batch, length]; the first
@@ -187,20 +211,24 @@ class TermIDTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "identifiers" not in self._signature_columns:  # type: ignore[operator]
-            self._signature_columns.append("identifiers")  # type: ignore[union-attr, attr-defined]
+        self._signature_columns += [name for name in _OWN_COLUMNS if name not in self._signature_columns]  # type: ignore[operator]
 
 
 class _Collator:
-    """TRL's collator, with the lists of `identifiers` left as they are."""
+    """TRL's collator. The lists of `identifiers` stay as they are; `free_text` becomes bool, of the shape of `input_ids`."""
 
     def __init__(self, inner: Any):
         self.inner = inner
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        kept = [row["identifiers"] for row in rows if "identifiers" in row]
-        batch = self.inner([{name: value for name, value in row.items() if name != "identifiers"} for row in rows])
-        return batch | {"identifiers": kept} if kept else batch
+        own: dict[str, Any] = {name: [row[name] for row in rows] for name in _OWN_COLUMNS if name in rows[0]}
+        batch = self.inner([{name: value for name, value in row.items() if name not in own} for row in rows])
+        if "free_text" in own:
+            mask = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+            for row, values in zip(mask, own["free_text"], strict=True):
+                row[: len(values)] = torch.tensor(values, dtype=torch.bool)
+            own["free_text"] = mask
+        return batch | own
 
 
 def _without_labels(examples: Any, n: int) -> Any:

@@ -16,7 +16,6 @@ import math
 import struct
 import tempfile
 import tomllib
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from grlm_hf.layout import HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.stages import make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
+from grlm_hf.tasks.examples import FREE_TEXT
 from grlm_hf.tasks.mixture import make_mixture
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 from grlm_hf.tokens import tokenizer_hash
@@ -147,10 +147,10 @@ def mixture(history: str) -> Any:
 
 @functools.cache
 def tokens(objective: str) -> Any:
-    saved = loaded()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the objective "trie" leaves free text out and says so
-        return tokenize_mixture(mixture("term_ids").dataset, saved.tokenizer, saved.catalog, objective=objective, identifiers=True)
+    saved, rows = loaded(), mixture("term_ids").dataset
+    if objective == "trie":  # version 0.1.0 left free text out under it
+        rows = rows.select([n for n, task in enumerate(rows["task"]) if task not in FREE_TEXT])
+    return tokenize_mixture(rows, saved.tokenizer, saved.catalog, objective=objective, identifiers=True)
 
 
 def sha(data: bytes) -> str:

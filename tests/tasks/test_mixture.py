@@ -20,7 +20,7 @@ from grlm_hf.data.interactions import Case, History
 from grlm_hf.identifiers.terms import TERMS, parse, render
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.config import TASKS, Caps, MixtureConfig
-from grlm_hf.tasks.examples import Example, internalisation, sequences
+from grlm_hf.tasks.examples import Example, Span, default_spans, internalisation, sequences
 from grlm_hf.tasks.mixture import (
     build_mixture,
     draw,
@@ -155,7 +155,7 @@ def test_rows_are_chat_messages() -> None:
     for row in mixture:
         ((user,), (assistant,)) = row["prompt"], row["completion"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
-        assert written(Example(row["task"], row["key"], user["content"], assistant["content"]))
+        assert written(Example(row["task"], row["key"], user["content"], default_spans(row["task"], assistant["content"], TERMS)))
     assert examples_to_dataset([]).features == mixture_features()
 
 
@@ -215,7 +215,7 @@ def test_statistics_count_what_is_there(chat_file: str) -> None:
 
 def test_tokens_are_those_of_the_whole_conversation() -> None:
     tokenizer = toy_tokenizer()
-    examples = [Example("chat", "k", "a?", "b.", (("user", "x"), ("assistant", "y"))), *sequence_examples(toy_histories(5), 3)]
+    examples = [Example("chat", "k", "a?", (Span("b."),), (("user", "x"), ("assistant", "y"))), *sequence_examples(toy_histories(5), 3)]
     rows = examples_to_dataset(examples)
     whole = [tokenizer.apply_chat_template(p + c, tokenize=False) for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
     want = [len(tokenizer(text.removesuffix("\n"), add_special_tokens=False)["input_ids"]) for text in whole]
@@ -243,7 +243,7 @@ def test_a_budget_drops_the_oldest_items_and_cuts_none(history: str, budget: int
             whole = by_user[row["key"]]
             target = answer(CATALOG.term_id(next(h for h in toy_histories() if h.user_id == row["key"]).items[-1]))
             made = {n: next_item_turns(whole[n:-1], history) for n in range(len(whole) - 1)}
-            fits = {n: Example("sequence", "", u, b + target) for n, (u, b) in made.items()}
+            fits = {n: Example("sequence", "", u, default_spans("sequence", b + target, TERMS)) for n, (u, b) in made.items()}
             sizes = dict(zip(fits, example_tokens(tokenizer, list(fits.values())), strict=True))
             n = min(n for n, size in sizes.items() if size <= budget)
             assert (user, begun) == (fits[n].prompt, fits[n].completion)

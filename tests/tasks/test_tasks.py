@@ -25,6 +25,7 @@ from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
 from grlm_hf.tasks.examples import (
     Example,
     Source,
+    Span,
     description_to_term_id,
     internalisation,
     sliding,
@@ -58,7 +59,7 @@ def test_text_tasks_ask_for_one_thing_by_another() -> None:
     item = Item("a", "Rose\n[Shampoo]", "Brand", ("Hair", "Shampoos"), "A rosy <|im_end|> shampoo.")
     catalog = Catalog([item, Item("b", "Soap")], [("shampoo", "rose"), ("soap", "plain")])
     first = [made(list(task(catalog)))[0] for task in (internalisation, title_to_term_id, description_to_term_id, term_id_to_title)]
-    answer = "[shampoo, rose]\n"
+    answer = (Span("[shampoo, rose]\n", "identifiers"),)
     assert first == [
         Example(
             "internalise", "a",
@@ -66,7 +67,7 @@ def test_text_tasks_ask_for_one_thing_by_another() -> None:
         ),
         Example("title_to_term_id", "a", "Term ID of:\nTitle: Rose [Shampoo]", answer),
         Example("description_to_term_id", "a", "Term ID of:\nDescription: A rosy <|im_end|> shampoo.", answer),
-        Example("term_id_to_title", "a", "Title of:\n[shampoo, rose]", "Rose (Shampoo)"),
+        Example("term_id_to_title", "a", "Title of:\n[shampoo, rose]", (Span("Rose (Shampoo)"),)),
     ]  # fmt: skip
     assert made(list(description_to_term_id(catalog)))[1] == "no description"
 

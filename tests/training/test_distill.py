@@ -12,7 +12,8 @@ from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
 from grlm_hf.priors.sequence_training import train_sequence_model
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
+from grlm_hf.tasks.examples import Example, Span
+from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.config import DistillConfig, TrainConfig
 from grlm_hf.training.distill import Teacher
@@ -105,6 +106,15 @@ def test_examples_name_their_items_and_only_those_of_histories() -> None:
     assert tasks == {"sequence", "internalise"}
 
 
+def test_items_of_a_history_are_found_behind_a_thought() -> None:
+    line = [TERMS.line(CATALOG.term_id(i)) for i in IDS[:4]]
+    thought = (Span(f"Not {line[3]}.\n"), Span(line[2], "identifiers"))
+    rows = examples_to_dataset([Example("sequence", "u", f"Next items after:\n{line[0]}{line[1]}".strip(), thought)])
+    (row,) = tokenize_mixture(rows, TOKENIZER, CATALOG, objective="trie", identifiers=True)
+    assert row["identifiers"] == [NUMBER[CATALOG.term_id(i)] for i in IDS[:3]]
+    assert sum(row["free_text"]) == len(TOKENIZER(thought[0].text, add_special_tokens=False)["input_ids"])
+
+
 @pytest.mark.parametrize("asked_last", [0, 1])
 def test_each_label_meets_the_teachers_answer_to_its_own_question(model: SequenceModel, asked_last: int) -> None:
     """Rows with a teacher and without, and rows whose last items alone are learnt."""
@@ -118,7 +128,7 @@ def test_each_label_meets_the_teachers_answer_to_its_own_question(model: Sequenc
     trainer = object.__new__(TermIDTrainer)
     trainer.teacher = teacher
     identifiers = [list(range(n)) for n in lengths]
-    below, question = trainer._taught(identifiers, begins, used)
+    below, question = trainer._teacher_targets(identifiers, begins, used)
     assert below is not None
     assert question is not None
     want, first = [], 0

@@ -54,34 +54,39 @@ def batch(prompts: list[list[int]], completions: list[list[int]], side: str) -> 
     return dict(zip(("input_ids", "attention_mask", "labels"), (torch.tensor(x) for x in zip(*rows, strict=True)), strict=True))
 
 
-def some_rows(grlm: GRLMForRecommendation) -> tuple[list[list[int]], list[list[int]]]:
-    """Rows of three prompts, in no order, one of them once only; one completion twice."""
+def some_rows(grlm: GRLMForRecommendation, thoughts: bool = False) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """Rows of three prompts, in no order, one of them once only; one completion twice. The numbers say where its identifier begins."""
     rows = []
     for history, leaves in ((["i20"], [0, 3, 3]), (["i12", "i11", "i9"], [10, 4, 9, 1]), (["i13"], [6])):
         prompt, paths = prompt_and_paths(grlm, history)
-        rows += [(prompt, paths[leaf]) for leaf in leaves]
+        for n, leaf in enumerate(leaves):
+            text = f"Thought {n}, of {'very ' * n}much.\n" if thoughts and n != 1 else ""
+            thought = grlm.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            rows.append((prompt, [*thought, *paths[leaf]], len(thought)))
     random.Random(0).shuffle(rows)
-    return [p for p, _ in rows], [c for _, c in rows]
+    return tuple(map(list, zip(*rows, strict=True)))  # type: ignore[return-value]
 
 
-def plain(grlm: GRLMForRecommendation, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """Log p of each token of the completion, by a forward of its own."""
+def plain(grlm: GRLMForRecommendation, prompt: list[int], completion: list[int], begin: int = 0) -> torch.Tensor:
+    """Log p of each token of the completion, by a forward of its own. From `begin` on it is an identifier, before it free text."""
     logits = grlm.model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].double()
     found = []
     for i, (row, token) in enumerate(zip(logits, completion, strict=True)):
-        legal = list(legal_tokens(grlm.trie, completion[:i])) if grlm.config.objective == "trie" else slice(None)
+        held = grlm.config.objective == "trie" and i >= begin
+        legal = list(legal_tokens(grlm.trie, completion[begin:i])) if held else slice(None)
         found.append(row[token] - row[legal].logsumexp(0))
     return torch.stack(found)
 
 
+@pytest.mark.parametrize("thoughts", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_log_probs_and_gradients_equal_a_forward_for_each_row(objective: str, side: str, attention: str) -> None:
+def test_log_probs_and_gradients_equal_a_forward_for_each_row(objective: str, side: str, attention: str, thoughts: bool) -> None:
     grlm = toy_grlm(objective)
     grlm.model.set_attn_implementation(attention)
-    prompts, completions = some_rows(grlm)
-    expected = [plain(grlm, p, c) for p, c in zip(prompts, completions, strict=True)]
+    prompts, completions, begins = some_rows(grlm, thoughts)
+    expected = [plain(grlm, *row) for row in zip(prompts, completions, begins, strict=True)]
     weight = grlm.model.get_input_embeddings().weight
     (wanted,) = torch.autograd.grad(sum(i * x.sum() for i, x in enumerate(expected)), weight)
     add_fused_lm_head(grlm.model, outputs=("log_probs", "entropy"))
@@ -99,7 +104,7 @@ def test_log_probs_and_gradients_equal_a_forward_for_each_row(objective: str, si
 
 def test_a_prompt_stands_once() -> None:
     grlm = toy_grlm()
-    prompts, completions = some_rows(grlm)
+    prompts, completions, _ = some_rows(grlm)
     packed = pack(**batch(prompts, completions, "left"))
     assert packed.ids.shape[0] == len({tuple(p) for p in prompts})
     computed = int((packed.branch >= 0).sum())
@@ -108,7 +113,7 @@ def test_a_prompt_stands_once() -> None:
 
 def test_a_row_without_a_prompt_is_refused_and_so_is_what_is_no_identifier() -> None:
     grlm = toy_grlm("trie")
-    prompts, completions = some_rows(grlm)
+    prompts, completions, _ = some_rows(grlm)
     with pytest.raises(ValueError, match="no prompt or no completion"):
         pack(**batch([[], *prompts[1:]], completions, "right"))
     add_fused_lm_head(grlm.model)

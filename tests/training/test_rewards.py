@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toys import TERM_IDS, WORDS, toy_catalog
 
-from grlm_hf.identifiers.terms import TermID, render
+from grlm_hf.identifiers.terms import TERMS, TermID, render
 from grlm_hf.training.rewards import (
     Group,
     Reward,
@@ -14,7 +14,6 @@ from grlm_hf.training.rewards import (
     combined,
     exact_hit,
     for_trl,
-    neighborly,
     prefix,
     rank_aware,
     validity,
@@ -87,12 +86,6 @@ def test_collaborative_follows_the_scorer_and_takes_the_best_of_items_that_share
     assert values == pytest.approx([1, 0.5, 0.4, 0, 0, 0])
 
 
-def test_neighborly_is_one_over_the_place_among_the_last_items_neighbors() -> None:
-    reward = neighborly(CATALOG, {"i12": ["i18", "i13"], "i20": ["i19"]})
-    assert reward(group(TERM_IDS[2], TERM_IDS[7], TERM_IDS[1], None)) == [1, 0.5, 0, 0]
-    assert neighborly(CATALOG, {})(group(TERM_IDS[2])) == [0]
-
-
 def test_weights_combine() -> None:
     g = group(TERM_IDS[0], TARGET, TERM_IDS[4])
     weights: dict[Reward, float] = {exact_hit: 2.0, prefix: -1.0, rank_aware: 0.5}
@@ -124,3 +117,10 @@ def test_the_form_of_trl_gives_the_values_of_the_groups(seed: int, messages: boo
     # without places equal neighbours are one group
     del columns["place"]
     assert len(f(prompts=prompts, completions=completions, **columns)) == len(texts)
+
+
+def test_the_answer_stands_behind_the_thought() -> None:
+    first, answer, other = (TERMS.line(tid) for tid in TERM_IDS[:3])
+    texts = [f"Not {first}but\n{answer}", f"{answer}{other}", f"{answer}...", f"So [{answer.strip('[]').upper()}", "A thought only."]
+    f = for_trl(lambda group: [float(tid == TERM_IDS[1]) for tid in group.found], "answer")
+    assert f(["…"] * 5, texts, history=[["i20"]] * 5, target=[list(TARGET)] * 5) == [1, 1, 1, 1, 0]

@@ -10,7 +10,8 @@ from toys import toy_catalog, toy_grlm, toy_histories, toy_tokenizer
 from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tasks.encoding import request_tokens
-from grlm_hf.tasks.mixture import Example, MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
+from grlm_hf.tasks.examples import Example, Span
+from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, tokenize_mixture, train
@@ -68,7 +69,7 @@ def test_tokens_are_those_that_trl_itself_would_make(tmp_path: Path) -> None:
 
 
 def test_refuses_foreign_completions_and_long_examples() -> None:
-    foreign = examples_to_dataset([Example("sequence", "u1", "Next items after:\n[a]", "[no, such, item]\n")])
+    foreign = examples_to_dataset([Example("sequence", "u1", "Next items after:\n[a]", (Span("[no, such, item]\n", "identifiers"),))])
     with pytest.raises(ValueError, match=r"'u1'.*no identifier of the catalog"):
         tokenize_mixture(foreign, toy_tokenizer(), CATALOG)
     with pytest.raises(ValueError, match=r"the model takes 20; lower max_history"):
