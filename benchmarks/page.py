@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.evaluation.report import load_report, markdown_table
+from grlm_hf.evaluation.report import load_report
+from grlm_hf.evaluation.report.tables import methods_table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -44,16 +45,14 @@ def load(path: Path) -> Any:
 
 def quality(name: str, title: str) -> list[str]:
     report = load_report(RESULTS / f"{name}.json")
-    protocol = report["protocol"]
-    about = ", ".join(
-        f"{key.replace('_', ' ')}: {protocol[key]}" for key in ("users", "candidates", "split", "seen_items") if key in protocol
-    )
+    p = report.protocol
+    about = f"users: {p.users}, candidates: {p.candidates}, split: {p.split}, seen items: {p.seen_items}"
     return [
         f"### {title}",
         "",
         f"{about} ([report](../benchmarks/results/{name}.json)).",
         "",
-        markdown_table({**report, "domains": {}}),
+        methods_table(report).markdown(),
         "",
     ]
 

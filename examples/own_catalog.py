@@ -32,8 +32,8 @@ def main(shop: str = "my-shop", output: str = "my-run", *settings: str) -> None:
         ],
     )
     report = run(recipe)  # neighbours, Term IDs, quality, dataset, priors, training, evaluation; run again, it keeps what is finished
-    for name, figures in report["methods"].items():
-        print(f"{name:>16}  recall@10 {figures['recall@10']['value']:.4f}  ndcg@10 {figures['ndcg@10']['value']:.4f}")
+    for name, figures in report.methods.items():
+        print(f"{name:>16}  recall@10 {figures['recall@10'].value:.4f}  ndcg@10 {figures['ndcg@10'].value:.4f}")
 
     grlm = GRLMForRecommendation.from_pretrained(f"{output}/checkpoint")
     history = [grlm.catalog.items[0].item_id]

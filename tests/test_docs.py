@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from grlm_hf.evaluation.report import load_report, markdown_table
+from grlm_hf.evaluation.report.tables import methods_table
 from grlm_hf.files import read_json
 from grlm_hf.indexing.quality.report import markdown_table as quality_table
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 )
 def test_the_tables_of_the_reports(name: str, page: str) -> None:
     report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
-    assert markdown_table({**report, "domains": {}}) in (ROOT / page).read_text(encoding="utf-8")
+    assert methods_table(report).markdown() in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_benchmarks_are_those_of_the_result_files() -> None:

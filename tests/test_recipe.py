@@ -11,6 +11,7 @@ from toys import TERM_IDS, toy_catalog, toy_histories
 from writer_toys import save_toy_llm
 
 from grlm_hf import Catalog, GRLMForRecommendation
+from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.report import load_report
 from grlm_hf.files import Incomplete
 from grlm_hf.indexing.generate import LLMConfig, generation_hash
@@ -55,15 +56,15 @@ def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
         "report.html",
     }  # fmt: skip
     assert report == load_report(out / "report.json")
-    assert report["methods"].keys() == {"grlm", "grlm+item_knn", "item_knn", "text_knn", "popularity", "random"}
-    assert report["methods"]["grlm"]["valid_rate"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert report.methods.keys() == {"grlm", "grlm+item_knn", "item_knn", "text_knn", "popularity", "random"}
+    assert report.methods["grlm"]["valid_rate"] == Estimate(1.0, 1.0, 1.0)
     assert Catalog.from_pretrained(out / "catalog") == Catalog.from_pretrained(out / "checkpoint")
     assert Catalog.from_pretrained(out / "catalog").term_ids == tuple(TERM_IDS)
     grlm = GRLMForRecommendation.from_pretrained(out / "checkpoint")
     assert len({r.item_id for r in grlm.recommend(["i20"], 5)}) == 5
     card = (out / "checkpoint" / "README.md").read_text()
     assert "Toys only." in card
-    assert f"{report['methods']['grlm']['recall@10']['value']:.4f}" in card
+    assert f"{report.methods['grlm']['recall@10'].value:.4f}" in card
     assert load_dataset(str(out / "datasets"), "sft", split="train").column_names == ["task", "key", "prompt", "completion"]
 
 

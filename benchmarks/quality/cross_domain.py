@@ -9,6 +9,7 @@ the table of docs/evaluation.md.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,12 @@ def collected(folder: Path) -> list[dict[str, Any]]:
     joint = load_report(folder / "joint" / "report.json")
     rows = []
     for domain in ("beauty", "sports"):
-        alone, both = load_report(folder / domain / "report.json"), joint["domains"][domain]
-        if alone["protocol"]["cases"] != both["cases"]:
-            raise ValueError(
-                f"{domain}: {alone['protocol']['cases']} questions alone, {both['cases']} in the joint report; expected the same."
-            )
+        alone, both = load_report(folder / domain / "report.json"), joint.domains[domain]
+        if alone.protocol.cases != both.cases:
+            raise ValueError(f"{domain}: {alone.protocol.cases} questions alone, {both.cases} in the joint report; expected the same.")
         for method in METHODS:
-            found = {where: {m: part["methods"][method][m] for m in METRICS} for where, part in (("alone", alone), ("together", both))}
-            rows.append({"domain": domain, "method": method, "cases": both["cases"], "candidates": both["candidates"], **found})
+            found = {where: {m: asdict(part.methods[method][m]) for m in METRICS} for where, part in (("alone", alone), ("together", both))}
+            rows.append({"domain": domain, "method": method, "cases": both.cases, "candidates": both.candidates, **found})
     return rows
 
 

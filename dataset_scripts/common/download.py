@@ -1,6 +1,6 @@
 """Fetches raw files: resumes what was begun, and gives a file its name only when it is whole.
 
-Our own code, since the libraries that we keep resume less: pooch always begins anew, and `huggingface_hub.http_get` sends no ``If-Range``, so
+Our own code, since kept libraries resume less: pooch always begins anew, and `huggingface_hub.http_get` sends no ``If-Range``, so
 it would join the halves of two versions of a file.
 """
 

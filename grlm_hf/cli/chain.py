@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
+
+if TYPE_CHECKING:
+    from grlm_hf.evaluation.schema import Report
+    from grlm_hf.recipe import Recipe
 
 
 @app.command
@@ -23,11 +27,8 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
     from grlm_hf.stages.quickstart import quickstart_recipe
 
     quiet()
-    report = run(quickstart_recipe(output, set_ or []), say)
-    if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        show(report, output)
+    recipe = quickstart_recipe(output, set_ or [])
+    _show(run(recipe, say), recipe, as_json)
 
 
 @app.command(name="run")
@@ -55,18 +56,25 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     if data is not None:  # the recipe's name and notice speak of its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
-    report, folder = run(loaded, say), Path(loaded.output)
+    _show(run(loaded, say), loaded, as_json)
+
+
+def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:
+    """Prints what a recipe measured (`grlm_hf.stages.run`)."""
+    from grlm_hf.evaluation.schema import Report
+
+    output = Path(recipe.output)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
-    elif loaded.until == "evaluate":
-        show(report, folder)
-    elif loaded.until == "quality":
-        show_quality(report, folder / "quality")
+        print(json.dumps(found.to_json() if isinstance(found, Report) else found, indent=2, ensure_ascii=False))
+    elif isinstance(found, Report):
+        _show_report(found, output)
+    elif recipe.until == "quality":
+        show_quality(found, output / "quality")
     else:
-        say(f"{loaded.until} → {folder}")
+        say(f"{recipe.until} → {output}")
 
 
-def show(report: dict[str, Any], output: Path) -> None:
+def _show_report(report: Report, output: Path) -> None:
     from grlm_hf.data.repository import load_table
     from grlm_hf.evaluation.report import text_table
     from grlm_hf.modeling.recommender import GRLMForRecommendation

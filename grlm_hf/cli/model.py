@@ -86,7 +86,7 @@ def evaluate(
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     if not is_main():
         return
-    print(_json(report) if as_json else text_table(report))
+    print(_json(report.to_json()) if as_json else text_table(report))
 
 
 @app.command
@@ -228,11 +228,11 @@ def report(
         raise ValueError(f"{output} is a file; --output names a folder.")
     loaded = load_reports(reports)
     if len(reports) > 1:
-        print(_json(loaded) if as_json else compared(loaded, markdown))
+        print(_json({run: report.to_json() for run, report in loaded.items()}) if as_json else compared(loaded, markdown))
         written = render_comparison(loaded, output) if output else []
     else:
         (one,) = loaded.values()
-        print(_json(one) if as_json else all_tables(one, markdown))
+        print(_json(one.to_json()) if as_json else all_tables(one, markdown))
         written = render(one, output or reports[0].parent, reports[0].stem)
     for path in written:
         say(f"→ {path}")

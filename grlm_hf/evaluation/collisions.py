@@ -1,10 +1,10 @@
-"""Hits where items share a Term ID: under three stated rules.
+"""Hits where items share a Term ID, by three rules.
 
-A method that ranks by Term ID gives the items of one the same score, and has to put them in some order. How much that order is worth:
+A method that ranks by Term ID gives the same score to all items of one, and has to put them in some order. The effect of that order:
 
-first     as everywhere in a report: items that share a Term ID stand in ascending order of item_id.
+first     as everywhere in a report: items that share a Term ID are in ascending order of item_id.
 expected  the mean over all orders of the items that share the target's Term ID, all equally likely.
-any       an item with the target's Term ID counts as the target: how good the Term IDs are that the method finds.
+any       every item with the target's Term ID is a hit: how good the Term IDs are that the method finds.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog],
 
     Args:
         rankings: of a method that ranks by Term ID (``rankings.by_term_id``).
-        pools: what could be recommended, by case.
+        pools: the candidates of each case.
         seen_kept: items of the history are ranked too. Otherwise they are no candidates; a target that is one of them is never hit under
             "expected", as under "first".
 
-    Under "expected" the items of the target's Term ID, `g` candidates, hold `g` places: those that they have in the ranking, and for the
-    rest places beyond its end. The target is at each of them with probability 1 / g. If the end of a ranking parts such a group, the
-    places are those of all orders too, since the group begins where it begins.
+    Under "expected" the `g` candidates with the target's Term ID hold `g` places: those that they have in the ranking, and for the rest
+    places beyond its end. The target is at each place with probability 1 / g. Where the end of a ranking cuts such a group, this is exact
+    too, since every order of the group begins at the same place.
     """
     targets = [c.target for c in cases]
     first = per_case(ranks(rankings.items, targets))
-    # the places of a target's group, case by case: `owner[j]` is the case of the j-th place
+    # the places of all groups, one after the other: `owner[j]` is the case of the j-th place
     owner: list[int] = []
     places: list[int] = []
     size = np.ones(len(cases))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grlm_hf.data.interactions import Case
-from grlm_hf.evaluation.metrics import bootstrap
+from grlm_hf.evaluation.metrics import Estimate, bootstrap
 
 if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
@@ -25,16 +25,16 @@ class DeletionTest:
 
     Attributes:
         cases, users: how many were measured.
-        attributed: deleted in descending order of `HistoryScore.drop`: ``{value, low, high}``, a 95 % bootstrap interval over users.
+        attributed: deleted in descending order of `HistoryScore.drop`: with a 95 % bootstrap interval over users.
         random: deleted in random order.
         difference: attributed minus random, paired by case; above 0 where the explanation knows more than chance.
     """
 
     cases: int
     users: int
-    attributed: dict[str, float]
-    random: dict[str, float]
-    difference: dict[str, float]
+    attributed: Estimate
+    random: Estimate
+    difference: Estimate
 
 
 def deletion_test(

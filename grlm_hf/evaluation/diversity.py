@@ -1,4 +1,4 @@
-"""What is recommended, whoever it suits: how evenly the catalog is shown, how popular and how alike the items of a list are."""
+"""What is recommended, hit or not: how evenly items are recommended, how popular and how alike the items of a list are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 
 HEAD = 0.2
-"""Share of the training events that the items of the head hold; all others are the tail."""
-_ROWS = 1024  # lists compared at once
+"""Share of the training events that the items of the head hold; all other items are the tail."""
+_ROWS = 1024  # lists that are compared at once
 
 
 def places(rankings: Sequence[Sequence[str | None]], catalog: Catalog, k: int) -> np.ndarray:
-    """The catalog's positions of each ranking's first `k` outputs, int64 [cases, k]; -1 for none, and for what names no item."""
+    """Catalog positions of each ranking's first `k` outputs, int64 [cases, k]; -1 where there is none, or it names no item."""
     found = np.full((len(rankings), k), -1, np.int64)
     for row, ranking in zip(found, rankings, strict=True):
         for n, item in enumerate(ranking[:k]):
@@ -24,10 +24,10 @@ def places(rankings: Sequence[Sequence[str | None]], catalog: Catalog, k: int) -
 
 
 def exposure(shown: np.ndarray, n_items: int) -> dict[str, float]:
-    """`coverage`, the share of the items that are recommended to anyone, and `gini`, of how often each is.
+    """`coverage`, the share of the items that are recommended at all, and `gini`, the inequality of how often items are recommended.
 
-    Gini is Σ (2i - n - 1) x_i / (n Σ x) over the n items of the catalog in rising order of x, how often they are recommended: 0 if all
-    are equally often, (n - 1) / n if always the same one is (Damgaard and Weiner 2000). 0 where nothing is recommended.
+    Gini is Σ (2i - n - 1) x_i / (n Σ x) over the n items of the catalog in rising order of x, the number of lists that hold an item: 0 if
+    all x are equal, (n - 1) / n if one item is in every list and no other is (Damgaard and Weiner 2000). 0 where nothing is recommended.
 
     Args:
         shown: from `places`.
@@ -40,7 +40,7 @@ def exposure(shown: np.ndarray, n_items: int) -> dict[str, float]:
 def head(counts: np.ndarray) -> np.ndarray:
     """The items of the head, bool [n_items]: the fewest that together hold `HEAD` of the training events, most popular first.
 
-    Of equally popular items those that stand first in the catalog come first. Without any event there is no head.
+    Equally popular items are taken in the order of the catalog. Without any event there is no head.
     """
     order = np.argsort(-counts, kind="stable")
     before = np.cumsum(counts[order]) - counts[order]
@@ -58,7 +58,7 @@ def popularity_of(shown: np.ndarray, catalog: Catalog, counts: Mapping[str, int]
 
     Args:
         shown: from `places`.
-        counts: item_id → how often it occurs in training; items that are not named have 0.
+        counts: item_id → number of its training events, by default 0.
     """
     of = np.array([counts.get(i.item_id, 0) for i in catalog], np.int64)
     tail = ~head(of)
@@ -69,13 +69,13 @@ def popularity_of(shown: np.ndarray, catalog: Catalog, counts: Mapping[str, int]
 
 
 def intra_list(shown: np.ndarray, catalog: Catalog, vectors: np.ndarray | None = None) -> np.ndarray:
-    """Mean over the pairs of a list's items of how unlike they are, float64 [cases]; 0 for a list of fewer than two (Ziegler et al. 2005).
+    """Mean distance over the pairs of a list's items, float64 [cases]; 0 for a list of fewer than two (Ziegler et al. 2005).
 
-    Unlike is 1 - cosine of the items' vectors, or without any 1 - Jaccard of their terms as sets.
+    The distance is 1 - cosine of the items' vectors, or without vectors 1 - Jaccard of their sets of terms.
 
     Args:
         shown: from `places`.
-        vectors: float [n_items, d], in the catalog's order, of any length; a zero vector is unlike every other.
+        vectors: float [n_items, d], in the catalog's order, of any norm; a zero vector has distance 1 to every other.
     """
     real = shown >= 0
     n = real.sum(1)
@@ -83,8 +83,8 @@ def intra_list(shown: np.ndarray, catalog: Catalog, vectors: np.ndarray | None =
     alike = np.zeros(len(shown))
     if vectors is not None:
         if len(vectors) != len(catalog):
-            raise ValueError(f"Found {len(vectors)} vectors for {len(catalog)} items; expected one an item, in the catalog's order.")
-        vectors = vectors.astype(np.float64)  # float16 would do for the vectors, not for their sums
+            raise ValueError(f"Found {len(vectors)} vectors for {len(catalog)} items; expected one vector an item, in the catalog's order.")
+        vectors = vectors.astype(np.float64)  # sums need it also where vectors are float16
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.divide(vectors, length, out=np.zeros(vectors.shape), where=length > 0)
         for at in range(0, len(shown), _ROWS):
@@ -108,7 +108,7 @@ def intra_list(shown: np.ndarray, catalog: Catalog, vectors: np.ndarray | None =
 
 
 def _terms(catalog: Catalog) -> tuple[np.ndarray, np.ndarray]:
-    """Each item's distinct terms as numbers, int64 [n_items, longest], filled up with -1; and how many they are, int64 [n_items]."""
+    """Each item's distinct terms as numbers, int64 [n_items, longest], padded with -1; and their number, int64 [n_items]."""
     number: dict[str, int] = {}
     sets = [[number.setdefault(t, len(number)) for t in dict.fromkeys(tid)] for tid in catalog.term_ids]
     terms = np.full((len(sets), max(map(len, sets))), -1, np.int64)

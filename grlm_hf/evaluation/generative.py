@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from grlm_hf.decoding.grounding import Grounder
-from grlm_hf.evaluation.evaluate import RATES_AT, Method, Rankings
+from grlm_hf.evaluation.evaluate import RATES_AT
 from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.evaluation.rankings import Method, Rankings
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused

@@ -1,24 +1,35 @@
-"""Ranking metrics of leave-one-out style cases: pure functions of ranks."""
+"""Ranking metrics of cases with one target each: pure functions of ranks.
+
+Written out here, since ranx takes seconds to import and compiles with numba; the tests compare every figure with that of ranx.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
-Interval = dict[str, float]
-"""``{value, low, high}``: a figure and its 95 % interval."""
 
 RECALL_AT = (1, 5, 10, 20)
 NDCG_AT = (5, 10, 20)
 DEPTH = 20
-"""Length of a ranking that is evaluated; MRR counts a target that stands deeper as 0."""
+"""Length of a ranking that is evaluated; MRR counts a target below it as 0."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over cases and its 95 % interval, from `low` to `high`. Both equal `value` where a figure has no interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def ranks(rankings: Sequence[Sequence[str | None]], targets: Sequence[str]) -> np.ndarray:
-    """The place, from 1, of each target in its ranking; 0 where it is absent. int64 [cases]."""
+    """The rank of each target, from 1; 0 where it is not among the first `DEPTH`. int64 [cases]."""
     found = np.zeros(len(targets), np.int64)
     for i, (ranking, target) in enumerate(zip(rankings, targets, strict=True)):
         for place, item in enumerate(ranking[:DEPTH], 1):
@@ -43,17 +54,17 @@ def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def user_sums(table: np.ndarray, users: Sequence[str]) -> np.ndarray:
-    """The rows of `table`, float64 [cases, columns], added up by user: float64 [users, columns], users in ascending order."""
+    """Sums of the rows of `table`, float64 [cases, columns], by user: float64 [users, columns], users in ascending order."""
     _, user = np.unique(np.asarray(users), return_inverse=True)
     sums = np.zeros((int(user.max()) + 1, table.shape[1]))
     np.add.at(sums, user, table)
     return sums
 
 
-def bootstrap(values: Mapping[Name, np.ndarray], users: Sequence[str], resamples: int = 1000, seed: int = 0) -> dict[Name, Interval]:
-    """Mean over cases of each metric with its 95 % percentile bootstrap interval: name → ``{value, low, high}``.
+def bootstrap(values: Mapping[Name, np.ndarray], users: Sequence[str], resamples: int = 1000, seed: int = 0) -> dict[Name, Estimate]:
+    """Mean over cases of each metric with its 95 % percentile bootstrap interval.
 
-    Users are drawn, each with all its cases, since a user's cases are not independent. All metrics share the resamples.
+    Users are drawn, each with all its cases, since the cases of a user are not independent. All metrics share the resamples.
 
     Args:
         values: metric name → float64 [cases].
@@ -61,14 +72,11 @@ def bootstrap(values: Mapping[Name, np.ndarray], users: Sequence[str], resamples
     """
     table = np.stack([*values.values(), np.ones(len(users))], 1)
     low, high = interval(user_sums(table, users), resamples, seed)
-    return {
-        name: {"value": float(v), "low": float(a), "high": float(b)}
-        for name, v, a, b in zip(values, table[:, :-1].mean(0), low, high, strict=True)
-    }
+    return {name: Estimate(float(v), float(a), float(b)) for name, v, a, b in zip(values, table[:, :-1].mean(0), low, high, strict=True)}
 
 
 def interval(sums: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """95 % percentile bootstrap interval of each column's sum over that of the last column, users being drawn: two float64 [columns - 1].
+    """95 % percentile bootstrap interval of each column's sum divided by that of the last column: two float64 [columns - 1].
 
     Args:
         sums: from `user_sums`; the last column counts the cases.

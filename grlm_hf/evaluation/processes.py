@@ -1,4 +1,4 @@
-"""One evaluation in several processes, started by ``accelerate launch`` or ``torchrun``; in one, nothing here imports anything."""
+"""One evaluation in several processes, started by ``accelerate launch`` or ``torchrun``. In a single process nothing more is imported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Movable = TypeVar("Movable", bound=Any)
 
 
 def world() -> tuple[int, int]:
-    """(number of this process, number of processes), as the launcher says it; (0, 1) without one."""
+    """(rank of this process, number of processes), from the launcher's variables; (0, 1) without a launcher."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process writes and prints."""
     return world()[0] == 0
 
 
 def to_device(model: Movable) -> Movable:
-    """Moves a model to the GPU of this process, where there is one."""
+    """Moves a model to this process's GPU, if it has one."""
     import torch
 
     if torch.cuda.is_available():
@@ -30,9 +30,9 @@ def to_device(model: Movable) -> Movable:
 
 
 def everywhere(work: Callable[[], T]) -> list[T]:
-    """Does `work` in every process; returns what each found, in the order of their numbers, in all of them.
+    """Does `work` in every process; returns the results of all, by rank, in every process.
 
-    What fails in one fails in all, so that none waits for ever. What travels must be picklable; nothing of it is written to disk.
+    An error in one process is raised in all, so that none waits for ever. Results must be picklable; they are not written to disk.
 
     Raises:
         ImportError: several processes, and accelerate is not installed.
@@ -54,7 +54,7 @@ def everywhere(work: Callable[[], T]) -> list[T]:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """Does `work` in the main process alone; returns its result in all of them. Raises as `everywhere` does."""
+    """Does `work` in the main process alone; returns its result in every process. Raises as `everywhere`."""
     return everywhere(lambda: work() if is_main() else None)[0]  # type: ignore[return-value]
 
 
@@ -68,11 +68,11 @@ def _gather() -> Callable[[list[Any]], list[Any]]:
 
     import torch
 
-    # Joins the others, unless that is done. A process may be done hours before the slowest one: the ten minutes of NCCL are too few.
+    # Joins the group, unless this process has joined. The timeout: one process may finish hours before the slowest one.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
     if state.num_processes != world()[1]:
         raise RuntimeError(
-            f"The launcher started {world()[1]} processes, but accelerate joined {state.num_processes}; without GPUs, start them with "
-            "torchrun, before anything else has set accelerate up."
+            f"The launcher started {world()[1]} processes, but accelerate joined {state.num_processes}. Without GPUs, start them with "
+            "torchrun, before other code sets accelerate up."
         )
     return gather_object

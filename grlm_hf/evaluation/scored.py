@@ -1,4 +1,4 @@
-"""A prior as a method: the catalog ranked by what a scorer gives its items."""
+"""A recommender without a language model as a method: the catalog ranked by its scores."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.evaluation.evaluate import Method, Rankings
 from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.evaluation.rankings import Method, Rankings
 from grlm_hf.priors.scores import Scorer
 
 _CELLS = 2**26  # scores held at once: 256 MB
@@ -23,13 +23,13 @@ def scored(scorer: Scorer, catalog: Catalog, exclude_seen: bool) -> Method:
     rows = max(1, _CELLS // max(1, len(scorer.item_ids)))
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
-        asked = np.array([domain in (None, catalog[item].domain) for item in ids])
+        candidate = np.array([domain in (None, catalog[item].domain) for item in ids])
         items = []
         for start in range(0, len(histories), rows):
             some = histories[start : start + rows]
             for row, history in zip(scorer.scores(some), some, strict=True):
                 score = np.where(columns >= 0, row[columns], -np.inf)
-                legal = asked.copy()
+                legal = candidate.copy()
                 if exclude_seen:
                     legal[[position[i] for i in history if i in position]] = False
                 among = np.flatnonzero(legal)

@@ -1,9 +1,13 @@
-"""Is one method better than another? Paired by user: what one user makes hard is hard for both."""
+"""Is one method better than another? Differences are paired by user, since a user who is hard for one method is hard for the other.
+
+Not ``scipy.stats.permutation_test``: scipy is no dependency of this package, and its function tests one comparison at a time, where all
+comparisons of a report share the draws here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +19,30 @@ DRAWS = 9_999
 _SIGNS = 2**23  # held at once
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The mean of `a` minus that of `b` over all cases.
+
+    Attributes:
+        low, high: 95 % percentile interval of a bootstrap that draws users, both methods' cases of a user together.
+        p: of a two-sided sign-flip test by user (Fisher's randomisation test; Smucker, Allan and Carterette 2007). If the methods are
+            exchangeable for every user, the difference of each user may as well have the other sign;
+            p = (1 + draws with a difference as large) / (1 + draws).
+        test: the test in words.
+        p_holm: `p` corrected for all comparisons of the list (Holm 1979).
+    """
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float | None
+    test: str
+
+
 def compare(
     hits: Mapping[str, Mapping[str, np.ndarray]],
     users: Sequence[str],
@@ -23,19 +51,15 @@ def compare(
     resamples: int = 1000,
     draws: int = DRAWS,
     seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Entries ``{a, b, metric, difference, low, high, p, p_holm, test}``: by metric the best method against each other one, then `pairs`.
+) -> tuple[Comparison, ...]:
+    """By metric: the best method against each other one, then `pairs`.
 
-    ``difference`` is the mean of `a` minus that of `b` over all cases, ``low`` and ``high`` its 95 % percentile interval of a bootstrap
-    that draws users (both methods' cases of a user together). ``p`` is of a two-sided sign-flip test by user (Fisher's randomisation test;
-    Smucker, Allan and Carterette 2007): under the hypothesis that the methods are exchangeable for every user, the difference of each may
-    as well have the other sign; p = (1 + draws with a difference as large) / (1 + draws). ``p_holm`` is corrected for all the comparisons
-    of the list (Holm 1979). Which method is best is read from the same data: a claim that was made beforehand is one of `pairs`.
+    The best method is chosen on the same data, so `p` flatters it; a claim that was made beforehand belongs into `pairs`.
 
     Args:
         hits: method → metric → float64 [cases].
         users: the user of each case.
-        pairs: methods to compare besides, as (a, b); those compared already are not repeated.
+        pairs: more methods to compare, as (a, b); a comparison of two methods is not repeated.
 
     Raises:
         ValueError: a pair names a method or a metric that was not measured, or one method twice.
@@ -43,7 +67,7 @@ def compare(
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(hits):
             raise ValueError(f"Cannot compare {tuple(pair)}; expected two of the methods {tuple(hits)}.")
-    entries: list[dict[str, Any]] = []
+    names: list[tuple[str, str, str]] = []
     columns = []
     for metric in metrics:
         if unmeasured := [name for name in hits if metric not in hits[name]]:
@@ -51,23 +75,26 @@ def compare(
         best = max(hits, key=lambda name: hits[name][metric].mean(), default="")
         wanted = {frozenset(pair): pair for pair in [*((best, name) for name in hits if name != best), *pairs]}
         for a, b in wanted.values():
-            entries.append({"a": a, "b": b, "metric": metric})
+            names.append((a, b, metric))
             columns.append(hits[a][metric] - hits[b][metric])
-    if not entries:
-        return []
+    if not names:
+        return ()
     sums = user_sums(np.stack([*columns, np.ones(len(users))], 1), users)
     low, high = interval(sums, resamples, seed)
     differences, cases = sums[:, :-1], sums[:, -1]
     p = sign_flip(differences, draws, seed)
-    said = f"sign-flip permutation by user, two-sided, {draws:,} draws; p_holm over {len(entries)}; interval: paired bootstrap by user"
-    for n, (entry, holm) in enumerate(zip(entries, corrected(p), strict=True)):
-        entry |= {"difference": float(differences[:, n].sum() / cases.sum()), "low": float(low[n]), "high": float(high[n])}
-        entry |= {"p": float(p[n]), "p_holm": float(holm), "test": said}
-    return entries
+    holm = corrected(p)
+    test = f"sign-flip permutation by user, two-sided, {draws:,} draws; p_holm over {len(names)}; interval: paired bootstrap by user"
+    return tuple(
+        Comparison(
+            a, b, metric, float(differences[:, n].sum() / cases.sum()), float(low[n]), float(high[n]), float(p[n]), float(holm[n]), test
+        )
+        for n, (a, b, metric) in enumerate(names)
+    )
 
 
 def sign_flip(differences: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Two-sided p of each column, float64 [columns], from differences by user, float64 [users, columns]. All columns share the signs."""
+    """Two-sided p of each column, float64 [columns], from differences by user, float64 [users, columns]. All columns share the draws."""
     differences = differences[differences.any(axis=1)]  # a user without a difference adds nothing under any sign
     seen = np.abs(differences.sum(0))
     least = seen - 1e-9 * np.maximum(np.abs(differences).sum(0), 1)  # equal sums may differ in their last bits

@@ -1,15 +1,15 @@
-"""Where a method is good: the cases by length of their history, by popularity of their target, and by whether training knew it."""
+"""Where a method is good: cases by the length of their history, by the popularity of their target, and by whether it occurs in training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import bootstrap
+from grlm_hf.evaluation.schema import Slice
 
 METRICS = ("recall@10", "ndcg@10")
 LENGTHS = (1, 4, 6, 10, 20)
@@ -24,16 +24,15 @@ def sliced(
     counts: Mapping[str, int] | None,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Grouping → slice → ``{cases, methods: {NAME: {METRIC: {value, low, high}}}}``, for `METRICS`; slices without a case are left out.
+) -> dict[str, dict[str, Slice]]:
+    """Grouping → slice → the figures of its cases, for `METRICS`. Slices without a case are left out.
 
-    Groupings: ``history length``, the number of items in the question; with `counts` also ``target popularity``, training events of the
-    target, cut where the deciles of the catalog's items lie (`popularity_cuts`), and ``target``, "warm" with at least one training event
-    or "cold".
+    Groupings: ``history length``; with `counts` also ``target popularity``, the training events of the target, cut at the deciles of the
+    catalog's items (`popularity_cuts`), and ``target``, "warm" with at least one training event or "cold".
 
     Args:
         hits: method → metric → float64 [cases].
-        counts: item_id → how often it occurs in training; items that are not named have 0.
+        counts: item_id → number of its training events, by default 0.
     """
     lengths = np.array([len(c.history) for c in cases])
     groupings = {"history length": _by_cuts(lengths, np.array(LENGTHS))}
@@ -42,7 +41,7 @@ def sliced(
         cuts = popularity_cuts(np.array([counts.get(i.item_id, 0) for i in catalog]))
         groupings["target popularity"] = _by_cuts(target, cuts, int(max(counts.values(), default=0)))
         groupings["target"] = {"warm": np.flatnonzero(target > 0), "cold": np.flatnonzero(target == 0)}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Slice]] = {}
     for grouping, parts in groupings.items():
         found[grouping] = {}
         for label, at in parts.items():
@@ -51,19 +50,21 @@ def sliced(
             values = {(method, metric): hits[method][metric][at] for method in hits for metric in METRICS}
             measured = bootstrap(values, [cases[i].user_id for i in at], resamples, seed)
             methods = {method: {metric: measured[method, metric] for metric in METRICS} for method in hits}
-            found[grouping][label] = {"cases": len(at), "methods": methods}
+            found[grouping][label] = Slice(len(at), methods)
     return found
 
 
 def popularity_cuts(counts: np.ndarray) -> np.ndarray:
-    """Where the deciles of items by training events begin: rising int64, at most ten. Items with equal counts are never parted, so where
-    many are equal there are fewer groups, and of unequal size."""
+    """Number of training events at which each decile of the items begins: rising int64, at most ten.
+
+    Items with equal counts are in one group; where many are equal, there are fewer groups, of unequal size.
+    """
     ordered = np.sort(counts)
     return np.unique(ordered[np.arange(DECILES) * len(ordered) // DECILES])
 
 
 def _by_cuts(values: np.ndarray, cuts: np.ndarray, highest: int | None = None) -> dict[str, np.ndarray]:
-    """Label, such as "4–5", → the positions of the values from one cut up to the next. What lies below the first cut joins the first."""
+    """Label, such as "4–5", → positions of the values from one cut up to the next. Values below the first cut join the first group."""
     group = np.maximum(np.searchsorted(cuts, values, side="right") - 1, 0)
     ends = [*(cuts[1:] - 1), highest]
     parts = {}

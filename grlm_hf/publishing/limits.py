@@ -1,4 +1,4 @@
-"""What a card says in words of the figures it holds: which method is better, and what cannot be concluded. Every number is a report's."""
+"""A card's figures in words: which method is better, and what cannot be concluded. Every number is from a report or a dataset's facts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grlm_hf.evaluation.diversity import HEAD
+from grlm_hf.evaluation.schema import Report
 from grlm_hf.markdown import escaped, number
 from grlm_hf.publishing.audit import share
 
@@ -17,9 +19,9 @@ def is_ours(method: str) -> bool:
     return re.fullmatch(r"grlm(\+.*|_free)?", method, re.DOTALL) is not None
 
 
-def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
-    """The model alone, and the best of what it takes part in, against the best method without it."""
-    methods = {name: m[MAIN]["value"] for name, m in report["methods"].items() if MAIN in m and name != "grlm_free"}
+def verdicts(report: Report) -> Iterator[str]:
+    """The model alone, and the best method that it is part of, against the best method without it."""
+    methods = {name: m[MAIN].value for name, m in report.methods.items() if MAIN in m and name != "grlm_free"}
     ours, others = ({n: v for n, v in methods.items() if is_ours(n) == mine} for mine in (True, False))
     if not ours or not others:
         return
@@ -29,17 +31,16 @@ def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
             continue
         said = f"{MAIN}: {escaped(name)} reaches {ours[name]:.4f}, the best method without the language model, {escaped(rival)}, "
         said += f"{others[rival]:.4f}."
-        entries = [e for e in report.get("comparisons") or () if e["metric"] == MAIN and {e["a"], e["b"]} == {name, rival}]
-        for e in entries[:1]:
-            sign = 1 if e["a"] == name else -1
-            low, high = sorted((sign * e["low"], sign * e["high"]))
-            p = f"p = {e['p_holm']:.4f} (Holm)" if e.get("p_holm") is not None else f"p = {e['p']:.4f}"
-            found = "it is better" if low > 0 else "it is worse" if high < 0 else "no difference is shown"
-            said += f" Paired difference {sign * e['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {found}."
+        for e in [e for e in report.comparisons if e.metric == MAIN and {e.a, e.b} == {name, rival}][:1]:
+            sign = 1 if e.a == name else -1
+            low, high = sorted((sign * e.low, sign * e.high))
+            p = f"p = {e.p:.4f}" if e.p_holm is None else f"p = {e.p_holm:.4f} (Holm)"
+            verdict = "it is better" if low > 0 else "it is worse" if high < 0 else "no difference is shown"
+            said += f" Paired difference {sign * e.difference:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {verdict}."
         yield said
 
 
-def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | None, report: dict[str, Any] | None) -> Iterator[str]:
+def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None) -> Iterator[str]:
     """Sentences on what a checkpoint's record (`grlm_hf.publishing.record`) cannot prove."""
     if report is None:
         yield "Nothing was measured; see Results."
@@ -55,31 +56,30 @@ def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | N
     yield "It has learnt what the people in its data chose, with their habits and biases; who is not among them may be served worse."
 
 
-def _of_report(report: dict[str, Any]) -> Iterator[str]:
-    p, methods = report["protocol"], report["methods"]
+def _of_report(report: Report) -> Iterator[str]:
+    p, grlm = report.protocol, report.methods.get("grlm", {})
     yield (
-        f"One training and one evaluation with seed {number(p.get('seed'))}: the intervals are over users, and say nothing of how much "
+        f"One training and one evaluation with seed {number(p.seed)}: the intervals are over users, and say nothing of how much "
         "another training run would differ."
     )
     yield (
-        f"Offline, on {escaped(p['split'])}: one event that did happen is to be found again. What people would have liked but never saw "
+        f"Offline, on {escaped(p.split)}: one event that did happen is to be found again. What people would have liked but never saw "
         "counts as a miss, and nothing is said of clicks, sales or contentment."
     )
-    if p["seen_items"] == "left out":
+    if p.seen_items == "left out":
         yield "Items of the history are never recommended; what people come back for is not measured."
-    cold = ((report.get("slices") or {}).get("target") or {}).get("cold")
-    if cold and MAIN in cold["methods"].get("grlm", {}):
-        m = cold["methods"]["grlm"][MAIN]
-        cases = p.get("cases", p["users"])
+    cold = report.slices.get("target", {}).get("cold")
+    if cold and (m := cold.methods.get("grlm", {}).get(MAIN)):
+        cases = p.users if p.cases is None else p.cases
         yield (
-            f"{cold['cases']:,} of {cases:,} cases ({share(cold['cases'], cases)}) ask for an item without a training event; there "
-            f"{MAIN} of grlm is {m['value']:.4f} [{m['low']:.4f}, {m['high']:.4f}]."
+            f"{cold.cases:,} of {cases:,} cases ({share(cold.cases, cases)}) ask for an item without a training event; there "
+            f"{MAIN} of grlm is {m.value:.4f} [{m.low:.4f}, {m.high:.4f}]."
         )
     for grouping in ("history length", "target popularity"):
         parts = {
-            label: part["methods"]["grlm"][MAIN]["value"]
-            for label, part in ((report.get("slices") or {}).get(grouping) or {}).items()
-            if MAIN in part["methods"].get("grlm", {})
+            label: part.methods["grlm"][MAIN].value
+            for label, part in report.slices.get(grouping, {}).items()
+            if MAIN in part.methods.get("grlm", {})
         }
         if len(parts) > 1:
             low, high = min(parts, key=parts.__getitem__), max(parts, key=parts.__getitem__)
@@ -87,17 +87,14 @@ def _of_report(report: dict[str, Any]) -> Iterator[str]:
                 f"By {grouping} {MAIN} of grlm lies between {parts[low]:.4f} (at {escaped(low)}) and {parts[high]:.4f} "
                 f"(at {escaped(high)}): the mean hides that."
             )
-    from grlm_hf.evaluation.diversity import HEAD
-
-    grlm = methods.get("grlm", {})
     if "coverage" in grlm:
-        reached = share(round(grlm["coverage"]["value"] * p["candidates"]), p["candidates"])
-        said = f"Of the catalog, {reached} of the items are among anyone's first {p.get('rates_at', 10)}"
+        reached = share(round(grlm["coverage"].value * p.candidates), p.candidates)
+        said = f"Of the catalog, {reached} of the items are among anyone's first {10 if p.rates_at is None else p.rates_at}"
         if (tail := grlm.get("tail_share@10")) is not None:
-            said += f"; {100 * tail['value']:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
+            said += f"; {100 * tail.value:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
             said += f"{HEAD:.0%} of the training events".replace("%", " %")
         yield said + "."
-    better = [n for n, m in methods.items() if not is_ours(n) and MAIN in m and MAIN in grlm and m[MAIN]["value"] > grlm[MAIN]["value"]]
+    better = [n for n, m in report.methods.items() if not is_ours(n) and MAIN in m and MAIN in grlm and m[MAIN].value > grlm[MAIN].value]
     if better:
         yield f"Alone it is below {', '.join(map(escaped, better))} in mean {MAIN}."
 

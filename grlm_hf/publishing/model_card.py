@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.evaluation.report.tables import protocol_note, protocol_words, tables
+from grlm_hf.evaluation.schema import Report, plain
 from grlm_hf.files import read_json, write_text
 from grlm_hf.layout import CARD, CARD_FOLDER, TAGS
 from grlm_hf.markdown import escaped, number, one_line, paragraphs, table
@@ -73,7 +75,7 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
 # --- the head ------------------------------------------------------------------------------------------------------------------------
 
 
-def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] | None, report: dict[str, Any] | None, custom: bool) -> str:
+def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None, custom: bool) -> str:
     from huggingface_hub import ModelCardData
 
     base = (training or {}).get("base_model") or None
@@ -95,20 +97,18 @@ def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] |
     return data.to_yaml()
 
 
-def _eval_results(report: Mapping[str, Any], dataset: str) -> Iterator[Any]:
+def _eval_results(report: Report, dataset: str) -> Iterator[Any]:
     """Every metric of every method that the model takes part in, as the Hub's `EvalResult`."""
     from huggingface_hub import EvalResult
 
-    from grlm_hf.evaluation.report.tables import candidates
-
-    p = report["protocol"]
-    how, part = (*map(str.strip, str(p["split"]).rpartition(",")[::2]),)
-    name = one_line(report["dataset"]) or "unnamed"
-    for method, metrics in report["methods"].items():
+    p = report.protocol
+    how, part = (*map(str.strip, p.split.rpartition(",")[::2]),)
+    name = one_line(report.dataset) or "unnamed"
+    for method, metrics in report.methods.items():
         if not is_ours(method):
             continue
         for metric, found in metrics.items():
-            if math.isfinite(found["value"]):
+            if math.isfinite(found.value):
                 yield EvalResult(
                     task_type="text-generation",
                     task_name="Recommendation of the next item",
@@ -117,12 +117,10 @@ def _eval_results(report: Mapping[str, Any], dataset: str) -> Iterator[Any]:
                     dataset_config=one_line(how) or None,
                     dataset_split=one_line(part) or None,
                     metric_type=one_line(metric),
-                    metric_name=one_line(
-                        f"{metric} of {method} ({p['split']}, {p['users']:,} users, {candidates(p)}, seen items {p['seen_items']})"
-                    ),
-                    metric_value=round(found["value"], 6),
-                    metric_args={"low": round(found["low"], 6), "high": round(found["high"], 6), "interval": "95 % bootstrap over users"}
-                    if found["low"] != found["high"] and math.isfinite(found["low"] + found["high"])
+                    metric_name=one_line(f"{metric} of {method} ({protocol_words(p)})"),
+                    metric_value=round(found.value, 6),
+                    metric_args={"low": round(found.low, 6), "high": round(found.high, 6), "interval": "95 % bootstrap over users"}
+                    if found.low != found.high and math.isfinite(found.low + found.high)
                     else None,
                 )
 
@@ -216,18 +214,16 @@ def _log_rows(log: list[dict[str, Any]]) -> list[list[str]]:
 # --- what was measured ---------------------------------------------------------------------------------------------------------------
 
 
-def _results(report: dict[str, Any], folder: Path) -> str:
-    from grlm_hf.evaluation.report.tables import protocol_note, tables
-
+def _results(report: Report, folder: Path) -> str:
     written = tables(report)
     (whole,) = written.pop("methods")
     at = [i for i, name in enumerate(whole.head) if i == 0 or name in _SHOWN]
     kept = [[row[i] for i in at] for row in whole.rows]
     rows = tuple(tuple(replace(cell, note=cell.note.replace(" ", "\u00a0")) for cell in row) for row in kept)  # unbroken intervals
     main = replace(whole, head=tuple(whole.head[i] for i in at), rows=rows)
-    protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in report["protocol"].items())
-    free = " `grlm_free` is the model writing without the trie." if "grlm_free" in report["methods"] else ""
-    beside = " `grlm+…` adds a prior to the model's own scores." if any("grlm+" in m for m in report["methods"]) else ""
+    protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain(report.protocol).items())
+    free = " `grlm_free` is the model writing without the trie." if "grlm_free" in report.methods else ""
+    beside = " `grlm+…` adds a prior to the model's own scores." if any("grlm+" in m for m in report.methods) else ""
     parts = [
         f"{escaped(protocol_note(report))} `grlm` is this model alone.{beside}{free} Brackets are 95 % bootstrap intervals over users.",
         "\n".join(f"- {line}" for line in verdicts(report)),
@@ -247,16 +243,16 @@ def _picture(folder: Path, name: str, said: str) -> str:
     return f"![{said}]({CARD_FOLDER}/{name}.png)" if (folder / CARD_FOLDER / f"{name}.png").is_file() else ""
 
 
-def _audit(facts: dict[str, Any], report: dict[str, Any] | None) -> Iterator[str]:
+def _audit(facts: dict[str, Any], report: Report | None) -> Iterator[str]:
     found = facts.get("audit")
     if found:
         yield audit_table(found)
         if found["targets_trained_on"]:
             yield "**Held-out targets stand in the training data: the figures above are too high.**"
-    rules = (report or {}).get("collisions") or {}
+    rules = report.collisions if report else {}
     values = []
     for method in next(iter(rules.values()), {}):
-        reached = [rule[method][MAIN]["value"] for rule in rules.values() if MAIN in rule.get(method, {})]
+        reached = [rule[method][MAIN].value for rule in rules.values() if MAIN in rule.get(method, {})]
         values.append(f"{escaped(method)} {' / '.join(f'{v:.4f}' for v in reached)}")
     if values:
         yield (

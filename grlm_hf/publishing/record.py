@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import read_json, replacing, write_json
 from grlm_hf.layout import CARD_FOLDER
 
@@ -82,7 +83,7 @@ def record_training(
 
 
 def record_report(
-    checkpoint: str | Path, report: Mapping[str, Any], *, datasets: str | Path, facts: Mapping[str, Any], audit: Mapping[str, int]
+    checkpoint: str | Path, report: Report, *, datasets: str | Path, facts: Mapping[str, Any], audit: Mapping[str, int]
 ) -> None:
     """Puts an evaluation into the checkpoint's ``card`` folder, in the place of an older one, as a whole.
 
@@ -103,10 +104,10 @@ def record_report(
             save_png(figure, new / f"{'report' if name == 'metrics' else name}.png")
         if (picture := Path(datasets) / "quality.png").is_file():
             shutil.copyfile(picture, new / "quality.png")
-        write_json(new / Path(REPORT).name, report)
+        write_json(new / Path(REPORT).name, report.to_json())
         about = {
             "schema": RECORD_SCHEMA,
-            "title": report["dataset"],
+            "title": report.dataset,
             "notice": facts.get("notice", ""),
             "datasets": hub_id(datasets),
             "dataset": {key: facts[key] for key in _KEPT if key in facts},
@@ -116,14 +117,12 @@ def record_report(
         write_json(new / Path(FACTS).name, about)
 
 
-def recorded(checkpoint: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+def recorded(checkpoint: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Report | None]:
     """How the checkpoint was trained, what is known of the data, and the report; each ``None`` where it was not kept.
 
     Raises:
         ValueError: a file that is broken or of another schema; or the report is of another version of this checkpoint.
     """
-    from grlm_hf.evaluation.report import load_report
-
     training, facts = _read(checkpoint / TRAINING), _read(checkpoint / FACTS)
     if facts is None:
         return training, None, None

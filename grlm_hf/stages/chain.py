@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
 from grlm_hf.recipe import STAGES, Recipe
@@ -18,10 +19,11 @@ from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.tasks.prompts import templates_hash
 
 
-def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str, Any]:
     """Runs a recipe's stages up to `Recipe.until`; a finished stage with unchanged inputs and settings is not run again.
 
-    Returns the last report there is: the evaluation's, or the quality of the identifiers, or {}.
+    Returns:
+        What the last stage measured: after ``evaluate`` the `Report`, after ``quality`` the content of ``quality.json``, else {}.
     """
     if not recipe.output:
         raise ValueError("The recipe names no output folder: --output DIR.")
@@ -124,8 +126,9 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> dict[str, Any]:
     )  # fmt: skip
     for leftover in [p for name in ("evaluate", "train", "priors", "sequence") for p in state.glob(f"{name}-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    last = {"evaluate": report, "quality": quality / QUALITY_FILE}.get(r.until)
-    return read_json(last) if last else {}
+    if r.until == "evaluate":
+        return load_report(report)
+    return read_json(quality / QUALITY_FILE) if r.until == "quality" else {}
 
 
 _GENERATED = {"extract": "extracted", "file": "given"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
+    from grlm_hf.evaluation.schema import Report
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.scores import Scorer
@@ -115,7 +116,7 @@ def make_report(
     work: str | Path | None = None,
     seed: int = 0,
     name: str = "",
-) -> dict[str, Any]:
+) -> Report:
     """Evaluates a checkpoint and the baselines on a dataset repository's cases. Started by ``accelerate launch`` or ``torchrun``, the
     processes share the work.
 
@@ -129,9 +130,10 @@ def make_report(
         work: a folder that keeps finished parts, so that an interrupted evaluation goes on where it stopped; by default beside `output`,
             until the report is written. A part is not read again for another checkpoint, other training data or other settings.
     """
-    from grlm_hf.evaluation.evaluate import Method, evaluate
+    from grlm_hf.evaluation.evaluate import Setup, evaluate
     from grlm_hf.evaluation.generative import constrained, free
     from grlm_hf.evaluation.processes import is_main, to_device
+    from grlm_hf.evaluation.rankings import Chunks, Method
     from grlm_hf.evaluation.report import save_report
     from grlm_hf.evaluation.scored import scored
     from grlm_hf.evaluation.unseen import unseen_block, with_new_items
@@ -179,35 +181,29 @@ def make_report(
         }
 
     kept = Path(output).parent / f".{Path(output).name}-evaluation-{key}"
-    common: dict[str, Any] = {
-        "dataset": name or facts["title"],
-        "split": f"{facts['split']}, {part}",
-        "seen": "left out" if config.exclude_seen else "kept",
-        "candidates": config.candidates,
-        "seed": seed,
-        "resamples": config.resamples,
-        "counts": counts,
-        "vectors": texts[0] if texts else None,
-        "work": work or kept,
-        "key": key,
-    }
+    setup = Setup(
+        name or facts["title"],
+        f"{facts['split']}, {part}",
+        "left out" if config.exclude_seen else "kept",
+        config.candidates,
+        seed,
+        config.resamples,
+    )
+    common: dict[str, Any] = {"counts": counts, "vectors": texts[0] if texts else None, "chunks": Chunks(Path(work or kept), key)}
     claims = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
     kept_seen = methods(False) if config.unmasked else None
-    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, unmasked=kept_seen, pairs=claims, **common)
+    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, setup, unmasked=kept_seen, pairs=claims, **common)
     if config.free_users:
         if grlm.config.objective != "vocabulary":
             raise ValueError(
                 "free_users needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt to write freely."
             )
-        freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, **common)
-        report["methods"] |= freely["methods"]
-        for domain, found in freely.get("domains", {}).items():
-            report["domains"][domain]["methods"] |= found["methods"]
-        report["protocol"]["grlm_free"] = f"first {freely['protocol']['users']} users; no trie, grounded in the paper's form"
+        freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, setup, **common)
+        report = _with_free(report, freely)
     if (log := folder / "training_log.json").is_file():
-        report["training"] = _thinned(read_json(log))
+        report = replace(report, training=tuple(_thinned(read_json(log))))
     if new:
-        report["unseen"] = unseen_block(report, len(new), extracted=given is None)
+        report = replace(report, unseen=unseen_block(report, len(new), extracted=given is None))
     if is_main():
         save_report(report, output)
         if Path(checkpoint).is_dir():
@@ -216,6 +212,21 @@ def make_report(
             write_model_card(checkpoint)
         shutil.rmtree(kept, ignore_errors=True)
     return report
+
+
+def _with_free(report: Report, freely: Report) -> Report:
+    """The report with the figures of free writing, measured on its first users."""
+    domains = {
+        name: replace(part, methods={**part.methods, **freely.domains[name].methods}) if name in freely.domains else part
+        for name, part in report.domains.items()
+    }
+    said = f"first {freely.protocol.users} users; no trie, grounded in the paper's form"
+    return replace(
+        report,
+        protocol=replace(report.protocol, grlm_free=said),
+        methods={**report.methods, **freely.methods},
+        domains=domains,
+    )
 
 
 def _combinations(fused: Fused | None, priors: str | Path | None, hybrids: str | Path | None) -> tuple[dict[str, Scorer], dict[str, Fused]]:

@@ -116,6 +116,7 @@ def _trained(
     after = _measured("end", grlm, cases, exclude_seen, work)
     result: dict[str, Any] = {}
     if cases:
+        from grlm_hf.evaluation.schema import plain
         from grlm_hf.evaluation.significance import compare
 
         hits = {"end": after, "start": before}
@@ -123,7 +124,7 @@ def _trained(
             "part": "validation",
             "users": len({c.user_id for c in cases}),
             "methods": {n: {m: float(v.mean()) for m, v in values.items()} for n, values in hits.items()},
-            "comparisons": compare(hits, [c.user_id for c in cases], [("end", "start")], seed=seed),
+            "comparisons": plain(compare(hits, [c.user_id for c in cases], [("end", "start")], seed=seed)),
         }
     if not is_main():
         return result
@@ -161,9 +162,9 @@ def _measured(name: str, grlm: GRLMForRecommendation, cases: list[Case], exclude
     """Metric → value for each case, by the constrained search over the full catalog; {} without cases."""
     from grlm_hf.evaluation.generative import constrained
     from grlm_hf.evaluation.metrics import per_case, ranks
-    from grlm_hf.evaluation.rankings import ranked
+    from grlm_hf.evaluation.rankings import Chunks, ranked
 
     if not cases:
         return {}
-    found = ranked(f"validation, {name}", constrained(grlm, exclude_seen), cases, work / "rankings", chunk=256)
+    found = ranked(f"validation, {name}", constrained(grlm, exclude_seen), cases, Chunks(work / "rankings", size=256))
     return per_case(ranks(found.items, [c.target for c in cases]))

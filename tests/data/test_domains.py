@@ -22,8 +22,9 @@ from grlm_hf.data.domains import cross_domain_collisions, join_domains, leave_on
 from grlm_hf.data.interactions import Case, History, leave_one_out, load_histories
 from grlm_hf.data.items import load_items, load_term_ids
 from grlm_hf.decoding.rules import Rules
-from grlm_hf.evaluation.evaluate import Rankings, evaluate
+from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained, free
+from grlm_hf.evaluation.rankings import Chunks, Rankings
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.files import read_rows
@@ -418,7 +419,8 @@ def test_a_domain_is_looked_up_once_a_version() -> None:
 
 # --- measuring ---------------------------------------------------------------------------------------------------------------------
 
-ABOUT = {"dataset": "toy", "split": "leave-one-out", "seen": "left out", "resamples": 40, "seed": 3}
+SETUP = Setup("toy", "leave-one-out", "left out", resamples=40, seed=3)
+IN_DOMAIN = dataclasses.replace(SETUP, candidates="domain")
 IDS = [i.item_id for i in TOY]
 CASES = leave_one_out([History(f"u{u}", tuple(IDS[(u + s * (1 + u % 2)) % 12] for s in range(3 + u % 5))) for u in range(40)]).test
 CASES = tuple(c for c in CASES if TOY[c.target].domain)
@@ -426,25 +428,25 @@ CASES = tuple(c for c in CASES if TOY[c.target].domain)
 
 def test_figures_of_a_domain_are_those_of_its_cases() -> None:
     methods = {"grlm": constrained(toy_of_domains("trie"), True), "random": scored(Chance(tuple(IDS)), TOY, True)}
-    report = evaluate(methods, CASES, TOY, **ABOUT)
-    assert report["protocol"]["candidates_of"] == "the whole catalog"
-    assert list(report["domains"]) == ["camp", "home"]
-    for domain, part in report["domains"].items():
+    report = evaluate(methods, CASES, TOY, SETUP)
+    assert report.protocol.candidates_of == "the whole catalog"
+    assert list(report.domains) == ["camp", "home"]
+    for domain, part in report.domains.items():
         own = [c for c in CASES if TOY[c.target].domain == domain]
-        assert (part["cases"], part["users"], part["candidates"]) == (len(own), len({c.user_id for c in own}), len(TOY))
-        alone = evaluate(methods, own, TOY, **ABOUT)["methods"]
+        assert (part.cases, part.users, part.candidates) == (len(own), len({c.user_id for c in own}), len(TOY))
+        alone = evaluate(methods, own, TOY, SETUP).methods
         answers = constrained(toy_of_domains("trie"), True)([c.history for c in own])
         there = {i for ranking in answers.items for i in ranking[:10] if TOY[i].domain == domain}
-        assert part["methods"]["grlm"]["coverage"]["value"] == len(there) / len(TOY.domain(domain))
-        for name, metrics in part["methods"].items():
+        assert part.methods["grlm"]["coverage"].value == len(there) / len(TOY.domain(domain))
+        for name, metrics in part.methods.items():
             of_users = metrics.keys() - {"coverage", "gini@10"}  # those two are of the domain's own items
             assert {m: metrics[m] for m in of_users} == {m: alone[name][m] for m in of_users}
-    total = sum(p["cases"] * p["methods"]["grlm"]["mrr"]["value"] for p in report["domains"].values())
-    assert report["methods"]["grlm"]["mrr"]["value"] == pytest.approx(total / len(CASES))
-    plain = evaluate(methods, CASES, Catalog([dataclasses.replace(i, domain="") for i in TOY], TOY.term_ids), **ABOUT)
-    assert plain["methods"] == report["methods"]
-    assert "domains" not in plain
-    assert "candidates_of" not in plain["protocol"]
+    total = sum(p.cases * p.methods["grlm"]["mrr"].value for p in report.domains.values())
+    assert report.methods["grlm"]["mrr"].value == pytest.approx(total / len(CASES))
+    plain = evaluate(methods, CASES, Catalog([dataclasses.replace(i, domain="") for i in TOY], TOY.term_ids), SETUP)
+    assert plain.methods == report.methods
+    assert "domains" not in plain.to_json()
+    assert "candidates_of" not in plain.to_json()["protocol"]
 
 
 def test_candidates_of_the_targets_domain(tmp_path: Path) -> None:
@@ -454,10 +456,10 @@ def test_candidates_of_the_targets_domain(tmp_path: Path) -> None:
         "popularity": scored(Popularity.fit(IDS, train), TOY, True),
         "random": scored(Chance(tuple(IDS)), TOY, True),
     }
-    report = evaluate(methods, CASES, TOY, candidates="domain", work=tmp_path / "work", **ABOUT)
-    assert report["protocol"]["candidates_of"] == "the target's domain"
-    assert {d: p["candidates"] for d, p in report["domains"].items()} == {"camp": 6, "home": 5}
-    for domain, part in report["domains"].items():
+    report = evaluate(methods, CASES, TOY, IN_DOMAIN, chunks=Chunks(tmp_path / "work"))
+    assert report.protocol.candidates_of == "the target's domain"
+    assert {d: p.candidates for d, p in report.domains.items()} == {"camp": 6, "home": 5}
+    for domain, part in report.domains.items():
         own = [c for c in CASES if TOY[c.target].domain == domain]
         items = {i.item_id for i in TOY.domain(domain)}
         for name, method in methods.items():
@@ -466,14 +468,14 @@ def test_candidates_of_the_targets_domain(tmp_path: Path) -> None:
                 assert set(ranking) == items - set(case.history)
                 assert len(ranking) == len(set(ranking))
             found = [1 / (r.index(c.target) + 1) if c.target in r else 0 for c, r in zip(own, answers, strict=True)]
-            assert part["methods"][name]["mrr"]["value"] == pytest.approx(sum(found) / len(found))
-            assert part["methods"][name]["valid_rate"]["value"] == 1.0
+            assert part.methods[name]["mrr"].value == pytest.approx(sum(found) / len(found))
+            assert part.methods[name]["valid_rate"].value == 1.0
     # a second run reads what the first kept
-    assert evaluate(dict.fromkeys(methods, print), CASES, TOY, candidates="domain", work=tmp_path / "work", **ABOUT) == report
+    assert evaluate(dict.fromkeys(methods, print), CASES, TOY, IN_DOMAIN, chunks=Chunks(tmp_path / "work")) == report
     save_report(report, tmp_path / "report.json")
     assert load_report(tmp_path / "report.json") == report
     assert "all items of the target's domain ranked (of 12)" in text_table(report)
-    assert f"camp: {report['domains']['camp']['cases']} cases" in text_table(report)
+    assert f"camp: {report.domains['camp'].cases} cases" in text_table(report)
     assert markdown_table(report).count("\n") == 1 + 3 * 3
     assert "| popularity (home) |" in markdown_table(report)
 
@@ -481,9 +483,9 @@ def test_candidates_of_the_targets_domain(tmp_path: Path) -> None:
 def test_one_domain_among_items_without_one_is_told_too() -> None:
     catalog = Catalog([dataclasses.replace(i, domain="a | b" if i.domain == "home" else "") for i in TOY], TOY.term_ids)
     cases = [c for c in CASES if catalog[c.target].domain]
-    report = evaluate({"random": scored(Chance(tuple(IDS)), catalog, True)}, cases, catalog, candidates="domain", **ABOUT)
-    assert report["protocol"]["candidates_of"] == "the target's domain"
-    assert {d: p["candidates"] for d, p in report["domains"].items()} == {"a | b": 5}
+    report = evaluate({"random": scored(Chance(tuple(IDS)), catalog, True)}, cases, catalog, IN_DOMAIN)
+    assert report.protocol.candidates_of == "the target's domain"
+    assert {d: p.candidates for d, p in report.domains.items()} == {"a | b": 5}
     assert r"| random (a \| b) |" in markdown_table(report)
 
 
@@ -496,15 +498,15 @@ def test_free_writing_is_grounded_in_the_domain() -> None:
 
 def test_candidates_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"candidates is 'some'; expected one of \('all', 'domain'\)"):
-        evaluate({}, CASES, TOY, candidates="some", **ABOUT)
+        evaluate({}, CASES, TOY, dataclasses.replace(SETUP, candidates="some"))
     with pytest.raises(ValueError, match="target 'i10' has no domain"):
-        evaluate({}, [Case("u", ("i20",), "i10")], TOY, candidates="domain", **ABOUT)
+        evaluate({}, [Case("u", ("i20",), "i10")], TOY, IN_DOMAIN)
     missed = Case("u", ("i20",), "gone")  # of no domain
-    gone = evaluate({"random": scored(Chance(tuple(IDS)), TOY, True)}, [*CASES, missed], TOY, **ABOUT)
-    assert sum(part["cases"] for part in gone["domains"].values()) == len(CASES)
+    gone = evaluate({"random": scored(Chance(tuple(IDS)), TOY, True)}, [*CASES, missed], TOY, SETUP)
+    assert sum(part.cases for part in gone.domains.values()) == len(CASES)
     stray = {"m": lambda h, domain: Rankings([["i20"]] * len(h))}
     with pytest.raises(ValueError, match="ranks 'i20', which is not in the domain 'home'"):
-        evaluate(stray, CASES, TOY, candidates="domain", **ABOUT)
+        evaluate(stray, CASES, TOY, IN_DOMAIN)
 
 
 # --- real data ---------------------------------------------------------------------------------------------------------------------

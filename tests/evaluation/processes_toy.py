@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf.data.interactions import leave_one_out
-from grlm_hf.evaluation.evaluate import evaluate
+from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.processes import is_main, world
-from grlm_hf.evaluation.rankings import Rankings
+from grlm_hf.evaluation.rankings import Chunks, Rankings
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.files import write_json
 from grlm_hf.priors.popularity import Popularity
@@ -39,12 +39,12 @@ def main(folder: Path, broken: bool) -> None:
 
     report = evaluate(
         {"grlm": counted, "popularity": scored(popular, catalog, True)},
-        SPLIT.test, catalog, dataset="toy", split="leave-one-out", seen="left out", resamples=50, counts=counts,
-        unmasked={"popularity": scored(popular, catalog, False)}, work=folder / f"work-{size}", chunk=12,
+        SPLIT.test, catalog, Setup("toy", "leave-one-out", "left out", resamples=50), counts=counts,
+        unmasked={"popularity": scored(popular, catalog, False)}, chunks=Chunks(folder / f"work-{size}", size=12),
     )  # fmt: skip
     if is_main():
-        write_json(folder / f"report-{size}.json", report)
-    write_json(folder / f"seen-by-{rank}-of-{size}.json", report)
+        write_json(folder / f"report-{size}.json", report.to_json())
+    write_json(folder / f"seen-by-{rank}-of-{size}.json", report.to_json())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from toys import random_catalog, random_history
 from grlm_hf import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.collisions import RULES, by_rule
-from grlm_hf.evaluation.evaluate import evaluate
+from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
 from grlm_hf.evaluation.rankings import Rankings
 from grlm_hf.identifiers.terms import TermID
@@ -82,13 +82,13 @@ def test_only_methods_by_term_id_are_in_the_block() -> None:
     def by_terms(histories: list[tuple[str, ...]]) -> Rankings:
         return Rankings([[i.item_id for tid in catalog.identifiers for i in catalog.items_of(tid)][:DEPTH]] * len(histories), None, True)
 
-    about = {"dataset": "toy", "split": "all", "seen": "kept", "resamples": 10}
-    report = evaluate({"t": by_terms, "i": lambda h: Rankings([ids[:DEPTH]] * len(h))}, cases, catalog, **about)
-    assert set(report["collisions"]) == set(RULES)
+    setup = Setup("toy", "all", "kept", resamples=10)
+    report = evaluate({"t": by_terms, "i": lambda h: Rankings([ids[:DEPTH]] * len(h))}, cases, catalog, setup)
+    assert set(report.collisions) == set(RULES)
     for rule in RULES:
-        assert list(report["collisions"][rule]) == ["t"]
-    first, expected, any_ = (report["collisions"][rule]["t"] for rule in RULES)
-    assert first == {name: report["methods"]["t"][name] for name in first}
-    assert expected["mrr"]["value"] < any_["mrr"]["value"]
+        assert list(report.collisions[rule]) == ["t"]
+    first, expected, any_ = (report.collisions[rule]["t"] for rule in RULES)
+    assert first == {name: report.methods["t"][name] for name in first}
+    assert expected["mrr"].value < any_["mrr"].value
     plain = Catalog(catalog.items, [(f"a{n}",) for n in range(len(catalog))])
-    assert "collisions" not in evaluate({"t": lambda h: Rankings([ids[:9]] * len(h), None, True)}, cases, plain, **about)
+    assert not evaluate({"t": lambda h: Rankings([ids[:9]] * len(h), None, True)}, cases, plain, setup).collisions

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 from toys import some_histories, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf.data.interactions import Case, leave_one_out
-from grlm_hf.evaluation.evaluate import Method, Rankings, check_comparable, evaluate
+from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained, free
+from grlm_hf.evaluation.metrics import Estimate
+from grlm_hf.evaluation.rankings import Chunks, Method, Rankings
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
+from grlm_hf.evaluation.schema import Report, check_comparable
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.popularity import Popularity
@@ -20,7 +24,7 @@ CATALOG = toy_catalog()
 SPLIT = leave_one_out(toy_histories())
 IDS = tuple(i.item_id for i in CATALOG)
 POPULAR = Popularity.fit(IDS, SPLIT.train)
-ABOUT = {"dataset": "toy", "split": "leave-one-out", "seen": "kept"}
+SETUP = Setup("toy", "leave-one-out", "kept", resamples=10)
 
 
 def oracle(histories: Sequence[Sequence[str]]) -> Rankings:
@@ -30,20 +34,22 @@ def oracle(histories: Sequence[Sequence[str]]) -> Rankings:
 
 def test_report_has_the_stated_form_and_figures(tmp_path: Path) -> None:
     methods = {"oracle": oracle, "popularity": scored(POPULAR, CATALOG, True), "random": scored(Chance(IDS), CATALOG, True)}
-    report = evaluate(methods, SPLIT.test, CATALOG, resamples=50, **ABOUT)
-    assert report["schema"] == "grlm.report/1"
-    assert report["dataset"] == "toy"
-    assert {"split", "users", "candidates", "seed", "ties"} <= report["protocol"].keys()
-    assert report["protocol"]["users"] == len(SPLIT.test) == 40
-    best = report["methods"]["oracle"]
-    assert best["recall@1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert best["mrr"]["value"] == 1
+    report = evaluate(methods, SPLIT.test, CATALOG, replace(SETUP, resamples=50))
+    written = report.to_json()
+    assert written["schema"] == "grlm.report/1"
+    assert written["dataset"] == report.dataset == "toy"
+    assert {"split", "users", "candidates", "seed", "ties"} <= written["protocol"].keys()
+    assert report.protocol.users == len(SPLIT.test) == 40
+    best = report.methods["oracle"]
+    assert best["recall@1"] == Estimate(1.0, 1.0, 1.0)
+    assert written["methods"]["oracle"]["recall@1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert best["mrr"].value == 1
     # one of three answers is an item, where up to ten were due
     due = [min(10, 12 - len(set(c.history))) for c in SPLIT.test]
-    assert best["valid_rate"]["value"] == pytest.approx(sum(1 / max(d, 3) for d in due) / len(due))
-    assert best["direct_hit_rate"]["value"] == 0.5
-    assert best["coverage"]["value"] == len({c.target for c in SPLIT.test}) / len(CATALOG)
-    assert "direct_hit_rate" not in report["methods"]["popularity"]
+    assert best["valid_rate"].value == pytest.approx(sum(1 / max(d, 3) for d in due) / len(due))
+    assert best["direct_hit_rate"].value == 0.5
+    assert best["coverage"].value == len({c.target for c in SPLIT.test}) / len(CATALOG)
+    assert "direct_hit_rate" not in report.methods["popularity"]
     save_report(report, tmp_path / "report.json")
     assert load_report(tmp_path / "report.json") == report
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -90,10 +96,10 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> N
         return oracle(histories)
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, chunk=16, resamples=10, **ABOUT)
-    again = evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, chunk=16, resamples=10, **ABOUT)
+        evaluate({"m": method}, SPLIT.test, CATALOG, SETUP, chunks=Chunks(tmp_path, size=16))
+    again = evaluate({"m": method}, SPLIT.test, CATALOG, SETUP, chunks=Chunks(tmp_path, size=16))
     assert asked == [16, 16, 8, 8]
-    assert again == evaluate({"m": oracle}, SPLIT.test, CATALOG, resamples=10, **ABOUT)
+    assert again == evaluate({"m": oracle}, SPLIT.test, CATALOG, SETUP)
 
 
 def test_a_changed_method_is_not_answered_from_an_old_chunk(tmp_path: Path) -> None:
@@ -103,40 +109,38 @@ def test_a_changed_method_is_not_answered_from_an_old_chunk(tmp_path: Path) -> N
         asked.append(len(histories))
         return Rankings([[IDS[len(asked) % 3]]] * len(histories))
 
-    def figures(key: str, **more: Mapping[str, Method]) -> dict[str, Any]:
-        return evaluate({"m": method}, SPLIT.test, CATALOG, work=tmp_path, key=key, resamples=5, **more, **ABOUT)
+    def figures(key: str, **more: Mapping[str, Method]) -> Report:
+        return evaluate({"m": method}, SPLIT.test, CATALOG, SETUP, chunks=Chunks(tmp_path, key), **more)
 
     first = figures("checkpoint 1")
     assert figures("checkpoint 1") == first
     assert asked == [40]
     second = figures("checkpoint 2")
     assert asked == [40, 40]
-    assert second["methods"] != first["methods"]
+    assert second.methods != first.methods
     assert figures("checkpoint 1") == first
     # the same method made to keep seen items is another one
     both = figures("checkpoint 1", unmasked={"m": method})
     assert asked == [40, 40, 40]
-    assert both["unmasked"]["m"] != both["methods"]["m"]
+    assert both.unmasked["m"] != both.methods["m"]
 
 
 def test_with_and_without_seen_items() -> None:
     masked, kept = scored(POPULAR, CATALOG, True), scored(POPULAR, CATALOG, False)
-    about = {**ABOUT, "resamples": 10}
-    report = evaluate({"p": masked}, SPLIT.test, CATALOG, unmasked={"p": kept}, **about)
-    assert report["methods"] == evaluate({"p": masked}, SPLIT.test, CATALOG, **about)["methods"]
-    assert report["unmasked"] == evaluate({"p": kept}, SPLIT.test, CATALOG, **about)["methods"]
-    assert "unmasked" not in evaluate({"p": masked}, SPLIT.test, CATALOG, **about)
+    report = evaluate({"p": masked}, SPLIT.test, CATALOG, SETUP, unmasked={"p": kept})
+    assert report.methods == evaluate({"p": masked}, SPLIT.test, CATALOG, SETUP).methods
+    assert report.unmasked == evaluate({"p": kept}, SPLIT.test, CATALOG, SETUP).methods
+    assert "unmasked" not in evaluate({"p": masked}, SPLIT.test, CATALOG, SETUP).to_json()
 
 
 def test_reports_of_other_protocols_are_not_compared() -> None:
-    def report(cases: Sequence[Case] = SPLIT.test, seed: int = 0, **more: str) -> dict[str, Any]:
-        return evaluate({"m": scored(POPULAR, CATALOG, True)}, cases, CATALOG, resamples=3, seed=seed, **{**ABOUT, **more})
+    def report(cases: Sequence[Case] = SPLIT.test, **changed: Any) -> Report:
+        return evaluate({"m": scored(POPULAR, CATALOG, True)}, cases, CATALOG, replace(SETUP, resamples=3, **changed))
 
     plain = report()
     for same in (report(), report(seed=4), report(SPLIT.test[::-1]), report(dataset="the same by another name")):
         check_comparable(plain, same)
-    older = report()
-    del older["protocol"]["cases_hash"]
+    older = replace(plain, protocol=replace(plain.protocol, cases_hash=None))
     check_comparable(plain, older)
     with pytest.raises(ValueError, match="dataset: 'toy' and 'other'"):
         check_comparable(older, report(dataset="other"))
@@ -154,25 +158,24 @@ def test_reports_of_other_protocols_are_not_compared() -> None:
 def test_several_methods_are_compared_and_sliced() -> None:
     methods = {"oracle": oracle, "p": scored(POPULAR, CATALOG, True), "r": scored(Chance(IDS), CATALOG, True)}
     counts = {i: n for n, i in enumerate(IDS)}
-    report = evaluate(methods, SPLIT.test, CATALOG, resamples=10, counts=counts, pairs=[("r", "p")], **ABOUT)
+    report = evaluate(methods, SPLIT.test, CATALOG, SETUP, counts=counts, pairs=[("r", "p")])
     pairs = [("oracle", "p"), ("oracle", "r"), ("r", "p")]
-    assert [(e["metric"], e["a"], e["b"]) for e in report["comparisons"]] == [(m, *p) for m in ("recall@10", "ndcg@10") for p in pairs]
+    assert [(e.metric, e.a, e.b) for e in report.comparisons] == [(m, *p) for m in ("recall@10", "ndcg@10") for p in pairs]
     assert all(
-        e["difference"] == pytest.approx(report["methods"][e["a"]][e["metric"]]["value"] - report["methods"][e["b"]][e["metric"]]["value"])
-        for e in report["comparisons"]
+        e.difference == pytest.approx(report.methods[e.a][e.metric].value - report.methods[e.b][e.metric].value) for e in report.comparisons
     )
-    assert report["slices"]["target"]["cold"]["cases"] == sum(c.target == IDS[0] for c in SPLIT.test)
-    assert json.loads(json.dumps(report)) == report
+    assert report.slices["target"]["cold"].cases == sum(c.target == IDS[0] for c in SPLIT.test)
+    assert json.loads(json.dumps(report.to_json())) == report.to_json()
     with pytest.raises(ValueError, match="Cannot compare"):
-        evaluate(methods, SPLIT.test, CATALOG, resamples=3, pairs=[("r", "nobody")], **ABOUT)
+        evaluate(methods, SPLIT.test, CATALOG, SETUP, pairs=[("r", "nobody")])
     with pytest.raises(ValueError, match="Cannot compare"):
-        evaluate({"oracle": oracle}, SPLIT.test, CATALOG, resamples=3, pairs=[("oracle", "p")], **ABOUT)
+        evaluate({"oracle": oracle}, SPLIT.test, CATALOG, SETUP, pairs=[("oracle", "p")])
 
 
 def test_refuses_no_cases_and_broken_methods() -> None:
     with pytest.raises(ValueError, match="No cases"):
-        evaluate({}, [], CATALOG, **ABOUT)
+        evaluate({}, [], CATALOG, SETUP)
     with pytest.raises(ValueError, match="ranks an item twice"):
-        evaluate({"m": lambda h: Rankings([["a", "a"]] * len(h))}, [Case("u", ("i20",), "i19")], CATALOG, **ABOUT)
+        evaluate({"m": lambda h: Rankings([["a", "a"]] * len(h))}, [Case("u", ("i20",), "i19")], CATALOG, SETUP)
     with pytest.raises(ValueError, match="answered 1 histories with 0"):
-        evaluate({"m": lambda h: Rankings([])}, [Case("u", ("i20",), "i19")], CATALOG, **ABOUT)
+        evaluate({"m": lambda h: Rankings([])}, [Case("u", ("i20",), "i19")], CATALOG, SETUP)

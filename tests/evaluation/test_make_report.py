@@ -15,6 +15,7 @@ from grlm_hf.data.interactions import History, hold_out_items
 from grlm_hf.data.repository import load_table
 from grlm_hf.evaluation import report as report_module
 from grlm_hf.evaluation.metrics import per_case, ranks
+from grlm_hf.evaluation.schema import Report
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.files import read_json
 from grlm_hf.priors.fused import Fused
@@ -64,7 +65,7 @@ def test_a_killed_evaluation_goes_on_but_not_with_another_checkpoint(shop: Path,
 
     monkeypatch.setattr(GRLMForRecommendation, "recommend", counted)
 
-    def made(name: str = "checkpoint", output: str = "out") -> dict[str, Any]:
+    def made(name: str = "checkpoint", output: str = "out") -> Report:
         return make_report(tmp_path / name, shop, tmp_path / output / "report.json", QUICK)
 
     with monkeypatch.context() as patch:
@@ -75,7 +76,7 @@ def test_a_killed_evaluation_goes_on_but_not_with_another_checkpoint(shop: Path,
     assert [p.name.startswith(".report.json-evaluation-") for p in (tmp_path / "out").iterdir()] == [True]
     first = made()
     assert asked == [56]  # it was all there
-    assert read_json(tmp_path / "out" / "report.json") == first
+    assert read_json(tmp_path / "out" / "report.json") == first.to_json()
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 
     with monkeypatch.context() as patch:
@@ -85,12 +86,12 @@ def test_a_killed_evaluation_goes_on_but_not_with_another_checkpoint(shop: Path,
     shutil.rmtree(tmp_path / "checkpoint")
     shutil.copytree(tmp_path / "seed-1", tmp_path / "checkpoint")
     changed = made()
-    assert changed["methods"]["grlm"] == made("seed-1", "other")["methods"]["grlm"] != first["methods"]["grlm"]
-    assert changed["methods"]["popularity"] == first["methods"]["popularity"]
-    assert {"tail_share@10", "novelty@10"} <= first["methods"]["grlm"].keys()
-    assert list(first["slices"]) == ["history length", "target popularity", "target"]
-    assert first["comparisons"]
-    assert list(first["collisions"]["any"]) == ["grlm"]
+    assert changed.methods["grlm"] == made("seed-1", "other").methods["grlm"] != first.methods["grlm"]
+    assert changed.methods["popularity"] == first.methods["popularity"]
+    assert {"tail_share@10", "novelty@10"} <= first.methods["grlm"].keys()
+    assert list(first.slices) == ["history length", "target popularity", "target"]
+    assert first.comparisons
+    assert list(first.collisions["any"]) == ["grlm"]
 
 
 def test_held_out_items_are_new_to_the_checkpoint_and_are_added(tmp_path: Path) -> None:
@@ -102,21 +103,21 @@ def test_held_out_items_are_new_to_the_checkpoint_and_are_added(tmp_path: Path) 
     held = {c.target for c in (*split.validation, *split.test)}
     assert {i.item_id for i in made.catalog} == {i.item_id for i in CATALOG} - held
     report = make_report(tmp_path / "checkpoint", folder, tmp_path / "report.json", QUICK)
-    assert report["unseen"]["items"] == len(held) == report["protocol"]["candidates"] - len(made.catalog)
-    assert report["unseen"]["methods"] == report["methods"]
-    assert report["methods"]["grlm"]["recall@20"]["value"] == 1  # fewer items than places: the new ones are among them
-    assert list(report["slices"]["target"]) == ["cold"]
-    assert "term" in report["protocol"]["intra_list_diversity"]
+    assert report.unseen.items == len(held) == report.protocol.candidates - len(made.catalog)
+    assert report.unseen.methods == report.methods
+    assert report.methods["grlm"]["recall@20"].value == 1  # fewer items than places: the new ones are among them
+    assert list(report.slices["target"]) == ["cold"]
+    assert "term" in report.protocol.intra_list_diversity
     # a prior follows: neighbours by text know the new items, and give diversity its vectors
     made.prior = Fused({"text_knn": (TextKNN.fit(made.catalog.items), 1.0)}, tuple(i.item_id for i in made.catalog))
     made.save_pretrained(tmp_path / "with-prior")
     richer = make_report(tmp_path / "with-prior", folder, tmp_path / "richer.json", QUICK)
-    assert {"grlm", "text_knn", "grlm+text_knn"} < set(richer["unseen"]["methods"])
+    assert {"grlm", "text_knn", "grlm+text_knn"} < set(richer.unseen.methods)
     cases = load_table(folder, "cases", "test")
     own = scored(TextKNN.fit(made.catalog.items).following([*made.catalog, *(i for i in CATALOG if i.item_id in held)]), CATALOG, True)
     found = per_case(ranks(own(cases["history"]).items, cases["target"]))["mrr"].mean()
-    assert richer["methods"]["text_knn"]["mrr"]["value"] == pytest.approx(found)
-    assert "cosine" in richer["protocol"]["intra_list_diversity"]
+    assert richer.methods["text_knn"]["mrr"].value == pytest.approx(found)
+    assert "cosine" in richer.protocol.intra_list_diversity
     assert {i.item_id for i in GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint").catalog}.isdisjoint(held)
 
 

@@ -34,11 +34,11 @@ def test_bootstrap_interval_matches_the_normal_approximation() -> None:
     each = [f"u{n}" for n in range(4000)]
     got = bootstrap({"recall@10": hits, "half": hits / 2}, each, resamples=2000, seed=1)
     half_width = 1.96 * math.sqrt(0.1 * 0.9 / 4000)
-    assert got["recall@10"]["value"] == pytest.approx(0.1)
-    assert got["recall@10"]["low"] == pytest.approx(0.1 - half_width, abs=0.001)
-    assert got["recall@10"]["high"] == pytest.approx(0.1 + half_width, abs=0.001)
-    assert got["half"]["high"] == pytest.approx(got["recall@10"]["high"] / 2)
+    assert got["recall@10"].value == pytest.approx(0.1)
+    assert got["recall@10"].low == pytest.approx(0.1 - half_width, abs=0.001)
+    assert got["recall@10"].high == pytest.approx(0.1 + half_width, abs=0.001)
+    assert got["half"].high == pytest.approx(got["recall@10"].high / 2)
     assert got == bootstrap({"recall@10": hits, "half": hits / 2}, each, resamples=2000, seed=1)
     # four equal cases a user tell no more than one
     fours = bootstrap({"recall@10": np.repeat(hits[:1000], 4)}, np.repeat(each[:1000], 4).tolist(), resamples=2000, seed=1)
-    assert fours["recall@10"]["high"] - fours["recall@10"]["low"] == pytest.approx(4 * half_width, rel=0.1)
+    assert fours["recall@10"].high - fours["recall@10"].low == pytest.approx(4 * half_width, rel=0.1)

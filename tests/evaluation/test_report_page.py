@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +14,7 @@ from report_toys import HOSTILE, full_report
 
 from grlm_hf.evaluation.report.page import comparison_page, page
 from grlm_hf.evaluation.report.tables import tables
+from grlm_hf.evaluation.schema import Report, Slice
 from grlm_hf.markdown import one_line
 
 VOID = {"meta", "img"}
@@ -60,7 +61,7 @@ def test_the_figures_are_those_of_the_report(whole: str) -> None:
     report = full_report()
     found = sorted(float(str(a["data-value"])) for a in Page(whole).all("td") if "data-value" in a)
     assert found == sorted(c.value for some in tables(report).values() for t in some for row in t.rows for c in row if c.value is not None)
-    in_json = {float(x) for x in _numbers(json.loads(json.dumps(report)))}
+    in_json = {float(x) for x in _numbers(json.loads(json.dumps(report.to_json())))}
     assert set(found) <= in_json
 
 
@@ -71,11 +72,11 @@ def _numbers(value: Any) -> list[float]:
 
 
 def test_the_protocol_comes_first_and_whole(whole: str) -> None:
-    report, found = full_report(), Page(whole)
+    protocol, found = full_report().to_json()["protocol"], Page(whole)
     assert whole.index("<dl>") < whole.index("<img") < whole.index("<table>")
     assert found.texts["h2"][0] == "Protocol"
-    assert found.texts["dt"] == [key.replace("_", " ") for key in report["protocol"]]
-    assert found.texts["dd"] == [one_line(v) for v in report["protocol"].values()]
+    assert found.texts["dt"] == [key.replace("_", " ") for key in protocol]
+    assert found.texts["dd"] == [one_line(v) for v in protocol.values()]
     assert found.texts["title"] == ["toy"]
 
 
@@ -113,14 +114,19 @@ def test_it_is_made_for_phones_and_for_the_night(whole: str) -> None:
 
 def test_text_is_escaped_wherever_it_stands() -> None:
     report = full_report()
-    report["dataset"] = HOSTILE
-    report["protocol"] |= {"split": HOSTILE, HOSTILE: [HOSTILE]}
-    report["methods"] = {HOSTILE: report["methods"]["grlm"]}
-    report["domains"] = {HOSTILE: {**report["domains"]["camp"], "methods": report["methods"]}}
-    report["slices"] = {HOSTILE: {HOSTILE: {"cases": 3, "methods": report["methods"]}}}
-    report["collisions"] = {HOSTILE: report["methods"]}
-    report["comparisons"] = [{**report["comparisons"][0], "a": HOSTILE, "b": HOSTILE, "metric": HOSTILE, "test": HOSTILE}]
-    report["unseen"]["term_ids"] = HOSTILE
+    methods = {HOSTILE: report.methods["grlm"]}
+    texts = {name: HOSTILE for name, value in report.to_json()["protocol"].items() if isinstance(value, str)}
+    report = Report(
+        HOSTILE,
+        replace(report.protocol, **texts, grlm_free=HOSTILE),
+        methods,
+        domains={HOSTILE: replace(report.domains["camp"], methods=methods)},
+        slices={HOSTILE: {HOSTILE: Slice(3, methods)}},
+        collisions={HOSTILE: methods},
+        comparisons=(replace(report.comparisons[0], a=HOSTILE, b=HOSTILE, metric=HOSTILE, test=HOSTILE),),
+        unmasked=methods,
+        unseen=replace(report.unseen, term_ids=HOSTILE),
+    )
     found = Page(page(report))
     assert len(found.all("script")) == 1
     assert {str(a["src"])[:19] for a in found.all("img")} == {"data:image/svg+xml;"}
@@ -131,8 +137,7 @@ def test_text_is_escaped_wherever_it_stands() -> None:
 
 def test_blocks_that_are_absent_have_no_section() -> None:
     report = full_report()
-    plain = {k: copy.deepcopy(report[k]) for k in ("schema", "dataset", "protocol", "methods")}
-    assert Page(page(plain)).texts["h2"] == ["Protocol", "Methods", "What is recommended"]
+    assert Page(page(Report(report.dataset, report.protocol, report.methods))).texts["h2"] == ["Protocol", "Methods", "What is recommended"]
     all_of_it = ["Methods", "Which differences are real", "Items new to the model", "Where methods are good", "By domain"]
     all_of_it += ["Shared Term IDs", "With seen items kept", "What is recommended", "Training"]
     assert Page(page(report)).texts["h2"] == ["Protocol", *all_of_it]
@@ -145,5 +150,5 @@ def test_runs_side_by_side_on_a_page() -> None:
     assert found.texts["h2"] == ["Protocol", "Runs side by side"]
     assert "b <i>" in found.texts["button"]
     assert len(found.all("img")) == 1
-    assert {a.get("data-value") for a in found.all("td")} >= {repr(report["methods"]["grlm"]["recall@10"]["value"]), "0.0"}
+    assert {a.get("data-value") for a in found.all("td")} >= {repr(report.methods["grlm"]["recall@10"].value), "0.0"}
     assert text == comparison_page({"a": report, "b <i>": report})

@@ -53,18 +53,18 @@ def methods() -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
 def test_comparisons_are_of_the_best_method_and_of_what_was_asked() -> None:
     hits, users = methods()
     found = compare(hits, users, [("fair", "bad"), ("fair", "good")], metrics=("recall@10",), resamples=400, seed=3)
-    assert [(e["a"], e["b"]) for e in found] == [("fair", "good"), ("good", "bad"), ("fair", "bad")]  # as asked, and not twice
-    p = np.array([e["p"] for e in found])
-    assert np.array([e["p_holm"] for e in found]) == pytest.approx(corrected(p))
+    assert [(e.a, e.b) for e in found] == [("fair", "good"), ("good", "bad"), ("fair", "bad")]  # as asked, and not twice
+    p = np.array([e.p for e in found])
+    assert np.array([e.p_holm for e in found]) == pytest.approx(corrected(p))
     for e in found:
-        difference = hits[e["a"]]["recall@10"] - hits[e["b"]]["recall@10"]
+        difference = hits[e.a]["recall@10"] - hits[e.b]["recall@10"]
         own = bootstrap({"d": difference}, users, 400, 3)["d"]
-        assert (e["difference"], e["low"], e["high"]) == pytest.approx((own["value"], own["low"], own["high"]), abs=1e-12)
-        assert e["p"] <= 1e-3  # far apart, or seldom but always on one side: pairing tells where the intervals of each overlap
+        assert (e.difference, e.low, e.high) == pytest.approx((own.value, own.low, own.high), abs=1e-12)
+        assert e.p <= 1e-3  # far apart, or seldom but always on one side: pairing tells where the intervals of each overlap
     one, two = (bootstrap({"x": hits[name]["recall@10"]}, users, 400, 3)["x"] for name in ("good", "fair"))
-    assert one["low"] < two["high"]
+    assert one.low < two.high
     both = compare(hits, users, resamples=10)
-    assert [(e["metric"], e["a"], e["b"]) for e in both] == [(m, "good", b) for m in ("recall@10", "ndcg@10") for b in ("fair", "bad")]
+    assert [(e.metric, e.a, e.b) for e in both] == [(m, "good", b) for m in ("recall@10", "ndcg@10") for b in ("fair", "bad")]
     assert both == compare(hits, users, resamples=10)
 
 
@@ -72,8 +72,8 @@ def test_a_users_cases_are_flipped_together() -> None:
     ones = {"a": {"m": np.ones(12)}, "b": {"m": np.zeros(12)}}
     alone = compare(ones, [f"u{n}" for n in range(12)], metrics=("m",), resamples=5)
     same = compare(ones, ["u0", "u1", "u2"] * 4, metrics=("m",), resamples=5)
-    assert alone[0]["p"] < 0.002
-    assert same[0]["p"] == pytest.approx(0.25, abs=0.03)  # of three users, two in eight draws are as one-sided
+    assert alone[0].p < 0.002
+    assert same[0].p == pytest.approx(0.25, abs=0.03)  # of three users, two in eight draws are as one-sided
 
 
 def test_refuses_methods_and_metrics_that_are_not_there() -> None:
@@ -83,4 +83,4 @@ def test_refuses_methods_and_metrics_that_are_not_there() -> None:
             compare(hits, users, [pair])
     with pytest.raises(ValueError, match="'map' was not measured"):
         compare(hits, users, metrics=("map",))
-    assert compare({"good": hits["good"]}, users) == []
+    assert compare({"good": hits["good"]}, users) == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import astuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -32,15 +33,14 @@ def test_each_case_is_in_the_slice_of_its_kind() -> None:
         "target": lambda c, label: (counts[c.target] == 0) == (label == "cold"),
     }
     for grouping, parts in found.items():
-        assert sum(part["cases"] for part in parts.values()) == len(cases)
+        assert sum(part.cases for part in parts.values()) == len(cases)
         for label, part in parts.items():
             at = [n for n, c in enumerate(cases) if kinds[grouping](c, label)]
-            assert part["cases"] == len(at) > 0
+            assert part.cases == len(at) > 0
             for name in hits:
                 own = bootstrap({m: hits[name][m][at] for m in METRICS}, [cases[n].user_id for n in at], 20, 1)
                 for metric in METRICS:
-                    for key, value in own[metric].items():
-                        assert np.isclose(part["methods"][name][metric][key], value, atol=1e-12)
+                    assert np.allclose(astuple(part.methods[name][metric]), astuple(own[metric]), rtol=1e-5, atol=1e-12)
     assert list(sliced(hits, cases, CATALOG, None, resamples=5)) == ["history length"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,10 @@ from toys import toy_catalog, toy_histories
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.interactions import hold_out_items
-from grlm_hf.evaluation.evaluate import Method
+from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.scored import scored
-from grlm_hf.evaluation.unseen import evaluate_unseen, known_catalog, with_new_items
+from grlm_hf.evaluation.unseen import known_catalog, unseen_block, with_new_items
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
 from grlm_hf.training.scratch import ScratchConfig
@@ -37,20 +36,19 @@ def test_from_training_without_them_to_the_block(trained: GRLMForRecommendation)
     assert {i.item_id for i in new} == HELD
     before = trained.catalog
 
-    def methods(grlm: GRLMForRecommendation) -> Mapping[str, Method]:
-        assert {i.item_id for i in grlm.catalog} == {i.item_id for i in CATALOG}
-        return {"grlm": constrained(grlm, True), "text_knn": scored(TextKNN.fit(grlm.catalog.items), grlm.catalog, True)}
-
-    about = {"dataset": "toy", "split": "unseen-items, test", "seen": "left out", "resamples": 20}
-    block = evaluate_unseen(trained, new, SPLIT.test, methods, **about)
-    assert block["items"] == len(HELD)
-    assert (block["cases"], block["candidates"]) == (len(SPLIT.test), len(CATALOG))
-    assert block["term_ids"].startswith("extracted")
-    assert {(e["a"], e["b"]) for e in block["comparisons"]} <= {("grlm", "text_knn"), ("text_knn", "grlm")}
+    grlm = with_new_items(trained, new)
+    assert {i.item_id for i in grlm.catalog} == {i.item_id for i in CATALOG}
+    methods = {"grlm": constrained(grlm, True), "text_knn": scored(TextKNN.fit(grlm.catalog.items), grlm.catalog, True)}
+    report = evaluate(methods, SPLIT.test, grlm.catalog, Setup("toy", "unseen-items, test", "left out", resamples=20))
+    block = unseen_block(report, len(new), extracted=True)
+    assert block.items == len(HELD)
+    assert (block.cases, block.candidates) == (len(SPLIT.test), len(CATALOG))
+    assert block.term_ids.startswith("extracted")
+    assert {(e.a, e.b) for e in block.comparisons} <= {("grlm", "text_knn"), ("text_knn", "grlm")}
     # the toy's catalog is shorter than a list: whatever is new can be found
-    for figures in block["methods"].values():
-        assert figures["recall@20"]["value"] == figures["valid_rate"]["value"] == 1
-        assert 0 < figures["mrr"]["value"] < 1
+    for figures in block.methods.values():
+        assert figures["recall@20"].value == figures["valid_rate"].value == 1
+        assert 0 < figures["mrr"].value < 1
     assert trained.catalog == before
     assert trained.version == 0
 
@@ -63,12 +61,6 @@ def test_given_term_ids_and_items_that_were_there(trained: GRLMForRecommendation
     again = with_new_items(once, new)  # the old ones do not stay
     assert not set(tids) & set(again.catalog.identifiers)
     assert {i.item_id for i in again.catalog} == {i.item_id for i in CATALOG}
-
-
-def test_refuses_when_nothing_new_is_asked_for(trained: GRLMForRecommendation) -> None:
-    known = [c for c in SPLIT.test if c.target not in HELD]
-    with pytest.raises(ValueError, match="None of the 0 cases has one of the 1 new items"):
-        evaluate_unseen(trained, [CATALOG.items[0]], known, lambda _: {}, dataset="t", split="x", seen="kept")
 
 
 def test_known_catalog_is_what_training_holds() -> None:

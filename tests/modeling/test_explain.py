@@ -188,15 +188,15 @@ def test_deletion_areas_equal_brute_force() -> None:
         item = grlm.recommend(case.history, 1)[0].item_id
         drops = [h.drop for h in grlm.explain(case.history, item).history]
         want.append(areas(grlm, case.history, item, sorted(range(len(drops)), key=lambda i: -drops[i])))
-    assert found.attributed["value"] == pytest.approx(np.mean(want), abs=1e-4)
-    assert found.difference["value"] == pytest.approx(found.attributed["value"] - found.random["value"])
-    assert found.attributed["low"] <= found.attributed["value"] <= found.attributed["high"]
+    assert found.attributed.value == pytest.approx(np.mean(want), abs=1e-4)
+    assert found.difference.value == pytest.approx(found.attributed.value - found.random.value)
+    assert found.attributed.low <= found.attributed.value <= found.attributed.high
     assert found == deletion_test(grlm, cases, exclude_seen=False, resamples=10)
 
 
 def test_deleting_what_matters_costs_more_than_chance() -> None:
     found = deletion_test(toy_grlm("trie", seed=1), CASES[::2], resamples=200)
-    assert found.difference["low"] > 0
+    assert found.difference.low > 0
 
 
 def test_nothing_to_delete() -> None:

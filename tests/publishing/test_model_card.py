@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from huggingface_hub import DatasetCard, HfApi, ModelCard, RepoCard, SpaceCard, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report_toys import HOSTILE, full_report
+from report_toys import HOSTILE, full_report, with_figure
 from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case, leave_one_out
 from grlm_hf.data.items import Item
+from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.files import fingerprint, read_json, write_json
 from grlm_hf.hub import fetch_checkpoint
 from grlm_hf.indexing.quality.measure import compare, measure
@@ -135,12 +137,11 @@ def test_people_read_every_figure(checkpoint: Path) -> None:
 def test_which_method_is_better_is_said_as_the_test_found(tmp_path: Path) -> None:
     folder = measured(tmp_path / "checkpoint")
     for low, high, said in ((0.01, 0.09, "worse"), (-0.01, 0.09, "no difference is shown"), (-0.09, -0.01, "better")):
-        report = full_report()
+        methods = full_report().methods
         for name, value in (("grlm", 0.3), ("item_popularity", 0.4), ("random", 0.1)):
-            report["methods"][name]["recall@10"]["value"] = value
-        entry = {"a": "item_popularity", "b": "grlm", "metric": "recall@10", "low": low, "high": high, "p": 0.25, "test": "t"}
-        report["comparisons"] = [{**entry, "difference": (low + high) / 2}]
-        write_json(folder / "card/report.json", report)
+            methods = with_figure(methods, name, "recall@10", value=value)
+        entry = Comparison("item_popularity", "grlm", "recall@10", (low + high) / 2, low, high, 0.25, None, "t")
+        write_json(folder / "card/report.json", replace(full_report(), methods=methods, comparisons=(entry,)).to_json())
         (line,) = [line for line in model_card(folder).splitlines() if "Paired difference" in line]
         assert f"[{-high:+.4f}, {-low:+.4f}], p = 0.2500: " in line
         assert line.endswith(f"{said}.")
@@ -339,7 +340,7 @@ def test_a_record_of_somebody_else_is_read_with_care(tmp_path: Path) -> None:
 
 
 def hostile_card(folder: Path, text: str) -> str:
-    report = full_report()
+    report = full_report().to_json()
     report["dataset"] = report["protocol"]["split"] = text
     report["methods"] = {name if name != "random" else text or "none": m for name, m in report["methods"].items()}
     report["slices"]["history length"] = dict(zip([text, "b"], list(report["slices"]["history length"].values())[:2], strict=True))

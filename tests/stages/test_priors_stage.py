@@ -87,12 +87,12 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
     assert grlm.prior.weights == best["weights"]
     report = make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
     names = {"grlm", "grlm+item_knn", "grlm+sasrec+item_knn", "item_knn", "sasrec", "text_knn", "sasrec+item_knn", "popularity", "random"}
-    assert report["methods"].keys() == names
+    assert report.methods.keys() == names
     alone = make_report(tmp_path / "checkpoint", datasets, tmp_path / "own.json")  # with nothing but what the checkpoint has in itself
     own = "grlm+" + "+".join(grlm.prior.components)
     name = "grlm+" + next(n for n, f in found.items() if f is best)
-    for metric in report["methods"][name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
-        assert alone["methods"][own][metric] == report["methods"][name][metric]
+    for metric in report.methods[name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
+        assert alone.methods[own][metric] == report.methods[name][metric]
 
 
 def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_path: Path) -> None:

@@ -1,58 +1,37 @@
-"""A report as people meet it: JSON on disk, tables, pictures, a page; and runs side by side."""
+"""A report as files and for people: JSON, tables, pictures, a page; and runs side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from grlm_hf.evaluation.evaluate import REPORT_SCHEMA, check_comparable
 from grlm_hf.evaluation.report.tables import comparison_table, merged, methods_table, protocol_note, tables
-from grlm_hf.files import read_json, write_json, write_text
+from grlm_hf.evaluation.schema import Report, check_comparable, load_report
+from grlm_hf.files import write_json, write_text
 from grlm_hf.markdown import escaped
 
+__all__ = [
+    "all_tables", "compared", "load_report", "load_reports", "markdown_table", "render", "render_comparison", "save_report", "text_table",
+]  # fmt: skip
 
-def save_report(report: dict[str, Any], path: str | Path) -> None:
+
+def save_report(report: Report, path: str | Path) -> None:
     """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``. Raises ``ValueError`` for a path that is one of these."""
     from grlm_hf.evaluation.report.page import page
     from grlm_hf.evaluation.report.plots import figures, save_png
 
     path = Path(path)
     if path.suffix in (".png", ".html"):
-        raise ValueError(f"{path} is to be JSON, beside which a .png and a .html are written; name it {path.with_suffix('.json')}.")
+        raise ValueError(f"{path} would be JSON, beside which a .png and a .html are written; name it {path.with_suffix('.json')}.")
     drawn = figures(report)
     save_png(drawn["metrics"], path.with_suffix(".png"))
     write_text(path.with_suffix(".html"), page(report, drawn))
-    write_json(path, report)
+    write_json(path, report.to_json())
 
 
-def load_report(path: str | Path) -> dict[str, Any]:
-    """Reads a report. Raises ``ValueError`` if the file is none, or of another schema."""
-    report = read_json(path)
-    if not isinstance(report, dict) or report.get("schema") != REPORT_SCHEMA:
-        raise ValueError(f"{path} is no report with schema {REPORT_SCHEMA!r}.")
-    if wrong := _missing(report):
-        raise ValueError(f"{path} is not a whole report: {wrong}. Make it again with grlm evaluate.")
-    return report
-
-
-def _missing(report: Mapping[str, Any]) -> str:
-    """What keeps a report from being shown; "" if nothing does."""
-    protocol, methods = report.get("protocol"), report.get("methods")
-    if not isinstance(report.get("dataset"), str) or not isinstance(protocol, dict) or not isinstance(methods, dict) or not methods:
-        return "it lacks its dataset, its protocol or its methods"
-    if absent := [key for key in ("split", "users", "candidates", "seen_items") if key not in protocol]:
-        return f"its protocol does not state {absent[0]!r}"
-    for name, metrics in methods.items():
-        for metric, found in metrics.items() if isinstance(metrics, dict) else [("metrics", None)]:
-            if not isinstance(found, dict) or not all(isinstance(found.get(k), int | float) for k in ("value", "low", "high")):
-                return f"{metric} of {name!r} is {found!r}, where value, low and high are expected"
-    return ""
-
-
-def load_reports(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
-    """Run → report, of runs that can be compared. A run is named by as much of its path's end as tells it from the others.
+def load_reports(paths: Sequence[str | Path]) -> dict[str, Report]:
+    """Run → report, of runs that can be compared. The name of a run is the shortest end of its path that no other run has.
 
     Raises:
         ValueError: a file that is no report, the same file twice, or reports of different protocols.
@@ -70,24 +49,24 @@ def load_reports(paths: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     return dict(zip(("/".join(p[-length:]) for p in places), reports, strict=True))
 
 
-def markdown_table(report: Mapping[str, Any]) -> str:
-    """Methods by metrics, as Markdown; of several domains, overall first and then each, by the domain of the target."""
+def markdown_table(report: Report) -> str:
+    """Methods by metrics, as Markdown; with several domains, overall first and then each, by the domain of the target."""
     return methods_table(report, with_domains=True).markdown()
 
 
-def text_table(report: Mapping[str, Any]) -> str:
-    """The rows of `markdown_table`, aligned for a terminal, with the 95 % interval of recall@10; and what was compared."""
+def text_table(report: Report) -> str:
+    """The rows of `markdown_table`, aligned for a terminal, with the 95 % interval of recall@10; and the comparisons."""
     table = methods_table(report, with_domains=True)
     at = table.head.index("recall@10")
     rows = tuple((*row, replace(row[at], text=row[at].note or "–")) for row in table.rows)
     head = (*(h.replace("_rate", "") for h in table.head), "recall@10 95 %")
     notes = [protocol_note(report)]
-    notes += [f"{name}: {part['cases']:,} cases of {part['users']:,} users." for name, part in report.get("domains", {}).items()]
+    notes += [f"{name}: {part.cases:,} cases of {part.users:,} users." for name, part in report.domains.items()]
     compared = tables(report).get("comparisons", ())
     return "\n\n".join([replace(table, head=head, rows=rows, notes=tuple(notes)).text(), *(t.text() for t in compared)])
 
 
-def all_tables(report: Mapping[str, Any], markdown: bool = False) -> str:
+def all_tables(report: Report, markdown: bool = False) -> str:
     """Every table that a report has figures for, for a terminal or as Markdown with intervals."""
     if markdown:
         return "\n\n".join(
@@ -97,13 +76,13 @@ def all_tables(report: Mapping[str, Any], markdown: bool = False) -> str:
     return "\n\n".join([text_table(report), *others])
 
 
-def compared(reports: Mapping[str, Mapping[str, Any]], markdown: bool = False) -> str:
+def compared(reports: Mapping[str, Report], markdown: bool = False) -> str:
     """Runs side by side (`load_reports`), each with its difference from the first; for a terminal or as Markdown."""
     note, table = protocol_note(next(iter(reports.values()))), comparison_table(reports)
     return f"{escaped(note)}\n\n{table.markdown(intervals=True)}" if markdown else f"{table.text()}\n{note}"
 
 
-def render(report: Mapping[str, Any], folder: str | Path, name: str = "report") -> list[Path]:
+def render(report: Report, folder: str | Path, name: str = "report") -> list[Path]:
     """Writes the page and all pictures of a report into a folder: ``NAME.html``, ``NAME.png``, ``NAME-comparisons.png``, …"""
     from grlm_hf.evaluation.report.page import page
     from grlm_hf.evaluation.report.plots import figures, save_png
@@ -117,7 +96,7 @@ def render(report: Mapping[str, Any], folder: str | Path, name: str = "report") 
     return written
 
 
-def render_comparison(reports: Mapping[str, Mapping[str, Any]], folder: str | Path, name: str = "comparison") -> list[Path]:
+def render_comparison(reports: Mapping[str, Report], folder: str | Path, name: str = "comparison") -> list[Path]:
     """Writes the page and the picture of several runs side by side into a folder: ``NAME.html``, ``NAME.png``."""
     from grlm_hf.evaluation.report.page import comparison_page
     from grlm_hf.evaluation.report.plots import figures, save_png

@@ -7,10 +7,11 @@ import html
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grlm_hf.evaluation.report.plots import figures, svg
 from grlm_hf.evaluation.report.tables import Cell, Table, comparison_table, merged, protocol_words, tables
+from grlm_hf.evaluation.schema import Protocol, Report, plain
 from grlm_hf.markdown import flat, one_line
 from grlm_hf.version import __version__
 
@@ -31,7 +32,7 @@ _SECTIONS = {  # block: heading, its picture, what that shows
 _FOLDED = "Where methods are good"  # many tables, and the picture says most of it
 
 
-def page(report: Mapping[str, Any], drawn: Mapping[str, Figure] | None = None) -> str:
+def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:
     """The page of one report: the protocol first, then each block that it has, with pictures inside. The same report, the same bytes.
 
     Args:
@@ -43,10 +44,10 @@ def page(report: Mapping[str, Any], drawn: Mapping[str, Figure] | None = None) -
         for block, (heading, picture, caption) in _SECTIONS.items()
         if block in written or picture in drawn
     ]
-    return _page(report["dataset"], report["protocol"], parts)
+    return _page(report.dataset, report.protocol, parts)
 
 
-def comparison_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
+def comparison_page(reports: Mapping[str, Report]) -> str:
     """The page of several runs under one protocol.
 
     Args:
@@ -56,15 +57,17 @@ def comparison_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
     figure = figures(merged(reports))["metrics"]
     caption = "metrics of each method in each run, with 95 % bootstrap intervals over users"
     part = _section("Runs side by side", figure, caption, [comparison_table(reports)])
-    return _page(f"{first['dataset']}: {' – '.join(reports)}", first["protocol"], [part])
+    return _page(f"{first.dataset}: {' – '.join(reports)}", first.protocol, [part])
 
 
-def _page(title: str, protocol: Mapping[str, Any], parts: Iterable[str]) -> str:
+def _page(title: str, protocol: Protocol, parts: Iterable[str]) -> str:
     template = Template((files("grlm_hf.evaluation.report") / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=_escaped(title),
         summary=f"{_escaped(_opened(protocol_words(protocol)))}.",
-        protocol="\n".join(f"<dt>{_escaped(k.replace('_', ' '))}</dt><dd>{_escaped(_plain(v))}</dd>" for k, v in flat(protocol).items()),
+        protocol="\n".join(
+            f"<dt>{_escaped(k.replace('_', ' '))}</dt><dd>{_escaped(_with_commas(v))}</dd>" for k, v in flat(plain(protocol)).items()
+        ),
         sections="\n".join(parts),
         end=f"grlm-hf {__version__}. Brackets and whiskers are 95 % bootstrap intervals over users.",
     )
@@ -74,7 +77,7 @@ def _opened(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _plain(value: object) -> object:
+def _with_commas(value: object) -> object:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.report.tables import MAIN, candidates
+from grlm_hf.evaluation.schema import Domain, Report, Slice
+from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.files import replacing
 from grlm_hf.markdown import one_line
 
@@ -23,23 +26,23 @@ _STYLE = {"font.size": 9, "text.parse_math": False, "svg.hashsalt": "grlm", "svg
 # Letters as wide at every resolution, so that one layout fits what is drawn and what is traced.
 _STYLE |= {"figure.dpi": _DPI, "text.hinting": "none"}
 _COLORS = ("#1f77b4", "#e8720c", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#d75fb3", "#7f7f7f", "#8f8f1e", "#17a2b0")
-"""Of middling lightness: seen on a light ground and, inverted, on a dark one."""
+"""Of middling lightness: visible on a light ground and, inverted, on a dark one."""
 _MARKERS = "osD^vP*Xph"
 _ORDERED = ("history length", "target popularity")
-"""Groupings whose slices stand in an order, so that lines may join them."""
+"""Groupings whose slices have an order, so that lines may connect them."""
 
 
-def figures(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """The pictures that a report has figures for, of ``metrics``, ``comparisons``, ``slices`` and ``training``."""
+def figures(report: Report) -> dict[str, Figure]:
+    """The pictures of the blocks that a report has: ``metrics``, ``comparisons``, ``slices``, ``training``."""
     with _style():
         drawn = {
             "metrics": _metrics(report),
-            "comparisons": _comparisons(report.get("comparisons") or ()),
+            "comparisons": _comparisons(report.comparisons),
             "slices": _slices(report),
-            "training": _training(report.get("training") or ()),
+            "training": _training(report.training),
         }
         found = {name: figure for name, figure in drawn.items() if figure is not None}
-        for figure in found.values():  # laid out here, for whatever it is written as
+        for figure in found.values():  # laid out once, for every file format
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
     return found
@@ -58,11 +61,11 @@ def svg(figure: Figure) -> bytes:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Whatever the user's own matplotlibrc says."""
+    """Our own style, independent of the user's matplotlibrc."""
     import matplotlib.style
 
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
         yield
 
 
@@ -95,60 +98,59 @@ def _label(name: str, longest: int = _LONGEST) -> str:
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
-def _whisker(m: Mapping[str, float]) -> list[list[float]]:
-    """Distances from the value to the ends of its interval, as matplotlib wants them; never negative, as rounding could make them."""
-    return [[max(0.0, m["value"] - m["low"])], [max(0.0, m["high"] - m["value"])]]
+def _whisker(m: Estimate) -> list[list[float]]:
+    """Distances from the value to the ends of its interval, in matplotlib's form; rounding could make them negative, which it refuses."""
+    return [[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]]
 
 
-def _metrics(report: Mapping[str, Any]) -> Figure | None:
+def _metrics(report: Report) -> Figure | None:
     """A row a method, a panel a metric: a point at the value and a whisker over its interval."""
-    methods = report["methods"]
+    methods = report.methods
     names = [n for n in MAIN if any(n in m for m in methods.values())]
     if not names:
         return None
     figure = _figure(2.3 * len(names) + 1.6, 1.3 + 0.3 * len(methods))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(panels, names, strict=True):
-        highest = max(m[name]["high"] for m in methods.values() if name in m)
+        highest = max(m[name].high for m in methods.values() if name in m)
         for row, metrics in enumerate(methods.values()):
             if name not in metrics:
                 continue
             m = metrics[name]
-            axis.errorbar(m["value"], row, xerr=_whisker(m), fmt="o", ms=4.5, capsize=2.5, lw=1.4, color=_COLORS[row % len(_COLORS)])
-            axis.annotate(f"{m['value']:.4f}", (m["high"], row), (5, 0), textcoords="offset points", va="center", fontsize=7.5)
+            axis.errorbar(m.value, row, xerr=_whisker(m), fmt="o", ms=4.5, capsize=2.5, lw=1.4, color=_COLORS[row % len(_COLORS)])
+            axis.annotate(f"{m.value:.4f}", (m.high, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5)
         axis.set_xlim(0, highest * 1.3 or 1)  # room for the figure beside the whisker
         axis.locator_params(axis="x", nbins=5)
         axis.set_title(name, loc="left")
         _bare(axis, "x")
     panels[0].set_yticks(range(len(methods)), [_label(n) for n in methods])
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    p = report["protocol"]
-    said = f"{p['split']}, {p['users']:,} users, {candidates(p)}; whiskers: 95 % bootstrap interval"
-    figure.suptitle(f"{one_line(report['dataset'])}\n{one_line(said)}", fontsize=9)
+    p = report.protocol
+    caption = f"{p.split}, {p.users:,} users, {candidates(p)}; whiskers: 95 % bootstrap interval"
+    figure.suptitle(f"{one_line(report.dataset)}\n{one_line(caption)}", fontsize=9)
     return figure
 
 
-def _comparisons(entries: Sequence[Mapping[str, Any]]) -> Figure | None:
+def _comparisons(entries: Sequence[Comparison]) -> Figure | None:
     """A forest: a row a pair, the difference and its interval, hollow where the interval holds 0; a panel a metric."""
-    metrics = list(dict.fromkeys(e["metric"] for e in entries))
+    metrics = list(dict.fromkeys(e.metric for e in entries))
     if not metrics:
         return None
-    groups = [[e for e in entries if e["metric"] == metric] for metric in metrics]
+    groups = [[e for e in entries if e.metric == metric] for metric in metrics]
     figure = _figure(9, sum(0.7 + 0.27 * len(g) for g in groups) + 0.5)
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(g) + 1 for g in groups])[:, 0]
     for axis, metric, some in zip(panels, metrics, groups, strict=True):
         for row, e in enumerate(some):
-            apart = e["low"] > 0 or e["high"] < 0
-            m = {"value": e["difference"], "low": e["low"], "high": e["high"]}
-            color, filled = ("C0", "C0") if apart else ("0.5", "none")
-            axis.errorbar(e["difference"], row, xerr=_whisker(m), fmt="o", ms=5, mfc=filled, capsize=2.5, lw=1.4, color=color)
+            color, filled = ("C0", "C0") if e.low > 0 or e.high < 0 else ("0.5", "none")
+            whisker = _whisker(Estimate(e.difference, e.low, e.high))
+            axis.errorbar(e.difference, row, xerr=whisker, fmt="o", ms=5, mfc=filled, capsize=2.5, lw=1.4, color=color)
         axis.axvline(0, color="0.5", lw=1, zorder=0.5)
-        axis.set_yticks(range(len(some)), [f"{_label(e['a'], 28)} − {_label(e['b'], 28)}" for e in some])
+        axis.set_yticks(range(len(some)), [f"{_label(e.a, 28)} − {_label(e.b, 28)}" for e in some])
         axis.set_ylim(len(some) - 0.5, -0.5)
         axis.set_title(f"{_label(metric)}: a − b, paired by user", loc="left")
         beside = axis.twinx()
-        said = [f"{e['difference']:+.4f}, p = {e['p']:.4f}" + (f", Holm {e['p_holm']:.4f}" if "p_holm" in e else "") for e in some]
-        beside.set_yticks(range(len(some)), said, fontsize=7.5)
+        texts = [f"{e.difference:+.4f}, p = {e.p:.4f}" + (f", Holm {e.p_holm:.4f}" if e.p_holm is not None else "") for e in some]
+        beside.set_yticks(range(len(some)), texts, fontsize=7.5)
         beside.set_ylim(axis.get_ylim())
         beside.set_frame_on(False)
         beside.tick_params(axis="y", length=0)
@@ -156,28 +158,28 @@ def _comparisons(entries: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
-def _slices(report: Mapping[str, Any]) -> Figure | None:
-    """recall@10 by slice: a panel a grouping, the domains of the targets among them."""
-    groupings = {**({"the target's domain": report["domains"]} if report.get("domains") else {}), **(report.get("slices") or {})}
+def _slices(report: Report) -> Figure | None:
+    """recall@10 by slice: a panel a grouping; the domains of the targets are one."""
+    groupings: dict[str, Mapping[str, Slice | Domain]] = {"the target's domain": report.domains, **report.slices}
     groupings = {name: parts for name, parts in groupings.items() if parts}
     if not groupings:
         return None
-    methods = list(report["methods"])
+    methods = list(report.methods)
     figure = _figure(9, 2.7 * len(groupings) + 0.3)
     panels = figure.subplots(len(groupings), 1, squeeze=False)[:, 0]
     for axis, (grouping, parts) in zip(panels, groupings.items(), strict=True):
         for row, method in enumerate(methods):
             shift = (row - (len(methods) - 1) / 2) * 0.6 / len(methods)
-            found = [part["methods"].get(method, {}).get("recall@10") for part in parts.values()]
+            found = [part.methods.get(method, {}).get("recall@10") for part in parts.values()]
             at = [(i + shift, m) for i, m in enumerate(found) if m]
             if not at:
                 continue
-            places, heights = [x for x, _ in at], [m["value"] for _, m in at]
+            places, heights = [x for x, _ in at], [m.value for _, m in at]
             error = [[e[0] for e in side] for side in zip(*(_whisker(m) for _, m in at), strict=True)]
             look = {"color": _COLORS[row % len(_COLORS)], "ms": 3.5, "lw": 0.9, "ls": "-" if grouping in _ORDERED else "none"}
             marker = _MARKERS[(row + row // len(_COLORS)) % len(_MARKERS)]
             axis.errorbar(places, heights, error, fmt=marker, elinewidth=0.8, label=_label(method), **look)
-        axis.set_xticks(range(len(parts)), [f"{_label(label)}\n{part['cases']:,}" for label, part in parts.items()])
+        axis.set_xticks(range(len(parts)), [f"{_label(label)}\n{part.cases:,}" for label, part in parts.items()])
         axis.set_xlim(-0.6, len(parts) - 0.4)
         axis.set_ylim(0)
         axis.set_title(f"recall@10 by {_label(grouping)}, with the number of cases", loc="left")
@@ -188,7 +190,7 @@ def _slices(report: Mapping[str, Any]) -> Figure | None:
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Losses by epoch, and beside them what else was measured on validation users."""
+    """Losses by epoch, and beside them the metrics on validation users."""
     left = {"loss": "training loss", "eval_loss": "validation loss"}
     beside = sorted({k for entry in log for k in entry if k.startswith(("eval_recall@", "eval_ndcg@", "eval_mrr"))})
     curves = {key: _curve(log, key) for key in (*left, *beside)}

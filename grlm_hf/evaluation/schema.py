@@ -1,0 +1,192 @@
+"""What ``report.json`` holds, as frozen values; its one reader and its one writer.
+
+An optional block that a report does not have is empty here and absent in the file. Names that a newer version added are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from grlm_hf.evaluation.metrics import Estimate
+from grlm_hf.evaluation.significance import Comparison
+from grlm_hf.files import read_json
+
+REPORT_SCHEMA = "grlm.report/1"
+Metrics = Mapping[str, Estimate]
+Methods = Mapping[str, Metrics]
+"""Name of a method → name of a metric → its value."""
+_COMPARABLE = ("split", "users", "cases", "cases_hash", "candidates", "candidates_of", "seen_items", "ties", "depth", "rates_at")
+"""What the protocols of two reports must agree in, so that their figures can be compared."""
+_FORMS: dict[Any, tuple[Any, str]] = {
+    Mapping: (Mapping, "an object"), tuple: (list, "a list"), str: (str, "a text"), int: (int, "a whole number"),
+    float: (int | float, "a number"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a report was measured. Reports of older versions lack some of it.
+
+    Attributes:
+        split: how the cases were held out, and their part: ``leave-one-out, test``.
+        users, cases, candidates: their number; `candidates`: items that are ranked.
+        seen_items: "left out" of the rankings, or "kept".
+        ties: order of items with equal scores.
+        depth: length of a ranking.
+        rates_at: length of the lists that rates and diversity are of.
+        resamples: of the bootstrap.
+        cases_hash: identifies histories and targets.
+        intra_list_diversity: the distance that it is a mean of.
+        candidates_of: "the whole catalog", or "the target's domain".
+        grlm_free: what the method of this name measured.
+    """
+
+    split: str
+    users: int
+    cases: int | None = None
+    candidates: int
+    seen_items: str
+    seed: int | None = None
+    ties: str | None = None
+    depth: int | None = None
+    rates_at: int | None = None
+    resamples: int | None = None
+    cases_hash: str | None = None
+    intra_list_diversity: str | None = None
+    candidates_of: str | None = None
+    grlm_free: str | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The figures of some of the cases."""
+
+    cases: int
+    methods: Methods
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The figures of the cases whose target is of one domain. `candidates`: items that are ranked for them."""
+
+    users: int
+    cases: int
+    candidates: int
+    methods: Methods
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The figures of the cases whose target was new to the model (`grlm_hf.evaluation.unseen`).
+
+    Attributes:
+        items: number of new items.
+        candidates: items that are ranked, known and new.
+        term_ids: where those of the new items came from.
+    """
+
+    items: int
+    users: int
+    cases: int
+    candidates: int
+    term_ids: str
+    methods: Methods
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Attributes:
+    dataset: its name.
+    methods: the figures of all cases.
+    domains: domain of the target → figures; `coverage` and `gini@10` there are of the domain's own items.
+    slices: grouping → slice → figures (`grlm_hf.evaluation.slices`).
+    comparisons: differences between methods (`grlm_hf.evaluation.significance`).
+    collisions: rule → figures, where items share a Term ID (`grlm_hf.evaluation.collisions`). Those of `methods` follow the rule "first".
+    unmasked: the figures with seen items kept in the rankings.
+    training: entries of the trainer's log, of the checkpoint that was evaluated.
+    """
+
+    dataset: str
+    protocol: Protocol
+    methods: Methods
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    slices: Mapping[str, Mapping[str, Slice]] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+    collisions: Mapping[str, Methods] = field(default_factory=dict)
+    unmasked: Methods = field(default_factory=dict)
+    training: tuple[Mapping[str, Any], ...] = ()
+    unseen: Unseen | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``report.json``."""
+        return {"schema": REPORT_SCHEMA, **plain(self)}
+
+
+def load_report(path: str | Path) -> Report:
+    """Reads ``report.json``. Raises ``ValueError`` if the file is no report, of another schema, or lacks something."""
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("schema") != REPORT_SCHEMA:
+        raise ValueError(f"{path} is no report with schema {REPORT_SCHEMA!r}.")
+    try:
+        report = _read(Report, found, "the report")
+        if not report.methods:
+            raise ValueError("it has no methods")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole report: {error}. Make it again with grlm evaluate.") from error
+    return report
+
+
+def check_comparable(a: Report, b: Report) -> None:
+    """Raises ``ValueError`` where two reports were not made under one protocol: it lists what differs, with both values.
+
+    The seed, the number of resamples and the methods may differ, since figures do not depend on them, or only by chance; and so may the
+    name of the data. Reports of an older version, which state no `cases_hash`, must agree in that name instead.
+    """
+    one, two = a.protocol, b.protocol
+    hashed = one.cases_hash is not None and two.cases_hash is not None
+    pairs = {} if hashed else {"dataset": (a.dataset, b.dataset)}
+    pairs |= {k: (getattr(one, k), getattr(two, k)) for k in _COMPARABLE if hashed or k != "cases_hash"}
+    if differing := [f"{k}: {x!r} and {y!r}" for k, (x, y) in pairs.items() if x != y]:
+        raise ValueError(f"The reports have different protocols, so their figures cannot be compared. {'; '.join(differing)}.")
+
+
+def plain(value: Any) -> Any:
+    """A value of this module as JSON values, without optional fields that are empty."""
+    if is_dataclass(value):
+        stated = {f: getattr(value, f.name) for f in fields(value)}
+        return {f.name: plain(v) for f, v in stated.items() if _required(f) or v not in (None, (), {})}
+    if isinstance(value, Mapping):
+        return {key: plain(v) for key, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _required(of: Any) -> bool:
+    return of.default is MISSING and of.default_factory is MISSING
+
+
+def _read(kind: Any, found: Any, where: str) -> Any:
+    """JSON values as a value of the type `kind`. Raises ``ValueError`` that says, with its place, what is wrong."""
+    of, inner = get_origin(kind), get_args(kind)
+    if of is UnionType:  # X | None
+        return None if found is None else _read(inner[0], found, where)
+    if is_dataclass(kind):
+        names = [f.name for f in fields(kind) if _required(f)]
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{where} is {found!r}, where {', '.join(names)} are expected")
+        if absent := [name for name in names if name not in found]:
+            raise ValueError(f"{where} does not state {absent[0]!r}")
+        hints = {name: hint for name, hint in get_type_hints(kind).items() if name in found}
+        return kind(**{name: _read(hint, found[name], f"{name} of {where}") for name, hint in hints.items()})  # type: ignore[operator]
+    if kind is Any:
+        return found
+    form, said = _FORMS[of or kind]
+    if not isinstance(found, form) or isinstance(found, bool):
+        raise ValueError(f"{where} is {found!r}, where {said} is expected")
+    if isinstance(found, Mapping):
+        return {name: _read(inner[1], value, f"{name!r} of {where}") for name, value in found.items()}
+    return tuple(_read(inner[0], value, f"entry {n} of {where}") for n, value in enumerate(found)) if of is tuple else found
