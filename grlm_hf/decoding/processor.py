@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch
 from transformers import LogitsProcessor
 
 from grlm_hf.layout import OBJECTIVES
+from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker, segment_log_softmax
 
 
 class TrieConstrainedLogitsProcessor(LogitsProcessor):
-    """Lets a model write nothing but identifiers of the trie.
+    """Lets a model write nothing but identifiers of the trie, from the end of the prompt on, or from behind a trigger on.
 
     The prompt is what the first call sees; all later tokens of a row are walked through the trie. A row's node follows from its own
-    tokens, never from its number, so beams may move freely; it is one step from that of the row of the call before that it continues.
+    tokens, never from its row number, so beams may move freely; it is one step from the node of the row that it continues.
     Legal next tokens keep their score, all others get ``-inf``. At the end of an identifier only EOS is legal, and its score is 0: ending
     costs nothing, so a beam's score is the identifier's own log-probability (natural log; set ``length_penalty=0.0``). A row that has
     left the trie (more beams than identifiers) keeps a beam score of ``-inf``.
@@ -26,12 +28,12 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
     With ``objective="trie"`` the legal tokens' scores are normalised to probabilities among themselves, for checkpoints that were trained
     so (`GRLMConfig.objective`).
 
-    Nothing of size rows × vocabulary is computed: the result is a tensor of ``-inf`` with the legal entries written into it, and it is
-    used again, those entries restored, once nobody else holds it. (Writes that torch does not count, such as through ``.data`` or
-    ``.numpy()``, would show in a later result.) On an accelerator no call waits for the device.
+    Nothing of size rows × vocabulary is computed: the result is a tensor of ``-inf`` with the legal entries written into it. It is reused,
+    those entries restored, once nobody else holds it. (Writes that torch does not count, such as through ``.data`` or ``.numpy()``, would
+    show in a later result.) On an accelerator no call waits for the device.
 
-    One processor serves many ``generate()`` calls, one after the other. Concurrent calls need one each (the trie is shared), and so does a
-    call whose prompt continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`. Continuous
+    One processor serves many ``generate()`` calls, one after the other. Concurrent calls need one each (the trie is shared). So does a call
+    with a prompt that continues by one token what the beams of an unfinished call before it hold; or pass `prompt_length`. Continuous
     batching (``generate_batch``) drops logits processors; do not use it with this one.
 
     Args:
@@ -40,10 +42,12 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         objective: ``"vocabulary"`` keeps the scores as they come; ``"trie"`` renormalises them over the legal tokens.
         prompt_length: tokens of the (padded) prompt, if the first call is not at its end.
         tokenizer: the model's; refused if the trie was built with another.
+        after: token ids of a trigger, such as those of ``</think>\\n``. Up to the first trigger behind the prompt a row is free text, which
+            only must not end; behind it the row is an identifier. Needs `prompt_length`.
 
     Raises:
         ValueError: no EOS, or one that identifiers use; another tokenizer; a model whose vocabulary is smaller than the trie's; rows of ids
-            that are not rows of scores.
+            that are not rows of scores; a trigger without `prompt_length`.
     """
 
     supports_continuous_batching = False
@@ -55,17 +59,17 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         objective: str = "vocabulary",
         prompt_length: int | None = None,
         tokenizer: Any = None,
+        after: Sequence[int] = (),
     ):
+        if after and prompt_length is None:
+            raise ValueError("after=… looks for the trigger behind the prompt; give the prompt's tokens as prompt_length.")
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is {objective!r}; expected one of {OBJECTIVES}.")
-        if tokenizer is not None:
-            from grlm_hf.tokens import tokenizer_hash
-
-            if trie.tokenizer_hash != (found := tokenizer_hash(tokenizer)):
-                raise ValueError(
-                    f"The trie was built with another tokenizer (hash {trie.tokenizer_hash or 'unknown'}) than the one given (hash "
-                    f"{found}); its paths would not be this model's labels. Build it with catalog.trie(tokenizer)."
-                )
+        if tokenizer is not None and trie.tokenizer_hash != (found := tokenizer_hash(tokenizer)):
+            raise ValueError(
+                f"The trie was built with another tokenizer (hash {trie.tokenizer_hash or 'unknown'}) than the one given (hash "
+                f"{found}); its paths would not be this model's labels. Build it with catalog.trie(tokenizer)."
+            )
         eos = trie.eos_token_id if eos_token_id is None else eos_token_id
         if eos is None or eos < 0:
             raise ValueError(f"eos_token_id is {eos!r}; expected the id of the token that ends a generation (the tokenizer has none).")
@@ -75,8 +79,9 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         self.eos_token_id = eos
         self.objective = objective
         self.prompt_length = prompt_length
+        self.after = tuple(after)
         self._canvases = _Canvases()
-        self._rows: _HostRows | _DeviceRows | None = None
+        self._rows: _HostRows | _DeviceRows | None = None  # which also holds _TriggeredRows
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """`input_ids` [rows, length] int64, `scores` [rows, vocabulary] float → another tensor of scores, same shape and dtype."""
@@ -93,10 +98,17 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         if self.prompt_length is not None and input_ids.shape[1] < self.prompt_length:
             raise ValueError(f"The rows have {input_ids.shape[1]} tokens, fewer than prompt_length={self.prompt_length}.")
         if self._rows is None or self._rows.device != input_ids.device:
-            kind = _HostRows if input_ids.device.type == "cpu" else _DeviceRows
-            self._rows = kind(self.trie, self.eos_token_id, self.prompt_length, input_ids.device)
+            if self.after:
+                self._rows = _TriggeredRows(self.trie, self.eos_token_id, self.prompt_length, input_ids.device, self.after)
+            else:
+                kind = _HostRows if input_ids.device.type == "cpu" else _DeviceRows
+                self._rows = kind(self.trie, self.eos_token_id, self.prompt_length, input_ids.device)
         index, values = self._rows.legal(input_ids, scores, self.objective == "trie")
-        return self._canvases.paint(scores, index, values)  # type: ignore[return-value]
+        constrained = self._canvases.paint(scores, index, values)
+        if not self.after:
+            return constrained  # type: ignore[return-value]
+        free = scores.index_fill(1, torch.tensor([self.eos_token_id], device=scores.device), -torch.inf)
+        return torch.where(self._rows.begun[:, None], constrained, free)  # type: ignore[union-attr, return-value]
 
 
 class _HostRows:
@@ -210,7 +222,13 @@ class _DeviceRows:
             below = (torch.where(hit, x[parent].gather(1, at)[:, 0], 0) for x in (self._lo, self._hi))
             lo, hi = (torch.where(goes_on, x, root) for x, root in zip(below, (lo, hi), strict=True))
             depth = torch.where(goes_on, self._depth + 1, 0)
-        self._depth, self._shape, self._digest = depth, (n, length), digest
+        self._shape, self._digest = (n, length), digest
+        return self._legal_at(lo, hi, depth, scores, renormalise)
+
+    def _legal_at(
+        self, lo: torch.Tensor, hi: torch.Tensor, depth: torch.Tensor, scores: torch.Tensor, renormalise: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._depth = depth
         token, self._lo, self._hi, valid = self.walker.children_padded(lo, hi, depth)
         self._token = torch.where(valid, token, -1)
         closing = ~valid[:, :1]
@@ -223,13 +241,39 @@ class _DeviceRows:
             values = torch.where(valid, values, values[:, :1])
             values = torch.where(values.isnan(), -torch.inf, values)
         values = torch.where(closing, values.new_zeros(()), values)
-        row = torch.arange(n, device=self.device)[:, None] * scores.shape[1]
+        row = torch.arange(len(scores), device=self.device)[:, None] * scores.shape[1]
         return (row + token).flatten(), values.flatten()
 
 
+class _TriggeredRows(_DeviceRows):
+    """Rows that are free text up to a trigger. The whole row is read at each call, so nothing is kept between calls.
+
+    Attributes:
+        begun: bool [rows]; the trigger has been written.
+    """
+
+    def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device, trigger: tuple[int, ...]):
+        super().__init__(trie, eos, prompt_length, device)
+        self.trigger = torch.tensor(trigger, device=device)
+        self.begun = torch.zeros(0, dtype=torch.bool, device=device)
+
+    def legal(self, input_ids: torch.Tensor, scores: torch.Tensor, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        written = input_ids[:, self.prompt_length :]
+        n, length, size = len(written), written.shape[1], len(self.trigger)
+        self.begun = torch.zeros(n, dtype=torch.bool, device=self.device)
+        lo, hi, depth = (x.clone() for x in self.walker.root(n))
+        for at in range(length):
+            below = self.walker.step(lo, hi, depth, written[:, at])
+            lo, hi, depth = (torch.where(self.begun, x, before) for x, before in zip(below, (lo, hi, depth), strict=True))
+            if at + 1 >= size:
+                self.begun = self.begun | (written[:, at + 1 - size : at + 1] == self.trigger).all(1)
+        return self._legal_at(lo, hi, depth, scores, renormalise)
+
+
 class _Canvases:
-    """Tensors of ``-inf``, at most two, handed out again when nobody else holds them and nobody has written into them: to restore the few
-    entries written last costs less than to fill rows × vocabulary."""
+    """Tensors of ``-inf``, at most two, reused when nobody else holds them and nobody has written into them. Restoring the few entries
+    written last costs a quarter of filling rows × vocabulary (20 rows, V = 151,936, one CPU thread: .9 and 3.9 ms;
+    `benchmarks/decoding/mask.py` has the whole call)."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[torch.Tensor, int, torch.Tensor]] = []  # tensor, its version as handed out, entries to restore

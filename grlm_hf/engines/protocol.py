@@ -43,7 +43,7 @@ class Expansion:
 
 
 class Prefixes(Protocol):
-    """The prefixes of one batch of users. Each prompt, and each prefix, is computed once.
+    """The prefixes of one batch of users. Each prompt, and each prefix, is computed once. Used under ``torch.inference_mode()``.
 
     Attributes:
         forwards: forward passes so far.

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Tree, brute_force, close, scripted, toy_catalog, toy_grlm, toy_model, toy_tokenizer, tree_of
+from transformers import LogitsProcessor
 
 from grlm_hf import GRLMForRecommendation, Trie, TrieConstrainedLogitsProcessor
 from grlm_hf.decoding.processor import _DeviceRows
@@ -587,3 +588,57 @@ def test_of_ten_thousand_sampled_answers_all_are_items() -> None:
     assert found.total() == 10_000
     assert {parse(text) for text in found} == set(catalog.identifiers)
     assert all(text.endswith("]\n") for text in found)
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+def test_free_text_up_to_a_trigger_then_identifiers(objective: str) -> None:
+    """Behind the trigger the scores are those of the same row without the free text before it; before it only the end is forbidden."""
+    torch.manual_seed(0)
+    paths = [[1, 2, 3], [1, 2, 4], [1, 5], [6]]
+    trigger, prompt = (0, 8), [7, 7]
+    rows = [
+        ([0, 1, 8], None),  # no trigger yet
+        ([0, 8], []),
+        ([1, 0, 8, 1], [1]),
+        ([0, 8, 1, 2], [1, 2]),
+        ([6, 0, 8, 6], [6]),  # complete: it may only end
+        ([0, 8, 0, 8], [0, 8]),  # a second trigger is no identifier
+    ]
+    processor = TrieConstrainedLogitsProcessor(Trie(paths), EOS, objective, prompt_length=len(prompt), after=trigger)
+    for written, constrained in rows:
+        scores = torch.randn(1, 12).log_softmax(1)
+        found = processor(torch.tensor([[*prompt, *written]]), scores.clone())
+        if constrained is None:
+            want = scores.clone()
+            want[0, EOS] = -torch.inf
+        else:
+            plain = TrieConstrainedLogitsProcessor(Trie(paths), EOS, objective, prompt_length=len(prompt))
+            want = plain(torch.tensor([[*prompt, *constrained]]), scores.clone())
+        assert torch.allclose(found, want), written
+
+
+def test_a_trigger_needs_the_length_of_the_prompt() -> None:
+    with pytest.raises(ValueError, match="give the prompt's tokens as prompt_length"):
+        TrieConstrainedLogitsProcessor(Trie([[1]]), 0, after=(9,))
+
+
+def test_what_is_generated_behind_a_trigger_is_an_item() -> None:
+    grlm = toy_grlm("trie")
+    prompt, trigger = grlm.prompt_tokens(["i20"]), grlm.tokenizer("\n", add_special_tokens=False)["input_ids"]
+
+    class Thinks(LogitsProcessor):
+        """The free text: three tokens, then the trigger."""
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            step = input_ids.shape[1] - prompt.shape[1]
+            if step < 4:
+                token = trigger[0] if step == 3 else 5 + step
+                scores = torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([token]), 0.0)
+            return scores
+
+    constrained = TrieConstrainedLogitsProcessor(grlm.trie, objective="trie", prompt_length=prompt.shape[1], after=trigger)
+    out = grlm.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), logits_processor=[constrained, Thinks()], max_new_tokens=60, do_sample=False
+    )
+    text = grlm.tokenizer.decode(out[0, prompt.shape[1] + 4 :], skip_special_tokens=True)
+    assert grlm.catalog.items_of(grlm.catalog.scheme.parse(text) or ())

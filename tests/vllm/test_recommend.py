@@ -146,3 +146,11 @@ def test_the_quickstart_recommends_on_vllm_as_on_transformers(kept: list[Any]) -
     histories = [[ids[(7 * user + 31 * n) % len(ids)] for n in range(1 + user % 12)] for user in range(32)]
     for how in ({}, {"edge_wise": True}, {"exact": True, "exclude_seen": True}):
         same(kept[-1].recommend(histories, 10, **how), grlm.recommend(histories, 10, **how))
+
+
+@pytest.mark.parametrize("lookahead", [None, 2])
+def test_the_engine_keeps_the_protocol(both: Any, lookahead: int | None) -> None:
+    from engine_checks import check_engine
+
+    grlm, engine = both
+    check_engine(engine.engine, grlm, HISTORIES[:4], lookahead)
