@@ -7,6 +7,7 @@ So the key-value cache is only ever appended to: no beam copies or reorders it, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class CausalPrefixes:
 
     def root(self) -> Expansion:
         users = np.arange(len(self._length))
-        return self._read(self._logits, users, users * 0 - 1, users * 0, *self.walker.root(len(users)), users * 0)
+        found = self._read(self._logits, users, users * 0 - 1, users * 0, *self.walker.root(len(users)), users * 0)
+        return replace(found, chain=np.zeros((len(users), 0)))
 
     def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
         walker = self.walker
