@@ -18,23 +18,28 @@ from grlm_hf.priors.fused import Fused
 def constrained(
     grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64, prior: Fused | None = None
 ) -> Method:
-    """`GRLMForRecommendation.recommend`, with a prior if one is given; an identifier counts as a direct hit if the catalog holds it."""
+    """`GRLMForRecommendation.recommend`, with a prior if one is given.
+
+    It has no direct hits to count: whatever the trie lets it write is an identifier of the catalog.
+    """
     prior = prior.following(grlm.catalog) if prior else None
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         k = min(DEPTH, len(grlm.catalog))
-        answers = grlm.recommend(
+        found = grlm.recommend(
             histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size,
             prior=prior.probabilities(histories) if prior else None,
         )  # fmt: skip
-        direct = [[bool(grlm.catalog.positions_of(r.term_id)) for r in a[:RATES_AT]] for a in answers]
-        return Rankings([[r.item_id for r in a] for a in answers], [sum(d) / max(len(d), 1) for d in direct], by_term_id=prior is None)
+        return Rankings([[r.item_id for r in one] for one in found], by_term_id=prior is None)
 
     return method
 
 
 def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", num_beams: int = 20) -> Method:
-    """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow."""
+    """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow.
+
+    A direct hit is a text among the first ten that is an identifier of the candidates as it was written.
+    """
     whole = Grounder(grlm.catalog, form)
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:

@@ -10,11 +10,14 @@ import pytest
 from toys import some_histories, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf.data.interactions import Case, leave_one_out
+from grlm_hf.decoding.grounding import Grounder
+from grlm_hf.evaluation import generative
 from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.rankings import Chunks, Method, Rankings
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
+from grlm_hf.evaluation.report.tables import methods_table
 from grlm_hf.evaluation.schema import Report, check_comparable
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.priors.chance import Chance
@@ -72,7 +75,7 @@ def test_grlm_as_a_method_is_valid_and_complete(exclude_seen: bool) -> None:
     method = constrained(toy_grlm(), exclude_seen)
     histories = some_histories(3)
     answer = method(histories)
-    assert answer.direct_hits == [1.0] * len(histories)
+    assert answer.direct_hits is None  # true of any search within the trie, so it would say nothing
     for history, ranking in zip(histories, answer.items, strict=True):
         expected = {i.item_id for i in CATALOG} - (set(history) if exclude_seen else set())
         assert set(ranking) == expected
@@ -84,6 +87,31 @@ def test_free_writing_is_grounded_or_counted_as_invalid() -> None:
     known = {i.item_id for i in CATALOG} | {None}
     assert all(set(r) <= known for r in answer.items)
     assert len(answer.direct_hits or []) == 4
+
+
+def test_direct_hits_are_texts_that_are_identifiers_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    grlm = toy_grlm()
+    first, second, third = CATALOG.identifiers[0], CATALOG.identifiers[-1], CATALOG.identifiers[2]
+    near = (*second[:-1], "unheard-of")  # is grounded, but no identifier as it is written
+    assert Grounder(CATALOG).ground(near).term_id == second
+    written = {
+        ("i20",): [first, near, None, third, *[None] * 6],
+        ("i19",): [near] * 10,
+        ("i18",): [None] * 10,
+        ("i17",): [near, *[None] * 9, first],  # below the first ten
+    }
+    monkeypatch.setattr(generative, "write_freely", lambda _, history, num_beams: written[tuple(history)])
+    answer = free(grlm, False)(list(written))
+    assert answer.direct_hits == [0.2, 0.0, 0.0, 0.0]
+    named = [[i.item_id for i in CATALOG.items_of(tid)] for tid in (first, second, third)]
+    assert answer.items[0] == [*named[0], *named[1], None, *named[2], *[None] * 6]
+    methods = {"grlm": constrained(grlm, False), "grlm_free": free(grlm, False)}
+    report = evaluate(methods, [Case("u", h, "i20") for h in written], CATALOG, SETUP)
+    assert report.methods["grlm_free"]["direct_hit_rate"].value == pytest.approx(0.05)
+    assert "direct_hit_rate" not in report.methods["grlm"]
+    table = methods_table(report)
+    rates = [row[table.head.index("direct_hit_rate")].text for row in table.rows]
+    assert rates == ["–", "0.0500"]
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> None:
