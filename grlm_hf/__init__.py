@@ -14,9 +14,15 @@ logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to 
 # Public names, loaded on first use: `import grlm_hf` is quick and loads no torch.
 _HOMES = {
     "Catalog": "grlm_hf.data.catalog",
-    "Item": "grlm_hf.data.items",
+    "Engine": "grlm_hf.engines.protocol",
+    "GRLMConfig": "grlm_hf.modeling.config",
     "GRLMForRecommendation": "grlm_hf.modeling.recommender",
+    "Item": "grlm_hf.data.items",
     "Recommendation": "grlm_hf.modeling.results",
+    "Recommendations": "grlm_hf.modeling.results",
+    "Rules": "grlm_hf.decoding.rules",
+    "Scheme": "grlm_hf.identifiers.scheme",
+    "SearchOptions": "grlm_hf.decoding.rules",
     "Trie": "grlm_hf.trie.arrays",
     "TrieConstrainedLogitsProcessor": "grlm_hf.decoding.processor",
 }
@@ -26,8 +32,14 @@ if TYPE_CHECKING:
     from grlm_hf.data.catalog import Catalog as Catalog
     from grlm_hf.data.items import Item as Item
     from grlm_hf.decoding.processor import TrieConstrainedLogitsProcessor as TrieConstrainedLogitsProcessor
+    from grlm_hf.decoding.rules import Rules as Rules
+    from grlm_hf.decoding.rules import SearchOptions as SearchOptions
+    from grlm_hf.engines.protocol import Engine as Engine
+    from grlm_hf.identifiers.scheme import Scheme as Scheme
+    from grlm_hf.modeling.config import GRLMConfig as GRLMConfig
     from grlm_hf.modeling.recommender import GRLMForRecommendation as GRLMForRecommendation
     from grlm_hf.modeling.results import Recommendation as Recommendation
+    from grlm_hf.modeling.results import Recommendations as Recommendations
     from grlm_hf.trie.arrays import Trie as Trie
 
 
