@@ -33,8 +33,8 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     from huggingface_hub import snapshot_download
 
     with explained(repo_id):
-        wanted, told = _CHECKPOINT_FILES, [f"{CARD_FOLDER}/*"]  # the card's files are for people
-        return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=told))
+        ignored = [f"{CARD_FOLDER}/*"]  # files that only the card uses
+        return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=_CHECKPOINT_FILES, ignore_patterns=ignored))
 
 
 # --- writing -------------------------------------------------------------------------------------------------------------------------
@@ -50,19 +50,19 @@ def push_folder(
     message: str = "",
     card: str | None = None,
 ) -> str:
-    """Uploads a folder in one commit, creating the repository (private unless said otherwise) if need be; returns its URL.
+    """Uploads a folder in one commit; returns the repository's URL. Creates the repository (private by default) if it does not exist.
 
-    Large files are uploaded first, then one commit shows all of the new version at once. Broken off, it leaves readers what they had; what
-    was uploaded is kept, so a second push goes on from there. In a repository that grlm-hf wrote before, data files that the folder no
-    longer holds are removed in the same commit; its card and what is not data stay.
+    Large files are uploaded first; then one commit makes the whole new version visible. An interrupted push changes nothing for readers,
+    and a second push continues with what was uploaded. In a repository that grlm-hf wrote before, the same commit removes data files that
+    the folder does not hold; the card and other files stay.
 
     Args:
-        card: goes there as README.md in the place of the folder's own.
+        card: the text of README.md, in place of the folder's own.
 
     Raises:
-        ValueError: no files; a name that no repository can have; no right to write there; the repository exists and is public where a
-            private one was asked for, or the other way round; somebody else changed it during the push.
-        ConnectionError: the Hub could not be reached, or broke off.
+        ValueError: no files; an illegal repository name; no permission to write; the repository is public and `private` is set, or the
+            other way round; somebody else changed it during the push.
+        ConnectionError: the Hub could not be reached, or the connection broke.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -94,7 +94,7 @@ def push_folder(
 
 
 def placed(card: str, repo_id: str) -> str:
-    """The card with the repository's name in its code."""
+    """The card with the repository's name in its code examples."""
     return re.sub(r"^```python\n.*?^```", lambda m: m[0].replace(f'"{PLACE}"', f'"{repo_id}"'), card, flags=re.S | re.M)
 
 

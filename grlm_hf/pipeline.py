@@ -33,8 +33,8 @@ class RecommendationPipeline(Pipeline):
     """Histories → recommended items as plain dictionaries, by `GRLMForRecommendation.recommend`.
 
     Made by ``pipeline("recommendation", model=repo)``, from a folder or Hub id; its attribute `grlm` is the whole recommender. All options
-    of `recommend` may be given to a call, or to ``pipeline`` as defaults of all calls; what ``exact=True`` proved is told by `recommend`
-    only.
+    of `recommend` may be given to a call, or to ``pipeline`` as defaults of all calls; what ``exact=True`` proved, only `recommend`
+    returns.
 
     Raises:
         ValueError: the model was not loaded from a GRLM checkpoint.
@@ -63,7 +63,7 @@ class RecommendationPipeline(Pipeline):
 
         Args:
             inputs: item ids, oldest first; or a list of histories; or a generator or torch dataset of histories, which is read as the
-                answers are asked for.
+                answers are read.
             k: how many items, by default 10.
             options: of `GRLMForRecommendation.recommend`.
 
@@ -79,7 +79,7 @@ class RecommendationPipeline(Pipeline):
         options.pop("num_workers", None)  # there are none
         size = options.pop("batch_size", None) or self._batch_size or _BATCH  # which the base class takes for its own
         if isinstance(inputs, GeneratorType | Dataset):
-            self._sanitize_parameters(**options)  # a mistake is told now, not with the first answer
+            self._sanitize_parameters(**options)  # an unknown option is an error now, not with the first answer
             return self._answers(inputs, size, options)
         # One input to the base class, whatever it holds: the search has batches of its own.
         return super().__call__({"history": inputs, "batch_size": size}, **options)

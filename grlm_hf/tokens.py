@@ -13,7 +13,7 @@ from grlm_hf.identifiers.scheme import Identifier, Scheme
 
 
 def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Texts in which no special token of the tokenizer is left: a title must not be able to end the turn."""
+    """The texts without special tokens of the tokenizer: a title must not be able to end the turn."""
     texts = list(texts)
     for special in tokenizer.all_special_tokens:
         texts = [text.replace(special, " ") for text in texts]
@@ -33,7 +33,7 @@ def identifier_tokens(tokenizer: Any, scheme: Scheme, identifiers: Sequence[Iden
 
 
 def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
-    """Token ids of lines of text that end in a newline, as they stand behind one. Raises ``ValueError`` as `identifier_tokens` does."""
+    """Token ids of lines of text that end in a newline, as encoded behind one. Raises ``ValueError`` as `identifier_tokens` does."""
     if not lines:
         return []
     before = tokenizer("\n", add_special_tokens=False)["input_ids"]

@@ -60,7 +60,7 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
         missing_title: ``"error"``, or ``"fill"`` to title such an item with its brand and last category, else its item_id.
 
     Raises:
-        ValueError: no rows, a missing or repeated item_id, an empty title, a price that is no number; names the line.
+        ValueError: no rows, a missing or duplicate item_id, an empty title, a price that is no number; names the line.
     """
     if missing_title not in ("error", "fill"):
         raise ValueError(f"missing_title is {missing_title!r}; expected 'error' or 'fill'.")
@@ -69,7 +69,7 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
     for where, row in read_rows(path):
         item = _item_from_row(where, row, missing_title)
         if item.item_id in seen:
-            raise ValueError(f"{where}: item_id {item.item_id!r} stands already at {seen[item.item_id]}; item ids must be unique.")
+            raise ValueError(f"{where}: Duplicate item_id {item.item_id!r}, first at {seen[item.item_id]}: item ids must be unique.")
         seen[item.item_id] = where
         items.append(item)
     if not items:
@@ -81,7 +81,7 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
     """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised.
 
     Raises:
-        ValueError: a missing or repeated item_id, no terms, a term without a letter or digit; names the line.
+        ValueError: a missing or duplicate item_id, no terms, a term without a letter or digit; names the line.
     """
     found: dict[str, TermID] = {}
     for where, row in read_rows(path):
@@ -95,7 +95,7 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
         if not all(tid):
             raise ValueError(f"{where}: item {item_id!r} has a term without a letter or digit: {terms}.")
         if item_id in found:
-            raise ValueError(f"{where}: item_id {item_id!r} has a Term ID already; expected one row an item.")
+            raise ValueError(f"{where}: item_id {item_id!r} has two rows; expected one row an item.")
         found[item_id] = tid
     return found
 
@@ -133,7 +133,7 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
         if missing_title == "error":
             raise ValueError(
                 f"{where}: item {text('item_id')!r} has an empty title. "
-                "Give it one, or let brand and category stand in: read.missing_title=fill."
+                "Give it one, or use brand and category as title: read.missing_title=fill."
             )
         title = " ".join(filter(None, (text("brand"), *categories[-1:]))) or text("item_id")
     return Item(

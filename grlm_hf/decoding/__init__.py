@@ -1,1 +1,1 @@
-"""Writing only identifiers that exist: the trie, the logits processor, our own beam search, and grounding of free text."""
+"""Requests, searches over the trie, the logits processor, and grounding of free text."""

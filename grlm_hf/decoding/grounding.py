@@ -4,10 +4,10 @@ An exact Term ID names its items. Anything else goes to the identifier with the 
 for the term in place ``i``. Two forms are in use:
 
 - ``"paper"`` (GRLM, arXiv 2601.06798, section 3.4): terms are compared place by place, equal or not.
-- ``"code"`` (the authors' released program): a term counts wherever it stands in the identifier, and .8 of its weight where one of
+- ``"code"`` (the authors' released program): a term counts at any place of the identifier, and with .8 of its weight where one of
   the two words contains the other.
 
-The weight is that of the place in the generated text. Ties go to the identifier that stands first in the catalog.
+The weight is that of the place in the generated text. Of equal overlaps the identifier that comes first in the catalog wins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PARTIAL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
-    """`items` are those of one identifier, in tie order; `overlap` is in [0, 1], 1 for an `exact` match."""
+    """The closest identifier: its `items` in tie order, and its `overlap` in [0, 1], which is 1 for an `exact` match."""
 
     items: tuple[Item, ...]
     term_id: Identifier
@@ -38,7 +38,7 @@ class Grounder:
     """Grounds Term IDs onto one catalog.
 
     Args:
-        catalog: where the items are.
+        catalog: the items.
         form: ``"paper"`` or ``"code"``, see the module.
 
     Raises:

@@ -112,7 +112,7 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
 
 
 class _HostRows:
-    """Where each row of the call before stands in the trie. NumPy: several times faster than tensors for so few numbers."""
+    """The trie node of each row of the last call. On a CPU NumPy is several times faster than tensors for these few numbers."""
 
     def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device):
         self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie), eos, prompt_length, device
@@ -131,8 +131,8 @@ class _HostRows:
         flat = row * scores.shape[1] + token
         self._children = flat, child_lo, child_hi
         self._over = not len(row)
-        # A complete identifier may only end; so may a row off the trie, where EOS itself and all padding behind it lead. A beam that
-        # left by an illegal token is at -inf since then, and a row of nothing but -inf would turn into NaN under a softmax.
+        # A complete identifier may only end. So may a row off the trie: EOS and the padding behind it lead there. A beam that left by an
+        # illegal token is at -inf already, and a row of nothing but -inf would turn into NaN under a softmax.
         has_child = np.zeros(len(ids), bool)
         has_child[row] = True
         closing = (~has_child).nonzero()[0]
@@ -177,8 +177,8 @@ class _HostRows:
         return lo, hi, self._depth
 
     def _parents(self, ids: np.ndarray, before: np.ndarray) -> np.ndarray | None:
-        """Which row of the call before each row continues by one token. ``None`` where not all do, or where a token that is not EOS follows
-        rows that had all come to their end: then another generation begins."""
+        """The row of the last call that each row continues by one token. ``None`` where not all do, or where rows that had all ended are
+        followed by another token than EOS: then another generation begins."""
         n, length = ids.shape
         if self._shape != (n, length - 1) or (self._over and not (ids[:, -1] == self.eos).any()):
             return None
@@ -188,12 +188,12 @@ class _HostRows:
             parent = order.take(self._digest[order].searchsorted(before), mode="clip")
             if not (self._digest[parent] == before).all():
                 return None
-        # Equal hashes settle that the prompts are equal; what the node depends on is compared itself.
+        # Equal hashes mean equal prompts; the tokens that the node depends on are compared themselves.
         return parent if (self._written[parent] == ids[:, self._start : -1]).all() else None
 
 
 class _DeviceRows:
-    """The same as tensors of fixed shapes, so that nothing has to be read back from the device: children are padded to the widest node."""
+    """The same as tensors of fixed shapes, with children padded to the widest node. So nothing is read back from the device."""
 
     def __init__(self, trie: Trie, eos: int, prompt_length: int | None, device: torch.device):
         self.walker, self.eos, self.prompt_length, self.device = TrieWalker(trie, device), eos, prompt_length, device
@@ -282,7 +282,7 @@ class _Canvases:
         """A tensor as `like`, ``-inf`` but for `values` [n] at the flat `index` [n]."""
         canvas = self._take(like)
         canvas.put_(index, values)
-        if not canvas.is_inference() and not canvas.requires_grad:  # the one has no version to tell of changes, the other a graph
+        if not canvas.is_inference() and not canvas.requires_grad:  # the former counts no changes, the latter has a graph
             self._kept.append((canvas, canvas._version, index))
             del self._kept[:-2]
         return canvas
@@ -301,7 +301,7 @@ class _Canvases:
 
 
 def _holders(kept: tuple[torch.Tensor, int, torch.Tensor]) -> tuple[int, int]:
-    """How many hold a tensor, and its storage (a view of it does). -1 where this torch does not tell; that equals no `_ALONE`."""
+    """Reference counts of a tensor and of its storage, which a view holds. -1 where this torch has no count: that equals no `_ALONE`."""
     count = getattr(torch._C, "_storage_Use_Count", None)  # what its CUDA graphs ask, too
     return sys.getrefcount(kept[0]), count(kept[0].untyped_storage()._cdata) if count else -1
 

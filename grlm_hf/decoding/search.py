@@ -157,31 +157,30 @@ def beam_search(
     is accepted.
 
     Args:
-        model: a causal LM of transformers in eval mode, with eager or SDPA attention over its whole context; or another engine's
-            (`grlm_hf.engines.choose.prefixes_of`).
+        engine: runs the model.
         walker: the trie, as NumPy arrays.
         prompts: int64 token ids of each prompt; lengths may differ.
-        num_beams: width of the search.
+        num_beams: beam width.
         objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`). Under ``"trie"`` forced tokens have
             probability 1, so a beam with nothing left to choose needs no forward.
-        adjustment, length_penalty: as in `Ranking`.
+        adjustments, length_penalty: as in `Ranking`.
         lookahead: forced tokens that one forward computes at most; ``None``: all. It changes the cost, not the result.
 
     Raises:
-        ValueError: the model's attention takes no 4-D mask.
+        ValueError: as `Engine.prefixes`.
     """
     prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), num_beams)
     known = _Records(prefixes.root())
-    # Live beams, all `depth` tokens long: user, log-probability, node; the record that tells what follows, -1 if none does yet; and
-    # where their computed part ends: its slot and number of tokens.
+    # Live beams, all `depth` tokens long: user, log-probability, node; the record of what follows, -1 if there is none yet; and the end of
+    # their computed part: its slot and number of tokens.
     user = np.arange(len(prompts))
     logp, record, slot, have = np.zeros(len(user)), user.copy(), user * 0 - 1, user * 0
     lo, hi, _ = walker.root(len(user))
     depth = 0
     while True:
-        # 1. forwards: whoever needs to know what follows, and with them whoever will
+        # 1. one forward for the beams that need to know what follows, and for those that soon will
         at = np.full(len(user), depth)
         ended = walker.ends(lo, hi, at)
         lacks = ~ended & ((record < 0) | (known.end[record] < depth))
@@ -227,7 +226,7 @@ def beam_search(
 
 
 class _Records:
-    """What all forwards so far have told, a row a node (see `Expansion`)."""
+    """The results of all forwards so far, a row a node (see `Expansion`)."""
 
     def __init__(self, root: Expansion):
         self.slot, self.end = root.slot, root.end
@@ -237,7 +236,7 @@ class _Records:
         self._lo, self._hi, self._logp = root.lo, root.hi, root.logp
 
     def add(self, new: Expansion, have: np.ndarray) -> np.ndarray:
-        """The rows of the added."""
+        """Adds the nodes of a forward; returns their rows."""
         before = len(self.slot)
         self.slot, self.end = np.concatenate((self.slot, new.slot)), np.concatenate((self.end, new.end))
         self._from = np.concatenate((self._from, have + 1))
@@ -250,7 +249,7 @@ class _Records:
         return np.arange(before, len(self.slot))
 
     def forced(self, record: np.ndarray, depth: int) -> np.ndarray:
-        """Log-probability of the forced token at `depth`; anything where there is none."""
+        """Log-probability of the forced token at `depth`. Rows without a forced token return an arbitrary value; callers mask them."""
         if not self._chain.shape[1]:
             return np.zeros(len(record))
         return self._chain[record, (depth - self._from[record]).clip(0, self._chain.shape[1] - 1)]
@@ -282,22 +281,22 @@ def edge_search(
 ) -> list[Found]:
     """The best `k` identifiers of each prompt, from choice to choice.
 
-    First a beam search whose steps are choices: of all children of the last nodes, the best `num_beams` are expanded, each with its
-    whole forced run. If `exact`, the search then goes on with the best `num_beams` prefixes that it knows of, wherever they stand,
-    until none can still beat the `k` found.
+    First a beam search from choice to choice: of all children of the last nodes, the best `num_beams` are expanded, each with its
+    whole forced run. If `exact`, the search then expands the best `num_beams` of all prefixes that it knows, of any depth, until none
+    can still beat the `k` found.
 
     Args:
-        model, walker, prompts, objective, adjustment, length_penalty: as in `beam_search`.
+        engine, walker, prompts, objective, adjustments, length_penalty: as in `beam_search`.
         lookahead: as there if `exact`; otherwise a run that is cut competes as a choice, and the result may differ.
         num_beams: nodes expanded at once.
         k: identifiers wanted, by default `num_beams`.
-        exact: go on until the best `k` are certain.
+        exact: continue until the best `k` are certain.
         deadline: `time.perf_counter` value after which no further forward starts. One that runs is not stopped.
-        max_forwards: the same as a number of forwards.
+        max_forwards: the same as a number of forward passes.
 
     Returns:
-        Where the search was stopped early, `Found.gap` says how much better than the last one found a missing identifier could be;
-        ``inf`` if fewer than `k` were found.
+        The best identifiers of each prompt. Where the search was stopped early, `Found.gap` bounds what is missing; ``inf`` if fewer than
+        `k` were found.
     """
     k = k or num_beams
     prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
@@ -321,7 +320,7 @@ def edge_search(
         key = front.key
         open_ = (key > complete.worst[front.user]) & (key > -np.inf)
         fresh = np.arange(len(key)) < len(young.user)
-        # While a user dives, only what the last forward found is expanded; what it passes over waits, or is given up.
+        # While a user dives, only children of the last forward are expanded; the others wait, or are dropped.
         diving &= np.bincount(front.user[open_ & fresh], minlength=len(users)) > 0
         ready = open_ & (fresh | ~diving[front.user]) if exact else open_ & fresh
         order, place = _best(front.user[ready], key[ready])

@@ -29,9 +29,9 @@ _ALIKE = str.maketrans(dict.fromkeys("‘’", "'") | dict.fromkeys("‐‑‒�
 def normalise(text: str) -> str:
     """One term from free text of any language: Unicode NFKC, lower case, phrases hyphenated (``Long  Lasting`` → ``long-lasting``).
 
-    Letters, digits and the marks that stand on them (vowel signs, accents) are kept as they are in every script. What the written
-    form or a chat template reserves, emoji and other pictures, and marks that stand on nothing are dropped; a Turkish ``İ`` becomes
-    ``i``; apostrophes and dashes become the plain ones. Returns ``""`` if, and only if, there is no letter or digit
+    Letters, digits and their marks (vowel signs, accents) are kept in every script. Dropped are characters that the written form or a
+    chat template reserves, emoji and other pictures, and marks without a letter or digit. A Turkish ``İ`` becomes ``i``; apostrophes
+    and dashes become the plain ones. Returns ``""`` if, and only if, there is no letter or digit
     (after NFKC, which makes bare marks of a few signs that Unicode calls letters).
     """
     text = unicodedata.normalize("NFKC", text).lower()
@@ -49,7 +49,7 @@ _DOTTED = re.compile("i\u0307+")
 
 
 def _plain(text: str) -> str:
-    """Without what Unicode says is not seen, a space for each picture, and without marks that stand on no letter or digit."""
+    """Without invisible characters and without marks that follow no letter or digit; each picture becomes a space."""
     found: list[str] = []
     for c in text:
         kind = unicodedata.category(c)

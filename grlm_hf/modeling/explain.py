@@ -33,7 +33,7 @@ class TermScore:
 class HistoryScore:
     """An item of the history, and by how much the log-probability falls without it; negative where it rises.
 
-    `drop` is 0 for an item too old to be read, and ``None`` for the only item: nothing can be asked without a history.
+    `drop` is 0 for an item too old to be read, and ``None`` for an only item: there is no prompt without a history.
     """
 
     item_id: str
@@ -104,7 +104,7 @@ def _token_log_probs(prompter: Prompter, index: SearchIndex, shown: Sequence[Seq
     prompts = prompter.prompts(index, shown)
     paths = [index.path(t) for t in targets]
     rows = [(prompt.tobytes(), target) for prompt, target in zip(prompts, targets, strict=True)]
-    first = {row: i for i, row in reversed(list(enumerate(rows)))}  # what is asked twice is computed once
+    first = {row: i for i, row in reversed(list(enumerate(rows)))}  # each pair is computed once
     todo = sorted(first.values(), key=lambda i: len(prompts[i]) + len(paths[i]))
     width = max(map(len, paths), default=1) * prompter.engine.vocabulary
     step = max(1, min(64, MAX_LOGITS // width))
@@ -123,7 +123,7 @@ def _forward(prompter: Prompter, index: SearchIndex, prompts: Sequence[np.ndarra
     longest, keep = max(map(len, texts)), max(map(len, paths))
     ids = np.full((len(texts), longest), prompter.tokenizer.pad_token_id, np.int64)
     mask = np.zeros((len(texts), longest), np.int64)
-    for i, text in enumerate(texts):  # padded on the left, so that all answers stand at the end
+    for i, text in enumerate(texts):  # padded on the left, so that all answers are at the end
         ids[i, longest - len(text) :], mask[i, longest - len(text) :] = text, 1
     model = prompter.engine.language_model("explain()")
     with torch.inference_mode():

@@ -11,7 +11,7 @@ from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused, tune_weights
 
 POOL = 40
-"""Items of each of the two searches whose ranking is weighed."""
+"""Items of each of the two searches; weights are tuned on their union."""
 _NOT_FOUND = -1e4  # log-probability of an item that no search found
 
 

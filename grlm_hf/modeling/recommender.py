@@ -198,7 +198,7 @@ class GRLMForRecommendation:
         return self.shelf.change(lambda catalog: catalog.update(items, identifiers)).version
 
     def branch(self) -> GRLMForRecommendation:
-        """A recommender that shares the model, and whose catalog begins as this one's and changes on its own."""
+        """A recommender with the same model. Its catalog begins as this one's and changes on its own."""
         other = type(self).__new__(type(self))
         other.__dict__ = self.__dict__ | {"shelf": self.shelf.branch()}
         return other

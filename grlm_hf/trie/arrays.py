@@ -217,7 +217,7 @@ class Trie:
         column, index = np.arange(self.depth, dtype=np.uint16), np.arange(len(self))
         rows = np.zeros((len(self), self.depth), np.int32)
         rows[(column >= self.shared[:, None]) & (column < self.lengths[:, None])] = self.tokens
-        for d in range(self.depth):  # what a row shares stands in the last row before it that spells it out
+        for d in range(self.depth):  # a row shares its tokens with the last row before it that spells them out
             rows[:, d] = rows[np.maximum.accumulate(np.where(self.shared <= d, index, 0)), d]
         return rows
 

@@ -88,7 +88,7 @@ def test_good_input_is_accepted(shop: Path) -> None:
         (
             "items.jsonl",
             jsonl([*ITEMS, ITEMS[3]]),
-            f"shop/items.jsonl:13: item_id {ITEMS[3]['item_id']!r} stands already at shop/items.jsonl:4",
+            f"shop/items.jsonl:13: Duplicate item_id {ITEMS[3]['item_id']!r}, first at shop/items.jsonl:4",
         ),
         ("items.jsonl", jsonl([{"item_id": "a", "title": " "}]), "shop/items.jsonl:1: item 'a' has an empty title. Give it one, or"),
         ("items.jsonl", jsonl(ITEMS).replace(b"Title 7", "café".encode("latin-1")), "shop/items.jsonl:8 is not UTF-8 text"),

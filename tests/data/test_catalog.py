@@ -73,7 +73,7 @@ def test_items_from_the_table_that_is_published(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"item_id": "  ", "title": "T"}, "has an empty item_id"),
-        ({"item_id": " b1", "title": "T"}, ": item_id 'b1' stands already at {first}; item ids must be unique"),
+        ({"item_id": " b1", "title": "T"}, ": Duplicate item_id 'b1', first at {first}: item ids must be unique"),
         ({"item_id": "b2", "title": " \t"}, ": item 'b2' has an empty title. Give it one, or"),
         ({"item_id": "b2", "title": "T", "price": "12,99"}, ": price '12,99' is not a number; write it like 12.99"),
         ({"item_id": "b2", "title": "T", "price": "-1"}, ": price -1.0 is not a finite, non-negative number"),
@@ -170,7 +170,7 @@ def test_term_ids_of_a_catalog_table(tmp_path: Path) -> None:
         ({"item_id": "b2", "terms": 5}, "{path}:2 needs"),
         ({"item_id": "b2", "terms": ["a", "?!"]}, "{path}:2: item 'b2' has a term without a letter or digit: ['a', '?!']"),
         ({"item_id": "b2", "terms": ""}, "{path}:2: item 'b2' has a term without a letter"),
-        ({"item_id": "b1", "terms": ["b"]}, "{path}:2: item_id 'b1' has a Term ID already"),
+        ({"item_id": "b1", "terms": ["b"]}, "{path}:2: item_id 'b1' has two rows"),
     ],
 )
 def test_term_ids_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
