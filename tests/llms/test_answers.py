@@ -30,7 +30,7 @@ def test_answers_come_in_order_and_once(tmp_path: Path) -> None:
 
 
 def test_parts_write_their_shards_and_wait_for_the_others(tmp_path: Path) -> None:
-    with pytest.raises(Incomplete, match="^1 of 3 shards of the odd pass are not written yet"):
+    with pytest.raises(Incomplete, match=r"^1 of 3 shards of the odd pass are not written yet"):
         asked(Scripted(ANSWERS[:3] + ANSWERS[6:]), tmp_path / "odd", part="0/2")
     assert asked(Scripted(ANSWERS[3:6]), tmp_path / "odd", part="1/2") == ANSWERS
 
