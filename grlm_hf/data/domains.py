@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,67 +83,17 @@ def join_domains(
     _check_options(sources, order, keep_users, users, shared_users)
     check_replaceable(output, DOMAINS_FILE)
     tables = {name: _tables(name, Path(folder)) for name, folder in sources.items()}
-    items: list[Item] = []
-    term_ids: dict[str, Identifier] = {}
-    without: dict[str, int] = {}
-    read: dict[str, list[History]] = {}
-    own_ids: dict[str, list[str]] = {}
-    for name, (items_file, events_file, terms_file) in tables.items():
-        own = load_items(items_file, missing_title)
-        given = load_term_ids(terms_file) if terms_file else {}
-        without[name] = sum(i.item_id not in given for i in own)
-        term_ids |= {f"{name}:{i.item_id}": given[i.item_id] for i in own if i.item_id in given}
-        read[name] = load_histories(events_file, {i.item_id for i in own}, "keep", unknown_items)
-        own_ids[name] = [i.item_id for i in own]
-        items += [replace(i, item_id=f"{name}:{i.item_id}", domain=name) for i in own]
-
-    known = {name: {h.user_id for h in histories} for name, histories in read.items()}
-    person = _people(users, known, unknown_items) if users else {}
-    alone = set() if shared_users else {f"{n}:{user}" for n, found in known.items() for user in found if (n, user) not in person}
-    if clash := alone.intersection(person.values()):
-        raise ValueError(f"{users} names a person {min(clash)!r}, as is called a user who is in no row. Name people otherwise.")
-    parts: dict[str, list[tuple[str, History]]] = {}  # who → (domain, history), in the order of `sources`
-    for name, histories in read.items():
-        for h in histories:
-            who = h.user_id if shared_users else person.get((name, h.user_id), f"{name}:{h.user_id}")
-            parts.setdefault(who, []).append((name, h))
+    domains = [_read_domain(name, *files, missing_title, unknown_items) for name, files in tables.items()]
+    items = [item for domain in domains for item in domain.items]
+    without = {domain.name: len(domain.items) - len(domain.term_ids) for domain in domains}
+    parts = _by_person(domains, users, shared_users, unknown_items)
     rows = [{"user_id": who, **_joined(who, of, order)} for who, of in parts.items() if len(of) > 1 or keep_users == "all"]
     if not rows:
-        raise ValueError("No user has events in two domains. Say who is the same person: users=FILE or shared_users=True.")
-
-    joined = Counter(row["joined"] for row in rows)
-    events = Counter(item.partition(":")[0] for row in rows for item in row["items"])
-    complete = not any(without.values())
-    catalog = Catalog(items, [term_ids[i.item_id] for i in items]) if complete else None
-    facts = {
-        "schema": DOMAINS_SCHEMA,
-        "item_ids": "DOMAIN:ID, where ID is the item's id in the domain's own folder",
-        "clashing_item_ids": sum(count > 1 for count in Counter(i for own in own_ids.values() for i in own).values()),
-        "domains": {
-            name: {
-                "items": len(own_ids[name]),
-                "users": sum(name in row["domains"] for row in rows),
-                "interactions": events[name],
-                "without_term_id": without[name],
-            }
-            for name in sources
-        },
-        "users": {
-            "matched_by": "equal ids" if shared_users else "a users table" if users else "nothing: each domain has users of its own",
-            "kept": keep_users,
-            "all": len(rows),
-            "in_several_domains": sum(len(row["domains"]) > 1 for row in rows),
-        },
-        "interactions": events.total(),
-        "histories": {
-            "order": order,
-            **{how: joined[how] for how in JOINED},
-            "ties": "the order of the domains, then that of the file",
-            "concatenated_as": list(sources),
-        },
-        "term_ids": complete,
-        "cross_domain_collisions": None if catalog is None else len(cross_domain_collisions(catalog)),
-    }
+        raise ValueError("No user has events in two domains. State which users are the same person: users=FILE or shared_users=True.")
+    term_ids = {item_id: tid for domain in domains for item_id, tid in domain.term_ids.items()}
+    catalog = None if any(without.values()) else Catalog(items, [term_ids[i.item_id] for i in items])
+    matched_by = "equal ids" if shared_users else "a users table" if users else "nothing: each domain has users of its own"
+    facts = _facts(domains, rows, catalog, {"matched_by": matched_by, "kept": keep_users}, order)
     with replacing(output) as new:
         new.mkdir()
         write_parquet(items_to_dataset(items), new / "items.parquet")
@@ -230,6 +180,79 @@ def _tables(name: str, folder: Path) -> tuple[Path, Path, Path | None]:
         lacks = "items.*" if items is None else "interactions.* or sequences.*"
         raise ValueError(f"Domain {name!r}: {folder} holds no {lacks} (csv, jsonl or parquet, also .gz).")
     return items, events, find_table(folder, "term_ids") or find_table(folder, "term_ids_official")
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """The tables of a domain's folder: items and Term IDs with the ids of the joined catalog, ``NAME:ID``, histories with its own ids."""
+
+    name: str
+    items: list[Item]
+    term_ids: dict[str, Identifier]
+    histories: list[History]
+
+
+def _read_domain(
+    name: str, items: Path, events: Path, terms: Path | None, missing_title: MissingTitle, unknown_items: UnknownItems
+) -> _Domain:
+    own = load_items(items, missing_title)
+    given = load_term_ids(terms) if terms else {}
+    return _Domain(
+        name,
+        [replace(i, item_id=f"{name}:{i.item_id}", domain=name) for i in own],
+        {f"{name}:{i.item_id}": given[i.item_id] for i in own if i.item_id in given},
+        load_histories(events, {i.item_id for i in own}, "keep", unknown_items),
+    )
+
+
+def _by_person(
+    domains: Sequence[_Domain], users: str | Path | None, shared_users: bool, unknown: UnknownItems
+) -> dict[str, list[tuple[str, History]]]:
+    """Person → (domain, history) in the order of the domains. Raises ``ValueError`` if the users table takes the name of another user."""
+    known = {domain.name: {h.user_id for h in domain.histories} for domain in domains}
+    person = _people(users, known, unknown) if users else {}
+    alone = set() if shared_users else {f"{n}:{user}" for n, found in known.items() for user in found if (n, user) not in person}
+    if clash := alone.intersection(person.values()):
+        raise ValueError(f"{users} names a person {min(clash)!r}, which is also a user without a row. Choose another name for the person.")
+    parts: dict[str, list[tuple[str, History]]] = {}
+    for domain in domains:
+        for h in domain.histories:
+            who = h.user_id if shared_users else person.get((domain.name, h.user_id), f"{domain.name}:{h.user_id}")
+            parts.setdefault(who, []).append((domain.name, h))
+    return parts
+
+
+def _facts(
+    domains: Sequence[_Domain], rows: list[dict[str, Any]], catalog: Catalog | None, users: dict[str, str], order: str
+) -> dict[str, Any]:
+    """What ``domains.json`` holds. `rows`: of the sequences table. `users`: how users were matched and which are kept."""
+    joined = Counter(row["joined"] for row in rows)
+    events = Counter(item.partition(":")[0] for row in rows for item in row["items"])
+    own_ids = Counter(item.item_id.partition(":")[2] for domain in domains for item in domain.items)
+    return {
+        "schema": DOMAINS_SCHEMA,
+        "item_ids": "DOMAIN:ID, where ID is the item's id in the domain's own folder",
+        "clashing_item_ids": sum(count > 1 for count in own_ids.values()),
+        "domains": {
+            domain.name: {
+                "items": len(domain.items),
+                "users": sum(domain.name in row["domains"] for row in rows),
+                "interactions": events[domain.name],
+                "without_term_id": len(domain.items) - len(domain.term_ids),
+            }
+            for domain in domains
+        },
+        "users": {**users, "all": len(rows), "in_several_domains": sum(len(row["domains"]) > 1 for row in rows)},
+        "interactions": events.total(),
+        "histories": {
+            "order": order,
+            **{how: joined[how] for how in JOINED},
+            "ties": "the order of the domains, then that of the file",
+            "concatenated_as": [domain.name for domain in domains],
+        },
+        "term_ids": catalog is not None,
+        "cross_domain_collisions": None if catalog is None else len(cross_domain_collisions(catalog)),
+    }
 
 
 def _people(path: str | Path, known: Mapping[str, Collection[str]], unknown: str) -> dict[tuple[str, str], str]:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grlm_hf.data.items import Item
-from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
+from grlm_hf.files import Incomplete
 from grlm_hf.identifiers.terms import N_TERMS, TermID, normalise, parse, render
 from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.indexing.words import FILLERS, STOP_WORDS, words
 from grlm_hf.layout import Dtype
+from grlm_hf.llms.answers import AnswerForm, parse_part, sharded_answers
 from grlm_hf.llms.writers import Writer
 from grlm_hf.settings import Count, Limit, check_settings
 
@@ -64,7 +65,6 @@ Already taken by other products, so your answer must differ in at least one term
 """
 _NONE = "(none)"
 _LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{M}\p{N}]"
-_SHARD_KEY = b"grlm_answers_of"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class LLMConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "terms.llm.")
-        _part(self.part)
+        parse_part(self.part, "terms.llm.part")
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,16 @@ def generate_terms(
         raise ValueError(f"n_terms is {n_terms}; a model is asked for 3 to {len(_ASPECTS)} terms.")
     if neighbors.item_ids != tuple(item.item_id for item in items):
         raise ValueError(f"The neighbours are not of the {len(items)} items given, in their order. Call find_neighbors on the same items.")
-    answers = _Answers(writer, Path(work), n_terms, config)
     near = [neighbors.of(at) for at in range(len(items))]
+
+    def ask(name: str, positions: Sequence[int], message: Callable[[int], str]) -> list[TermID]:
+        ids = [items[at].item_id for at in positions]
+        return _ask(writer, Path(work) / name, ids, lambda n: message(positions[n]), n_terms, config)
 
     def first_message(at: int) -> str:
         return request(items[at], [items[j] for j in near[at]], n_terms, description=config.description)
 
-    found = answers.to("first", first_message, range(len(items)), items)
-    first = [_terms(found[at]) for at in range(len(items))]
+    first = ask("first", range(len(items)), first_message)
     faults = {at for at, terms in enumerate(first) if len(set(terms)) < n_terms}
     term_ids = [mend(item, terms, n_terms) for item, terms in zip(items, first, strict=True)]
 
@@ -221,20 +223,18 @@ def generate_terms(
             near_terms=[term_ids[j] for j in near[at]], taken=[term_ids[at]] if at in sharing else [],
         )  # fmt: skip
 
-    accepted = 0
-    if again:
-        second = answers.to("second", second_message, again, items)
-        count = Counter(term_ids)
-        for at in sorted(again, key=lambda at: items[at].item_id):  # of two that now answer alike the first by item_id has it
-            terms = _terms(second[at])
-            new = tuple(terms)
-            if len(set(terms)) < n_terms or (new != term_ids[at] and count[new]):
-                continue
-            count[term_ids[at]] -= 1
-            count[new] += 1
-            faults.discard(at)
-            accepted += new != term_ids[at]
-            term_ids[at] = new
+    second = dict(zip(again, ask("second", again, second_message), strict=True)) if again else {}
+    changed = 0
+    count = Counter(term_ids)
+    for at in sorted(again, key=lambda at: items[at].item_id):  # of two equal answers the first item by item_id gets it
+        new = second[at]
+        if len(set(new)) < n_terms or (new != term_ids[at] and count[new]):
+            continue
+        count[term_ids[at]] -= 1
+        count[new] += 1
+        faults.discard(at)
+        changed += new != term_ids[at]
+        term_ids[at] = new
     if config.part:  # or two parts that end at once would both go on
         raise Incomplete("All answers are written. Run once without terms.llm.part to make the identifiers of them.")
     facts = {
@@ -245,11 +245,30 @@ def generate_terms(
         "answers": len(items),
         "legal_in_form": len(items),  # any other is refused
         "asked_again": len(again),
-        "changed_by_second_pass": accepted,
+        "changed_by_second_pass": changed,
         "mended": len(faults),
         "settings": {k: v for k, v in asdict(config).items() if k not in ("part", "model")},
     }
     return Generated(term_ids, facts)
+
+
+def _ask(
+    writer: Writer, folder: Path, item_ids: Sequence[str], message: Callable[[int], str], n_terms: int, config: LLMConfig
+) -> list[TermID]:
+    """The terms that the model writes for each item; they may repeat. Raises as `sharded_answers`."""
+
+    def matches(answer: str) -> bool:
+        return answer.startswith("[") and answer.endswith("]") and answer.count(",") == n_terms - 1
+
+    form = AnswerForm(answer_pattern(n_terms), longest_answer(n_terms), matches, f"{n_terms} terms in brackets")
+    title = f"terms, {folder.name} pass"
+    try:
+        answers = sharded_answers(writer, folder, item_ids, message, form, shard_size=config.shard_size, part=config.part, title=title)
+    except Incomplete as rest:
+        raise Incomplete(
+            f"{rest} When every part has ended, run them again for the second pass, then once without terms.llm.part."
+        ) from None
+    return [tuple(parse(answer) or ()) for answer in answers]
 
 
 def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
@@ -260,86 +279,3 @@ def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
         own = words("\n".join((item.title, *reversed(item.categories), item.brand, item.description)))
         kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS), *FILLERS]))
     return tuple(kept[:n_terms])
-
-
-def _terms(answer: str) -> list[str]:
-    return list(parse(answer) or ())
-
-
-class _Answers:
-    """Answers to messages, shard by shard on disk."""
-
-    def __init__(self, writer: Writer, work: Path, n_terms: int, config: LLMConfig):
-        self._writer, self._work, self._n_terms, self._config = writer, work, n_terms, config
-
-    def to(self, name: str, message: Callable[[int], str], order: Sequence[int], items: Sequence[Item]) -> dict[int, str]:
-        """Position → answer; a message is made when its shard's turn comes. Raises `Incomplete` when shards are missing that another
-        part writes."""
-        from tqdm.auto import tqdm
-
-        folder = self._work / name
-        size = self._config.shard_size
-        shards = [order[i : i + size] for i in range(0, len(order), size)]
-        mine, parts = _part(self._config.part)
-        found: dict[int, str] = {}
-        missing = 0
-        with tqdm(total=len(order), desc=f"terms, {name} pass", unit=" items", disable=len(order) < size) as bar:
-            for n, shard in enumerate(shards):
-                path = folder / f"answers-{n:05d}-of-{len(shards):05d}.parquet"
-                asked = [message(at) for at in shard]
-                key = self._key(asked)
-                answers = self._read(path, key, [items[at].item_id for at in shard])
-                if answers is None and n % parts != mine:
-                    missing += 1
-                    continue
-                if answers is None:
-                    answers = self._writer.write(asked, answer_pattern(self._n_terms), longest_answer(self._n_terms))
-                    for at, answer in zip(shard, answers, strict=True):
-                        if not (answer.startswith("[") and answer.endswith("]") and answer.count(",") == self._n_terms - 1):
-                            raise ValueError(
-                                f"Item {items[at].item_id!r} was answered {answer!r}; expected {self._n_terms} terms in brackets. "
-                                f"The back end ({self._writer.identity}) does not hold the model to the form; take the other one."
-                            )
-                    self._write(path, key, [items[at].item_id for at in shard], answers)
-                found.update(zip(shard, answers, strict=True))
-                bar.update(len(shard))
-        if missing:
-            raise Incomplete(
-                f"{missing} of {len(shards)} shards of the {name} pass are not written yet. When every part has ended, run them again for "
-                "the second pass, then once without terms.llm.part."
-            )
-        return found
-
-    def _key(self, asked: Sequence[str]) -> bytes:
-        state = [self._writer.identity, answer_pattern(self._n_terms), list(asked)]
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest().encode()
-
-    def _read(self, path: Path, key: bytes, item_ids: Sequence[str]) -> list[str] | None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if not path.is_file():
-            return None
-        try:
-            metadata = pq.read_schema(path).metadata or {}
-            rows = [row for _, row in read_rows(path)] if metadata.get(_SHARD_KEY) == key else []
-        except (pa.ArrowException, OSError, ValueError):  # broken: written again
-            return None
-        return [row["answer"] for row in rows] if [row["item_id"] for row in rows] == list(item_ids) else None
-
-    def _write(self, path: Path, key: bytes, item_ids: Sequence[str], answers: Sequence[str]) -> None:
-        from datasets import Features, Value
-
-        features = Features({"item_id": Value("string"), "answer": Value("string")})
-        rows = [{"item_id": item_id, "answer": answer} for item_id, answer in zip(item_ids, answers, strict=True)]
-        write_parquet(rows_to_dataset(rows, features), path, {_SHARD_KEY: key})
-
-
-def _part(part: str) -> tuple[int, int]:
-    """(which, of how many), (0, 1) for ""."""
-    if not part:
-        return 0, 1
-    which, _, of = part.partition("/")
-    if not (which.isdecimal() and of.isdecimal() and int(which) < int(of)):
-        raise ValueError(f"terms.llm.part is {part!r}; expected like 0/8 … 7/8.")
-    return int(which), int(of)

@@ -33,22 +33,22 @@ def train_sequence_model(
     seed: int = 0,
     work: str | Path | None = None,
 ) -> SequenceModel:
-    """Trains a sequence decoder: every step from an item to the next is a target once an epoch.
+    """Trains a sequence decoder: every step from an item to the next is a target once per epoch.
 
-    The result depends on `seed`, not on the order of items or histories, and on one machine with one number of threads is the same to
-    the bit, also when it was interrupted.
+    The result depends on `seed`, not on the order of items or histories. On one machine with one number of threads it is bit-exact, also
+    after an interruption.
 
     Args:
-        item_ids: the catalog's ids; rows and columns of the model stand in this order.
-        histories: what may be learnt from; never held-out items.
-        validation: cases whose recall@10, seen items left out, is measured after each epoch. With `config.patience` the best epoch's
-            weights are kept; without, the last one's, at which the learning rate has come down.
-        seed: 0 or more; of the first weights, the order of examples and dropout.
-        work: a folder that keeps the state, so that a training that was killed goes on where it stopped.
+        item_ids: the catalog's ids, in the order of the model's rows and columns.
+        histories: training histories, without held-out items.
+        validation: cases whose recall@10, without seen items, is measured after each epoch. With `config.patience` the best epoch's
+            weights are kept, otherwise those of the last epoch, when the learning rate has decayed.
+        seed: 0 or more; for the initial weights, the order of examples and dropout.
+        work: a folder that keeps the state, so that an interrupted training resumes.
 
     Raises:
-        ValueError: repeated ids; a history with an id that is none of them, or with the targets of its own split; no history of two items;
-            a negative seed; a state in `work` that another configuration, seed or data left there; a loss that is not finite.
+        ValueError: repeated ids; a history with an unknown id, or with the targets of its own split; no history of two items; a negative
+            seed; a state in `work` from another configuration, seed or data; a loss that is not finite.
     """
     import torch
     from tqdm.auto import tqdm
@@ -67,16 +67,10 @@ def train_sequence_model(
     about = {f"sequence_model.{name}": value for name, value in asdict(config).items()} | {"seed": seed, "data": data}
     state = Path(work) / _STATE if work is not None else None
 
-    # 1. the model, from the beginning or from where a killed run left it; `running` sums this epoch's losses, `best` is epoch and recall
+    # 1. the model, from the beginning or from the state that an interrupted run left
     net = make_network(len(ids), config, seed)
     optimizer = _optimizer(net, config)
-    facts: dict[str, Any] = {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}
-    kept: dict[str, Any] = {}  # the best epoch's weights
-    if state and state.is_file():
-        groups, facts = read_tensors(state, SequenceModel.kind)
-        _check_resumable(state, facts.get("about"), about)
-        _restore(net, optimizer, groups)
-        kept = groups.get("best", {})
+    facts, kept = _resumed(state, about, net, optimizer)
 
     def stopped() -> bool:
         return facts["step"] == total or 0 < config.patience <= len(facts["log"]) - facts["best"][0]
@@ -91,36 +85,26 @@ def train_sequence_model(
                 batches = _batches(lengths, config.batch_positions, seed, epoch)
             _seed(seed, facts["step"])
             loss = _step(net, optimizer, [pieces[n] for n in batches[place]], _rate(facts["step"], total, config), config)
+            facts["step"] += 1
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"The loss is {loss} at step {facts['step'] + 1} (epoch {epoch + 1}). "
+                    f"The loss is {loss} at step {facts['step']} (epoch {epoch + 1}). "
                     "Lower sequence_model.learning_rate, or compute in float32: sequence_model.bf16=false."
                 )
-            facts["step"] += 1
             facts["running"] += loss * int(lengths[batches[place]].sum())
             bar.update()
             if ended := facts["step"] % per_epoch == 0:
                 entry = {"epoch": epoch + 1, "loss": facts["running"] / int(lengths.sum())}
-                if validation:
-                    entry["recall@10"] = _recall(SequenceModel(tuple(ids), counts, net.eval(), config), validation)
-                    if config.patience and entry["recall@10"] > facts["best"][1]:
-                        facts["best"] = [epoch + 1, entry["recall@10"]]
-                        kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-                facts |= {"log": [*facts["log"], entry], "running": 0.0}
+                _end_epoch(SequenceModel(tuple(ids), counts, net.eval(), config), validation, entry, facts, kept)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in entry.items()})
             if state and (ended or facts["step"] % config.save_steps == 0):
-                adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
-                write_tensors(state, SequenceModel.kind, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)
+                _save_state(state, net, optimizer, kept, facts)
 
-    # 3. the weights that are kept, rows in the order asked for
+    # 3. the weights that are kept, rows in the order of `item_ids`
     if kept:
         net.load_state_dict(kept)
-    row = {item: n for n, item in enumerate(ids)}
-    asked = np.array([row[item] for item in item_ids])
-    with torch.no_grad():
-        weight = net.get_input_embeddings().weight
-        weight.copy_(weight[torch.from_numpy(asked)])
-    return SequenceModel(tuple(item_ids), counts[asked], net.eval(), config, tuple(facts["log"]))
+    rows = _reorder(net, ids, item_ids)
+    return SequenceModel(tuple(item_ids), counts[rows], net.eval(), config, tuple(facts["log"]))
 
 
 def _training_data(item_ids: Sequence[str], histories: Sequence[History], max_items: int) -> tuple[list[str], list[list[int]], np.ndarray]:
@@ -193,6 +177,30 @@ def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float
     return loss.item()
 
 
+def _reorder(net: Any, ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
+    """Puts the embeddings of `ids` into the order of `item_ids`; returns the row that each had."""
+    import torch
+
+    row = {item: n for n, item in enumerate(ids)}
+    rows = np.array([row[item] for item in item_ids])
+    with torch.no_grad():
+        weight = net.get_input_embeddings().weight
+        weight.copy_(weight[torch.from_numpy(rows)])
+    return rows
+
+
+def _end_epoch(
+    model: SequenceModel, validation: Sequence[Case], entry: dict[str, float], facts: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """Measures an epoch on the validation cases, if any, logs its `entry`, and with `patience` keeps its weights if they are the best."""
+    if validation:
+        entry["recall@10"] = _recall(model, validation)
+        if model.config.patience and entry["recall@10"] > facts["best"][1]:
+            facts["best"] = [entry["epoch"], entry["recall@10"]]
+            kept.update({name: tensor.clone() for name, tensor in model.net.state_dict().items()})
+    facts |= {"log": [*facts["log"], entry], "running": 0.0}
+
+
 def _recall(model: SequenceModel, cases: Sequence[Case]) -> float:
     """Recall@10 with seen items left out, ties against the model."""
     hits = 0
@@ -205,17 +213,29 @@ def _recall(model: SequenceModel, cases: Sequence[Case]) -> float:
     return hits / len(cases)
 
 
-def _restore(net: Any, optimizer: Any, groups: dict[str, dict[str, Any]]) -> None:
+def _resumed(state: Path | None, about: dict[str, Any], net: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loads the state of an interrupted run into net and optimizer.
+
+    Returns:
+        facts: ``step``; ``running``, the sum of this epoch's losses; ``log``; ``best``, the best epoch and its recall.
+        kept: the best epoch's weights by name; empty before there are any.
+    """
+    if state is None or not state.is_file():
+        return {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}, {}
+    groups, facts = read_tensors(state, SequenceModel.kind)
+    found = facts.get("about") or {}
+    if found != about:
+        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
+        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to begin anew.")
     net.load_state_dict(groups["net"])
     slots: dict[int, dict[str, Any]] = {}
     for name, tensor in groups["adam"].items():
         slot, key = name.split(".")
         slots.setdefault(int(slot), {})[key] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return facts, groups.get("best", {})
 
 
-def _check_resumable(state: Path, found: Any, about: dict[str, Any]) -> None:
-    if found != about:
-        found = found or {}
-        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
-        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to begin anew.")
+def _save_state(state: Path, net: Any, optimizer: Any, kept: dict[str, Any], facts: dict[str, Any]) -> None:
+    adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
+    write_tensors(state, SequenceModel.kind, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)
