@@ -75,16 +75,16 @@ def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None
 
 
 def _show_report(report: Report, output: Path) -> None:
-    from grlm_hf.data.repository import load_table
+    from grlm_hf.data.repository import load_cases
     from grlm_hf.evaluation.report import text_table
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
-    case = load_table(output / "datasets", "cases", "test")[0]
-    history = case["history"][-3:]
-    print(f"\n{text_table(report)}\n\nUser {case['user_id']} had, last:")
+    case = load_cases(output / "datasets", "test")[0]
+    history = case.history[-3:]
+    print(f"\n{text_table(report)}\n\nUser {case.user_id} had, last:")
     for item in history:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print("and is recommended:")
-    print(listing(grlm.recommend(case["history"], min(5, len(grlm.catalog)), exclude_seen=True)))
+    print(listing(grlm.recommend(case.history, min(5, len(grlm.catalog)), exclude_seen=True)))
     print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")

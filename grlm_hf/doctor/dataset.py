@@ -11,7 +11,7 @@ from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
-from grlm_hf.data.repository import read_facts
+from grlm_hf.data.repository import cases_of, read_facts
 from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
@@ -118,8 +118,7 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
 
 def _cases(tables: Tables) -> Iterator[Finding]:
     for part in ("validation", "test"):
-        rows = _rows(tables, "cases", part, ["user_id", "history", "target"])
-        tables.cases[part] = [Case(r["user_id"], tuple(r["history"] or ()), r["target"]) for r in rows]
+        tables.cases[part] = cases_of(_rows(tables, "cases", part, ["user_id", "history", "target"]))
         tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
     if not any(tables.cases.values()):
         yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE,

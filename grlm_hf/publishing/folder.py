@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.interactions import Case
-from grlm_hf.data.repository import read_facts
+from grlm_hf.data.repository import cases_of, read_facts
 from grlm_hf.files import replacing, write_json
 from grlm_hf.layout import CARD, CATALOG_FILE, DATASET_FACTS, DATASET_SCHEMA, PLOT, SCHEMA_KEY
 from grlm_hf.publishing.audit import audit
@@ -132,7 +131,7 @@ def _audit(events: Dataset, cases: Dataset, catalog: Catalog) -> dict[str, int]:
         for batch in events.select_columns(["user_id", "item_id"]).with_format("arrow").iter(_BATCH):
             yield from zip(batch["user_id"].to_pylist(), batch["item_id"].to_pylist(), strict=True)
 
-    return audit(pairs(), [Case(c["user_id"], tuple(c["history"]), c["target"]) for c in cases], catalog)
+    return audit(pairs(), cases_of(cases), catalog)
 
 
 def _types(rows: Dataset) -> dict[str, str]:

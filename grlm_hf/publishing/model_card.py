@@ -16,7 +16,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.evaluation.report.tables import protocol_note, protocol_words, tables
 from grlm_hf.evaluation.schema import Report, plain
 from grlm_hf.files import read_json, write_text
-from grlm_hf.layout import CARD, CARD_FOLDER, TAGS
+from grlm_hf.layout import CARD, CARD_FOLDER, CONFIG_FILE, TAGS
 from grlm_hf.markdown import escaped, number, one_line, paragraphs, table
 from grlm_hf.publishing.audit import audit_table
 from grlm_hf.publishing.cards import quality_section, section, template
@@ -49,7 +49,7 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
         ValueError: no checkpoint; a broken record, or one of another version of this checkpoint.
     """
     folder = Path(checkpoint)
-    catalog, config = Catalog.from_pretrained(folder), read_json(folder / "grlm_config.json")
+    catalog, config = Catalog.from_pretrained(folder), read_json(folder / CONFIG_FILE)
     training, facts, report = recorded(folder)
     about = facts or training or {}
     title = one_line(about.get("title") or title) or _UNNAMED

@@ -18,7 +18,7 @@ from typing import Any
 
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import read_json, replacing, write_json
-from grlm_hf.layout import CARD_FOLDER
+from grlm_hf.layout import CARD_FOLDER, CONFIG_FILE
 
 TRAINING, FACTS, REPORT = (f"{CARD_FOLDER}/{name}.json" for name in ("training", "facts", "report"))
 RECORD_SCHEMA = "grlm.card/1"
@@ -139,7 +139,7 @@ def content_digest(checkpoint: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(checkpoint.rglob("*")):
         name = path.relative_to(checkpoint).as_posix()
-        if path.suffix in (".safetensors", ".prior", ".parquet") or name in ("grlm_config.json", "tokenizer.json"):
+        if path.suffix in (".safetensors", ".prior", ".parquet") or name in (CONFIG_FILE, "tokenizer.json"):
             with open(path, "rb") as content:
                 digest.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,9 +23,9 @@ from grlm_hf.data.interactions import (
     split_by_time,
 )
 from grlm_hf.data.items import items_to_dataset
+from grlm_hf.data.repository import sample_cases
 from grlm_hf.files import check_replaceable, fingerprint, read_json
-from grlm_hf.hub import DATASET_FACTS
-from grlm_hf.layout import DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, TERMS_FACTS
+from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
 from grlm_hf.stages.identify import find_data
@@ -175,9 +174,8 @@ def _collaborative(
     ids = [item.item_id for item in catalog]
     if source == "knn":
         return ItemKNN.fit(ids, split.train).neighbors(k)
-    cases = sorted(split.validation, key=lambda c: (c.user_id, c.history))  # in no order of the file's
-    some = random.Random(seed).sample(cases, min(_WATCHED, len(cases)))
-    model = train_sequence_model(ids, split.train, config, validation=some, seed=seed, work=work)
+    cases = sample_cases(split.validation, _WATCHED, seed)
+    model = train_sequence_model(ids, split.train, config, validation=cases, seed=seed, work=work)
     if source == "sequence":
         return model.neighbors(k)
     return fuse_neighbors({"sequence": model.neighbors(4 * k), "knn": ItemKNN.fit(ids, split.train).neighbors(4 * k)}, k)

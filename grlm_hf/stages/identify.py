@@ -10,14 +10,12 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_items, load_term_ids
 from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
-from grlm_hf.layout import CATALOG_FILE, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 
 if TYPE_CHECKING:
     from grlm_hf.identifiers.terms import TermID
     from grlm_hf.indexing.neighbors import Neighbors, NeighborsConfig
-
-CHECKPOINT_SIGN = "grlm_config.json"
 
 
 def find_data(data: str | Path, *stems: str) -> Path:
@@ -92,7 +90,7 @@ def make_terms(
             f"Parts ({config.llm.part}) are of a language model's work, and terms.generator is {config.generator!r}: "
             "leave --part out, or name the generator: terms.generator=vllm."
         )
-    check_replaceable(output, CATALOG_FILE, never=(CHECKPOINT_SIGN, "grlm_dataset.json"))
+    check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
     items = read_items(data, read)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
     found = _neighbors(items, neighbors, needed=config.generator != "file")

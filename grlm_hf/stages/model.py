@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.interactions import Case
 from grlm_hf.data.items import Item
-from grlm_hf.data.repository import dataset_facts, load_table
+from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
+from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
 from grlm_hf.recipe import EvaluateConfig
-from grlm_hf.stages.identify import CHECKPOINT_SIGN
-from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, train_histories
+from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
@@ -51,7 +50,7 @@ def make_checkpoint(
     from grlm_hf.priors.sequence import SequenceModel
     from grlm_hf.training.sft import train
 
-    check_replaceable(output, CHECKPOINT_SIGN)
+    check_replaceable(output, CONFIG_FILE)
     config = config or TrainConfig()
     facts = dataset_facts(datasets)
     history = facts.get("history", "term_ids")
@@ -71,8 +70,7 @@ def make_checkpoint(
         catalog, watched = known_catalog(catalog, train_histories(datasets)), 0
     known = {item.item_id for item in catalog}
     stops = config.early_stopping.metric and rows.get("cases", {}).get("validation", 1)
-    asked = load_table(datasets, "cases", "validation") if stops else []
-    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in asked if known.issuperset([*r["history"], r["target"]])]
+    cases = [c for c in (load_cases(datasets, "validation") if stops else ()) if known.issuperset([*c.history, c.target])]
     model = (teacher or config.distill.model) if config.distill.weight else None
     if config.distill.weight and not model:
         raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
@@ -149,7 +147,7 @@ def make_report(
         raise ValueError(f"{output} would be taken by a picture or page of the report; name a .json file.")
     config = config or EvaluateConfig()
     facts = dataset_facts(datasets)
-    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", part)]
+    cases = load_cases(datasets, part)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = to_device(GRLMForRecommendation.from_pretrained(folder))
     histories = train_histories(datasets)

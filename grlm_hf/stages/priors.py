@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.interactions import Case, History
-from grlm_hf.data.repository import dataset_facts, load_table
+from grlm_hf.data.repository import dataset_facts, load_cases, sample_cases, train_histories
 from grlm_hf.files import replacing, write_json
 from grlm_hf.recipe import PriorsConfig
 
@@ -21,21 +19,6 @@ if TYPE_CHECKING:
 UNSEEN = "unseen-items"  # the split of `hold_out_items`
 TUNING_FILE = "tuning.json"  # in the folder of the priors
 _WATCHED = 3000  # validation users on whom the sequence model is watched, and the weights of combinations are chosen
-
-
-def train_histories(datasets: str | Path) -> list[History]:
-    """What a dataset repository gives to learn from, a history a user."""
-    train: dict[str, list[str]] = {}
-    for row in load_table(datasets, "interactions", "train"):
-        train.setdefault(row["user_id"], []).append(row["item_id"])
-    return [History(user, tuple(items)) for user, items in train.items()]
-
-
-def validation_cases(datasets: str | Path, users: int, seed: int) -> list[Case]:
-    """So many validation cases, drawn by the seed."""
-    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", "validation")]
-    cases.sort(key=lambda c: (c.user_id, c.history))  # in no order of the file's
-    return random.Random(seed).sample(cases, min(users, len(cases)))
 
 
 def make_priors(
@@ -68,8 +51,9 @@ def make_priors(
     histories, catalog = train_histories(datasets), Catalog.from_pretrained(datasets)
     if dataset_facts(datasets)["split"] == UNSEEN:
         catalog = known_catalog(catalog, histories)
+    validation = load_cases(datasets, "validation")
     cases, many = (
-        [c for c in validation_cases(datasets, users, seed) if c.target in catalog] for users in (_WATCHED, config.validation_users)
+        [c for c in sample_cases(validation, number, seed) if c.target in catalog] for number in (_WATCHED, config.validation_users)
     )
     if not cases:
         raise ValueError(f"{datasets} has no validation cases to tune priors on. Choose another read.split, or set priors.methods=[].")
@@ -123,7 +107,7 @@ def make_hybrid(
     if not Path(checkpoint).is_dir():
         raise ValueError(f"{checkpoint} is no folder; a prior is put into a local checkpoint.")
     grlm, fused = GRLMForRecommendation.from_pretrained(checkpoint), Fused.load(priors)
-    cases = validation_cases(datasets, config.hybrid_users, seed)
+    cases = sample_cases(load_cases(datasets, "validation"), config.hybrid_users, seed)
     found: dict[str, Any] = {}
     best: Fused | None = None
     for hybrid in config.hybrids:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.interactions import Case, History
-from grlm_hf.data.repository import dataset_facts, load_table
+from grlm_hf.data.repository import dataset_facts, load_cases, train_histories
 from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_training
-from grlm_hf.stages.identify import CHECKPOINT_SIGN
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
 
@@ -101,7 +101,7 @@ def _trained(
     from grlm_hf.evaluation.processes import is_main, to_device
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
-    check_replaceable(output, CHECKPOINT_SIGN)
+    check_replaceable(output, CONFIG_FILE)
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     histories = _histories(datasets, grlm)
     if work is None:
@@ -110,7 +110,7 @@ def _trained(
     work = Path(work)
     saved_as = grlm.model.dtype
     to_device(grlm.model.float())  # small steps would be lost in bfloat16
-    cases = [Case(r["user_id"], tuple(r["history"]), r["target"]) for r in load_table(datasets, "cases", "validation")] if measure else []
+    cases = load_cases(datasets, "validation") if measure else []
     before = _measured("start", grlm, cases, exclude_seen, work)
     train(grlm, histories, work / "training")
     after = _measured("end", grlm, cases, exclude_seen, work)
@@ -147,15 +147,13 @@ def _trained(
 
 def _histories(datasets: str | Path, grlm: GRLMForRecommendation) -> list[History]:
     """The training histories; neither validation nor test items are among them."""
-    train: dict[str, list[str]] = {}
-    for row in load_table(datasets, "interactions", "train"):
-        train.setdefault(row["user_id"], []).append(row["item_id"])
-    if strangers := {item for items in train.values() for item in items} - {i.item_id for i in grlm.catalog}:
+    histories = train_histories(datasets)
+    if strangers := {item for h in histories for item in h.items} - {i.item_id for i in grlm.catalog}:
         raise ValueError(
             f"{datasets} has {len(strangers)} items that the checkpoint's catalog lacks, such as {min(strangers)!r}; they do not belong "
             "together. Name the datasets that the checkpoint was trained on."
         )
-    return [History(user, tuple(items)) for user, items in train.items()]
+    return histories
 
 
 def _measured(name: str, grlm: GRLMForRecommendation, cases: list[Case], exclude_seen: bool, work: Path) -> dict[str, Any]:
