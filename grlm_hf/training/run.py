@@ -4,6 +4,7 @@ runs out."""
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ class TrainingSettings(Protocol):
 
 def require_trl() -> Any:
     """The module `trl`. Raises ``ImportError`` with what to install."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, prints that it found no GPU
     try:
         import trl
     except ImportError as error:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from grlm_hf.modeling.config import GRLMConfig
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.sequence import SequenceModel
+    from grlm_hf.training.trainer import TermIDTrainer
 
 
 def train(
@@ -50,34 +51,29 @@ def train(
     see. With `config.hub` the checkpoint is pushed while it is trained; the finished one is left to the caller.
 
     Args:
-        mixture: prompt/completion examples (`grlm_hf.tasks.mixture`).
+        mixture: an ``sft`` table (`grlm_hf.tasks.mixture`).
         work: folder for the trainer's checkpoints and its log, ``log.json``.
-        validation: examples of validation users whose loss is logged each epoch.
-        cases: validation users that early stopping asks for their next item. Never test users.
-        teacher: learnt from too, as `config.distill` says; trained on the same histories.
-        max_history, history, max_tokens: what the mixture was built with (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states it.
+        validation: examples of validation users; their loss is logged each epoch.
+        cases: validation users, whose next item early stopping searches for. Never test users.
+        max_history, history, max_tokens: as the mixture was built (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states them.
+        teacher: trained on the same histories, for `config.distill`.
 
     Returns:
-        The recommender, on the device that it was trained on; after LoRA, sharding or early stopping, on the CPU. ``None`` in all processes
-        but the main one.
+        The recommender, on the training's device; after LoRA, sharding or early stopping on the CPU. ``None`` in all processes but the
+        main one.
 
     Raises:
-        ImportError: trl, or what a setting needs, is not installed.
-        ValueError: see `tokenize_mixture`, `TrainConfig.check` and `check_same_run`; early stopping without cases; or the loss became NaN:
-            then the checkpoints in `work` are those from before.
+        ImportError: trl, or a package that a setting needs, is not installed.
+        ValueError: see `tokenize_mixture`, `TrainConfig.check` and `check_same_run`; early stopping without cases; or a loss that became
+            NaN, before it reached a checkpoint.
         MemoryError: with the settings that need less.
     """
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, wonders aloud why there is no GPU
     require_trl()
+    import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object
+    from accelerate.utils import broadcast_object_list
 
     from grlm_hf.modeling.config import GRLMConfig
-    from grlm_hf.training.distill import Teacher
-    from grlm_hf.training.trainer import TermIDTrainer
 
     config, work = config or TrainConfig(), Path(work)
     _check(config, cases, teacher)
@@ -87,35 +83,17 @@ def train(
     # 2. the model, and the data in its tokens
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
-    if len(set(gather_object([digest(examples)]))) > 1:
-        raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
     # 3. where to go on from
     if processes.is_main_process:
         check_same_run(work, config, seed, processes.num_processes, examples)
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
     log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
-    facts = GRLMConfig(
-        max_history=max_history,
-        prompt_hash=prompt_hash(history),
-        tokenizer_hash=tokenizer_hash(tokenizer),
-        objective=config.objective,
-        history=history,
-        max_tokens=max_tokens,
-    )
+    stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
+    facts = GRLMConfig(prompt_hash=prompt_hash(history), tokenizer_hash=tokenizer_hash(tokenizer), **stated)  # type: ignore[arg-type]
     with patches_removed(model):
         # 4. TRL's trainer
-        trie = catalog.trie(tokenizer) if config.objective == "trie" else None
-        trainer = TermIDTrainer(
-            model,
-            trie=trie,
-            teacher=Teacher(teacher, catalog, trie, config.distill.temperature) if config.distill.weight and teacher and trie else None,
-            teacher_weight=config.distill.weight,
-            args=args,
-            train_dataset=examples,
-            eval_dataset=held_out,
-            processing_class=tokenizer,
-            peft_config=lora_settings(config),
-        )
+        more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
+        trainer = _trainer(model, catalog, config, teacher, **more)
         run = _Run(trainer, catalog, tokenizer, facts, config, work)
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
@@ -202,14 +180,28 @@ def _examples(
     config: TrainConfig, catalog: Catalog, mixture: Dataset, validation: Dataset | None, tokenizer: Any, model: Any, seed: int
 ) -> tuple[Dataset, Dataset | None]:
     """The mixture and, of the validation examples, those whose loss is watched, as tokens."""
+    from accelerate.utils import gather_object
+
     limit = getattr(model.config, "max_position_embeddings", None)
     taught = bool(config.distill.weight)
     examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
+    if len(set(gather_object([digest(examples)]))) > 1:
+        raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
     watched = min(config.validation_examples, len(validation)) if validation is not None else 0
     if validation is None or not watched:
         return examples, None
     some = validation.shuffle(seed=seed).select(range(watched))
     return examples, tokenize_mixture(some, tokenizer, catalog, limit, last_only=True, objective=config.objective)
+
+
+def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: SequenceModel | None, **more: Any) -> TermIDTrainer:
+    from grlm_hf.training.distill import Teacher
+    from grlm_hf.training.trainer import TermIDTrainer
+
+    trie = catalog.trie(more["processing_class"]) if config.objective == "trie" else None
+    if trie and teacher and config.distill.weight:
+        more |= {"teacher": Teacher(teacher, catalog, trie, config.distill.temperature), "teacher_weight": config.distill.weight}
+    return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config), **more)
 
 
 @dataclass(frozen=True, eq=False)
