@@ -18,7 +18,7 @@ from grlm_hf.tasks.mixture import build_mixture
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
-from grlm_hf.training.sft import _tokenizer_texts, tokenize_mixture
+from grlm_hf.training.sft import tokenize_mixture, tokenizer_texts
 
 BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "amazon-beauty"
 pytestmark = pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no real data at {BEAUTY}; set GRLM_DATA")
@@ -45,7 +45,7 @@ def test_the_published_counts(catalog: Catalog) -> None:
 def test_every_label_of_the_mixture_is_a_trie_path(catalog: Catalog) -> None:
     histories = load_histories(BEAUTY / "sequences.jsonl.gz", {i.item_id for i in catalog})
     mixture = build_mixture(catalog, leave_one_out(histories).train)
-    tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), 8192)
+    tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), 8192)
     trie = catalog.trie(tokenizer)
     assert len(trie) == 11857
     examples = tokenize_mixture(mixture, tokenizer, catalog)  # checks every completion against the trie's paths

@@ -36,7 +36,7 @@ from trl import SFTConfig, SFTTrainer
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import load_table
 from grlm_hf.training.scratch import train_tokenizer
-from grlm_hf.training.sft import _tokenizer_texts, tokenize_mixture
+from grlm_hf.training.sft import tokenize_mixture, tokenizer_texts
 from grlm_hf.training.trainer import TermIDTrainer
 
 GPU = torch.cuda.is_available()
@@ -75,7 +75,7 @@ MEASURED_ALONE = ("TRL defaults", "TRL without checkpointing", "grlm with checkp
 def load(datasets: Path) -> tuple[Any, Any]:
     """A tokenizer and the mixture in its tokens, which the processes share as files."""
     catalog, mixture = Catalog.from_pretrained(datasets), load_table(datasets, "sft", "train")
-    tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), 8192)
+    tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), 8192)
     return tokenizer, tokenize_mixture(mixture, tokenizer, catalog)
 
 

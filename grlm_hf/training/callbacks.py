@@ -31,12 +31,19 @@ class OneBar(ProgressCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Ends a training whose logged loss is not finite, for trainers that do not look at each step themselves."""
+    """Ends a training whose logged loss is not finite, for trainers that do not look at each step themselves.
+
+    Args:
+        setting: the learning rate's name in a recipe, for the error.
+    """
+
+    def __init__(self, setting: str):
+        self.setting = setting
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         for name in ("loss", "grad_norm", "eval_loss"):
             if not math.isfinite(float((logs or {}).get(name, 0.0))):
-                raise ValueError(f"{name} became {logs[name]} by step {state.global_step}; lower train.learning_rate.")  # type: ignore[index]
+                raise ValueError(f"{name} became {logs[name]} by step {state.global_step}; lower {self.setting}.")  # type: ignore[index]
 
 
 class SameWhenResumed(TrainerCallback):
@@ -64,7 +71,7 @@ def ends_epoch(state: Any) -> bool:
     return state.epoch == int(state.epoch)
 
 
-def standing(log: Sequence[dict[str, Any]], config: EarlyStoppingConfig) -> tuple[int | None, bool]:
+def stopping_state(log: Sequence[dict[str, Any]], config: EarlyStoppingConfig) -> tuple[int | None, bool]:
     """The step of the best asking so far (``None`` before the first), and whether `patience` askings have passed without a better one.
 
     It follows from the log alone, which every checkpoint holds.
@@ -106,14 +113,14 @@ class EarlyStopping(TrainerCallback):
         if state.global_step % every if every else not ends_epoch(state):
             return
         self.log({f"eval_{name}": value for name, value in self.ask().items()})
-        best, over = standing(state.log_history, self.config)
+        best, over = stopping_state(state.log_history, self.config)
         if best == state.global_step:
             self.save(best_folder(self.work, state.global_step))
         if over:
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        best, _ = standing(state.log_history, self.config)
+        best, _ = stopping_state(state.log_history, self.config)
         if state.is_world_process_zero and best is not None:  # no earlier weights are needed once a checkpoint knows of these
             for folder in set(self.work.glob("best-*")) - {best_folder(self.work, best)}:
                 shutil.rmtree(folder)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from grlm_hf.data.interactions import History
-from grlm_hf.files import write_json, write_parquet
+from grlm_hf.files import write_parquet
 from grlm_hf.settings import Count, NotNegative, Positive, Share, check_settings
+from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,7 +45,7 @@ class DPOConfig:
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: Positive = 0.1
-    """How much a step away from the checkpoint that was started from must pay."""
+    """KL strength: higher values keep the policy closer to the starting checkpoint."""
     loss: Literal["sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down"] = "sigmoid"
     """"sigmoid" is DPO itself; "hinge", "ipo", "sigmoid_norm", "apo_zero" and "apo_down" are TRL's variants."""
     bf16: bool = False
@@ -59,12 +59,14 @@ class DPOConfig:
         check_settings(self, "dpo.")
 
 
-def beam_negatives(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str, ...], str]], n: int, exclude_seen: bool = True) -> Dataset:
+def beam_negatives(
+    grlm: GRLMForRecommendation, questions: Sequence[tuple[tuple[str, ...], str]], n: int, exclude_seen: bool = True
+) -> Dataset:
     """Pairs for `DPOTrainer`: `n` a question, of the columns `prompt_ids`, `chosen_ids` (the target's identifier) and `rejected_ids` (one
     of the best `n` beams that are not the target), lists of token ids.
 
     Args:
-        asked: (history, target) as item ids; see `grlm_hf.training.rollouts.positions`.
+        questions: (history, target) as item ids; see `grlm_hf.training.rollouts.positions`.
 
     Raises:
         ValueError: too few identifiers for `n` negatives.
@@ -76,17 +78,17 @@ def beam_negatives(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str,
 
     index = grlm.shelf.index
     rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    with tqdm(total=len(asked), desc="beam negatives", unit="prompt", disable=len(asked) < 200) as bar:
-        for start in range(0, len(asked), _AT_ONCE):
-            some = asked[start : start + _AT_ONCE]
-            found = roll_out(grlm, [h for h, _ in some], n + 1, exclude_seen=exclude_seen)
-            for (_, target), beams in zip(some, found, strict=True):
-                wanted = index.path(index.catalog.position(target)).tolist()
-                others = [path for leaf in beams.leaf if (path := index.paths[leaf].tolist()) != wanted][:n]
+    with tqdm(total=len(questions), desc="beam negatives", unit="prompt", disable=len(questions) < 200) as bar:
+        for start in range(0, len(questions), _AT_ONCE):
+            chunk = questions[start : start + _AT_ONCE]
+            found = roll_out(grlm, [history for history, _ in chunk], n + 1, exclude_seen=exclude_seen)
+            for (_, target), beams in zip(chunk, found, strict=True):
+                chosen = index.path(index.catalog.position(target)).tolist()
+                rejected = [path for leaf in beams.leaf if (path := index.paths[leaf].tolist()) != chosen][:n]
                 rows["prompt_ids"] += [beams.prompt.tolist()] * n
-                rows["chosen_ids"] += [wanted] * n
-                rows["rejected_ids"] += others
-            bar.update(len(some))
+                rows["chosen_ids"] += [chosen] * n
+                rows["rejected_ids"] += rejected
+            bar.update(len(chunk))
     return Dataset.from_dict(rows, Features(dict.fromkeys(rows, List(Value("int64")))))
 
 
@@ -103,66 +105,46 @@ def train_dpo(
         ImportError: trl is not installed.
         ValueError: an item that the catalog lacks, more negatives than identifiers, or a loss that became NaN.
     """
-    try:
-        from trl import DPOConfig as TRLConfig
-    except ImportError as error:
-        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
-    import torch
+    trl = require_trl()
     from datasets import Dataset
-    from transformers import ProgressCallback
 
-    from grlm_hf.training.callbacks import OneBar, StopAtNaN
-    from grlm_hf.training.policy import PairTrainer, clean_log, follow_objective
-    from grlm_hf.training.resume import last_whole_checkpoint
+    from grlm_hf.training.callbacks import StopAtNaN
+    from grlm_hf.training.policy import PairTrainer, follow_objective
     from grlm_hf.training.rollouts import positions
 
-    config, work = config or DPOConfig(), Path(work)
+    config, work, policy = config or DPOConfig(), Path(work), grlm.language_model("DPO")
     work.mkdir(parents=True, exist_ok=True)
     # 1. the pairs, of the model as it starts; every process finds the same
     if (work / PAIRS_FILE).is_file():
         pairs = Dataset.from_parquet(str(work / PAIRS_FILE))
     else:
-        asked = positions(histories, config.prompts, seed, config.exclude_seen)
-        pairs = beam_negatives(grlm, asked, config.negatives, config.exclude_seen)
+        questions = positions(histories, config.prompts, seed, config.exclude_seen)
+        pairs = beam_negatives(grlm, questions, config.negatives, config.exclude_seen)
         if int(os.environ.get("RANK", "0")) == 0:
             write_parquet(pairs, work / PAIRS_FILE)
     # 2. TRL
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        args = TRLConfig(
-            output_dir=str(work),
-            num_train_epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=config.warmup,
-            weight_decay=config.weight_decay,
-            max_grad_norm=1.0,
-            per_device_train_batch_size=config.batch_size,
-            beta=config.beta,
-            loss_type=[config.loss],
-            max_length=None,
-            bf16=config.bf16,
-            use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=config.gradient_checkpointing,
-            save_steps=config.save_steps,
-            save_total_limit=2,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            seed=seed,
-            data_seed=seed,
-            disable_tqdm=False,
-            report_to="none",
-        )
-    reference = copy.deepcopy(grlm.model)
-    trainer = PairTrainer(grlm.model, reference, args=args, train_dataset=pairs, processing_class=grlm.tokenizer, callbacks=[StopAtNaN()])
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(OneBar())
-    trie = grlm.trie if grlm.config.objective == "trie" else None
-    for model in (grlm.model, reference):
-        follow_objective(model, trie)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
-    if trainer.is_world_process_zero():
-        write_json(work / "log.json", clean_log(trainer.state.log_history))
-    grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place
-    grlm.model.eval()
+    args = trl_settings(
+        trl.DPOConfig,
+        config,
+        work,
+        seed,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        beta=config.beta,
+        loss_type=[config.loss],
+        max_length=None,
+    )
+    with patches_removed(policy), memory_advice(_less_memory(config)):
+        reference = copy.deepcopy(policy)
+        stop = StopAtNaN("dpo.learning_rate")
+        trainer = PairTrainer(policy, reference, args=args, train_dataset=pairs, processing_class=grlm.tokenizer, callbacks=[stop])
+        for model in (policy, reference):
+            follow_objective(model, grlm.trie if grlm.config.objective == "trie" else None)
+        fit(trainer, work)
     return grlm
+
+
+def _less_memory(config: DPOConfig) -> list[str]:
+    advice = [f"dpo.batch_size={max(1, config.batch_size // 2)}"]
+    advice += ["dpo.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+    return advice + (["dpo.bf16=true"] if not config.bf16 else [])

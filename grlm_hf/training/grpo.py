@@ -7,17 +7,16 @@ them with the item that came next. The log-probabilities in the loss are normali
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from grlm_hf.data.interactions import History
-from grlm_hf.files import write_json
 from grlm_hf.settings import Count, NotNegative, Positive, Range, Share, check_settings
+from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,91 +103,70 @@ def train_grpo(
     Args:
         histories: of training only.
         work: folder for the trainer's checkpoints, and its log: `log.json`.
-        scorer: whose opinion `rewards.collaborative` is.
+        scorer: the recommender whose probabilities define `rewards.collaborative`.
 
     Raises:
         ImportError: trl is not installed.
         ValueError: an item that the catalog lacks, more rollouts than identifiers, or a loss that became NaN.
     """
-    try:
-        from trl import GRPOConfig as TRLConfig
-        from trl import GRPOTrainer
-    except ImportError as error:
-        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
-    import torch
-    from transformers import ProgressCallback
+    trl = require_trl()
 
-    from grlm_hf.training.callbacks import OneBar, StopAtNaN
-    from grlm_hf.training.policy import clean_log, follow_objective
-    from grlm_hf.training.resume import last_whole_checkpoint
+    from grlm_hf.training.callbacks import StopAtNaN
+    from grlm_hf.training.policy import follow_objective, rollout_function
     from grlm_hf.training.rollouts import positions
 
-    config = config or GRPOConfig()
+    config, work, policy = config or GRPOConfig(), Path(work), grlm.language_model("GRPO")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     n = -(-config.steps // config.iterations) * config.prompts * processes
-    asked = positions(histories, n, seed, config.exclude_seen)
+    questions = positions(histories, n, seed, config.exclude_seen)
     rewards = _rewards(grlm, config, scorer)
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func may change; our tests will tell
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        args = TRLConfig(
-            output_dir=str(work),
-            max_steps=config.steps,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=config.warmup,
-            weight_decay=config.weight_decay,
-            max_grad_norm=1.0,
-            per_device_train_batch_size=config.prompts * config.rollouts // config.gradient_accumulation,
-            gradient_accumulation_steps=config.gradient_accumulation,
-            num_generations=config.rollouts,
-            steps_per_generation=config.gradient_accumulation,
-            num_iterations=config.iterations,
-            epsilon=config.epsilon,
-            beta=config.beta,
-            loss_type="dapo",
-            scale_rewards=config.scale_rewards,
-            reward_weights=list(rewards.values()),
-            shuffle_dataset=False,
-            bf16=config.bf16,
-            use_cpu=not torch.cuda.is_available(),
-            gradient_checkpointing=config.gradient_checkpointing,
-            save_steps=config.save_steps,
-            save_total_limit=2,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            seed=seed,
-            data_seed=seed,
-            disable_tqdm=False,
-            report_to="none",
-        )
-    trainer = GRPOTrainer(
-        grlm.model,
-        list(rewards),  # type: ignore[arg-type]
-        args=args,
-        train_dataset=_dataset(grlm, asked),
-        processing_class=grlm.tokenizer,
-        rollout_func=_rollouts(grlm, config, seed),  # type: ignore[arg-type]  # prompts are histories here
-        callbacks=[StopAtNaN()],
+    args = trl_settings(
+        trl.GRPOConfig,
+        config,
+        work,
+        seed,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.prompts * config.rollouts // config.gradient_accumulation,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        num_generations=config.rollouts,
+        steps_per_generation=config.gradient_accumulation,
+        num_iterations=config.iterations,
+        epsilon=config.epsilon,
+        beta=config.beta,
+        loss_type="dapo",
+        scale_rewards=config.scale_rewards,
+        reward_weights=list(rewards.values()),
+        shuffle_dataset=False,
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(OneBar())
-    trie = grlm.trie if grlm.config.objective == "trie" else None
-    for model in (grlm.model, trainer.ref_model):
-        if model is not None:
-            follow_objective(trainer.accelerator.unwrap_model(model), trie)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(work)))
-    if trainer.is_world_process_zero():
-        write_json(Path(work) / "log.json", clean_log(trainer.state.log_history))
-    grlm.model.__dict__.pop("forward", None)  # what TRL and we put in its place
-    grlm.model.eval()
+    with patches_removed(policy), memory_advice(_less_memory(config)):
+        trainer = trl.GRPOTrainer(
+            policy,
+            list(rewards),
+            args=args,
+            train_dataset=_dataset(grlm, questions),
+            processing_class=grlm.tokenizer,
+            rollout_func=rollout_function(lambda *rows: _rollouts(grlm, config, seed, *rows), config.rollouts),
+            callbacks=[StopAtNaN("grpo.learning_rate")],
+        )
+        for model in (policy, trainer.ref_model):
+            if model is not None:
+                follow_objective(trainer.accelerator.unwrap_model(model), grlm.trie if grlm.config.objective == "trie" else None)
+        fit(trainer, work)
     return grlm
 
 
-def _dataset(grlm: GRLMForRecommendation, asked: Sequence[tuple[tuple[str, ...], str]]) -> Dataset:
+def _less_memory(config: GRPOConfig) -> list[str]:
+    advice = [f"grpo.gradient_accumulation={config.gradient_accumulation * 2}"]
+    advice += ["grpo.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+    advice += ["grpo.bf16=true"] if not config.bf16 else []
+    return [*advice, "a lower grpo.prompts or grpo.rollouts"]
+
+
+def _dataset(grlm: GRLMForRecommendation, questions: Sequence[tuple[tuple[str, ...], str]]) -> Dataset:
     from datasets import Dataset
 
-    return Dataset.from_dict({"prompt": [list(h) for h, _ in asked], "target": [list(grlm.catalog.term_id(t)) for _, t in asked]})
+    targets = [list(grlm.catalog.identifier(target)) for _, target in questions]
+    return Dataset.from_dict({"prompt": [list(history) for history, _ in questions], "target": targets})
 
 
 def _rewards(grlm: GRLMForRecommendation, config: GRPOConfig, scorer: Scorer | None) -> dict[Callable[..., list[float]], float]:
@@ -203,28 +181,19 @@ def _rewards(grlm: GRLMForRecommendation, config: GRPOConfig, scorer: Scorer | N
         found[for_trl(rank_aware, "rank_aware")] = w.rank_aware
     if w.collaborative:
         if scorer is None:
-            raise ValueError("grpo.rewards.collaborative needs a scorer, whose opinion it is.")
+            raise ValueError("grpo.rewards.collaborative needs a scorer, whose probabilities define it.")
         found[for_trl(collaborative(grlm.catalog, scorer), "collaborative")] = w.collaborative
     return found
 
 
-def _rollouts(grlm: GRLMForRecommendation, config: GRPOConfig, seed: int) -> Callable[[list[list[str]], Any], dict[str, Any]]:
-    """TRL's `rollout_func`: the rows' histories → tokens of prompts and completions. Rows come `rollouts` times each, together."""
+def _rollouts(
+    grlm: GRLMForRecommendation, config: GRPOConfig, seed: int, histories: list[list[str]], step: int, process: int
+) -> list[tuple[list[int], list[list[int]]]]:
+    """The tokens of each history's prompt, and those of its completions."""
     from grlm_hf.training.rollouts import roll_out
 
-    paths = grlm.shelf.index.paths
-
-    def rollout(rows: list[list[str]], trainer: Any) -> dict[str, Any]:
-        n = config.rollouts
-        rng = np.random.default_rng([seed, trainer.state.global_step, trainer.accelerator.process_index])
-        grlm.model.eval()
-        found = roll_out(grlm, rows[::n], n, sampling=config.sampling, exclude_seen=config.exclude_seen, rng=rng)
-        grlm.model.train()
-        return {
-            "prompt_ids": [r.prompt.tolist() for r in found for _ in range(n)],
-            "completion_ids": [paths[leaf].tolist() for r in found for leaf in r.leaf],
-            "logprobs": None,
-            "place": [place for _ in found for place in range(n)],
-        }
-
-    return rollout
+    paths, rng = grlm.shelf.index.paths, np.random.default_rng([seed, step, process])
+    grlm.model.eval()
+    found = roll_out(grlm, histories, config.rollouts, sampling=config.sampling, exclude_seen=config.exclude_seen, rng=rng)
+    grlm.model.train()
+    return [(r.prompt.tolist(), [paths[leaf].tolist() for leaf in r.leaf]) for r in found]

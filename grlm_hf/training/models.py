@@ -91,12 +91,10 @@ def load_trained(folder: str | Path, config: TrainConfig) -> Any:
         return PeftModel.from_pretrained(given, folder).merge_and_unload()
 
 
-def add_dropout(model: Any, p: float) -> list[Any]:
-    """Hooks that drop out embeddings and block outputs while training, so that the saved architecture stays a stock one."""
+@contextmanager
+def dropout(model: Any, p: float) -> Iterator[None]:
+    """Drops out embeddings and block outputs in training mode, by hooks, so that the saved architecture stays a stock one."""
     import torch
-
-    if not p:
-        return []
 
     def drop(module: Any, _inputs: Any, output: Any) -> Any:
         if not module.training:
@@ -105,7 +103,12 @@ def add_dropout(model: Any, p: float) -> list[Any]:
         return output * ((torch.rand_like(output, dtype=torch.float32) >= p).to(output.dtype) / (1 - p))
 
     modules = [model.get_input_embeddings(), *(m for n, m in model.named_modules() if n.endswith(("self_attn.o_proj", "mlp.down_proj")))]
-    return [module.register_forward_hook(drop) for module in modules]
+    hooks = [module.register_forward_hook(drop) for module in modules] if p else []
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

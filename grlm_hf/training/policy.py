@@ -1,16 +1,16 @@
-"""What TRL's preference trainers ask of a policy: log-probabilities normalised as the checkpoint's scores are, each prompt computed once
-for all of its completions.
+"""TRL's preference trainers made to train a recommender. This is the one file that knows TRL's internals, of versions 1.16.x.
 
-TRL's trainers call ``model(input_ids, attention_mask, labels=…, fused_lm_head=True).log_probs``. `follow_objective` answers that call,
-so that GRPO, DPO and the reference model all follow the same convention, and no method of a trainer is rewritten for it.
+TRL's trainers call ``model(input_ids, attention_mask, labels=…, fused_lm_head=True).log_probs``. `follow_objective` answers that call
+with log-probabilities normalised as the checkpoint's scores are, each prompt computed once for all of its completions. So GRPO, DPO and
+the reference model follow the same convention, and no method of a trainer is rewritten for it.
 """
 
 from __future__ import annotations
 
 import functools
-import math
+import os
 import types
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def follow_objective(model: Any, trie: Trie | None) -> None:
 
     Args:
         model: a causal LM that a TRL trainer has given its fused head (`trl.trainer.utils.add_fused_lm_head`), with eager or SDPA
-            attention.
+            attention: the policy or the reference.
         trie: normalise the identifiers that end a completion over the legal children of the current trie node (objective "trie"), and
             free text before them over all tokens; ``None``: all over all tokens. Of the other values that TRL logs (entropy, mean logit)
             there are none under the trie: they are NaN.
@@ -175,13 +175,25 @@ class PairTrainer(DPOTrainer):
         return dataset
 
 
-def clean_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A trainer's log without values that do not exist under the trie objective, or mean nothing for rollouts that end by themselves."""
-    no_sense = ("clipped_ratio", "terminated_length", "mean_token_accuracy", "logits/")
-    return [
-        {k: v for k, v in entry.items() if v is not None and not _nan(v) and not any(name in k for name in no_sense)} for entry in history
-    ]
+def rollout_function(roll_out: Callable[[list[Any], int, int], list[tuple[list[int], list[list[int]]]]], n: int) -> Callable[..., Any]:
+    """TRL's `rollout_func`, an experimental part of its interface.
 
+    Args:
+        roll_out: (prompts, step, process) → the tokens of each prompt, and of its `n` completions.
+        n: TRL hands each prompt over so many times, in a row.
 
-def _nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    Returns:
+        A function that also fills a column `place`: the number of a completion among those of its prompt.
+    """
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        found = roll_out(prompts[::n], trainer.state.global_step, trainer.accelerator.process_index)
+        return {
+            "prompt_ids": [prompt for prompt, _ in found for _ in range(n)],
+            "completion_ids": [completion for _, completions in found for completion in completions],
+            "logprobs": None,
+            "place": [place for _ in found for place in range(n)],
+        }
+
+    return rollout

@@ -92,5 +92,5 @@ def roll_out(
     else:
         groups = sample(grlm.engine, index.walker, prompts, n, grlm.config.objective, rng or np.random.default_rng(), **common)  # type: ignore[arg-type]
     if any(len(leaf) < n or not np.isfinite(log_prob).all() for leaf, log_prob in groups):
-        raise ValueError("The model's scores became NaN or infinite; lower the learning rate.")
+        raise ValueError("The model's scores became NaN or infinite; lower grpo.learning_rate.")
     return [Rollouts(prompt, *group) for prompt, group in zip(prompts, groups, strict=True)]

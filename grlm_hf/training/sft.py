@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
@@ -18,15 +17,18 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
-from grlm_hf.training.models import add_dropout, load_given, load_trained, lora_settings
+from grlm_hf.training.models import dropout, load_given, load_trained, lora_settings
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
+from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings
 from grlm_hf.training.scratch import make_model, train_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from grlm_hf.modeling.config import GRLMConfig
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.sequence import SequenceModel
+    from grlm_hf.training.trainer import TermIDTrainer
 
 
 def train(
@@ -49,223 +51,263 @@ def train(
     see. With `config.hub` the checkpoint is pushed while it is trained; the finished one is left to the caller.
 
     Args:
-        mixture: prompt/completion examples (`grlm_hf.tasks.mixture`).
+        mixture: an ``sft`` table (`grlm_hf.tasks.mixture`).
         work: folder for the trainer's checkpoints and its log, ``log.json``.
-        validation: examples of validation users whose loss is logged each epoch.
-        cases: validation users that early stopping asks for their next item. Never test users.
-        teacher: learnt from too, as `config.distill` says; trained on the same histories.
-        max_history, history, max_tokens: what the mixture was built with (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states it.
+        validation: examples of validation users; their loss is logged each epoch.
+        cases: validation users, whose next item early stopping searches for. Never test users.
+        max_history, history, max_tokens: as the mixture was built (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states them.
+        teacher: trained on the same histories, for `config.distill`.
 
     Returns:
-        The recommender, on the device that it was trained on; after LoRA, sharding or early stopping, on the CPU. ``None`` in all processes
-        but the main one.
+        The recommender, on the training's device; after LoRA, sharding or early stopping on the CPU. ``None`` in all processes but the
+        main one.
 
     Raises:
-        ImportError: trl, or what a setting needs, is not installed.
-        ValueError: see `tokenize_mixture`, `TrainConfig.check` and `check_same_run`; early stopping without cases; or the loss became NaN:
-            then the checkpoints in `work` are those from before.
+        ImportError: trl, or a package that a setting needs, is not installed.
+        ValueError: see `tokenize_mixture`, `TrainConfig.check` and `check_same_run`; early stopping without cases; or a loss that became
+            NaN, before it reached a checkpoint.
         MemoryError: with the settings that need less.
     """
+    require_trl()
     import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, wonders aloud why there is no GPU
-    try:
-        from trl import SFTConfig
-    except ImportError as error:
-        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object
-    from transformers import AutoTokenizer
+    from accelerate.utils import broadcast_object_list
 
     from grlm_hf.modeling.config import GRLMConfig
-    from grlm_hf.modeling.recommender import GRLMForRecommendation
-    from grlm_hf.training.callbacks import EarlyStopping, Pushes, best_folder, places, ranks_metrics, standing
-    from grlm_hf.training.distill import Teacher
-    from grlm_hf.training.trainer import TermIDTrainer
 
-    config = config or TrainConfig()
-    config.check()
-    stopping = config.early_stopping
-    if stopping.metric and not cases:
-        raise ValueError(
-            f"train.early_stopping.metric={stopping.metric} asks validation users, and there are none. Split the data so that some are "
-            "held out (read.split), or leave the metric empty."
-        )
-    work = Path(work)
-    # 1. TRL's settings; they come first, since they connect the processes and start DeepSpeed
-    on_cpu, deepspeed = not torch.cuda.is_available(), os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
-        sft_args = SFTConfig(
-            output_dir=str(work),
-            num_train_epochs=config.epochs,
-            max_steps=config.max_steps,
-            learning_rate=config.learning_rate,
-            per_device_train_batch_size=config.batch_size,
-            per_device_eval_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation,
-            lr_scheduler_type="cosine",
-            warmup_steps=config.warmup,
-            weight_decay=config.weight_decay,
-            adam_beta1=config.beta1,
-            adam_beta2=config.beta2,
-            adam_epsilon=config.epsilon,
-            max_grad_norm=config.clip,
-            bf16=config.bf16,
-            dataloader_pin_memory=not on_cpu,
-            use_cpu=on_cpu and not deepspeed,  # with it accelerate would leave DeepSpeed out
-            ddp_backend="gloo" if on_cpu and deepspeed else None,
-            gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
-            use_liger_kernel=config.liger,
-            completion_only_loss=True,
-            max_length=None,
-            eval_strategy="no",  # evaluations are asked for by the trainer's own callback
-            save_steps=config.save_steps,
-            save_total_limit=2,
-            logging_steps=10,
-            logging_nan_inf_filter=False,
-            ddp_find_unused_parameters=None if on_cpu else False,
-            ddp_timeout=7200,  # a push or a search for validation users takes its time, and the others wait
-            seed=seed,
-            data_seed=seed,
-            disable_tqdm=False,
-            report_to="none",
-        )
+    config, work = config or TrainConfig(), Path(work)
+    _check(config, cases, teacher)
+    # 1. TRL's settings come first, since they connect the processes and start DeepSpeed
+    args = _trl_settings(config, work, seed)
     processes = PartialState()
-    # 2. the model
-    if config.model == "scratch":
-        tokenizer = train_tokenizer(_tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
-        model = make_model(config.scratch, tokenizer, seed)
-        if not torch.cuda.is_available():  # for short texts on a CPU the fused kernels take longer; half as long again for a whole step
-            model.set_attn_implementation("eager")
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-        model = load_given(config)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    # 3. the data
-    if config.distill.weight and teacher is None:
-        raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
-    taught = bool(config.distill.weight)
-    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
-    held_out = None
-    if validation is not None and (watched := min(config.validation_examples, len(validation))):
-        held_out = tokenize_mixture(validation.shuffle(seed=seed).select(range(watched)), tokenizer, catalog, limit, True, config.objective)
-    if len(set(gather_object([digest(examples)]))) > 1:
-        raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
-    # 4. TRL's trainer
+    # 2. the model, and the data in its tokens
+    model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
+    examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
+    # 3. where to go on from
     if processes.is_main_process:
         check_same_run(work, config, seed, processes.num_processes, examples)
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
-    trie = catalog.trie(tokenizer) if config.objective == "trie" else None
-    trainer = TermIDTrainer(
-        model,
-        trie=trie,
-        teacher=Teacher(teacher, catalog, trie, config.distill.temperature) if taught and teacher and trie else None,
-        teacher_weight=config.distill.weight,
-        args=sft_args,
-        train_dataset=examples,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        peft_config=lora_settings(config),
-    )
-    facts = GRLMConfig(
-        max_history=max_history,
-        prompt_hash=prompt_hash(history),
-        tokenizer_hash=tokenizer_hash(tokenizer),
-        objective=config.objective,
-        history=history,
-        max_tokens=max_tokens,
-    )
-    autocast = config.bf16 and config.model != "scratch"
-
-    def saved(folder: Path) -> Path:
-        """The weights as they are now, written by all processes together; it takes `folder`'s place when it is whole."""
-        trainer.save_model(str(folder.with_name(f"{folder.name}-new")))
-        trainer.accelerator.wait_for_everyone()
-        if processes.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.with_name(f"{folder.name}-new").rename(folder)
-        trainer.accelerator.wait_for_everyone()
-        return folder
-
-    def assembled(folder: Path) -> GRLMForRecommendation:
-        trained = load_trained(folder, config)
-        return GRLMForRecommendation(trained.to(torch.bfloat16) if autocast else trained, tokenizer, catalog, facts)
-
-    asked = random.Random(seed).sample(list(cases), min(stopping.users, len(cases)))
-
-    def ask() -> dict[str, float]:
-        if trainer.sharded:
-            grlm = assembled(saved(work / "asked")).to(sft_args.device)
-        else:
-            grlm = GRLMForRecommendation(trainer.accelerator.unwrap_model(trainer.model), tokenizer, catalog, facts)
-        trainer.model.eval()  # type: ignore[union-attr]  # what is logged next belongs to an evaluation
-        mine = range(processes.process_index, len(asked), processes.num_processes)
-        with torch.autocast(sft_args.device.type, torch.bfloat16, enabled=autocast):
-            found = gather_object(list(zip(mine, places(grlm, [asked[i] for i in mine]), strict=True)))
-        return ranks_metrics([place for _, place in sorted(found, key=lambda pair: pair[0])])
-
-    def push() -> None:
-        folder = saved(work / "pushed")
-        try:
-            if processes.is_main_process:
-                assembled(folder).push_to_hub(config.hub.repo)
-        finally:  # also behind a push that failed: the others wait
-            trainer.accelerator.wait_for_everyone()
-
-    if stopping.metric:
-        trainer.add_callback(EarlyStopping(stopping, work, ask, trainer.log, saved))
-    if config.hub.every:
-        trainer.add_callback(Pushes(config.hub.every, push))
-    hooks = add_dropout(trainer.model, config.dropout)
-    if processes.process_index:  # dropout of its own in each process
-        torch.manual_seed(seed + processes.process_index)
     log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
-    if not (stopping.metric and standing(log, stopping)[1]):  # else it was broken off after it had stopped
-        with _memory_knobs(config):
-            trainer.train(resume_from_checkpoint=resume)
-        log = trainer.state.log_history
-    for hook in hooks:
-        hook.remove()
-    # 5. the checkpoint
-    if processes.is_main_process:
-        write_json(work / "log.json", log)
-    best = standing(log, stopping)[0] if stopping.metric else None
-    if best is not None or trainer.sharded or config.lora.rank:
-        folder = saved(work / "final") if best is None else best_folder(work, best)
-        return assembled(folder) if processes.is_main_process else None
-    if not processes.is_main_process:
-        return None
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    return GRLMForRecommendation(trained.to(torch.bfloat16) if autocast else trained, tokenizer, catalog, facts)
+    stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
+    facts = GRLMConfig(prompt_hash=prompt_hash(history), tokenizer_hash=tokenizer_hash(tokenizer), **stated)  # type: ignore[arg-type]
+    with patches_removed(model):
+        # 4. TRL's trainer
+        more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
+        trainer = _trainer(model, catalog, config, teacher, **more)
+        run = _Run(trainer, catalog, tokenizer, facts, config, work)
+        run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
+        # 5. the steps
+        with dropout(trainer.model, config.dropout), memory_advice(_less_memory(config)):
+            if processes.process_index:  # dropout of its own in each process
+                torch.manual_seed(seed + processes.process_index)
+            if not run.has_stopped(log):  # else it was broken off after it had stopped
+                trainer.train(resume_from_checkpoint=resume)
+                log = trainer.state.log_history
+        # 6. the checkpoint
+        if processes.is_main_process:
+            write_json(work / LOG_FILE, log)
+        return run.finished(log)
 
 
-@contextmanager
-def _memory_knobs(config: TrainConfig) -> Iterator[None]:
-    """Says of memory that ran out which settings need less."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said
-        if not short:
-            raise
-        knobs = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]
-        if config.model != "scratch":
-            knobs += ["train.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
-            knobs += ["train.bf16=true"] if not config.bf16 else []
-            knobs += ["train.lora.rank=16"] if not config.lora.rank else ["train.lora.bits=4"] if config.lora.bits == 16 else []
-            knobs += ["several GPUs under ZeRO-2 or ZeRO-3 (docs/training.md)"]
-        knobs += ["a lower mixture.max_tokens or mixture.max_history, with the data made again"]
-        found = said.splitlines()[0] if said else "MemoryError"
-        raise MemoryError(f"Memory ran out in training ({found}). Try {'; '.join(knobs)}.") from error
+def _check(config: TrainConfig, cases: Sequence[Case], teacher: SequenceModel | None) -> None:
+    config.check()
+    if config.early_stopping.metric and not cases:
+        raise ValueError(
+            f"train.early_stopping.metric={config.early_stopping.metric} needs validation users, and there are none. Split the data "
+            "so that some are held out (read.split), or leave the metric empty."
+        )
+    if config.distill.weight and teacher is None:
+        raise ValueError("train.distill.weight needs a teacher, and there is none; name its file as train.distill.model.")
 
 
-def _tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
+def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    on_cpu, deepspeed = not torch.cuda.is_available(), os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    return trl_settings(
+        SFTConfig,
+        config,
+        work,
+        seed,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_epsilon=config.epsilon,
+        max_grad_norm=config.clip,
+        dataloader_pin_memory=not on_cpu,
+        use_cpu=on_cpu and not deepspeed,  # with it accelerate would leave DeepSpeed out
+        ddp_backend="gloo" if on_cpu and deepspeed else None,
+        gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
+        use_liger_kernel=config.liger,
+        completion_only_loss=True,
+        max_length=None,
+        eval_strategy="no",  # the trainer's own callback evaluates
+        logging_steps=10,
+        ddp_find_unused_parameters=None if on_cpu else False,
+        ddp_timeout=7200,  # a push or a search for validation users takes its time, and the others wait
+    )
+
+
+def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset, seed: int) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoTokenizer
+
+    if config.model != "scratch":
+        return load_given(config), AutoTokenizer.from_pretrained(config.model)
+    tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
+    model = make_model(config.scratch, tokenizer, seed)
+    if not torch.cuda.is_available():  # for short texts on a CPU the fused kernels take longer; half as long again for a whole step
+        model.set_attn_implementation("eager")
+    return model, tokenizer
+
+
+def tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
+    """What a tokenizer of a model from scratch is trained on."""
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     known = set(lines)
-    written = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
-    asked = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
-    return [*lines * 10, *asked, *written]
+    answers = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
+    prompts = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
+    return [*lines * 10, *prompts, *answers]
+
+
+def _examples(
+    config: TrainConfig, catalog: Catalog, mixture: Dataset, validation: Dataset | None, tokenizer: Any, model: Any, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """The mixture and, of the validation examples, those whose loss is watched, as tokens."""
+    from accelerate.utils import gather_object
+
+    limit = getattr(model.config, "max_position_embeddings", None)
+    taught = bool(config.distill.weight)
+    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
+    if len(set(gather_object([digest(examples)]))) > 1:
+        raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
+    watched = min(config.validation_examples, len(validation)) if validation is not None else 0
+    if validation is None or not watched:
+        return examples, None
+    some = validation.shuffle(seed=seed).select(range(watched))
+    return examples, tokenize_mixture(some, tokenizer, catalog, limit, last_only=True, objective=config.objective)
+
+
+def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: SequenceModel | None, **more: Any) -> TermIDTrainer:
+    from grlm_hf.training.distill import Teacher
+    from grlm_hf.training.trainer import TermIDTrainer
+
+    trie = catalog.trie(more["processing_class"]) if config.objective == "trie" else None
+    if trie and teacher and config.distill.weight:
+        more |= {"teacher": Teacher(teacher, catalog, trie, config.distill.temperature), "teacher_weight": config.distill.weight}
+    return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config), **more)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A training under way, and the recommender that its weights make.
+
+    Attributes:
+        facts: what the checkpoint states.
+        work: folder of all that is written before the end.
+    """
+
+    trainer: Any
+    catalog: Catalog
+    tokenizer: Any
+    facts: GRLMConfig
+    config: TrainConfig
+    work: Path
+
+    def add_callbacks(self, cases: Sequence[Case]) -> None:
+        """Early stopping on these validation users, and pushes, as the settings say."""
+        from grlm_hf.training.callbacks import EarlyStopping, Pushes
+
+        stopping, hub = self.config.early_stopping, self.config.hub
+        if stopping.metric:
+            self.trainer.add_callback(EarlyStopping(stopping, self.work, lambda: self.measure(cases), self.trainer.log, self.save))
+        if hub.every:
+            self.trainer.add_callback(Pushes(hub.every, self.push))
+
+    def has_stopped(self, log: Sequence[dict[str, Any]]) -> bool:
+        """Whether early stopping has ended the training that wrote the log."""
+        from grlm_hf.training.callbacks import stopping_state
+
+        return bool(self.config.early_stopping.metric) and stopping_state(log, self.config.early_stopping)[1]
+
+    @property
+    def autocast(self) -> bool:
+        """The weights are float32 while training, and bfloat16 in the checkpoint."""
+        return self.config.bf16 and self.config.model != "scratch"
+
+    def save(self, folder: Path) -> Path:
+        """Writes the weights as they are now, by all processes together; they take `folder`'s place when they are whole."""
+        accelerator, new = self.trainer.accelerator, folder.with_name(f"{folder.name}-new")
+        self.trainer.save_model(str(new))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+        accelerator.wait_for_everyone()
+        return folder
+
+    def from_folder(self, folder: Path) -> GRLMForRecommendation:
+        """The recommender of weights that `save` wrote, on the CPU."""
+        return self._recommender(load_trained(folder, self.config), self.autocast)
+
+    def in_memory(self, final: bool = False) -> GRLMForRecommendation:
+        """The recommender of the weights as they are now; `final`: in the type that the checkpoint has."""
+        return self._recommender(self.trainer.accelerator.unwrap_model(self.trainer.model), final and self.autocast)
+
+    def _recommender(self, model: Any, half: bool) -> GRLMForRecommendation:
+        import torch
+
+        from grlm_hf.modeling.recommender import GRLMForRecommendation
+
+        return GRLMForRecommendation(model.to(torch.bfloat16) if half else model, self.tokenizer, self.catalog, self.facts)
+
+    def measure(self, cases: Sequence[Case]) -> dict[str, float]:
+        """Metrics of the constrained search on validation users, each process for its share; the same in every process."""
+        import torch
+        from accelerate.utils import gather_object
+
+        from grlm_hf.training.callbacks import places, ranks_metrics
+
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        grlm = self.from_folder(self.save(self.work / "asked")).to(trainer.args.device) if trainer.sharded else self.in_memory()
+        trainer.model.eval()  # what is logged next belongs to an evaluation
+        mine = range(accelerator.process_index, len(cases), accelerator.num_processes)
+        with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=self.autocast):
+            found = gather_object(list(zip(mine, places(grlm, [cases[i] for i in mine]), strict=True)))
+        return ranks_metrics([place for _, place in sorted(found, key=lambda pair: pair[0])])
+
+    def push(self) -> None:
+        """Pushes the checkpoint as it is now."""
+        folder = self.save(self.work / "pushed")
+        try:
+            if self.trainer.accelerator.is_main_process:
+                self.from_folder(folder).push_to_hub(self.config.hub.repo)
+        finally:  # also behind a push that failed: the others wait
+            self.trainer.accelerator.wait_for_everyone()
+
+    def finished(self, log: Sequence[dict[str, Any]]) -> GRLMForRecommendation | None:
+        """The recommender of the best weights, or of the last ones without early stopping; ``None`` in all processes but the main one."""
+        from grlm_hf.training.callbacks import best_folder, stopping_state
+
+        stopping, is_main = self.config.early_stopping, self.trainer.accelerator.is_main_process
+        best = stopping_state(log, stopping)[0] if stopping.metric else None
+        if best is None and not (self.trainer.sharded or self.config.lora.rank):
+            return self.in_memory(final=True) if is_main else None
+        folder = self.save(self.work / "final") if best is None else best_folder(self.work, best)
+        return self.from_folder(folder) if is_main else None
+
+
+def _less_memory(config: TrainConfig) -> list[str]:
+    advice = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]
+    if config.model != "scratch":
+        advice += ["train.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+        advice += ["train.bf16=true"] if not config.bf16 else []
+        advice += ["train.lora.rank=16"] if not config.lora.rank else ["train.lora.bits=4"] if config.lora.bits == 16 else []
+        advice += ["several GPUs under ZeRO-2 or ZeRO-3 (docs/training.md)"]
+    return [*advice, "a lower mixture.max_tokens or mixture.max_history, with the data made again"]

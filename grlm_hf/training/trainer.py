@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from datasets import concatenate_datasets
-from transformers import ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
-from grlm_hf.training.callbacks import OneBar, SameWhenResumed
+from grlm_hf.training.callbacks import SameWhenResumed
 from grlm_hf.training.distill import Teacher
 from grlm_hf.training.head import check_linear_head, plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
+from grlm_hf.training.run import one_bar
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker
 
@@ -46,8 +46,7 @@ class TermIDTrainer(SFTTrainer):
         self.data_collator = _Collator(self.data_collator)
         self.add_callback(SameWhenResumed(lambda epoch: self._order.set_epoch(epoch), self.eval_dataset is not None))
         if not self.args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(OneBar())
+            one_bar(self)
         self._fillers = self._short(self.train_dataset, self.args.train_batch_size)
         if self._fillers:  # accelerate would repeat examples from the epoch's beginning
             self.train_dataset = concatenate_datasets([self.train_dataset, _without_labels(self.train_dataset, 1)])

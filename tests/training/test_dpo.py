@@ -79,9 +79,12 @@ def test_a_resumed_run_ends_like_a_whole_one(tmp_path: Path) -> None:
 
 
 def test_a_diverging_loss_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="became"):
-        train_dpo(toy_grlm("trie"), TRAIN, tmp_path, DPOConfig(prompts=64, learning_rate=1e30, batch_size=16))
+    grlm = toy_grlm("trie")
+    with pytest.raises(ValueError, match=r"became .*; lower dpo\.learning_rate"):
+        train_dpo(grlm, TRAIN, tmp_path, DPOConfig(prompts=64, learning_rate=1e30, batch_size=16))
     assert not (tmp_path / "log.json").exists()
+    assert "forward" not in grlm.model.__dict__  # the model goes on without the training's patches
+    assert not grlm.model.training
 
 
 @pytest.mark.parametrize("settings", [{"prompts": 0}, {"negatives": 0}, {"beta": 0}, {"epochs": 0}, {"loss": "foo"}])

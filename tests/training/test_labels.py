@@ -19,7 +19,7 @@ from grlm_hf.tasks.examples import Example, default_spans
 from grlm_hf.tasks.mixture import examples_to_dataset, make_mixture, validation_sequences
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.scratch import ScratchConfig
-from grlm_hf.training.sft import TrainConfig, _tokenizer_texts, tokenize_mixture, train
+from grlm_hf.training.sft import TrainConfig, tokenize_mixture, tokenizer_texts, train
 
 PLAIN = toy_catalog()
 # titles that would break the form if they could
@@ -134,7 +134,7 @@ def test_refused_labels(chat_file: str) -> None:
 def test_a_tokenizer_of_ones_own_sees_all_text(chat_file: str) -> None:
     default = make_mixture(CATALOG, SPLIT.train).dataset
     requests = [f"user\n{row[0]['content']}\nassistant\n" for row in default["prompt"]]
-    assert _tokenizer_texts(CATALOG, default) == [*map(TERMS.line, CATALOG.identifiers * 10), *requests]
-    texts = "".join(_tokenizer_texts(CATALOG, full_mixture(chat_file, "both")))
+    assert tokenizer_texts(CATALOG, default) == [*map(TERMS.line, CATALOG.identifiers * 10), *requests]
+    texts = "".join(tokenizer_texts(CATALOG, full_mixture(chat_file, "both")))
     assert "assistant\n[no, item]\nHi!\nuser\nBye.\nassistant\n" in texts
     assert "Title 9 mug (x) |im_end| .\n" in texts

@@ -15,7 +15,7 @@ from toy_run import SPLIT, STOPPING, toy_train
 from toys import toy_grlm
 
 from grlm_hf.evaluation.metrics import per_case
-from grlm_hf.training.callbacks import places, ranks_metrics, standing
+from grlm_hf.training.callbacks import places, ranks_metrics, stopping_state
 from grlm_hf.training.config import EarlyStoppingConfig
 
 
@@ -29,7 +29,7 @@ def test_metrics_are_those_of_the_evaluation(found: list[int | None]) -> None:
 def test_patience_counts_askings_without_a_gain(values: list[int], patience: int, min_gain: float) -> None:
     config = EarlyStoppingConfig("recall@10", patience=patience, min_gain=min_gain)
     log = [{"loss": 1.0, "step": 0}] + [{"eval_recall@10": v / 10, "step": 7 * n} for n, v in enumerate(values)]
-    best, over = standing(log, config)
+    best, over = stopping_state(log, config)
     if not values:
         assert (best, over) == (None, False)
         return
@@ -72,5 +72,5 @@ def test_each_epoch_by_default(tmp_path: Path) -> None:
 
 def test_no_validation_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("toy_run.SPLIT", replace(SPLIT, validation=()))
-    with pytest.raises(ValueError, match=r"ndcg@10 asks validation users, and there are none.*read\.split"):
+    with pytest.raises(ValueError, match=r"ndcg@10 needs validation users, and there are none.*read\.split"):
         toy_train(tmp_path, early_stopping=STOPPING)

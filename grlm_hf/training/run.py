@@ -1,0 +1,142 @@
+"""What every training with TRL shares: its settings, one progress bar, its log, a model left as it was found, and what to do when memory
+runs out."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from grlm_hf.files import write_json
+from grlm_hf.training.resume import last_whole_checkpoint
+
+LOG_FILE = "log.json"
+_PATCHED = ("forward", "_original_forward")
+"""Attributes that TRL, accelerate and `grlm_hf.training.policy` set on a model that they train."""
+_MEANINGLESS = ("clipped_ratio", "terminated_length", "mean_token_accuracy", "logits/")
+"""Parts of the names of logged values that mean nothing for completions of a constrained search."""
+
+
+class TrainingSettings(Protocol):
+    """What the settings of every training have (`grlm_hf.training.config.TrainConfig`, `GRPOConfig`, `DPOConfig`)."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def bf16(self) -> bool: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def save_steps(self) -> int: ...
+
+
+def require_trl() -> Any:
+    """The module `trl`. Raises ``ImportError`` with what to install."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, prints that it found no GPU
+    try:
+        import trl
+    except ImportError as error:
+        raise ImportError('Training needs TRL: pip install "grlm-hf[train]"') from error
+    return trl
+
+
+def trl_settings(kind: type, config: TrainingSettings, work: Path, seed: int, **own: Any) -> Any:
+    """TRL's settings of one training: those that all of them share, and its own, which win.
+
+    Args:
+        kind: TRL's class of settings, such as ``trl.GRPOConfig``.
+    """
+    import torch
+
+    shared = {
+        "output_dir": str(work),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": config.warmup,  # below 1, a share of all steps
+        "weight_decay": config.weight_decay,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": 1.0,
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "use_cpu": not torch.cuda.is_available(),
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "seed": seed,
+        "data_seed": seed,
+        "disable_tqdm": False,
+        "report_to": "none",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing; TRL does not yet
+        return kind(**shared | own)
+
+
+def one_bar(trainer: Any) -> None:
+    """Replaces the trainer's printed dictionaries and its many bars."""
+    from transformers import ProgressCallback
+
+    from grlm_hf.training.callbacks import OneBar
+
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(OneBar())
+
+
+def fit(trainer: Any, work: Path) -> None:
+    """Trains from the last whole checkpoint in `work`, if there is one, and writes the log there."""
+    one_bar(trainer)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
+    if trainer.is_world_process_zero():
+        write_json(work / LOG_FILE, clean_log(trainer.state.log_history))
+
+
+def clean_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A trainer's log without values that do not exist under the objective "trie", or that mean nothing here."""
+    return [
+        {
+            name: value
+            for name, value in entry.items()
+            if not (value is None or (isinstance(value, float) and math.isnan(value)) or any(part in name for part in _MEANINGLESS))
+        }
+        for entry in history
+    ]
+
+
+@contextmanager
+def patches_removed(model: Any) -> Iterator[None]:
+    """Leaves the model as it was found, in evaluation mode, whether its training ends or fails."""
+    before = {name: model.__dict__[name] for name in _PATCHED if name in model.__dict__}
+    try:
+        yield
+    finally:
+        for name in _PATCHED:
+            model.__dict__.pop(name, None)
+        model.__dict__.update(before)
+        model.eval()
+
+
+@contextmanager
+def memory_advice(advice: Sequence[str]) -> Iterator[None]:
+    """Turns an error of memory that ran out into a ``MemoryError`` with the settings that need less, in the order to try them."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said):
+            raise
+        found = said.splitlines()[0] if said else "MemoryError"
+        raise MemoryError(f"Memory ran out in training ({found}). Try {'; '.join(advice)}.") from error
