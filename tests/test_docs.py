@@ -1,4 +1,4 @@
-"""What README says is what the report files hold."""
+"""The figures of README and docs are those of the report files, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from grlm_hf.evaluation.report import load_report, markdown_table
-from grlm_hf.evaluation.report.tables import methods_table
+from grlm_hf.evaluation.report.tables import Table, methods_table
 from grlm_hf.files import read_json
 from grlm_hf.indexing.quality.report import markdown_table as quality_table
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("quality-beauty", "README.md"),
+        ("quality-beauty", "docs/benchmarks.md"),
         ("quality-sports", "docs/evaluation.md"),
         ("quickstart", "docs/evaluation.md"),
         ("beauty-cpu", "docs/evaluation.md"),
@@ -28,6 +28,23 @@ ROOT = Path(__file__).parents[1]
 def test_the_tables_of_the_reports(name: str, page: str) -> None:
     report = load_report(ROOT / "benchmarks" / "results" / f"{name}.json")
     assert methods_table(report).markdown() in (ROOT / page).read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_readme() -> None:
+    """Four methods and four metrics of the report of Amazon Beauty, and its numbers of users and items."""
+    report = load_report(ROOT / "benchmarks" / "results" / "quality-beauty.json")
+    whole = methods_table(report)
+    columns = [whole.head.index(name) for name in ("method", "recall@5", "recall@10", "ndcg@10", "coverage")]
+    methods = ("grlm", "grlm+sasrec+item_knn+text_knn", "item_knn", "sasrec+item_knn+text_knn")
+    rows = tuple(tuple(row[c] for c in columns) for row in whole.rows if row[0].text in methods)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert Table("", tuple(whole.head[c] for c in columns), rows).markdown() in readme
+    assert f"all {report.protocol.users:,} users, all {report.protocol.candidates:,} items ranked" in readme
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 45
 
 
 def test_the_benchmarks_are_those_of_the_result_files() -> None:
