@@ -24,6 +24,7 @@ from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.decoding.rules import Rules, SearchOptions
 from grlm_hf.decoding.search import search
 from grlm_hf.engines.choose import engine_of
+from grlm_hf.engines.protocol import Batch
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 _NO_EFFECT = {  # options of generate() that change no answer of a search; lengths are checked on their own
@@ -109,10 +110,10 @@ def generate(
     mask = torch.ones_like(prompts) if (given := others.get("attention_mask")) is None else given
     rows = [row[keep.bool()].cpu().numpy() for row, keep in zip(prompts, mask, strict=True)]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    adjustments, deadline = [index.adjustment(rules).by_rank] * len(rows), options.deadline(started)
     found = search(
-        engine_of(model), index.walker, rows, width, objective, options, k=k, adjustments=[index.adjustment(rules).by_rank] * len(rows),
-        pad_token_id=pad, deadline=options.deadline(started),
-    )  # fmt: skip
+        engine_of(model), Batch(index.walker, rows, objective, pad), width, options, k=k, adjustments=adjustments, deadline=deadline
+    )
     tails = torch.full((len(rows) * k, longest), pad, dtype=prompts.dtype)
     scores = torch.full((len(rows) * k,), -torch.inf)
     for i, one in enumerate(found):

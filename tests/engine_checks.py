@@ -8,7 +8,7 @@ import torch
 from toys import fast_brute_force, prompt_and_paths
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.engines.protocol import Engine, Expansion
+from grlm_hf.engines.protocol import Batch, Engine, Expansion
 from grlm_hf.trie.walker import TrieWalker
 
 
@@ -26,7 +26,7 @@ def check_engine(engine: Engine, grlm: GRLMForRecommendation, histories: list[li
     assert engine.max_length is None or engine.max_length > grlm.trie.depth
     objective, walker = grlm.config.objective, TrieWalker(grlm.trie)
     prompts = [np.array(prompt_and_paths(grlm, history)[0]) for history in histories]
-    prefixes = engine.prefixes(walker, prompts, objective, grlm.tokenizer.pad_token_id, lookahead)
+    prefixes = engine.prefixes(Batch(walker, prompts, objective, grlm.tokenizer.pad_token_id, lookahead))
     found, logp = prefixes.root(), np.zeros(len(prompts))
     user = np.arange(len(prompts))
     total = np.full((len(prompts), len(grlm.trie)), np.nan)

@@ -13,23 +13,18 @@ import numpy as np
 import torch
 
 from grlm_hf.decoding.nodes import Nodes
-from grlm_hf.engines.protocol import Engine
+from grlm_hf.engines.protocol import Batch, Engine
 from grlm_hf.trie.ranges import RangeMax
-from grlm_hf.trie.walker import TrieWalker
 
 
 @torch.inference_mode()
 def sample(
     engine: Engine,
-    walker: TrieWalker,
-    prompts: Sequence[np.ndarray],
+    batch: Batch,
     n: int,
-    objective: str,
     rng: np.random.Generator,
-    *,
     adjustments: Sequence[RangeMax | None] | None = None,
     temperature: float = 1.0,
-    pad_token_id: int = 0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draws `n` identifiers a prompt without replacement, from the policy over what is allowed; fewer where fewer are allowed.
 
@@ -38,16 +33,14 @@ def sample(
 
     Args:
         engine: runs the model.
-        walker: the trie, as NumPy arrays.
-        prompts: int64 token ids of each prompt.
-        objective: what `log_prob` is normalised over (`grlm_hf.layout.OBJECTIVES`).
+        batch: the prompts.
         temperature: divides the log-probabilities of children before they are renormalised.
         adjustments: for each user by rank (`grlm_hf.decoding.index.ScoreAdjustment`): ``-inf`` forbids; other values do not matter.
 
     Returns:
         For each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
     """
-    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id)
+    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
     users = np.arange(len(prompts))
     found = prefixes.root()
     user, logp, drawn, key = users, np.zeros(len(users)), np.zeros(len(users)), np.zeros(len(users))

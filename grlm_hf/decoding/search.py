@@ -22,7 +22,7 @@ import torch
 
 from grlm_hf.decoding.nodes import Nodes
 from grlm_hf.decoding.rules import SearchOptions
-from grlm_hf.engines.protocol import Engine, Expansion
+from grlm_hf.engines.protocol import Batch, Engine, Expansion
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
 
@@ -118,38 +118,30 @@ class _Complete:
 
 def search(
     engine: Engine,
-    walker: TrieWalker,
-    prompts: Sequence[np.ndarray],
+    batch: Batch,
     num_beams: int,
-    objective: str,
     options: SearchOptions,
     *,
     k: int,
     adjustments: Sequence[RangeMax | None],
-    pad_token_id: int,
     deadline: float | None = None,
 ) -> list[Found]:
     """The search that `options` state: `beam_search` or `edge_search`. `num_beams` is ``options.width(...)``, `deadline` is
     ``options.deadline(...)``."""
-    shared = {"adjustments": adjustments, "length_penalty": options.length_penalty, "pad_token_id": pad_token_id}
+    penalty = options.length_penalty
     if options.exact:
-        limits = {"deadline": deadline, "max_forwards": options.max_forwards}
-        return edge_search(engine, walker, prompts, num_beams, objective, k=k, exact=True, **limits, **shared)  # type: ignore[arg-type]
-    return (edge_search if options.edge_wise else beam_search)(engine, walker, prompts, num_beams, objective, **shared)  # type: ignore[arg-type]
+        limit = options.max_forwards
+        return edge_search(engine, batch, num_beams, adjustments, penalty, k=k, exact=True, deadline=deadline, max_forwards=limit)
+    return (edge_search if options.edge_wise else beam_search)(engine, batch, num_beams, adjustments, penalty)
 
 
 @torch.inference_mode()
 def beam_search(
     engine: Engine,
-    walker: TrieWalker,
-    prompts: Sequence[np.ndarray],
+    batch: Batch,
     num_beams: int,
-    objective: str = "vocabulary",
-    *,
     adjustments: Sequence[RangeMax | None] | None = None,
     length_penalty: float = 0.0,
-    pad_token_id: int = 0,
-    lookahead: int | None = None,
 ) -> list[Found]:
     """The best identifiers of each prompt, `num_beams` at most, token by token as transformers' beam search goes.
 
@@ -158,18 +150,15 @@ def beam_search(
 
     Args:
         engine: runs the model.
-        walker: the trie, as NumPy arrays.
-        prompts: int64 token ids of each prompt; lengths may differ.
+        batch: the prompts. Under the objective "trie" forced tokens have probability 1, so a beam with nothing left to choose needs no
+            forward. `Batch.lookahead` changes the cost, not the result.
         num_beams: beam width.
-        objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`). Under ``"trie"`` forced tokens have
-            probability 1, so a beam with nothing left to choose needs no forward.
         adjustments, length_penalty: as in `Ranking`.
-        lookahead: forced tokens that one forward computes at most; ``None``: all. It changes the cost, not the result.
 
     Raises:
         ValueError: as `Engine.prefixes`.
     """
-    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
+    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), num_beams)
     known = _Records(prefixes.root())
@@ -265,19 +254,15 @@ class _Records:
 @torch.inference_mode()
 def edge_search(
     engine: Engine,
-    walker: TrieWalker,
-    prompts: Sequence[np.ndarray],
+    batch: Batch,
     num_beams: int,
-    objective: str = "vocabulary",
+    adjustments: Sequence[RangeMax | None] | None = None,
+    length_penalty: float = 0.0,
     *,
     k: int | None = None,
     exact: bool = False,
     deadline: float | None = None,
     max_forwards: int | None = None,
-    adjustments: Sequence[RangeMax | None] | None = None,
-    length_penalty: float = 0.0,
-    pad_token_id: int = 0,
-    lookahead: int | None = None,
 ) -> list[Found]:
     """The best `k` identifiers of each prompt, from choice to choice.
 
@@ -286,8 +271,8 @@ def edge_search(
     can still beat the `k` found.
 
     Args:
-        engine, walker, prompts, objective, adjustments, length_penalty: as in `beam_search`.
-        lookahead: as there if `exact`; otherwise a run that is cut competes as a choice, and the result may differ.
+        engine, batch, adjustments, length_penalty: as in `beam_search`; but if not `exact`, a run that `Batch.lookahead` cuts competes as
+            a choice, and the result may differ.
         num_beams: nodes expanded at once.
         k: identifiers wanted, by default `num_beams`.
         exact: continue until the best `k` are certain.
@@ -299,7 +284,7 @@ def edge_search(
         `k` were found.
     """
     k = k or num_beams
-    prefixes = engine.prefixes(walker, prompts, objective, pad_token_id, lookahead)
+    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), k)
     users = np.arange(len(prompts))

@@ -6,15 +6,13 @@ So the key-value cache is only ever appended to: no beam copies or reorders it, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from grlm_hf.engines.protocol import Engine, Expansion, among_children, run_end
-from grlm_hf.trie.walker import TrieWalker
+from grlm_hf.engines.protocol import Batch, Engine, Expansion, among_children
 
 
 class CausalEngine(Engine):
@@ -41,40 +39,25 @@ class CausalEngine(Engine):
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
 
-    def prefixes(
-        self,
-        walker: TrieWalker,
-        prompts: Sequence[np.ndarray],
-        objective: str = "vocabulary",
-        pad_token_id: int = 0,
-        lookahead: int | None = None,
-    ) -> CausalPrefixes:
+    def prefixes(self, batch: Batch) -> CausalPrefixes:
         _check_attention(self.model)
-        return CausalPrefixes(self.model, walker, prompts, objective, pad_token_id, lookahead)
+        return CausalPrefixes(self.model, batch)
 
     def language_model(self, purpose: str) -> Any:
         return self.model
 
 
 class CausalPrefixes:
-    """See `grlm_hf.engines.protocol.Prefixes`; arguments as of `Engine.prefixes`. `pad_token_id` may be any token: it is masked."""
+    """See `grlm_hf.engines.protocol.Prefixes`."""
 
-    def __init__(
-        self,
-        model: Any,
-        walker: TrieWalker,
-        prompts: Sequence[np.ndarray],
-        objective: str = "vocabulary",
-        pad_token_id: int = 0,
-        lookahead: int | None = None,
-    ):
-        self.model, self.walker, self.objective, self.pad = model, walker, objective, pad_token_id
-        # Forced tokens have probability 1 under the trie objective, so only what they lead to matters.
-        self.lookahead = lookahead if objective == "vocabulary" else None
+    def __init__(self, model: Any, batch: Batch):
+        self.model, self.batch = model, batch
+        walker, prompts, self.objective, self.pad = batch.walker, batch.prompts, batch.objective, batch.pad_token_id
+        self.walker = walker
         self.device = model.get_input_embeddings().weight.device
         self._length = np.array([len(p) for p in prompts])
         longest = int(self._length.max())
-        ids = np.full((len(prompts), longest), pad_token_id, np.int64)
+        ids = np.full((len(prompts), longest), self.pad, np.int64)
         for row, prompt in zip(ids, prompts, strict=True):
             row[longest - len(prompt) :] = prompt
         self._prompt_mask = np.arange(longest) >= longest - self._length[:, None]  # padded on the left
@@ -101,7 +84,7 @@ class CausalPrefixes:
 
     def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
         walker = self.walker
-        end = run_end(walker, have, lo, hi, self.lookahead)
+        end = self.batch.run_end(have, lo, hi)
         # 1. the tokens of all runs, and the columns of the new query positions: those whose logits are needed come first
         count = end - have
         node = np.repeat(np.arange(len(user)), count)

@@ -21,6 +21,32 @@ MAX_LOGITS = 2**28
 
 
 @dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts that are searched together.
+
+    Attributes:
+        walker: the trie, as NumPy arrays.
+        prompts: int64 token ids of each user's prompt; lengths may differ.
+        objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
+        pad_token_id: any token; it is masked.
+        lookahead: tokens of a forced run that one forward computes at most; ``None``: all of them.
+    """
+
+    walker: TrieWalker
+    prompts: Sequence[np.ndarray]
+    objective: str = "vocabulary"
+    pad_token_id: int = 0
+    lookahead: int | None = None
+
+    def run_end(self, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """Int64 [n]: the depth up to which a forward computes nodes from token `have` on: their next choice, or `lookahead` tokens."""
+        choice = self.walker.choice_depth(lo, hi)
+        end = np.where(hi - lo == 1, choice - 1, choice)  # nothing follows the last token of an identifier
+        # Forced tokens have probability 1 under the trie objective, so only what they lead to matters.
+        return end if self.lookahead is None or self.objective == "trie" else np.minimum(end, have + self.lookahead)
+
+
+@dataclass(frozen=True, eq=False)
 class Expansion:
     """What one forward says about `n` trie nodes.
 
@@ -91,25 +117,8 @@ class Engine(ABC):
         return torch.device("cpu")
 
     @abstractmethod
-    def prefixes(
-        self,
-        walker: TrieWalker,
-        prompts: Sequence[np.ndarray],
-        objective: str = "vocabulary",
-        pad_token_id: int = 0,
-        lookahead: int | None = None,
-    ) -> Prefixes:
-        """Computes the prompts.
-
-        Args:
-            walker: the trie, as NumPy arrays.
-            prompts: int64 token ids of each user's prompt; lengths may differ.
-            objective: what probabilities are normalised over (`grlm_hf.layout.OBJECTIVES`).
-            lookahead: tokens of a forced run that one forward computes at most; ``None``: all of them.
-
-        Raises:
-            ValueError: the model lacks an ability that the searches need.
-        """
+    def prefixes(self, batch: Batch) -> Prefixes:
+        """Computes the prompts. Raises ``ValueError`` where the model lacks an ability that the searches need."""
 
     def language_model(self, purpose: str) -> Any:
         """The model itself, a ``torch.nn.Module``.
@@ -118,13 +127,6 @@ class Engine(ABC):
             ValueError: the engine gives no access to it; `purpose` says what needs it.
         """
         raise ValueError(f"{purpose} needs the model itself, which {self.name} keeps; load the checkpoint with backend='transformers'.")
-
-
-def run_end(walker: TrieWalker, have: np.ndarray, lo: np.ndarray, hi: np.ndarray, lookahead: int | None) -> np.ndarray:
-    """Int64 [n]: the depth up to which a forward computes nodes from token `have` on: their next choice, or `lookahead` tokens."""
-    choice = walker.choice_depth(lo, hi)
-    end = np.where(hi - lo == 1, choice - 1, choice)  # nothing follows the last token of an identifier
-    return end if lookahead is None else np.minimum(end, have + lookahead)
 
 
 def among_children(logp: np.ndarray, row: np.ndarray) -> np.ndarray:

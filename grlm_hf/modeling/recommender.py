@@ -19,7 +19,7 @@ from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import Found
 from grlm_hf.decoding.search import search as search_trie
 from grlm_hf.engines.choose import engine_of
-from grlm_hf.engines.protocol import MAX_LOGITS
+from grlm_hf.engines.protocol import MAX_LOGITS, Batch
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import OBJECTIVES
 from grlm_hf.modeling.checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
@@ -256,10 +256,9 @@ class GRLMForRecommendation:
         adjustments = index.adjustments(self._with_own_prior(rules, index.catalog, histories), histories)
         results = [Recommendations(version=index.version) for _ in histories]
         for batch in self._batches(prompts, width, batch_size):
-            found = search_trie(
-                self.engine, index.walker, [prompts[i] for i in batch], width, self.config.objective, options, k=min(k, n),
-                adjustments=[adjustments[i].by_rank for i in batch], pad_token_id=self.tokenizer.pad_token_id, deadline=deadline,
-            )  # fmt: skip
+            by_rank = [adjustments[i].by_rank for i in batch]
+            asked = self.batch(index, [prompts[i] for i in batch])
+            found = search_trie(self.engine, asked, width, options, k=min(k, n), adjustments=by_rank, deadline=deadline)
             for i, one in zip(batch, found, strict=True):
                 results[i] = _ranked(index, one, k, adjustments[i], options.length_penalty)
             if progress:
@@ -332,10 +331,8 @@ class GRLMForRecommendation:
         results = []
         for start in range(0, len(histories), batch_size):
             some = slice(start, start + batch_size)
-            drawn = sample(
-                self.engine, index.walker, prompts[some], min(n, len(index.trie)), self.config.objective, rng,
-                adjustments=[a.by_rank for a in adjustments[some]], temperature=temperature, pad_token_id=self.tokenizer.pad_token_id,
-            )  # fmt: skip
+            by_rank = [a.by_rank for a in adjustments[some]]
+            drawn = sample(self.engine, self.batch(index, prompts[some]), min(n, len(index.trie)), rng, by_rank, temperature)
             for (leaf, log_prob), adjustment in zip(drawn, adjustments[some], strict=True):
                 found = index.items(leaf, log_prob, adjustment)
                 if len(found) > n:  # more items than wanted share these identifiers: each has its chance
@@ -348,6 +345,10 @@ class GRLMForRecommendation:
     def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The prompts of histories, given as positions in ``index.catalog``; see `Prompter.prompts`."""
         return self.prompter.prompts(index, positions)
+
+    def batch(self, index: SearchIndex, prompts: Sequence[np.ndarray]) -> Batch:
+        """Prompts as the searches take them, under the checkpoint's objective."""
+        return Batch(index.walker, prompts, self.config.objective, self.tokenizer.pad_token_id)
 
     def prompt_tokens(self, history: Sequence[str]) -> torch.Tensor:
         """The prompt of one history, int64 [1, length] on the model's device: for ``generate()`` and other engines."""

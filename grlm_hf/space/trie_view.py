@@ -71,7 +71,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
         reached.append(Reached(first[:same], log_prob, complete, fate))
 
     with torch.inference_mode():
-        prefixes = grlm.engine.prefixes(walker, prompt, grlm.config.objective, grlm.tokenizer.pad_token_id)
+        prefixes = grlm.engine.prefixes(grlm.batch(index, prompt))
         expanded, log_prob = prefixes.root(), np.zeros(1)
         while True:
             child_log_prob = log_prob[expanded.row] + expanded.logp

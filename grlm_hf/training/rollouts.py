@@ -85,12 +85,11 @@ def roll_out(
     if fewest < n:
         raise ValueError(f"{n} Term IDs a prompt are wanted, but only {fewest} are allowed after some history; ask for fewer.")
     prompts = grlm.prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
-    common = {"adjustments": adjustments, "pad_token_id": grlm.tokenizer.pad_token_id}
+    batch = grlm.batch(index, prompts)
     if sampling == "beams":
-        found = edge_search(grlm.engine, index.walker, prompts, n, grlm.config.objective, **common)  # type: ignore[arg-type]
-        groups = [(f.leaf, f.log_prob) for f in found]
+        groups = [(found.leaf, found.log_prob) for found in edge_search(grlm.engine, batch, n, adjustments)]
     else:
-        groups = sample(grlm.engine, index.walker, prompts, n, grlm.config.objective, rng or np.random.default_rng(), **common)  # type: ignore[arg-type]
+        groups = sample(grlm.engine, batch, n, rng or np.random.default_rng(), adjustments)
     if any(len(leaf) < n or not np.isfinite(log_prob).all() for leaf, log_prob in groups):
         raise ValueError("The model's scores became NaN or infinite; lower grpo.learning_rate.")
     return [Rollouts(prompt, *group) for prompt, group in zip(prompts, groups, strict=True)]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from grlm_hf.engines.protocol import Engine
+from grlm_hf.engines.protocol import Batch, Engine
 from grlm_hf.llms.start import start
-from grlm_hf.trie.walker import TrieWalker
 from grlm_hf.vllm.prefixes import VLLMPrefixes
 
 FORCED = "grlm_hf.vllm.forced:ForcedTokens"
@@ -49,16 +45,9 @@ class VLLMEngine(Engine):
     def max_length(self) -> int:
         return self._max_length
 
-    def prefixes(
-        self,
-        walker: TrieWalker,
-        prompts: Sequence[np.ndarray],
-        objective: str = "vocabulary",
-        pad_token_id: int = 0,
-        lookahead: int | None = None,
-    ) -> VLLMPrefixes:
+    def prefixes(self, batch: Batch) -> VLLMPrefixes:
         if self._logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
             raise ValueError(
                 f"The engine runs with logprobs_mode={self._logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
             )
-        return VLLMPrefixes(self.llm, walker, prompts, objective, self._forcing, lookahead)
+        return VLLMPrefixes(self.llm, batch, self._forcing)

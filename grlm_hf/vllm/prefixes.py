@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.engines.protocol import Expansion, among_children, run_end
-from grlm_hf.trie.walker import TrieWalker
+from grlm_hf.engines.protocol import Batch, Expansion, among_children
 
 KEY = "forced_tokens"
 MAX_CHILDREN = 128
@@ -23,26 +22,17 @@ MAX_CHILDREN = 128
 
 
 class VLLMPrefixes:
-    """See `grlm_hf.engines.protocol.Prefixes`; arguments as of `Engine.prefixes`. One round of requests counts as a forward.
+    """See `grlm_hf.engines.protocol.Prefixes`. One round of requests counts as a forward.
 
     Args:
         llm: a ``vllm.LLM``.
         forcing: the engine has the processor `grlm_hf.vllm.forced.ForcedTokens`.
     """
 
-    def __init__(
-        self,
-        llm: Any,
-        walker: TrieWalker,
-        prompts: Sequence[np.ndarray],
-        objective: str,
-        forcing: bool = False,
-        lookahead: int | None = None,
-    ):
-        self._llm, self.walker, self.objective, self._forcing = llm, walker, objective, forcing
-        # Forced tokens have probability 1 under the trie objective, so only what they lead to matters.
-        self.lookahead = lookahead if objective == "vocabulary" else None
-        self._texts = [np.asarray(p).tolist() for p in prompts]
+    def __init__(self, llm: Any, batch: Batch, forcing: bool = False):
+        self._llm, self.batch, self._forcing = llm, batch, forcing
+        self.walker, self.objective = batch.walker, batch.objective
+        self._texts = [np.asarray(p).tolist() for p in batch.prompts]
         self._length = np.array([len(text) for text in self._texts])
         self.forwards = 0
 
@@ -52,7 +42,7 @@ class VLLMPrefixes:
         return self._ask(users, users, depth, lo, hi, depth)
 
     def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
-        end = run_end(self.walker, have, lo, hi, self.lookahead)
+        end = self.batch.run_end(have, lo, hi)
         before = np.where(parent < 0, user, parent)
         run = [
             self.walker.token(np.full(b - a, rank), np.arange(a, b)).tolist()

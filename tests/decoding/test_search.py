@@ -23,6 +23,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from grlm_hf import Trie
 from grlm_hf.decoding.search import Found, beam_search, edge_search
 from grlm_hf.engines.choose import engine_of
+from grlm_hf.engines.protocol import Batch
 from grlm_hf.layout import OBJECTIVES
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
@@ -61,7 +62,8 @@ class Case:
         return np.array([fast_brute_force(self.grlm, h) for h in self.histories])
 
     def run(self, search: str, num_beams: int, **options: Any) -> list[Found]:
-        asked = engine_of(self.model), self.walker, self.prompts, num_beams, self.objective
+        batch = Batch(self.walker, self.prompts, self.objective, lookahead=options.pop("lookahead", None))
+        asked = engine_of(self.model), batch, num_beams
         if search == "beam":
             return beam_search(*asked, **options)
         return edge_search(*asked, exact=search == "exact", **options)
