@@ -1,4 +1,4 @@
-"""Reading a user's tables and writing ours: clear errors on the way in, atomic on the way out."""
+"""Reads users' tables with errors that name the line, and writes files atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Incomplete(Exception):
-    """A part of the work was asked for and is done; other parts are still missing. No mistake of anyone's."""
+    """The requested part of the work is done and other parts are still missing. This is no error of the user."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -51,22 +51,23 @@ def find_table(folder: str | Path, stem: str) -> Path | None:
 
 
 def clean(value: Any) -> str:
-    """A cell as text: white space collapsed and trimmed, ``""`` for a missing value. Every id and title is read through it."""
+    """A cell as text, white space collapsed and trimmed; ``""`` for a missing value. Every id and title passes through it."""
     return "" if value is None else " ".join(str(value).split())
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (``file:line``, row) from a CSV, JSONL (both also ``.gz``) or parquet file.
 
-    Raises ``ValueError`` that names file and line for text that is not UTF-8, broken JSON, ragged CSV rows and truncated files (of a
-    parquet file, the file only).
+    Raises:
+        ValueError: naming file and line, for text that is not UTF-8, broken JSON, ragged CSV rows and truncated files. For parquet it names
+            the file only.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"No file at {path}.")
     name = path.name.removesuffix(".gz")
     if not path.name.endswith(TABLE_SUFFIXES):
-        raise ValueError(f"{path} is none of the formats read here: {', '.join(TABLE_SUFFIXES)}.")
+        raise ValueError(f"{path} has no known format; expected a name that ends with one of {', '.join(TABLE_SUFFIXES)}.")
     where = f"{path}:1"
     try:
         if name.endswith(".parquet"):
@@ -88,7 +89,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     if None in row or None in row.values():
                         raise ValueError(f"{where} has {'more' if None in row else 'fewer'} fields than the header's {reader.fieldnames}.")
                     yield where, row
-                    where = f"{path}:{reader.line_num + 1}"  # where the next row begins, should it be broken
+                    where = f"{path}:{reader.line_num + 1}"  # where a broken next row would begin
                 return
             for number, line in enumerate(text, 1):
                 where = f"{path}:{number}"
@@ -104,7 +105,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{where}: not valid CSV ({error}); the file may be truncated.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or broken gzip file (after {where}): {error}.") from error
-    except Exception as error:  # pyarrow is not imported for the other formats; it says OSError of broken pages
+    except Exception as error:  # pyarrow is imported for parquet only; for broken pages it raises OSError
         if type(error).__module__.startswith("pyarrow") or (name.endswith(".parquet") and isinstance(error, OSError)):
             raise ValueError(f"{path} is not a readable parquet file: {str(error).strip()}") from error
         raise
@@ -113,17 +114,16 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _from_json(where: str, line: str) -> Any:
     try:
         value = json.loads(line)
-        if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is legal in JSON, but no text
+        if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is legal in JSON but is not text
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} holds half of a character (\\u{ord(error.object[error.start]):04x}). Mend or remove that line."
-        ) from error
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise ValueError(f"{where} has half of a surrogate pair ({half}). Correct or remove that line.") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Mend or remove that line.") from error
+        raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Correct or remove that line.") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise ValueError(f"{where} is not JSON that can be read ({error}). Mend or remove that line.") from error
+        raise ValueError(f"{where} is not readable JSON ({error}). Correct or remove that line.") from error
 
 
 def _first_bad_line(path: Path) -> str:
@@ -137,36 +137,36 @@ def _first_bad_line(path: Path) -> str:
 
 
 def rows_to_dataset(rows: Sequence[dict[str, Any]], features: Features) -> Dataset:
-    """Rows as a table with these columns; also no rows, of which ``Dataset.from_list`` makes no table."""
+    """Rows as a table with these columns. Unlike ``Dataset.from_list`` it keeps the columns when there are no rows."""
     from datasets import Dataset
 
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
 def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) -> None:
-    """Refuses to let a folder be replaced that grlm did not write. Call it before the work whose result takes `folder`'s place.
+    """Refuses to replace a folder that grlm did not write. Call it before the work whose result replaces `folder`.
 
     Raises:
-        ValueError: `folder` is a file, or holds something but no file named `sign`, or one of `never`.
+        ValueError: `folder` is a file; or it is not empty and has no file named `sign`, or has one of `never`.
     """
     folder = Path(folder)
     if folder.is_dir():
         found = sorted(p.name for p in folder.iterdir())
         if other := sorted(set(found) & set(never)):
-            raise ValueError(f"{folder} holds {other[0]}: it is something else that grlm wrote, and stays. Choose another folder.")
+            raise ValueError(f"{folder} has {other[0]}: grlm wrote it for another purpose and will not replace it. Choose another folder.")
         if found and sign not in found:
             some = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-            raise ValueError(f"{folder} holds {some} but no {sign}: grlm did not write it, and will not replace it. Choose another folder.")
+            raise ValueError(f"{folder} has {some} but no {sign}: grlm did not write it and will not replace it. Choose another folder.")
     elif folder.exists():
-        raise ValueError(f"{folder} is a file, and will not be replaced by a folder. Choose another folder.")
+        raise ValueError(f"{folder} is a file; expected a folder. Choose another one.")
 
 
 @contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """A temporary path beside `target` to write a file or folder at; it takes `target`'s place only when the block succeeds.
+    """A temporary path beside `target` for a file or folder. It replaces `target` only when the block succeeds.
 
-    A folder is swapped by two renames, so a reader sees the old one or the new one, never a half-written one. On any error, Ctrl-C
-    or a full disk what stood at `target` stays.
+    A folder is swapped by two renames, so a reader sees the old or the new one, never a partial one. After an error, Ctrl-C or a full disk
+    `target` is unchanged.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
 
 
 def _sweep(target: Path) -> None:
-    """Removes what a killed process left beside `target`; if it died between the two renames, the old folder returns first."""
+    """Removes the temporary files of killed processes beside `target`. If one died between the two renames, the old folder is restored."""
     for left in target.parent.glob(f".{target.name}.*-*"):
         pid = left.name.removeprefix(f".{target.name}.").split("-")[0]
         if not pid.isdigit() or _alive(int(pid)):
@@ -231,7 +231,7 @@ def write_parquet(rows: Dataset, path: str | Path, metadata: dict[bytes, bytes] 
 
     table = rows.with_format("arrow")[:]
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
-    # By way of memory: on a full disk pyarrow's own writer can end the whole process where Python raises an error.
+    # Written through memory: on a full disk pyarrow's own writer can end the process, where Python raises an error.
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer)
     with replacing(path) as new:
@@ -247,22 +247,23 @@ def read_json(path: str | Path) -> Any:
 
 
 def local_paths(*places: str | Path) -> list[Path]:
-    """Those of the places that are local folders, whose content counts; the others are names on the Hub."""
+    """The places that are local folders, whose content is fingerprinted; the others are names on the Hub."""
     return [Path(p) for p in places if str(p) and Path(p).is_dir()]
 
 
 def fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
-    """Identifies a stage's work: its name, this version, its settings (dataclasses and JSON values) and the content of its input files."""
+    """Hash of a stage's name, this version, the settings (dataclasses and JSON values) and the content of the input files."""
     from grlm_hf.version import __version__
 
     digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if is_dataclass(s) else s for s in settings]]).encode())  # type: ignore[arg-type]
     for path in inputs:
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and not _tells(p.relative_to(path))) if path.is_dir() else [path]:
+        inside = (p for p in path.rglob("*") if p.is_file() and not _is_card_file(p.relative_to(path)))
+        for file in sorted(inside) if path.is_dir() else [path]:
             with open(file, "rb") as content:
                 digest.update(f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]
 
 
-def _tells(path: Path) -> bool:
-    """A card, or what a checkpoint's card is made of: it tells of results, and no result depends on it."""
+def _is_card_file(path: Path) -> bool:
+    """Whether a file is a card or the source of one. Cards describe results, and no result depends on them."""
     return path.name == "README.md" or path.parts[0] == "card"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 CATALOG_FILE = "catalog.parquet"
-TRIE_FILE = "catalog.trie"  # beside it in a checkpoint; safetensors inside, but not called so, or other tools would take it for weights
+TRIE_FILE = "catalog.trie"  # safetensors inside; under that name other tools would take it for weights
 CATALOG_SCHEMA = 1
 DOMAINS_FILE = "domains.json"
 DOMAINS_SCHEMA = 1
 CONFIG_FILE = "grlm_config.json"
-CUSTOM_GENERATE = {  # what makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
+CUSTOM_GENERATE = {  # makes ``generate(custom_generate=repo, trust_remote_code=True)`` call `grlm_hf.generation.generate`
     "custom_generate/generate.py": "# The search of grlm-hf over the catalog of this repository.\n"
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
@@ -31,26 +31,26 @@ QUALITY_FILE = "quality.json"
 SASREC_FILE = "sasrec.prior"  # in the folder of a run's priors
 
 Backend = Literal["transformers", "vllm"]
-"""What a language model runs on."""
+"""The library that runs a language model."""
 Candidates = Literal["all", "domain"]
-"""What an evaluation ranks: the whole catalog, or the items of the target's domain, which the question then gives away."""
+"""What an evaluation ranks: the whole catalog, or the items of the target's domain, which then is known in advance."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Numbers that a given model computes in; "auto": as its checkpoint states."""
+"""Number format of a pretrained model's weights; "auto": as in its checkpoint."""
 JoinOrder = Literal["auto", "time", "concatenate"]
-"""Of a history across domains: by time where all times are known, else concatenated; by time; domain after domain."""
+"""Order of a history across domains: by time if all times are known, else concatenated; by time; domain after domain."""
 KeepUsers = Literal["all", "shared"]
-"""Of joined domains: all users, or those with events in at least two domains."""
+"""Users of joined domains that are kept: all, or those with events in at least two domains."""
 HistoryForm = Literal["term_ids", "both", "titles"]
 """What a history shows of each item: its Term ID; its Term ID and its title; its title."""
 MissingTitle = Literal["error", "fill"]
-"""An item without a title: an error, or titled with its brand and category."""
+"""What happens to an item without a title: an error, or a title from its brand and category."""
 Objective = Literal["vocabulary", "trie"]
 """What a token's probability is normalised over: the full vocabulary, or the legal children of the current trie node."""
 ShortUsers = Literal["error", "drop", "keep"]
-"""Users with fewer than three items: an error, left out, or kept to learn from only."""
+"""What happens to users with fewer than three items: an error, left out, or kept for training only."""
 SplitName = Literal["leave-one-out", "leave-one-out-per-domain", "time", "unseen-items", "given"]
 UnknownItems = Literal["error", "drop"]
-"""Events on items that the catalog lacks: an error, or left out."""
+"""What happens to events on items missing from the catalog: an error, or left out."""
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 CANDIDATES: tuple[Candidates, ...] = get_args(Candidates)

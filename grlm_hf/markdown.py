@@ -1,5 +1,4 @@
-"""Markdown for cards: values as tables and lists, and text that a user gave escaped, so that it is shown as it is and can bring neither
-headings nor HTML, links under other names or tables of its own."""
+"""Markdown for cards: values as tables and lists. Users' text is escaped: it adds no headings, HTML, disguised links or tables."""
 
 from __future__ import annotations
 
@@ -11,24 +10,24 @@ from typing import Any
 from grlm_hf.files import clean
 
 _URL = re.compile(r"(https?://[^\s<>\"'`|\\]*[^\s<>\"'`|\\.,;:!?)\]])")
-_BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # they reorder the text after them, ours included
+_BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # they reorder the text that follows, ours included
 
 
 def one_line(text: object) -> str:
-    """Any value as one line of plain text, without control characters and halves of characters."""
+    """Any value as one line of plain text, without control characters and lone surrogates."""
     shown = "".join(" " if unicodedata.category(c) == "Cc" else c for c in str(text) if unicodedata.category(c) != "Cs")
     return clean(_BIDI_CONTROLS.sub("", shown))
 
 
 def escaped(text: object) -> str:
-    """Any value as one line of Markdown that shows it literally. URLs become links."""
+    """Any value as one line of Markdown that renders literally. URLs become links."""
     parts = _URL.split(one_line(text))
     for i in range(0, len(parts), 2):
         part = re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", parts[i])
         parts[i] = part.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     parts[1::2] = [f"<{url}>" for url in parts[1::2]]
     line = "".join(parts)
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", line)  # no list, no underline
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", line)  # starts no list or underline
 
 
 def paragraphs(text: str) -> str:
@@ -37,7 +36,7 @@ def paragraphs(text: str) -> str:
 
 
 def number(value: object) -> str:
-    """A value of the facts as a table shows it."""
+    """A value of the facts, formatted for a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -52,7 +51,7 @@ def number(value: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are escaped already; columns after the first are aligned to the right where all are figures."""
+    """A Markdown table of escaped cells. Columns after the first that hold only figures are right-aligned."""
     rows = [list(row) for row in rows]
     if not rows:
         return ""
@@ -62,7 +61,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested facts as one level, keys joined by middle dots. Empty ones, and lists of anything but values, are left out."""
+    """Nested facts as one level, keys joined by middle dots. Empty values and lists of lists or dicts are left out."""
     found: dict[str, Any] = {}
     for key, value in facts.items():
         if isinstance(value, Mapping):
@@ -73,7 +72,7 @@ def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def side_by_side(sets: Mapping[str, Any], first: str) -> str:
-    """Several sets of facts as one table: a row a fact, a column a set."""
+    """Several sets of facts as one table: one row per fact, one column per set."""
     columns = {name: flat(facts) for name, facts in sets.items() if isinstance(facts, Mapping)}
     keys = dict.fromkeys(key for column in columns.values() for key in column)
     rows = ([words(key), *(number(column.get(key)) for column in columns.values())] for key in keys)
@@ -81,10 +80,10 @@ def side_by_side(sets: Mapping[str, Any], first: str) -> str:
 
 
 def bullets(facts: Mapping[str, Any]) -> str:
-    """Facts as a Markdown list, without those that are None."""
+    """Facts as a Markdown list, without ``None`` values."""
     return "\n".join(f"- {words(key)}: {number(value)}" for key, value in flat(facts).items() if value is not None)
 
 
 def words(key: str) -> str:
-    """A key of the facts as people say it: without underscores, unless it is a file's name or the like."""
+    """A key of the facts with spaces for underscores, unless it has other characters, as file names have."""
     return escaped(key.replace("_", " ") if re.fullmatch(r"[a-z0-9_ ·%]*", key) else key)

@@ -112,10 +112,10 @@ LATIN = "café".encode("latin-1")
         ("t.jsonl", table(".jsonl", MANY)[:-15], "{path}:1000 is not valid JSON (Unterminated string starting at); the file may be trunc"),
         ("t.jsonl", b'{"a": 1}\n{a: 2}\n', "{path}:2 is not valid JSON"),
         ("t.jsonl", b'{"a": 1}\n["b"]\n', "{path}:2 holds a JSON list; expected an object"),
-        ("t.jsonl", b'{"a": 1}\n{"a": "\\ud83d"}\n', "{path}:2 holds half of a character (\\ud83d)"),
-        ("t.jsonl", b'{"a": 1}\n{"a": ["\\uD83D"]}\n', "{path}:2 holds half of a character"),
-        ("t.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "{path}:1 is not JSON that can be read"),
-        ("t.jsonl", b'{"a": ' + b"[" * 99999 + b"}\n", "{path}:1 is not JSON that can be read"),
+        ("t.jsonl", b'{"a": 1}\n{"a": "\\ud83d"}\n', "{path}:2 has half of a surrogate pair (\\ud83d)"),
+        ("t.jsonl", b'{"a": 1}\n{"a": ["\\uD83D"]}\n', "{path}:2 has half of a surrogate pair"),
+        ("t.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "{path}:1 is not readable JSON"),
+        ("t.jsonl", b'{"a": ' + b"[" * 99999 + b"}\n", "{path}:1 is not readable JSON"),
         ("t.csv", b"item_id,title\nb1,T\nb2\n", "{path}:3 has fewer fields than the header's ['item_id', 'title']"),
         ("t.csv", b"item_id,title\nb1,T,5\nb2,T\n", "{path}:2 has more fields than the header's"),
         ("t.csv", b'item_id,title\nb1,T\nb2,"T\nb3,T\nb4,T\n', "{path}:3: not valid CSV"),
@@ -123,7 +123,7 @@ LATIN = "café".encode("latin-1")
         ("t.jsonl.gz", b'{"a": 1}\n', "{path} is a truncated or broken gzip file"),
         ("t.parquet", b"", "{path} is not a readable parquet file"),
         ("t.parquet", table(".jsonl"), "{path} is not a readable parquet file"),
-        ("t.xlsx", b"PK", "{path} is none of the formats read here: .jsonl, .jsonl.gz, .csv"),
+        ("t.xlsx", b"PK", "{path} has no known format; expected a name that ends with one of .jsonl, .jsonl.gz, .csv"),
     ],
 )
 def test_what_cannot_be_read_names_file_and_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -337,10 +337,10 @@ def test_only_folders_of_ours_are_replaced(tmp_path: Path) -> None:
     put(tmp_path / "ours", "folder", "x")
     (tmp_path / "ours" / "sign").touch()
     check_replaceable(tmp_path / "ours", "sign")
-    with pytest.raises(ValueError, match=r"ours holds below: it is something else that grlm wrote.*Choose another folder"):
+    with pytest.raises(ValueError, match=r"ours has below: grlm wrote it for another purpose.*Choose another folder"):
         check_replaceable(tmp_path / "ours", "sign", never=("other", "below"))
     put(tmp_path / "theirs", "folder", "sign")  # below, not in it
-    with pytest.raises(ValueError, match=r"theirs holds below but no sign.*Choose another folder"):
+    with pytest.raises(ValueError, match=r"theirs has below but no sign.*Choose another folder"):
         check_replaceable(tmp_path / "theirs", "sign")
     put(tmp_path / "file", "file", "x")
     with pytest.raises(ValueError, match=r"file is a file.*Choose another folder"):

@@ -47,7 +47,7 @@ def check_writer(writer: Writer) -> None:
     assert writer.write(messages, answer_pattern(8), longest_answer(8)) == found
     assert writer.write([messages[2]], answer_pattern(8), longest_answer(8)) == found[2:3]
     assert writer.write([], answer_pattern(8), longest_answer(8)) == []
-    with pytest.raises(ValueError, match=r"takes \d+ tokens"):
+    with pytest.raises(ValueError, match=r"has \d+ tokens; the model\'s limit leaves"):
         writer.write(["word " * 3000], answer_pattern(5), longest_answer(5))
 
 

@@ -1,7 +1,7 @@
-"""Items that share a Term ID, and what tells them apart (GRLM, arXiv 2601.06798: 2–3 % of the items share one).
+"""Items that share a Term ID (collisions), and how to separate them (GRLM, arXiv 2601.06798: 2–3 % of the items share one).
 
-A shared identifier is no error: the items under it are ranked one after the other (`Catalog`: by rising item id). But each of them
-spends a rank, so those whose texts differ are better told apart.
+A collision is no error: its items are ranked one after the other (`Catalog`: by ascending item id). But each takes a rank, so items with
+different texts should get different identifiers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
@@ -64,8 +64,8 @@ class CollisionReport:
     """Which items share a Term ID.
 
     Attributes:
-        n_items: items looked at.
-        groups: the shared Term IDs, each with the items that carry it by rising item id; the largest group first, then by Term ID.
+        n_items: number of items.
+        groups: the shared Term IDs, each with its items by ascending item id; the largest group first, then by Term ID.
     """
 
     n_items: int
@@ -78,26 +78,17 @@ class CollisionReport:
 
     @property
     def share(self) -> float:
-        """`n_shared` of `n_items`."""
+        """`n_shared` / `n_items`."""
         return self.n_shared / self.n_items if self.n_items else 0.0
 
     @property
     def sizes(self) -> dict[int, int]:
-        """Items in a group → groups of that size, by rising size."""
+        """Size of a group → number of groups of that size, by ascending size."""
         return dict(sorted(Counter(len(items) for _, items in self.groups).items()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        groups = [
-            {"terms": list(term_id), "items": [{"item_id": item.item_id, "title": item.title} for item in items]}
-            for term_id, items in self.groups
-        ]
-        sizes = {str(size): n for size, n in self.sizes.items()}
-        return {"n_items": self.n_items, "n_shared": self.n_shared, "share": self.share, "sizes": sizes, "groups": groups}
 
 
 def collisions(term_ids: Sequence[TermID]) -> list[tuple[int, ...]]:
-    """The groups of positions that share a Term ID: positions rising within a group, groups in the order of their first."""
+    """The groups of positions that share a Term ID: positions ascend within a group, groups are in the order of their first."""
     groups: defaultdict[TermID, list[int]] = defaultdict(list)
     for at, term_id in enumerate(term_ids):
         groups[term_id].append(at)
@@ -105,9 +96,9 @@ def collisions(term_ids: Sequence[TermID]) -> list[tuple[int, ...]]:
 
 
 def collision_report(items: Sequence[Item], term_ids: Sequence[TermID]) -> CollisionReport:
-    """Which of these items share a Term ID. Raises `ValueError` when items and Term IDs are not as many as each other."""
+    """Which of these items share a Term ID. Raises `ValueError` for unequal numbers of items and Term IDs."""
     if len(items) != len(term_ids):
-        raise ValueError(f"Items and Term IDs must be as many as each other; found {len(items)} items, {len(term_ids)} Term IDs.")
+        raise ValueError(f"Expected as many Term IDs as items; found {len(items)} items, {len(term_ids)} Term IDs.")
     groups = [(term_ids[g[0]], tuple(sorted((items[at] for at in g), key=lambda item: item.item_id))) for g in collisions(term_ids)]
     return CollisionReport(len(items), tuple(sorted(groups, key=lambda group: (-len(group[1]), group[0]))))
 
@@ -119,35 +110,39 @@ def resolve(
     how: str = "term",
     allowed: Collection[str] | None = None,
 ) -> list[TermID]:
-    """The Term IDs with collisions undone where the items' own texts differ.
+    """Resolves collisions between items whose own texts differ.
 
-    In a group that shares an identifier, one item keeps it: the first by `item_id` (as text), but before it one whose text has nothing
-    that the others lack. Each other's changes, if that makes an identifier that no item has or had:
+    In each group one item keeps the identifier: the first by `item_id` (as text), unless an item's text has nothing that the others lack;
+    then that one. The other items get a new identifier, if there is one that no item has or had:
 
-    - ``"term"``: the last and least important term gives way to a word of the item's own text, which as few others of the group as
-      possible have, and not all of them; of equals the first in title, brand, description and categories (leaf first), with stop words
-      left out, and packaging words, then numbers (with their unit: ``8-oz``) last. Where no word helps, to an `attributes` term, and at
-      last to a single letter.
-    - ``"attribute"``: the last term gives way to what buyers choose between: a colour (``navy-blue``), a size (``8-ounce``, ``2-inch``,
-      ``x-large``), a pack (``pack-of-2``), a rating (``spf-30``) or the brand (`attributes`): of these again the rarest in the group,
-      then the first in this order. Where none helps, to a word as above. Colours and units are English ones.
-    - ``"append"``: a word as in ``"term"``, behind all terms. Such an item has one term more than the others. In the written form its
-      identifier goes on where the other ends (``[a, b, c]`` beside ``[a, b]``), so neither is the beginning of the other in a trie, and
-      both stay legal; but what holds an LLM to exactly n terms cannot write it.
-    - ``"rank"``: nothing changes. The items are ranked one after the other, by rising item id.
+    - ``"term"`` replaces the last, least important term by a distinguishing word of the item's own text:
 
-    Terms never repeat within an item, and but for ``"append"`` their number stays. Items of a group whose texts hold the same words
-    change together, so they keep sharing one identifier. So two items share an identifier only if they did before, and one that was
-    alone stays as it was. The order of `items` plays no part. Logs how many items still share one (`collision_report` says which).
+      1. a word without stop words; if none helps, an `attributes` term; then a single letter;
+      2. among these the one that the fewest other items of the group have;
+      3. among these the first in title, brand, description and categories (leaf first), but packaging words, then numbers (with their
+         unit: ``8-oz``) last.
+    - ``"attribute"`` replaces it by an attribute that buyers choose between (`attributes`, English); if none helps, by a word as above:
+
+      1. the rarest in the group;
+      2. among these the first of: colour (``navy-blue``), size (``8-ounce``, ``2-inch``, ``x-large``), pack (``pack-of-2``), rating
+         (``spf-30``), brand;
+      3. within a kind the first in reading order.
+    - ``"append"`` adds a word as in ``"term"`` after the last term. As written, neither of ``[a, b, c]`` and ``[a, b]`` is a prefix of the
+      other in a trie, so both stay legal; but an LLM that is held to exactly n terms cannot write the longer one.
+    - ``"rank"`` changes nothing: the items are ranked one after the other, by ascending item id.
+
+    Terms never repeat within an item, and their number stays the same except with ``"append"``. Items of a group whose texts have the same
+    words change together and still share one identifier. So two items share an identifier only if they did before, and an item without a
+    collision does not change. The order of `items` does not matter. Logs how many items still share one (`collision_report`: which).
 
     Args:
-        items: one a Term ID; ids must be unique.
-        term_ids: the identifiers, each of one term or more.
-        candidates: for each item the terms to try, best first, in place of the words of its text; normalised here.
+        items: one per Term ID, with unique ids.
+        term_ids: the identifiers, each of at least one term.
+        candidates: for each item the terms to try, best first, instead of the words of its text; normalised here.
         how: one of `RESOLVERS`.
-        allowed: the only terms that may be put in, such as those of a controlled vocabulary; None: any.
+        allowed: the only terms that may be inserted, such as those of a controlled vocabulary; None: any.
 
-    Raises `ValueError` for an unknown `how`, lengths that differ, a repeated item id or an empty Term ID.
+    Raises `ValueError` for an unknown `how`, unequal lengths, a repeated item id or an empty Term ID.
     """
     return _resolve(items, term_ids, candidates, how, None, allowed)
 
@@ -159,13 +154,12 @@ def resolve_new(
     candidates: Sequence[Sequence[str]] | None = None,
     how: str = "term",
 ) -> list[TermID]:
-    """The Term IDs of items that join a catalog, told apart from its own and from each other as `resolve` does.
+    """`resolve` for items that are added to a catalog.
 
-    The catalog's identifiers stay as they are: where an item of its own has one, a new item with the same gives way, and shares it only
-    when its text (or `candidates`) offers nothing that is free and that all the others of the group have not. Its cost does not grow
-    with the catalog.
+    The catalog's own identifiers do not change: a new item with one of them gets another identifier, and shares it only if its text (or
+    `candidates`) has no free term that distinguishes it. The cost does not grow with the catalog.
 
-    Raises `ValueError` as `resolve` does, and for an item that the catalog has already.
+    Raises `ValueError` as `resolve` does, and for an item that is in the catalog already.
     """
     if known := [item.item_id for item in items if item.item_id in catalog]:
         raise ValueError(f"{len(known)} items are in the catalog already, such as {known[0]!r}; pass new ones only.")
@@ -184,7 +178,7 @@ def _resolve(
         raise ValueError(f"how is {how!r}; expected one of {', '.join(RESOLVERS)}.")
     if not len(items) == len(term_ids) == len(items if candidates is None else candidates):
         found = f"{len(items)} items, {len(term_ids)} Term IDs" + ("" if candidates is None else f", {len(candidates)} candidates")
-        raise ValueError(f"Items, Term IDs and candidates must be as many as each other; found {found}.")
+        raise ValueError(f"Expected equal numbers of items, Term IDs and candidates; found {found}.")
     if repeated := [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]:
         raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
     if not all(term_ids):
@@ -197,7 +191,7 @@ def _resolve(
     shared = sorted(t for t, group in groups.items() if len(group) > 1 or (catalog is not None and catalog.positions_of(t)))
     for term_id in shared if how != "rank" else ():
         old = catalog.items_of(term_id) if catalog is not None else ()
-        options: dict[frozenset[str], list[tuple[int, str]]] = {}  # the words of a text → those that it offers, with their class
+        options: dict[frozenset[str], list[tuple[int, str]]] = {}  # the words of a text → its candidates, with their class
         alike: defaultdict[frozenset[str], list[int]] = defaultdict(list)  # the words of a text → the new items with that text
         for at in groups[term_id]:
             own = _options(items[at], how) if candidates is None else [(0, t) for t in map(normalise, candidates[at]) if t]
@@ -205,9 +199,9 @@ def _resolve(
             options.setdefault(text, own)
             alike[text].append(at)
         texts = {*alike, *(frozenset(word for _, word in _options(item, how)) for item in old)}
-        holders = Counter(word for text in texts for word in text)  # word → different texts of the group that hold it
+        holders = Counter(word for text in texts for word in text)  # word → number of different texts of the group with it
         useful = {
-            text: sorted(  # stable: of equals, the first
+            text: sorted(  # stable: the first of equals
                 (
                     (kind, word)
                     for kind, word in options[text]
@@ -219,7 +213,7 @@ def _resolve(
         }
         changing = list(alike)
         if not old:
-            changing.remove(min(alike, key=lambda text: bool(useful[text])))  # keeps it; of equals, the first item's
+            changing.remove(min(alike, key=lambda text: bool(useful[text])))  # it keeps the identifier; the first of equals
         for text in changing:
             for _, word in useful[text]:
                 changed = (*term_id, word) if how == "append" else (*term_id[:-1], word)
@@ -237,7 +231,7 @@ def _resolve(
 
 
 def _options(item: Item, how: str) -> list[tuple[int, str]]:
-    """What an item's text offers to tell it apart by, best first, each with its class: a lower class goes before rarity."""
+    """Candidate terms from an item's text, best first, as (class, term). A lower class comes first, whatever the rarity."""
     own, named = _own_words(item), attributes(item)
     whole = [word for word in own if len(word) > 1 or word.isdecimal() or not word.isascii()]
     found: dict[str, int] = {}
@@ -248,9 +242,9 @@ def _options(item: Item, how: str) -> list[tuple[int, str]]:
 
 
 def attributes(item: Item) -> list[str]:
-    """What buyers choose between, as terms: colours, sizes, packs, ratings and the brand, in this order; each kind in reading order.
+    """Attributes that buyers choose between, as terms: colours, sizes, packs, ratings and the brand, in this order; each in reading order.
 
-    Read from title and description with English units and colours; the brand from its field.
+    They are read from title and description with English units and colours; the brand from its field.
     """
     text = f"{item.title}\n{item.description}".lower().replace("’", "'")
     colours = [" ".join(filter(None, match.groups())) for match in _COLOUR.finditer(text)]
@@ -263,7 +257,7 @@ def attributes(item: Item) -> list[str]:
 
 
 def _own_words(item: Item) -> list[str]:
-    """The words of an item's text, best first; a number and its unit are one word (``8-ounce``)."""
+    """The words of an item's text, best first. A number and its unit are one word (``8-ounce``)."""
     read = words(" \n".join((item.title, item.brand, item.description, *reversed(item.categories))))
     joined = [f"{a}-{b}" if a.replace(".", "").isdecimal() and b in UNITS else a for a, b in itertools.pairwise([*read, ""])]
     found = [word for word in dict.fromkeys(joined) if word not in STOP_WORDS]

@@ -1,7 +1,7 @@
-"""Item texts → unit vectors, by any sentence-transformers model, in shards that outlive a kill.
+"""Item texts → unit vectors from any sentence-transformers model, in shards that survive an interruption.
 
 The paper embeds title, description and categories with Qwen3-Embedding-8B (GRLM, arXiv 2601.06798, section 3.1). Here any
-sentence-transformers model does; without one, a TF-IDF model fitted on the catalog itself is used, which needs no download.
+sentence-transformers model works. Without one, a TF-IDF model is fitted on the catalog, which needs no download.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ from grlm_hf.files import replacing
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-SHARD_SIZE = 10_000  # items; a killed run repeats at most so many, and 100 files hold a million
-_PROGRESS_FROM = 5_000  # items; below that, embedding is over before a bar is read
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names models give it
+SHARD_SIZE = 10_000  # items; an interrupted run repeats at most one shard, and 100 files hold a million items
+_PROGRESS_FROM = 5_000  # items; fewer take too little time for a progress bar
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names that models give the prompt for documents
 _SHARD = "vectors-{:05d}.safetensors"
 
 
 def item_text(item: Item) -> str:
-    """The text that is embedded: title, brand, categories (root to leaf) and description, one a line, empty ones left out."""
+    """The embedded text: title, brand, categories (root to leaf) and description on one line each, without empty ones."""
     parts = (item.title, item.brand, " > ".join(item.categories), item.description)
     return "\n".join(part.strip() for part in parts if part.strip())
 
 
 def tfidf_embedder(texts: Iterable[str], dim: int = 256, seed: int = 0) -> SentenceTransformer:
-    """A `SentenceTransformer` fitted on `texts`, read once: TF-IDF in `dim` dimensions, with no download.
+    """A `SentenceTransformer` fitted on `texts`, which are read once: TF-IDF in `dim` dimensions, without a download.
 
-    With at most `dim` words, cosines are those of TF-IDF; with more, a Gaussian random projection estimates them without bias, with a
-    standard error of about dim ** -.5 (Johnson and Lindenstrauss, 1984). On product titles that finds better neighbours than as many
-    dimensions of a truncated SVD, which flattens the items of one category into near ties.
+    With at most `dim` words, cosines are those of TF-IDF. With more words, a Gaussian random projection estimates them without bias and
+    with a standard error of about dim ** -.5 (Johnson and Lindenstrauss, 1984). On product titles it finds better neighbours than a
+    truncated SVD of the same dimension, which flattens the items of one category into near ties. It is our own code because scikit-learn's
+    vectoriser gives no sentence-transformers model: this one is saved, loaded and encoded with like any other embedder.
 
     The model's one module is a `StaticEmbedding`: word w has the row idf(w) · R[w], and a text is the mean of its words' rows, which
-    points in the direction of its TF-IDF vector times R. So it encodes tens of thousands of texts a second and is saved and loaded like
-    any other. Words are runs of letters, marks and digits, lower-cased, with at least one letter; those in fewer than two texts link
-    nothing and are left out (a text without any other gets the zero vector). idf(w) = ln((1 + n) / (1 + df(w))) + 1, as in
-    scikit-learn. The order of `texts` does not matter. Raises `ValueError` for `dim` < 1.
+    has the direction of its TF-IDF vector times R. It encodes tens of thousands of texts per second. Words are lower-cased runs of
+    letters, marks and digits with at least one letter. Words in fewer than two texts connect nothing and are left out; a text with no other
+    words gets the zero vector. idf(w) = ln((1 + n) / (1 + df(w))) + 1, as in scikit-learn. The order of `texts` does not matter.
+
+    Raises `ValueError` for `dim` < 1.
     """
     if dim < 1:
         raise ValueError(f"dim must be at least 1; found {dim}.")
@@ -69,8 +71,8 @@ def tfidf_embedder(texts: Iterable[str], dim: int = 256, seed: int = 0) -> Sente
         axes = np.eye(len(vocabulary), max(1, len(vocabulary)))
     else:
         axes = np.random.default_rng(seed).standard_normal((len(vocabulary), dim)) / np.sqrt(dim)
-    axes *= idf[:, None]  # in place: with a million items, it is of gigabytes
-    rows = np.concatenate([np.zeros((1, axes.shape[1])), axes], dtype=np.float32)  # [1 + n_words, d]; the unknown word counts for nothing
+    axes *= idf[:, None]  # in place: gigabytes for a million items
+    rows = np.concatenate([np.zeros((1, axes.shape[1])), axes], dtype=np.float32)  # [1 + n_words, d]; row 0, zero, is the unknown word
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[UNK]", *vocabulary])}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
@@ -79,20 +81,20 @@ def tfidf_embedder(texts: Iterable[str], dim: int = 256, seed: int = 0) -> Sente
 
 
 def load_embedder(name: str, dtype: str = "auto", max_tokens: int = 0, device: str | None = None) -> SentenceTransformer:
-    """The sentence-transformers model of that name or folder; padding side, pooling and prompts are its own.
+    """The sentence-transformers model of that name or folder, with its own padding side, pooling and prompts.
 
     Args:
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
-        max_tokens: longer texts are cut there; 0: where the model's own configuration says.
-        device: where it is put; None: the first accelerator there is, else the CPU.
+        max_tokens: longer texts are truncated to it; 0: the model's own limit.
+        device: None: the first accelerator, else the CPU.
 
-    Raises `ValueError` for a model that cannot be read, and for `max_tokens` where it has no limit (a static one).
+    Raises `ValueError` for an unreadable model, and for `max_tokens` with a model without a limit (a static one).
     """
     try:
         model = needs("sentence_transformers").SentenceTransformer(name, device=device, model_kwargs={"dtype": dtype})
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"The embedder {name!r} is neither a folder with a model nor one on the Hub that can be read: {reason}") from error
+        raise ValueError(f"The embedder {name!r} is neither a folder with a model nor a readable one on the Hub: {reason}") from error
     if max_tokens:
         try:
             model.max_seq_length = max_tokens
@@ -102,15 +104,15 @@ def load_embedder(name: str, dtype: str = "auto", max_tokens: int = 0, device: s
 
 
 def prompt_text(model: SentenceTransformer, prompt: str = "") -> str:
-    """What the model reads before each text. Similarity between items is symmetric, so all texts get the same.
+    """The text before every item's text. All items get the same one, since similarity between items is symmetric.
 
     Args:
-        prompt: the name of one of the model's prompts, or an instruction itself. Empty: the model's prompt for documents, else its
-            default prompt, unless that is the one for queries; else none (so for Qwen3-Embedding, which has one for queries only).
+        prompt: the name of one of the model's prompts, or an instruction. Empty: the model's prompt for documents; else its default
+            prompt, unless that is for queries; else none. Qwen3-Embedding, whose only prompt is for queries, gets none.
 
-    Raises `ValueError` for one word that names no prompt of the model: an instruction has several.
+    Raises `ValueError` for a single word that names no prompt of the model. An instruction has several words.
     """
-    named = {name: text or "" for name, text in model.prompts.items()}  # with an empty "query" and "document" where it has none
+    named = {name: text or "" for name, text in model.prompts.items()}  # a model without prompts has an empty "query" and "document"
     if not prompt:
         default = () if model.default_prompt_name in (None, "query") else (model.default_prompt_name,)
         return next((named[name] for name in (*_DOCUMENT_PROMPTS, *default) if named.get(name)), "")
@@ -122,10 +124,7 @@ def prompt_text(model: SentenceTransformer, prompt: str = "") -> str:
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """sha256 over an embedder's parts, vocabulary and weights: the same for the same embedder, whatever its name and device.
-
-    It reads every weight: seconds for each few GB.
-    """
+    """sha256 of an embedder's parts, vocabulary and weights; independent of its name and device. Takes seconds per few GB of weights."""
     torch = needs("torch")
     digest = hashlib.sha256(f"{model}\n{model.max_seq_length}\n{model.truncate_dim}\n".encode())
     if hasattr(model.tokenizer, "get_vocab"):
@@ -137,9 +136,9 @@ def fingerprint(model: SentenceTransformer) -> str:
 
 
 class Shards:
-    """float32 `[n_items, d]` in files, memory-mapped: rows are read when they are asked for, ``shards[int array]`` or ``shards[slice]``.
+    """float32 `[n_items, d]` in memory-mapped files. ``shards[int array]`` and ``shards[slice]`` read these rows, `np.asarray` all.
 
-    All parts but the last have the same length. `np.asarray` reads the whole.
+    All parts but the last have the same length.
     """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
@@ -163,17 +162,17 @@ class Shards:
 
 
 def device_names(devices: str) -> list[str]:
-    """The devices of a list such as "cuda:0,cuda:1". Raises `ValueError` for one that this machine lacks, before any is waited for."""
+    """The devices in a list such as "cuda:0,cuda:1". Raises `ValueError` for a device that this machine lacks."""
     torch = needs("torch")
     names = [device.strip() for device in devices.split(",") if device.strip()]
     for name in names:
         try:
             device = torch.device(name)
         except RuntimeError as error:
-            raise ValueError(f"{name!r} is no device; expected devices such as 'cuda:0,cuda:1' or 'cpu'.") from error
+            raise ValueError(f"{name!r} is not a device; expected devices such as 'cuda:0,cuda:1' or 'cpu'.") from error
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
-                f"There is no device {name!r} here; torch finds {torch.cuda.device_count()} CUDA devices. Name others, or none."
+                f"There is no device {name!r} here; torch finds {torch.cuda.device_count()} CUDA devices. Name other devices, or none."
             )
     return names
 
@@ -188,24 +187,24 @@ def embed(
     shard_size: int = SHARD_SIZE,
     work: str | Path | None = None,
 ) -> np.ndarray | Shards:
-    """float32 `[n_items, d]`, each row of length 1, or all zero for a text in which the embedder finds nothing (an empty one).
+    """float32 `[n_items, d]`: rows of length 1, or zero for a text that the embedder maps to zero, such as an empty one.
 
     Args:
         items: at least one.
         embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder` fitted on these items.
         batch_size: texts encoded at once.
         prompt: as in `prompt_text`.
-        devices: such as "cuda:0,cuda:1", each with a process and a copy of the model of its own (so a script that calls this needs
-            ``if __name__ == "__main__":``); empty: one device, by availability.
+        devices: such as "cuda:0,cuda:1", with one process and one copy of the model per device, so a calling script needs
+            ``if __name__ == "__main__":``. Empty: one device, by availability.
         shard_size: items encoded, checked and written together.
-        work: a folder for the shards. The result is then `Shards` of these files; a call that was killed goes on behind the last one,
-            and of a catalog with more items behind the old ones, or some other texts, only their shards are encoded (by the same
-            embedder: one fitted on the catalog changes with it). A file is used only where texts, embedder and prompt are its own.
+        work: a folder for the shards; the result is then `Shards` of these files. An interrupted call resumes after the last shard. When
+            texts change or items are appended, only their shards are encoded again, if the embedder is the same (one fitted on the
+            catalog is not). A file is reused only if its texts, embedder and prompt are the same.
 
-    The vectors do not depend on `work`, nor on where a run was killed; on `batch_size`, `shard_size` and `devices` by rounding at most.
+    `work` and interruptions do not change the vectors; `batch_size`, `shard_size` and `devices` change them by rounding only.
 
-    Raises `ValueError` when there are no items, for an unknown prompt or device, or naming the items whose embedding is not finite (the
-    shards before them stay); `ImportError` naming what to install.
+    Raises `ValueError` for no items, an unknown prompt or device, and embeddings that are not finite, naming their items (earlier shards
+    are kept); `ImportError` naming what to install.
     """
     if not items:
         raise ValueError("There are no items to embed; pass at least one.")
@@ -241,19 +240,19 @@ def embed(
     if folder is None:
         return np.concatenate(parts)
     for stale in set(folder.glob("vectors-*.safetensors")) - {folder / _SHARD.format(number) for number in range(len(parts))}:
-        stale.unlink()  # of a larger catalog, or of smaller shards
+        stale.unlink()  # left by a larger catalog or smaller shards
     return Shards(parts)
 
 
 @contextmanager
 def _encoder(model: SentenceTransformer, devices: list[str], prompt: str, batch_size: int, show: bool) -> Iterator[Any]:
-    """A function from texts to their vectors, on one device or a pool of processes."""
+    """A function from texts to vectors, on one device or a pool of processes."""
     where: dict[str, Any] = {"device": devices[0]} if len(devices) == 1 else {}
 
     def encode(texts: list[str]) -> Any:
-        if len(devices) > 1 and not where:  # not before there is something to encode
+        if len(devices) > 1 and not where:  # started only when there is something to encode
             where["pool"] = model.start_multi_process_pool(devices)
-        # encode_document, since some models have a part of their own for documents
+        # encode_document, since some models have a separate part for documents
         return model.encode_document(texts, prompt=prompt, batch_size=batch_size, show_progress_bar=show, **where)
 
     try:
@@ -270,13 +269,13 @@ def _bar(starts: range, shown: bool) -> Iterable[int]:
 
 
 def _unit(vectors: np.ndarray, items: Sequence[Item], texts: Sequence[str]) -> np.ndarray:
-    """The vectors at length 1; of an empty text, of which a transformer makes something all the same, at 0."""
+    """The vectors scaled to length 1; zero for empty texts, for which a transformer returns a non-zero vector."""
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         named = ", ".join(repr(items[i].item_id) for i in bad[:10])
         raise ValueError(
-            f"{len(bad)} of {len(items)} embeddings hold NaN or infinity, of items {named}{', …' if len(bad) > 10 else ''}. "
-            "Load the embedder with dtype float32, or take another one."
+            f"{len(bad)} of {len(items)} embeddings have NaN or infinity, for items {named}{', …' if len(bad) > 10 else ''}. "
+            "Load the embedder with dtype float32, or choose another one."
         )
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     norms[[not text for text in texts]] = 0
@@ -295,13 +294,13 @@ def _write_shard(path: Path, key: str, vectors: np.ndarray) -> None:
 
 
 def _read_shard(path: Path, key: str, rows: int) -> np.ndarray | None:
-    """A shard, memory-mapped; None where there is none, a broken one or another one."""
+    """A memory-mapped shard; None if it is missing, broken or has another key."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:  # by way of torch, which maps the file; by way of numpy it would be read
+        with safe_open(path, "pt") as file:  # torch maps the file; numpy would read it
             if (file.metadata() or {}).get("key") != key:
                 return None
             vectors = file.get_tensor("vectors").numpy()
@@ -311,7 +310,7 @@ def _read_shard(path: Path, key: str, rows: int) -> np.ndarray | None:
 
 
 def needs(module: str) -> ModuleType:
-    """The module, or an ImportError that says what to install."""
+    """The module, or an ImportError naming what to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

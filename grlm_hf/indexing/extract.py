@@ -1,9 +1,9 @@
 """Items and their neighbours → Term IDs without a language model.
 
-It mirrors what the paper's prompt for context-aware term generation asks of an LLM (GRLM, arXiv 2601.06798, section 3.1): product type
-first, then what the item shares with its neighbours *in the same words*, then one or two words that tell it apart from them, the brand
-last. Everything is counted on the catalog itself (`Extractor.fit`), and can then be applied to items that join it
-(`Extractor.terms`, `TermExtender`): no model, no download, no knowledge of a language but English stop words and plurals.
+The order of terms follows the paper's prompt for context-aware term generation (GRLM, arXiv 2601.06798, section 3.1): the product type,
+then what the item shares with its neighbours *in the same words*, then words that distinguish it from them, then the brand. All statistics
+are counted on the catalog (`Extractor.fit`) and also apply to items added later (`Extractor.terms`, `TermExtender`). There is no model, no
+download and no knowledge of a language except English stop words and plurals.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from grlm_hf.indexing.words import AUDIENCE, FILLERS, PROGRESS_FROM, WEAK_WORDS,
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_FREQUENT = 5  # items that use a word before the catalog has settled on it
-_IN_TITLE, _IN_LEAF, _ABOVE_LEAF, _IN_DESCRIPTION = 1.0, 1.0, 0.3, 0.2  # what a word weighs, by where it stands
+_FREQUENT = 5  # items that must use a word before it counts as established in the catalog
+_IN_TITLE, _IN_LEAF, _ABOVE_LEAF, _IN_DESCRIPTION = 1.0, 1.0, 0.3, 0.2  # weight of a word by its field
 
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What one item's text offers. A term is a word or a settled phrase of two, hyphenated."""
+    """Candidate terms of one item's text. A term is a word, or an established phrase of two words with a hyphen."""
 
-    weights: dict[str, float]  # term → the weight of the best field it stands in; in reading order
-    types: dict[str, float]  # terms that may name the type of product → evidence for it in the item's own text
+    weights: dict[str, float]  # term → the highest weight of a field with it; in reading order
+    types: dict[str, float]  # terms that may name the product type → evidence in the item's own text
     brand: str  # "" if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Extractor:
-    """What was counted on a catalog's items, and the terms of any item in the light of it. Made by `fit`; never changes."""
+    """Statistics of a catalog's items, made by `fit` and immutable, and the terms of any item by them."""
 
     reader: Reader
-    settled: Mapping[tuple[str, str], int]  # pairs of words that are one term → items that use the pair
-    kinds: frozenset[str]  # words that name types of product
-    used: Mapping[str, int]  # term → items whose text offers it
+    settled: Mapping[tuple[str, str], int]  # pairs of words that form one term → number of items with the pair
+    kinds: frozenset[str]  # words that name product types
+    used: Mapping[str, int]  # candidate term → number of items
     n_items: int
 
     @classmethod
     def fit(cls, items: Sequence[Item]) -> Extractor:
-        """Counts brands, plurals, phrases, types of product and the uses of every term. The order of the items plays no part."""
+        """Counts brands, plurals, phrases, product types and the uses of every term. The order of the items does not matter."""
         return cls._fit(items)[0]
 
     @classmethod
     def _fit(cls, items: Sequence[Item]) -> tuple[Extractor, list[_Offer]]:
-        """The extractor, and what these items offer: they are read once for both."""
+        """The extractor, and the candidates of these items, which are read only once."""
         reader, fields = Reader.fit(items)
         used = Counter(word for f in fields for word in {word for run in f.named() for word in run})
         pairs = Counter(pair for f in fields for pair in {pair for run in f.named() for pair in itertools.pairwise(run)})
-        settled = {  # pairs that many items use, and that are a good part of either word's uses
+        settled = {  # pairs in many items that are a large part of both words' uses
             (a, b): n
             for (a, b), n in pairs.items()
             if n >= max(_FREQUENT, min(used[a], used[b]) / 20, max(used[a], used[b]) / 40)
@@ -79,16 +79,16 @@ class Extractor:
         return cls(reader, settled, kinds, Counter(term for offer in offers for term in offer.weights), len(items)), offers
 
     def terms(self, items: Sequence[Item], near: Sequence[Sequence[Item]], n_terms: int = N_TERMS) -> list[TermID]:
-        """One Term ID an item, by the rules of `extract_terms`. Each depends on the item, its neighbours and the fit alone.
+        """One Term ID per item, by the rules of `extract_terms`. It depends only on the item, its neighbours and the fit.
 
         Args:
-            items: any, of those fitted on or not. A word that no item of the fit has counts as one that a single item has.
-            near: for each item its neighbours, closest first.
+            items: any items. A word outside the fit counts as a word of a single item.
+            near: the neighbours of each item, closest first.
 
-        Raises `ValueError` when `near` is not one sequence an item, or `n_terms` < 1.
+        Raises `ValueError` when `near` does not have one sequence per item, or `n_terms` < 1.
         """
         if len(near) != len(items):
-            raise ValueError(f"Found {len(items)} items and the neighbours of {len(near)}; expected one sequence of neighbours an item.")
+            raise ValueError(f"Found {len(items)} items and the neighbours of {len(near)}; expected one sequence of neighbours per item.")
         offers: dict[Item, _Offer] = {}
         for item in itertools.chain(items, *near):
             if item not in offers:
@@ -96,14 +96,14 @@ class Extractor:
         return [self._choose(offers[item], [offers[other] for other in n], n_terms) for item, n in zip(items, near, strict=True)]
 
     def _choose(self, offer: _Offer, near: Sequence[_Offer], n_terms: int) -> TermID:
-        """The terms of one item, given its neighbours'."""
+        """The terms of one item, given the candidates of its neighbours."""
         if n_terms < 1:
             raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
         order = {term: at for at, term in enumerate(offer.weights)}
-        shared = Counter(term for other in near for term in other.weights)  # term → neighbours that have it
+        shared = Counter(term for other in near for term in other.weights)  # term → number of neighbours with it
         n_near = max(1, len(near))
         used = {term: self.used.get(term, 1) for term in (*offer.weights, *shared)}
-        cap = max(math.log(2), math.log(self.n_items / _FREQUENT))  # of two settled words, the rarer is not the better one
+        cap = max(math.log(2), math.log(self.n_items / _FREQUENT))  # among established words, rarer is not better
         rarity = {term: math.log(self.n_items / n) for term, n in used.items()}
         weak = {term: not WEAK_WORDS.isdisjoint(term.split("-")) for term in offer.weights}
         value = {t: weight * min(cap, rarity[t]) * (0.1 if weak[t] else 1) for t, weight in offer.weights.items()}
@@ -111,7 +111,7 @@ class Extractor:
         chosen: list[str] = []
 
         def take(scores: Mapping[str, float], most: int) -> None:
-            """The best terms above zero that share no word with the brand or those chosen before; equal scores in reading order."""
+            """Chooses the best terms above zero that share no word with the brand or chosen terms; ties in reading order."""
             for term in sorted((t for t in scores if scores[t] > 0), key=lambda t: (-scores[t], order.get(t, 0), t)):
                 if most > 0 and set(term.split("-")).isdisjoint(w for t in (brand, *chosen) for w in t.split("-")):
                     chosen.append(term)
@@ -119,7 +119,7 @@ class Extractor:
 
         types = {t: v * (1 + shared[t] / n_near) * (0.3 if weak[t] else 1) for t, v in offer.types.items()}
         take(types, 1)
-        for word in chosen[:1]:  # nail-polish for polish, where most neighbours that have the one have the other
+        for word in chosen[:1]:  # nail-polish for polish, if most neighbours with one have the other
             phrases = [t for t in types if t.endswith(f"-{word}") and 2 * shared[t] + 1 > shared[word]]
             chosen[:] = sorted(phrases, key=lambda t: (-types[t], order[t]))[:1] or [word]
         take({t: shared[t] * v for t, v in value.items()}, n_terms // 2)
@@ -134,7 +134,7 @@ class Extractor:
 
 
 def _split(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> list[str]:
-    """The words of runs, each settled phrase before its first word; of two phrases that overlap, the one more items use."""
+    """The words of runs, with established phrases before their first word. Of overlapping phrases the one with more items counts."""
     found: list[str] = []
     for run in runs:
         starts: set[int] = set()
@@ -147,7 +147,7 @@ def _split(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> list[
 
 
 def _heads(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> set[str]:
-    """The last word of each run, packaging aside, and the phrase that it ends."""
+    """The last word of each run, ignoring packaging words, and the phrase that ends with it."""
     found: set[str] = set()
     for run in runs:
         kept = list(itertools.dropwhile(WEAK_WORDS.__contains__, reversed(run)))[::-1] or run
@@ -173,25 +173,26 @@ def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozen
 
 
 def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_TERMS) -> list[TermID]:
-    """One Term ID an item, in the items' order: `n_terms` different terms in normal form, most important first.
+    """One Term ID per item, in order: `n_terms` different terms in normal form, most important first.
 
-    1. The type of product: the last word (or two-word phrase) of the title's parts or of the leaf category, whichever the item's own
-       text and its neighbours bear out best.
-    2. `n_terms // 2` terms that its neighbours have too: score = neighbours with the term · rarity · weight of its field.
-    3. Terms that its neighbours lack: score = (1 - neighbours with it / (k + 1)) · rarity · weight, lower for a word no other item has.
-    4. The brand last, where known.
+    1. The product type: the last word (or two-word phrase) of the title's parts or of the leaf category that has most support in the item's
+       own text and its neighbours.
+    2. `n_terms // 2` terms shared with neighbours: score = neighbours with the term · rarity · weight of its field.
+    3. Terms that neighbours lack: score = (1 - neighbours with it / (k + 1)) · rarity · weight, lower for a word of this item only.
+    4. The brand, if known.
 
-    Rarity is ln(n_items / items with the term), capped where 5 items have it, so that terms are words the catalog uses again. Too
-    little text is filled up with terms of most of its neighbours, then what is left of it, then fixed words (`product`, `item`, …).
+    Rarity is ln(n_items / items with the term), capped at the value for 5 items, so that terms are words that recur in the catalog. If a
+    text has too few terms, terms of most neighbours follow, then its remaining words, then fixed words (`product`, `item`, …).
 
-    It equals ``Extractor.fit(items).terms(items, …)``, and reads each item once. Raises `ValueError` when `neighbors` is of other items
-    or in another order, or `n_terms` < 1. Deterministic; the order of the items plays no part.
+    Equals ``Extractor.fit(items).terms(items, …)``, but reads each item once. Deterministic; the order of the items does not matter.
+
+    Raises `ValueError` when `neighbors` is of other items or in another order, or `n_terms` < 1.
     """
     if n_terms < 1:
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
     if neighbors.item_ids != tuple(item.item_id for item in items):
         raise ValueError(
-            f"The neighbours are of {len(neighbors.item_ids)} items, which are not the {len(items)} items given, in their order. "
+            f"The neighbours are of {len(neighbors.item_ids)} items that are not the {len(items)} given ones in their order. "
             "Call find_neighbors on the same items."
         )
     extractor, offers = Extractor._fit(items)
@@ -200,30 +201,30 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
 
 
 class TermExtender:
-    """Term IDs for items that join a catalog, call after call: what was counted and embedded once serves the next calls.
+    """Term IDs for items that are added to a catalog. Counts and embeddings are kept between calls.
 
-    Words are counted on the catalog; neighbours are found among old and new items; the catalog's own Term IDs stay as they are. The
-    catalog may change between calls: an item is embedded when it is first seen, and words are counted again once more than a tenth of
-    the catalog has come or gone. Where more items join than a tenth of the catalog, they are counted along with it.
+    Words are counted on the catalog; neighbours are found among old and new items; the catalog's own Term IDs do not change. The catalog
+    may change between calls: an item is embedded when first seen, and words are counted again when more than a tenth of the catalog was
+    added or removed. New items are counted too if they are more than a tenth of the catalog.
 
     Args:
-        n_neighbors: similar items that a new item's terms are chosen in view of.
-        embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder`, fitted where words are counted.
+        n_neighbors: number of similar items considered for a new item's terms.
+        embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder`, fitted when words are counted.
 
-    It holds a catalog's items and their vectors, float32 `[n_items, d]`. Threads may share one.
+    It keeps the catalog's items and their vectors, float32 `[n_items, d]`. Threads may share one.
     """
 
     def __init__(self, n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None):
         self.n_neighbors, self.embedder = n_neighbors, embedder
         self._lock = threading.Lock()
         self._extractor: Extractor | None = None
-        self._model: SentenceTransformer | None = None  # the one given, or fitted where words were counted
+        self._model: SentenceTransformer | None = None  # the given one, or fitted when words were counted
         self._rows: dict[Item, int] = {}
         self._vectors = np.zeros((0, 0), dtype=np.float32)
-        self._uncounted = 0  # items embedded since words were counted
+        self._uncounted = 0  # items embedded since the last count of words
 
     def __call__(self, catalog: Catalog, items: Sequence[Item]) -> list[TermID]:
-        """One Term ID a new item, of as many terms as most of the catalog's have."""
+        """One Term ID per new item, with the catalog's most frequent number of terms."""
         if not items:
             return []
         everything = (*catalog.items, *items)
@@ -242,11 +243,11 @@ class TermExtender:
         return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
 
     def _follow(self, catalog: Catalog) -> tuple[Extractor, np.ndarray]:
-        """The extractor, and the vectors of the catalog's items in their order. Makes what is missing, counts anew where it is time."""
+        """The extractor, and the vectors of the catalog's items in order. Embeds new items, and counts words again when due."""
         fresh = [item for item in catalog if item not in self._rows]
         gone = len(self._rows) + len(fresh) - len(catalog)
         if self._extractor is None or 10 * (self._uncounted + len(fresh) + gone) > len(catalog):
-            kept = [] if self.embedder is None else [item for item in catalog if item in self._rows]  # another TF-IDF, other vectors
+            kept = [] if self.embedder is None else [item for item in catalog if item in self._rows]  # a new TF-IDF has other vectors
             self._vectors = self._vectors[[self._rows[item] for item in kept]]
             self._rows = {item: row for row, item in enumerate(kept)}
             fresh = [item for item in catalog if item not in self._rows]
@@ -258,19 +259,3 @@ class TermExtender:
             self._rows |= {item: row for row, item in enumerate(fresh, len(self._rows))}
             self._uncounted += len(fresh)
         return self._extractor, self._vectors[[self._rows[item] for item in catalog]]
-
-
-def extend_terms(
-    catalog: Catalog, items: Sequence[Item], n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None
-) -> list[TermID]:
-    """Term IDs for new items beside those of a catalog, whose own do not change. For one call: it reads the whole catalog; who adds
-    items again and again keeps a `TermExtender`, which does so once.
-
-    Args:
-        items: the new ones; ids that the catalog lacks.
-        n_neighbors, embedder: as in `TermExtender`.
-
-    Returns:
-        One Term ID a new item, of as many terms as most of the catalog's have.
-    """
-    return TermExtender(n_neighbors, embedder)(catalog, items)

@@ -1,10 +1,10 @@
 """Items and their neighbours → Term IDs written by a language model: context-aware term generation (GRLM, arXiv 2601.06798, section 3.1).
 
-The model sees an item and its nearest neighbours and answers with exactly `n_terms` terms; `writers` holds its decoding to that form, so
-every answer is legal in form whatever the model. A second pass shows it the neighbours' identifiers and asks again for items whose terms
-repeat or hold no letter, or whose identifier another item has. What is still at fault after that is mended from the item's own text.
+The model sees an item and its nearest neighbours and answers with exactly `n_terms` terms. `grlm_hf.llms.writers` constrains its decoding
+to that form, so every answer has it. A second pass shows the neighbours' identifiers and repeats the request for items with repeated or
+empty terms, or with an identifier of another item. Remaining faults are repaired from the item's own text.
 
-The prompt is ours, versioned, and its hash stands in the dataset's card.
+The prompt is ours and versioned; its hash is in the dataset's card.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from grlm_hf.llms.writers import Writer
 from grlm_hf.settings import Count, Limit, check_settings
 
 PROMPT_VERSION = "1"
-TERM_CHARS = 32  # of one term, as written; longer is a sentence
+TERM_CHARS = 32  # longest term as written; longer ones are sentences
 
 _ASPECTS = (
     "what kind of product it is",
@@ -69,28 +69,28 @@ _LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{
 
 @dataclass(frozen=True)
 class LLMConfig:
-    """How a language model writes terms."""
+    """Settings of the language model that writes terms."""
 
     model: str = "Qwen/Qwen3-4B-Instruct-2507"
     """Name or folder of an instruction-tuned causal model."""
     dtype: Dtype = "auto"
-    """Numbers of its weights: "auto" (as they are saved; float32 on a CPU), "float32", "bfloat16" or "float16"."""
+    """Number format of its weights: "auto" (as saved; float32 on a CPU), "float32", "bfloat16" or "float16"."""
     batch_size: Count = 64
-    """Items answered at once by transformers; vLLM schedules by itself."""
+    """Items per batch with transformers; vLLM schedules by itself."""
     tensor_parallel: Count = 1
-    """GPUs that vLLM spreads one copy of the model over."""
+    """GPUs over which vLLM splits one copy of the model."""
     max_model_len: Limit = 0
-    """Tokens of a prompt and its answer that vLLM makes room for; 0: as the model allows."""
+    """vLLM's limit for the tokens of a prompt and its answer; 0: the model's limit."""
     eager: bool = False
-    """vLLM without compilation, which starts faster."""
+    """Run vLLM without compilation, which starts faster."""
     description: Limit = 150
-    """Characters shown of a description, the paper's number; of a neighbour's half as many."""
+    """Characters of a description in the prompt (150 as in the paper); half as many of a neighbour's."""
     second_pass: Literal["needed", "all", "none"] = "needed"
-    """Ask again, showing the neighbours' terms: "needed" (terms that repeat, identifiers that are shared), "all" items, or "none"."""
+    """A second request with the neighbours' terms: "needed" (for repeated terms and shared identifiers), "all" items, or "none"."""
     shard_size: Count = 1024
-    """Items whose answers are written to disk together; a killed run loses one shard at most."""
+    """Items whose answers are written to disk together; an interrupted run loses at most one shard."""
     part: str = ""
-    """"2/8": write only every eighth shard, the third of each; start one process a GPU, then run once without to finish."""
+    """"2/8": ask for every eighth shard only, beginning with the third; start one process per GPU, then run once without it to finish."""
 
     def __post_init__(self) -> None:
         check_settings(self, "terms.llm.")
@@ -99,11 +99,11 @@ class LLMConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """Term IDs written by a model, and how that went.
+    """Term IDs written by a model, with statistics.
 
     Attributes:
-        term_ids: one an item, in order: `n_terms` different terms in normal form.
-        facts: JSON-ready: model, prompt version and hash, how many answers were asked again, accepted, mended.
+        term_ids: one per item, in order: `n_terms` different terms in normal form.
+        facts: JSON-ready: model, prompt version and hash, numbers of answers that were requested again, changed, repaired.
     """
 
     term_ids: list[TermID]
@@ -112,13 +112,13 @@ class Generated:
 
 def answer_pattern(n_terms: int = N_TERMS) -> str:
     """The form of an answer as a regular expression: ``[a, b, c, d, e]``, each term of at most `TERM_CHARS` characters, beginning with a
-    letter or digit of any script. Every full match parses into `n_terms` terms, less those whose normal form has no letter left (``ﾞ``)."""
+    letter or digit of any script. Every full match parses into `n_terms` terms, except for terms with an empty normal form (``ﾞ``)."""
     term = f"{_LETTER}({_INNER}{{0,{TERM_CHARS - 2}}}{_LAST})?"
     return rf"\[{term}(, {term}){{{n_terms - 1}}}\]"
 
 
 def longest_answer(n_terms: int = N_TERMS) -> int:
-    """Tokens that always suffice for an answer: four bytes a character at one token a byte, brackets, separators and the end."""
+    """Upper bound on the tokens of an answer: four bytes per character, one token per byte, brackets, separators and the end."""
     return 4 * TERM_CHARS * n_terms + 2 * n_terms + 2
 
 
@@ -126,13 +126,13 @@ def request(
     item: Item, near: Sequence[Item], n_terms: int = N_TERMS, *, description: int = 150,
     near_terms: Sequence[TermID] = (), taken: Sequence[TermID] = (),
 ) -> str:  # fmt: skip
-    """The user message that asks for an item's terms.
+    """The user message that requests an item's terms.
 
     Args:
         near: its neighbours, closest first.
-        description: characters shown of the item's description; of a neighbour's half as many.
-        near_terms: the neighbours' identifiers, on a second pass.
-        taken: identifiers that the answer must differ from.
+        description: characters of the item's description; half as many of a neighbour's.
+        near_terms: the neighbours' identifiers, in the second pass.
+        taken: identifiers from which the answer must differ.
     """
     lines = []
     for at, other in enumerate(near):
@@ -165,7 +165,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def generation_hash(n_terms: int = N_TERMS) -> str:
-    """Identifies the prompt text and the form of the answer; it stands in the dataset's card."""
+    """Hash of the prompt text and the form of the answer, for the dataset's card."""
     probe = Item("id", "T", "B", ("C",), "D")
     text = [PROMPT_VERSION, answer_pattern(n_terms), request(probe, [probe], n_terms, near_terms=[("a",)], taken=[("b",)])]
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
@@ -179,25 +179,22 @@ def generate_terms(
     n_terms: int = N_TERMS,
     config: LLMConfig | None = None,
 ) -> Generated:
-    """Term IDs for all items, written by a language model; goes on from what an earlier run left in `work`.
-
-    Answers are written to `work` in shards; a shard counts only if its prompts and its model are those of now, so a run that was killed
-    does no item twice and loses none.
+    """Term IDs for all items, written by a language model. Resumes from the shards of answers in `work` (`sharded_answers`).
 
     Args:
         neighbors: of these items, in their order.
-        writer: `grlm_hf.llms.writers.make_writer`; a finished run loads no model.
-        n_terms: terms an identifier, 3 to 8.
+        writer: from `grlm_hf.llms.writers.make_writer`; a finished run loads no model.
+        n_terms: number of terms in an identifier, 3 to 8.
 
     Raises:
-        ValueError: `neighbors` is of other items; `n_terms` outside 3–8; the same shard answered in another form than asked for.
-        Incomplete: always with `config.part`: a part writes answers only, and a run without puts them together.
+        ValueError: `neighbors` is of other items; `n_terms` outside 3–8; an answer in another form.
+        Incomplete: always with `config.part`: a part only writes answers, and a run without it makes the identifiers.
     """
     config = config or LLMConfig()
     if not 3 <= n_terms <= len(_ASPECTS):
-        raise ValueError(f"n_terms is {n_terms}; a model is asked for 3 to {len(_ASPECTS)} terms.")
+        raise ValueError(f"n_terms is {n_terms}; expected 3 to {len(_ASPECTS)}.")
     if neighbors.item_ids != tuple(item.item_id for item in items):
-        raise ValueError(f"The neighbours are not of the {len(items)} items given, in their order. Call find_neighbors on the same items.")
+        raise ValueError(f"The neighbours are not of the {len(items)} given items in their order. Call find_neighbors on the same items.")
     near = [neighbors.of(at) for at in range(len(items))]
 
     def ask(name: str, positions: Sequence[int], message: Callable[[int], str]) -> list[TermID]:
@@ -235,15 +232,15 @@ def generate_terms(
         faults.discard(at)
         changed += new != term_ids[at]
         term_ids[at] = new
-    if config.part:  # or two parts that end at once would both go on
-        raise Incomplete("All answers are written. Run once without terms.llm.part to make the identifiers of them.")
+    if config.part:  # else two parts that end at once would both continue
+        raise Incomplete("All answers are written. Run once without terms.llm.part to make the identifiers.")
     facts = {
-        "model": Path(config.model).name if Path(config.model).is_dir() else config.model,  # cards are public, local paths are not
+        "model": Path(config.model).name if Path(config.model).is_dir() else config.model,  # cards are public and must not show local paths
         "prompt_version": PROMPT_VERSION,
         "prompt_hash": generation_hash(n_terms),
         "n_terms": n_terms,
         "answers": len(items),
-        "legal_in_form": len(items),  # any other is refused
+        "legal_in_form": len(items),  # any other answer is refused
         "asked_again": len(again),
         "changed_by_second_pass": changed,
         "mended": len(faults),
@@ -272,8 +269,8 @@ def _ask(
 
 
 def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
-    """`n_terms` different terms in normal form: those given, without repeats and what is no term, then words of the item's own text
-    (title, leaf category upwards, brand, description), then fixed ones (`product`, `item`, …)."""
+    """`n_terms` different terms in normal form: the valid ones of `terms`, then words of the item's own text (title, categories from the
+    leaf upwards, brand, description), then fixed words (`product`, `item`, …)."""
     kept = [term for term in dict.fromkeys(map(normalise, terms)) if term]
     if len(kept) < n_terms:
         own = words("\n".join((item.title, *reversed(item.categories), item.brand, item.description)))

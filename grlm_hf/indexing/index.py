@@ -1,9 +1,9 @@
-"""Vectors → a faiss index that fits into memory, and a measure of how well it finds.
+"""Vectors → a faiss index that fits into memory, with measured recall.
 
-Exact up to a million vectors. Beyond that inverted lists (IVF): on clustered vectors they are built ten times faster than a graph (HNSW),
-run on a GPU, can be compressed, and hold exact duplicates, of which catalogs are full, in one list. The graph is the better one where
-vectors hardly cluster (`benchmarks/identifiers/neighbors.py`). An approximate index is searched ever more widely until it finds what a
-brute-force search finds, on a sample of the vectors themselves.
+The index is exact up to a million vectors and uses inverted lists (IVF) beyond. On clustered vectors IVF is built ten times faster than a
+graph (HNSW), runs on a GPU, can be compressed, and keeps exact duplicates, frequent in catalogs, in one list. The graph is better for
+vectors with little cluster structure (`benchmarks/identifiers/neighbors.py`). The search of an approximate index is widened until it
+reaches the required recall, measured against brute force on a sample of the vectors.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from grlm_hf.settings import check_value
 IndexKind = Literal["auto", "exact", "ivf", "hnsw"]
 EXACT_UP_TO = 1_000_000  # vectors
 RECALL_QUERIES = 1_000
-_BLOCK = 1 << 24  # floats held at once
-_PROGRESS_FROM = 10**9  # products of two vectors; below that, a search is over before a bar is read
+_BLOCK = 1 << 24  # floats in memory at once
+_PROGRESS_FROM = 10**9  # products of two vectors; fewer take too little time for a progress bar
 _FAISS_ERROR = 1e-5  # above the float32 rounding error of an inner product of unit vectors
-_LINKS = 32  # of a vector in HNSW; twice as many in its lowest layer
-_PER_LIST = 40  # vectors that a list of IVF is trained on; faiss warns below 39
+_LINKS = 32  # per vector in HNSW; twice as many in the lowest layer
+_PER_LIST = 40  # training vectors per IVF list; faiss warns below 39
 _WIDEST = {"ivf": 1 << 30, "ivf-sq8": 1 << 30, "hnsw": 4096}  # nprobe ends at the number of lists
-_MOST_FETCHED = 1024  # by an approximate search
-_MOST_ON_GPU = 2048  # that faiss fetches there
+_MOST_FETCHED = 1024  # results of an approximate search
+_MOST_ON_GPU = 2048  # faiss's limit of results on a GPU
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ class Index:
     """A faiss index over unit vectors, by inner product.
 
     Attributes:
-        kind: "exact", "ivf", "ivf-sq8" (IVF, one byte a number) or "hnsw".
-        rows: int64 `[n]`, the rows of the vectors it holds, rising: those that are not zero.
+        kind: "exact", "ivf", "ivf-sq8" (IVF with one byte per number) or "hnsw".
+        rows: int64 `[n]`, the rows of the indexed vectors, ascending: all that are not zero.
         raw: the faiss index.
         on_gpu: its copy on a GPU, if there is one.
-        effort: how widely it searches: lists (`nprobe`) or candidates (`efSearch`); 0 where it is exact.
-        recall: share of the true nearest neighbours found, measured by `recall_of` on `queries` of the vectors; 1 where it is exact.
+        effort: width of the search: lists (`nprobe`) or candidates (`efSearch`); 0 if exact.
+        recall: share of the true nearest neighbours found, measured by `recall_of` on `queries` of the vectors; 1 if exact.
     """
 
     kind: str
@@ -58,14 +58,14 @@ class Index:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a dataset card says of it."""
+        """What a dataset card states about the index."""
         if self.kind == "exact":
             return {"index": self.kind, "recall": 1.0}
         effort = "ef_search" if self.kind == "hnsw" else "nprobe"
         return {"index": self.kind, effort: self.effort, "recall": round(self.recall, 5), "recall_queries": self.queries}
 
     def propose(self, queries: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(scores float32, rows of the vectors int64), both `[n_queries, fetch]`, best first; row -1 where no more are found."""
+        """(scores float32, rows of the vectors int64), both `[n_queries, fetch]`, best first; row -1 after the last one found."""
         faiss = needs("faiss")
         params = None
         if self.kind != "exact":
@@ -77,13 +77,14 @@ class Index:
 
 
 def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall: float = 0.99, memory: int = 0) -> Index:
-    """An index of the vectors that are not zero, float32 `[n, d]` of length 1.
+    """An index of the non-zero vectors, float32 `[n, d]` of length 1.
 
     Args:
-        k: neighbours that will be asked for; `recall` is of so many.
+        k: number of neighbours of a query; `recall` is recall@k.
         kind: as in `choose_index`.
-        recall: an approximate index searches twice as widely until its measured recall@k is this, or until it cannot; the log says so.
-        memory: bytes it may take; 0: four fifths of `available_memory`.
+        recall: an approximate index doubles the width of its search until the measured recall@k reaches this. If it cannot, the log says
+            so.
+        memory: limit in bytes; 0: four fifths of `available_memory`.
 
     Deterministic on one thread. Raises `ValueError` as `choose_index` does.
     """
@@ -96,7 +97,7 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
         raw.train(vectors[np.sort(sample)])
     for some in _blocks(rows, dim):
         raw.add(vectors[some])
-    index = Index(kind, rows, raw, None if kind == "hnsw" else _on_gpu(raw))  # faiss has no HNSW there
+    index = Index(kind, rows, raw, None if kind == "hnsw" else _on_gpu(raw))  # faiss has no HNSW on GPUs
     if kind == "exact":
         return index
 
@@ -110,17 +111,17 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
             break
         index = replace(index, effort=min(2 * index.effort, widest))
     if index.recall < recall:
-        log.warning("The %s index finds %.4f of the true neighbours at most; asked for %.4f.", kind, index.recall, recall)
+        log.warning("The %s index has a recall of at most %.4f; %.4f was requested.", kind, index.recall, recall)
     return index
 
 
 def choose_index(n: int, dim: int, wanted: str, memory: int) -> str:
     """The kind of index for `n` vectors in `memory` bytes.
 
-    "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond. Where "auto" or "ivf" does not fit, IVF with one byte a number takes its
-    place: its candidates are scored anew from the vectors themselves, so that it costs recall alone, which is measured.
+    "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond. If "auto" or "ivf" does not fit, it becomes IVF with one byte per number.
+    Candidates are scored again with the original vectors, so compression costs only recall, which is measured.
 
-    Raises `ValueError` for an unknown kind, or saying how much memory is needed, how much there is, and what to do.
+    Raises `ValueError` for an unknown kind, and when none fits: with the memory needed, the memory allowed, and what to do.
     """
     check_value("index", wanted, IndexKind)
     first = wanted if wanted != "auto" else "exact" if n <= EXACT_UP_TO else "ivf"
@@ -128,28 +129,28 @@ def choose_index(n: int, dim: int, wanted: str, memory: int) -> str:
     for kind in kinds:
         if index_bytes(kind, n, dim) <= memory:
             if kind != first:
-                log.warning("An index of kind %s does not fit into %.2f GB; one byte a number instead.", first, memory / 1e9)
+                log.warning("An index of kind %s does not fit into %.2f GB; using one byte per number instead.", first, memory / 1e9)
             return kind
     smaller = "choose index=auto, which compresses, " if wanted in ("exact", "hnsw") else ""
     raise ValueError(
         f"An index of {n:,} vectors of {dim} numbers needs {index_bytes(kinds[-1], n, dim) / 1e9:.3g} GB ({kinds[-1]}), and may take "
-        f"{memory / 1e9:.3g} GB: {smaller}take an embedder of fewer dimensions, or a machine with more memory."
+        f"{memory / 1e9:.3g} GB: {smaller}choose an embedder of fewer dimensions, or a machine with more memory."
     )
 
 
 def index_bytes(kind: str, n: int, dim: int) -> int:
-    """Bytes that building such an index takes at most, vectors on disk not counted. faiss doubles an array that is full, so that the old
-    and the new one are held for a moment."""
+    """Upper bound on the bytes needed to build such an index, without vectors on disk. faiss doubles a full array and for a moment holds
+    the old and the new one."""
     if kind == "exact":
         return 2 * n * dim * 4
     if kind == "hnsw":
         return n * (2 * dim * 4 + 2 * _LINKS * 4 * 2)
     trained = (_PER_LIST + 2) * _n_lists(n) * dim * 4
-    return trained + 3 * n * (dim * (1 if kind == "ivf-sq8" else 4) + 8) // 2  # many small arrays: half of them half full
+    return trained + 3 * n * (dim * (1 if kind == "ivf-sq8" else 4) + 8) // 2  # many small arrays, half full on average
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: what Linux says is available, within its control group's limit (v2)."""
+    """Bytes that this process can still allocate: Linux's available memory, within the limit of its control group (v2)."""
     import os
 
     if not Path("/proc/meminfo").is_file():
@@ -161,17 +162,17 @@ def available_memory() -> int:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         free = min(free, limit - used + int(cached["inactive_file"]) + int(cached["active_file"]))
-    except (OSError, ValueError, KeyError):  # no such group, or "max": no limit
+    except (OSError, ValueError, KeyError):  # no control group, or "max": no limit
         pass
     return max(0, free)
 
 
 def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(neighbours int64, scores float32), both `[n_rows, k]`, of rows that the index holds: -1 and -inf where there are fewer.
+    """(neighbours int64, scores float32), both `[n_rows, k]`, for indexed rows; -1 and -inf where there are fewer than k.
 
-    The index proposes; the scores are recomputed in float64, where they depend on the two vectors alone, so that equal ones are equal
-    and fall in catalog order. Rows whose last score may be tied beyond what was fetched fetch more: an exact index as many as it takes,
-    an approximate one `_MOST_FETCHED`. Rows with the same vector are searched for once, since there may be many of them.
+    The scores of the index's candidates are recomputed in float64, so that they depend on the two vectors only: equal scores are equal
+    numbers, and sort in catalog order. When candidates beyond the fetched ones may tie with the last score, more are fetched: as many as
+    needed from an exact index, up to `_MOST_FETCHED` from an approximate one. Rows with equal vectors are searched once.
     """
     from tqdm import tqdm
 
@@ -183,8 +184,8 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
         return neighbors, scores
     seen: dict[bytes, int] = {}
     digests = (hashlib.blake2b(v, digest_size=16).digest() for some in _blocks(rows, vectors.shape[1]) for v in vectors[some])
-    alike = np.array([seen.setdefault(digest, at) for at, digest in enumerate(digests)])  # the first of `rows` with the same vector
-    nearby = np.full((len(rows), kept + 1), -1, dtype=np.int64)  # the item itself among them
+    alike = np.array([seen.setdefault(digest, at) for at, digest in enumerate(digests)])  # the first of `rows` with an equal vector
+    nearby = np.full((len(rows), kept + 1), -1, dtype=np.int64)  # includes the item itself
     cosines = np.full((len(rows), kept + 1), -np.inf, dtype=np.float32)
     most = n if exact else min(n, max(_MOST_FETCHED, 2 * k))
     fetch = min(most, k + 1 + (4 * k + 16 if index.kind == "ivf-sq8" else 8))
@@ -205,7 +206,7 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
                 bar.update(int(settled.sum()))
             pending, fetch = np.concatenate(unsettled), min(most, 2 * fetch)
     nearby, cosines = nearby[alike], cosines[alike]
-    out = nearby == rows[:, None]  # the item itself, wherever it stands
+    out = nearby == rows[:, None]  # the item itself, at any rank
     out[~out.any(axis=1), -1] = True
     neighbors[:, :kept] = nearby[~out].reshape(-1, kept)
     scores[:, :kept] = np.where(neighbors[:, :kept] >= 0, cosines[~out].reshape(-1, kept).clip(-1, 1), -np.inf)
@@ -213,8 +214,8 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
 
 
 def recall_of(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, k: int) -> float:
-    """recall@k of the index as it is: of the `k` that `search` finds for each row of `queries`, the share that is as near as the k-th of
-    a brute-force search (so that any of several equal ones counts)."""
+    """recall@k of the index: of the `k` neighbours that `search` finds for each row of `queries`, the share that scores no lower than the
+    k-th of a brute-force search. So any of several tied neighbours counts."""
     return _recall(index, vectors, queries, _true_floor(vectors, index.rows, queries, k), k)
 
 
@@ -225,7 +226,7 @@ def _recall(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, flo
 
 
 def _true_floor(vectors: np.ndarray | Shards, rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """float32 `[n_queries]`: the k-th best score of each query among all others, by brute force, a block of vectors at a time."""
+    """float32 `[n_queries]`: the k-th best score of each query among all others, by brute force, block by block."""
     faiss = needs("faiss")
     asked, kept = vectors[queries], min(k, len(rows) - 1)
     found = np.empty((len(queries), 0), dtype=np.int64)
@@ -248,13 +249,13 @@ def _scores(queries: np.ndarray, vectors: np.ndarray | Shards, found: np.ndarray
 
 
 def _blocks(rows: np.ndarray, floats: int) -> Iterator[np.ndarray]:
-    """The rows, so many at a time that `floats` a row stay within `_BLOCK`."""
+    """The rows in blocks; with `floats` numbers per row, a block has at most `_BLOCK` numbers."""
     step = max(1, _BLOCK // floats)
     return (rows[at : at + step] for at in range(0, max(1, len(rows)), step))
 
 
 def _n_lists(n: int) -> int:
-    """About 4 · sqrt(n), faiss's advice, of at least `_PER_LIST` vectors each."""
+    """About 4 · sqrt(n), as faiss recommends, with at least `_PER_LIST` vectors each."""
     return max(1, min(int(4 * n**0.5), n // _PER_LIST))
 
 
@@ -273,12 +274,12 @@ def _empty(kind: str, n: int, dim: int) -> Any:
 
 
 def _on_gpu(index: Any) -> Any:
-    """A copy on the first GPU, where faiss was built for one and it fits; else None. (Not run by the tests: they have no GPU.)"""
+    """A copy on the first GPU, if faiss supports one and it fits; else None. Tests without a GPU do not run it."""
     faiss = needs("faiss")
     if not getattr(faiss, "get_num_gpus", int)():
         return None
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    except RuntimeError as error:  # its memory is too small
+    except RuntimeError as error:  # too little memory
         log.warning("The index stays on the CPU: %s", error)
         return None

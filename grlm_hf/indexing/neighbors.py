@@ -1,8 +1,8 @@
 """Items → their nearest items by text: the context in which terms are chosen (GRLM, arXiv 2601.06798, section 3.1).
 
 The paper embeds title, description and categories with Qwen3-Embedding-8B and keeps the five closest items by cosine. Here any
-sentence-transformers model does (`embedding`), and the search is exact up to a million items (`index`). It masks the item itself by its
-position, so the closest true neighbour is never lost, not even when it is an exact duplicate (the official code drops it).
+sentence-transformers model works (`embedding`), and the search is exact up to a million items (`index`). It masks the item itself by
+position, so the closest true neighbour is kept even if it is an exact duplicate. The official code drops it.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ _FACTS_KEY = b"grlm_neighbors"
 
 @dataclass(frozen=True)
 class NeighborsConfig:
-    """How similar items are found."""
+    """Settings of the search for similar items."""
 
     k: Count = 5
-    """Similar items of each item."""
+    """Number of similar items per item."""
     min_score: Annotated[float | None, Range(-1, 1)] = None
-    """Cosine similarity below which an item is no neighbour; null: none is left out."""
+    """Items with a lower cosine similarity are not neighbours; null: no limit."""
     embedder: str = ""
-    """A sentence-transformers model's name or folder; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
+    """Name or folder of a sentence-transformers model; empty: a TF-IDF embedder fitted on the catalog, which needs no download."""
     prompt: str = ""
-    """The name of one of the embedder's prompts, or an instruction itself; empty: its prompt for documents, if it has one."""
+    """Name of one of the embedder's prompts, or an instruction; empty: its prompt for documents, if it has one."""
     max_tokens: Limit = 0
-    """Texts are cut after so many tokens; 0: where the embedder's own configuration says."""
+    """Longer texts are truncated to this many tokens; 0: the embedder's own limit."""
     dtype: Dtype = "auto"
-    """The embedder's numbers: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
+    """Number format of the embedder's weights: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
     batch_size: Count = 128
     """Texts embedded at once."""
     devices: str = ""
-    """Such as "cuda:0,cuda:1", each with a process of its own; empty: one device, by availability."""
+    """Such as "cuda:0,cuda:1", with one process per device; empty: one device, by availability."""
     shard_size: Count = SHARD_SIZE
-    """Items embedded between two writes; a killed run repeats at most so many."""
+    """Items embedded between two writes; an interrupted run repeats at most this many."""
     index: IndexKind = "auto"
     """"exact"; "ivf" or "hnsw", approximate, with measured recall; "auto": exact up to a million items, then IVF, compressed if need be."""
     recall: Annotated[float, Range(above=0, most=1)] = 0.99
-    """What an approximate index has to find of the true neighbours; it searches more widely until it does."""
+    """Required recall of an approximate index; it widens its search until it reaches it."""
     memory_gb: NotNegative = 0.0
-    """That the index may take; 0: four fifths of what is free."""
+    """Memory limit of the index in GB; 0: four fifths of the free memory."""
 
     def __post_init__(self) -> None:
         check_settings(self, "neighbors.")
@@ -71,10 +71,10 @@ class Neighbors:
     Attributes:
         item_ids: `n_items` ids, the order of the rows.
         indices: int32 `[n_items, k]`, positions in `item_ids`, never the row's own; -1 where there are fewer than `k`.
-        scores: float32 `[n_items, k]`, cosine similarity in [-1, 1], falling along a row; -inf where `indices` is -1.
-        facts: how they were found, for a dataset card; values that JSON can hold.
+        scores: float32 `[n_items, k]`, cosine similarity in [-1, 1], descending along a row; -inf where `indices` is -1.
+        facts: how they were found, for a dataset card; JSON-ready.
 
-    Raises `ValueError` when shapes or dtypes differ from these.
+    Raises `ValueError` for other shapes or dtypes.
     """
 
     item_ids: tuple[str, ...]
@@ -95,7 +95,7 @@ class Neighbors:
         return [int(i) for i in self.indices[position] if i >= 0]
 
     def to_dataset(self) -> Dataset:
-        """Columns `item_id` (string), `neighbors` (list of item ids, closest first), `scores` (list of float32); one row an item."""
+        """Columns `item_id` (string), `neighbors` (list of item ids, closest first), `scores` (list of float32); one row per item."""
         import pyarrow as pa
         from datasets import Dataset, Features, List, Value
 
@@ -111,8 +111,8 @@ class Neighbors:
 
     @classmethod
     def from_dataset(cls, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> Neighbors:
-        """From rows with the columns of `to_dataset`; `facts` of their origin. Raises `ValueError` naming the first item whose row cannot
-        be right: a repeated id, a neighbour without a row or that is the item itself, or as many scores as there are no neighbours."""
+        """From rows with the columns of `to_dataset`, and the facts of their origin. Raises `ValueError` naming the first item with an
+        invalid row: a repeated id, a neighbour that has no row or is the item itself, or unequal numbers of neighbours and scores."""
         facts = dict(facts or {})
         table = [(row["item_id"], row["neighbors"], row["scores"]) for row in rows]
         position = {item_id: at for at, (item_id, _, _) in enumerate(table)}
@@ -123,8 +123,8 @@ class Neighbors:
             strange = [other for other in found if other not in position or other == item_id]
             if position[item_id] != at or strange or len(found) != len(similar):
                 raise ValueError(
-                    f"The neighbours of item {item_id!r} (row {at}) cannot be right: {len(found)} neighbours, {len(similar)} scores"
-                    + (f", {strange[0]!r} is the item itself or has no row." if strange else ", or the id is there twice.")
+                    f"The neighbours of item {item_id!r} (row {at}) are invalid: {len(found)} neighbours, {len(similar)} scores"
+                    + (f", {strange[0]!r} is the item itself or has no row." if strange else ", or the id is repeated.")
                     + " Find them again on the same items."
                 )
             indices[at, : len(found)] = [position[other] for other in found]
@@ -132,12 +132,12 @@ class Neighbors:
         return cls(tuple(position), indices, scores, facts)
 
     def save(self, path: str | Path) -> None:
-        """One parquet file with the columns of `to_dataset`, the facts in its metadata; written atomically."""
+        """Writes one parquet file atomically: the columns of `to_dataset`, with the facts in its metadata."""
         write_parquet(self.to_dataset(), path, {_FACTS_KEY: json.dumps({"schema": NEIGHBORS_SCHEMA, **self.facts}).encode()})
 
     @staticmethod
     def written(path: str | Path) -> bool:
-        """Whether `save` wrote the file, as far as its metadata tell."""
+        """Whether `save` wrote the file, by its metadata."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -148,7 +148,7 @@ class Neighbors:
 
     @classmethod
     def load(cls, path: str | Path) -> Neighbors:
-        """What `save` wrote. Raises `ValueError` for another file, one of a later grlm-hf, or one whose rows cannot be right."""
+        """Reads what `save` wrote. Raises `ValueError` for any other file, one from a later grlm-hf, or one with invalid rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -163,21 +163,21 @@ class Neighbors:
             raise ValueError(f"{path} was not written by Neighbors.save: its metadata state no schema. Find the neighbours again.")
         facts = json.loads(stated)
         if facts.pop("schema") > NEIGHBORS_SCHEMA:
-            raise ValueError(f"{path} is of a later grlm-hf than this one, which reads schema {NEIGHBORS_SCHEMA}: pip install -U grlm-hf")
+            raise ValueError(f"{path} comes from a later grlm-hf; this one reads schema {NEIGHBORS_SCHEMA}: pip install -U grlm-hf")
         return cls.from_dataset((row for batch in table.to_batches() for row in batch.to_pylist()), facts)
 
 
 def nearest(
     vectors: np.ndarray | Shards,
     k: int,
-    min_score: Annotated[float | None, Range(-1, 1)] = None,
+    min_score: float | None = None,
     rows: Sequence[int] | None = None,
     index: Index | str = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices int32 `[n, k]` and scores float32 `[n, k]` of `Neighbors`, for float32 vectors `[n, d]` of length 1 or 0.
 
-    Zero vectors have no neighbours and are nobody's. `min_score` leaves out what is less similar. Only `rows` are searched for, if
-    given; the others have no neighbours then. `index`: as in `grlm_hf.indexing.index.choose_index`, or one that is built.
+    Zero vectors have no neighbours and are neighbours of no item. `min_score` excludes less similar items. With `rows`, only these get
+    neighbours. `index`: a kind as in `grlm_hf.indexing.index.choose_index`, or an index.
 
     Raises `ValueError` for `k` < 1 or an index that does not fit into memory.
     """
@@ -198,7 +198,7 @@ def find_neighbors(
     items: Sequence[Item],
     k: int | None = None,
     embedder: SentenceTransformer | str | None = None,
-    min_score: Annotated[float | None, Range(-1, 1)] = None,
+    min_score: float | None = None,
     *,
     config: NeighborsConfig | None = None,
     work: str | Path | None = None,
@@ -206,12 +206,12 @@ def find_neighbors(
     """Each item's nearest other items by the cosine of their texts' embeddings.
 
     Args:
-        k, embedder, min_score: where given, they count instead of `config`'s. `embedder` may be a loaded `SentenceTransformer`, whose own
-            dtype and length of text then count.
-        work: a folder for the embeddings, so that a killed run goes on where it stopped (`embed`), and that they need not fit into memory.
+        k, embedder, min_score: override those of `config`. `embedder` may be a loaded `SentenceTransformer`; its own dtype and text
+            length then apply.
+        work: a folder for the embeddings. An interrupted run resumes from it (`embed`), and the embeddings need not fit into memory.
 
-    Items whose text is empty to the embedder have no neighbours. Raises `ValueError` for no items, a repeated item id, a setting out of
-    its range, an embedding that is not finite or an index that does not fit into memory; `ImportError` naming what to install.
+    Items that the embedder maps to zero have no neighbours. Raises `ValueError` for no items, a repeated item id, a setting out of range,
+    an embedding that is not finite or an index that does not fit into memory; `ImportError` naming what to install.
     """
     given = {"k": k, "embedder": embedder if isinstance(embedder, str) else None, "min_score": min_score}
     config = replace(config or NeighborsConfig(), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -224,22 +224,14 @@ def find_neighbors(
     device_names(config.devices)  # before a model is loaded
     if not config.embedder and embedder is None:
         if config.prompt or config.max_tokens:
-            raise ValueError("prompt and max_tokens are for a model that is named: give embedder too, or neither of them.")
+            raise ValueError("prompt and max_tokens need an embedder: give embedder too, or neither of them.")
         model, name = tfidf_embedder(map(item_text, items)), "tf-idf"
     elif embedder is None or isinstance(embedder, str):
         model = load_embedder(config.embedder, config.dtype, config.max_tokens, "cpu" if config.devices else None)
         name = Path(config.embedder).name if Path(config.embedder).is_dir() else config.embedder
     else:
         model, name = embedder, embedder.model_card_data.base_model or type(embedder).__name__
-    vectors = embed(
-        items,
-        model,
-        config.batch_size,
-        prompt=config.prompt,
-        devices=config.devices,
-        shard_size=config.shard_size,
-        work=work,
-    )
+    vectors = embed(items, model, config.batch_size, prompt=config.prompt, devices=config.devices, shard_size=config.shard_size, work=work)
     index = build_index(vectors, config.k, config.index, config.recall, int(config.memory_gb * 1e9))
     facts = {
         "n_items": len(items),

@@ -1,7 +1,7 @@
-"""A vocabulary of terms held to a size: the most used terms stay, each rarer one gives way to the nearest of those.
+"""A vocabulary of terms with a limited size: the most frequent terms stay, each rarer one is replaced by the nearest of them.
 
-The paper went from 54 k to 3 k terms and lost less than 1 % (GRLM, arXiv 2601.06798). Fewer terms mean more examples of each, and more
-items that share one: `grlm_hf.indexing.collisions.resolve` comes after.
+The paper went from 54 k to 3 k terms and lost less than 1 % (GRLM, arXiv 2601.06798). Fewer terms mean more examples per term, and more
+items that share an identifier, which `grlm_hf.indexing.collisions.resolve` then separates.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 VOCABULARY_SCHEMA = 1
 _SCHEMA_KEY = b"grlm_vocabulary_schema"
-_GRAMS = (2, 3, 4)  # letters of the pieces of a term that are compared
-_SPARE = 8  # nearest terms kept of each, or as many as an item's terms, so that one is left that the item has not yet
-_PROGRESS_FROM = 10_000  # terms; below that, it is over before a bar is read
+_GRAMS = (2, 3, 4)  # lengths of the compared letter n-grams
+_SPARE = 8  # nearest terms stored per term (at least an item's terms), so that the item lacks one of them
+_PROGRESS_FROM = 10_000  # terms; fewer take too little time for a progress bar
 
 Near = tuple[tuple[str, float], ...]
-"""Kept terms with their similarity, nearest first; of equals the more used first."""
+"""Kept terms with their similarity, nearest first; ties by frequency."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The terms that are kept, and where each other one goes. Made by `limit_vocabulary`.
+    """The kept terms, and the replacements of all others. Made by `limit_vocabulary`.
 
     Attributes:
-        kept: the terms kept, most used first; of equals the first by letters.
-        uses: how many items have each of them.
-        company: for each of them the other kept terms of its items → how many items have both.
-        near: each term left out → the nearest kept ones.
-        embedded: whether nearness is that of an embedder.
+        kept: the kept terms, most frequent first; ties in alphabetical order.
+        uses: number of items with each kept term.
+        company: for each kept term the other kept terms of its items → number of items with both.
+        near: each removed term → the nearest kept terms.
+        embedded: whether an embedder measured the similarity.
     """
 
     kept: tuple[str, ...]
@@ -56,34 +56,33 @@ class Vocabulary:
 
     @property
     def mapping(self) -> dict[str, tuple[str, float]]:
-        """Each term left out → the kept term that takes its place, and their similarity in [-1, 1]; the least similar first."""
+        """Each removed term → the kept term that replaces it, and their similarity in [-1, 1]; the least similar first."""
         found = {term: near[0] for term, near in self.near.items()}
         return dict(sorted(found.items(), key=lambda pair: (pair[1][1], pair[0])))
 
     def apply(self, term_ids: Sequence[TermID], embedder: SentenceTransformer | str | None = None) -> list[TermID]:
-        """Term IDs in kept terms only, each as long as before and in the same order.
+        """Term IDs with kept terms only, each of the same length.
 
-        Kept terms stay. Each other one, the most important first, becomes the nearest kept term that the item has not yet: no
-        term is put in twice. A term that
-        the vocabulary has not seen is compared by the same rule, its company being that item's kept terms; so what becomes of a Term ID
-        depends on it and on the vocabulary alone.
+        Kept terms stay. Each other term, the most important first, is replaced by the nearest kept term that the item does not have yet.
+        A term unknown to the vocabulary is compared by the same rule, with that item's kept terms as its company. So the result depends
+        only on the Term ID and the vocabulary.
 
         Args:
             term_ids: of any items, terms in normal form.
-            embedder: the one given to `limit_vocabulary`, needed for terms not seen there.
+            embedder: the one given to `limit_vocabulary`, needed for unknown terms.
 
-        Raises `ValueError` when a Term ID has more terms than are kept, or an embedder is missing.
+        Raises `ValueError` when a Term ID has more terms than the vocabulary, or an embedder is missing.
         """
         kept = set(self.kept)
         for term_id in term_ids:
             if len(term_id) > len(kept):
-                raise ValueError(f"{list(term_id)} has {len(term_id)} terms, the vocabulary {len(kept)}; keep more.")
+                raise ValueError(f"{list(term_id)} has {len(term_id)} terms, the vocabulary {len(kept)}; keep more terms.")
         unseen = {term for term_id in term_ids for term in term_id} - kept - self.near.keys()
         found: dict[tuple[str, tuple[str, ...]], Near] = {}
         if unseen and self.embedded:
             if embedder is None:
                 raise ValueError(
-                    f"{len(unseen)} terms, such as {min(unseen)!r}, are new to this vocabulary, which compares by an embedder; pass it."
+                    f"{len(unseen)} terms, such as {min(unseen)!r}, are new to this vocabulary, which needs its embedder for them; pass it."
                 )
             embedded = _nearest_embedded(sorted(unseen), self.kept, embedder, self._depth)
             found = {(term, ()): nearest for term, nearest in embedded.items()}
@@ -103,7 +102,7 @@ class Vocabulary:
             terms = []
             for term in term_id:
                 if term not in kept:
-                    # Where all the nearest are taken, which takes a longer Term ID than any before, the most used.
+                    # If all the nearest are taken (by a longer Term ID than any before), the most frequent free term.
                     term = next(t for t in itertools.chain((t for t, _ in near(term, company)), self.kept) if t not in taken)
                     taken.add(term)
                 terms.append(term)
@@ -119,8 +118,8 @@ class Vocabulary:
         return _Space(self.kept, self.uses, self.company)
 
     def save(self, path: str | Path) -> None:
-        """Writes one parquet file (atomically), one row a term: `term`, `uses` (0 of those left out), `company`, `company_uses`,
-        `near`, `similarity` (lists)."""
+        """Writes one parquet file atomically, one row per term: `term`, `uses` (0 for removed terms), and the lists `company`,
+        `company_uses`, `near`, `similarity`."""
         if not str(path).endswith(".parquet"):
             raise ValueError(f"A vocabulary is saved as parquet; found {path}, expected a name that ends in .parquet.")
         from datasets import Features, List, Value
@@ -139,14 +138,14 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Reads what `save` wrote. Raises `ValueError` for another file, or one of a newer grlm-hf."""
+        """Reads what `save` wrote. Raises `ValueError` for any other file, or one from a newer grlm-hf."""
         rows = [row for _, row in read_rows(path)]
         import pyarrow.parquet as pq
 
         metadata = pq.read_schema(path).metadata or {} if str(path).endswith(".parquet") else {}
         version = metadata.get(_SCHEMA_KEY, b"").decode()
         if not version.isdigit():
-            raise ValueError(f"{path} holds no vocabulary; write one with Vocabulary.save, as a .parquet file.")
+            raise ValueError(f"{path} is no vocabulary; write one with Vocabulary.save, as a .parquet file.")
         if int(version) > VOCABULARY_SCHEMA:
             raise ValueError(f"{path} has vocabulary schema {version}; this grlm-hf reads up to {VOCABULARY_SCHEMA}. Upgrade grlm-hf.")
         kept = [row for row in rows if row["uses"]]
@@ -161,14 +160,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Limited:
-    """What `limit_vocabulary` made.
+    """The result of `limit_vocabulary`.
 
     Attributes:
-        term_ids: one an item, in kept terms.
-        vocabulary: the terms kept, and the mapping of the others.
-        n_terms_before: different terms there were.
-        n_changed: items with at least one other term than before.
-        n_shared_before, n_shared: items that share their Term ID with another.
+        term_ids: one per item, with kept terms only.
+        vocabulary: the kept terms, and the replacements of the others.
+        n_terms_before: number of different terms before.
+        n_changed: items with at least one replaced term.
+        n_shared_before, n_shared: items that share their Term ID with another item.
     """
 
     term_ids: list[TermID]
@@ -180,7 +179,7 @@ class Limited:
 
     @property
     def facts(self) -> dict[str, int | float]:
-        """The counts as plain values, for JSON; `mean_similarity` is that of the terms left out to those that take their place."""
+        """The counts as plain values, for JSON. `mean_similarity`: of removed terms to their replacements."""
         similarities = [similarity for _, similarity in self.vocabulary.mapping.values()]
         return {
             "n_terms_before": self.n_terms_before,
@@ -193,16 +192,16 @@ class Limited:
 
 
 def limit_vocabulary(term_ids: Sequence[TermID], size: int, embedder: SentenceTransformer | str | None = None) -> Limited:
-    """Keeps the `size` terms that most items use and puts the nearest of them in the place of every other (`Vocabulary.apply`).
+    """Keeps the `size` most frequent terms and replaces every other term by the nearest of them (`Vocabulary.apply`).
 
-    Nearness of a term left out to one kept, in [0, 1]: half the cosine of their pieces of 2 to 4 letters (``^sham``, ``hamp``, …; rare
-    pieces weigh more), half that of their company: the kept terms in the same items, ln(1 + items with both) · ln(1 + items / items
-    with the company). With an embedder, the cosine of the terms' embeddings instead, hyphens read as spaces. The search is exact; equal
-    ones by uses, then letters. Deterministic; the order of the items plays no part.
+    The similarity of a removed term to a kept one, in [0, 1], is the mean of two cosines: of their letter n-grams of length 2 to 4
+    (``^sham``, ``hamp``, …; rare ones weigh more), and of their company, the kept terms in the same items, weighted by
+    ln(1 + items with both) · ln(1 + items / items with the company). With an embedder it is the cosine of the terms' embeddings, with
+    hyphens read as spaces. The search is exact; ties by frequency, then alphabet. Deterministic; the order of the items does not matter.
 
     Args:
-        term_ids: one an item, terms in normal form.
-        size: terms to keep, at least as many as a Term ID has; with as many as there are, nothing changes.
+        term_ids: one per item, terms in normal form.
+        size: number of terms to keep, at least the length of a Term ID.
         embedder: a `SentenceTransformer`, or the name or folder of one.
 
     Raises `ValueError` for no Term IDs or too small a size.
@@ -211,7 +210,7 @@ def limit_vocabulary(term_ids: Sequence[TermID], size: int, embedder: SentenceTr
         raise ValueError("There are no Term IDs; pass at least one.")
     longest = max(map(len, term_ids))
     if size < longest:
-        raise ValueError(f"size is {size}; expected at least {longest}, the terms of one item.")
+        raise ValueError(f"size is {size}; expected at least {longest}, the length of one Term ID.")
     counts = Counter(term for term_id in term_ids for term in set(term_id))
     ranked = sorted(counts, key=lambda term: (-counts[term], term))
     kept, rare = tuple(ranked[:size]), sorted(ranked[size:])
@@ -239,7 +238,7 @@ def _shared(term_ids: Iterable[TermID]) -> int:
 
 
 class _Space:
-    """The kept terms as sparse vectors of pieces and of company, indexed by what they hold."""
+    """Inverted index of the kept terms' sparse vectors: letter n-grams and company."""
 
     def __init__(self, kept: Sequence[str], uses: Sequence[int], company: Sequence[Mapping[str, int]]):
         self.kept = kept
@@ -268,7 +267,7 @@ class _Space:
 
 
 def _grams(term: str) -> list[str]:
-    """Its pieces of 2 to 4 letters, in reading order, with its ends marked."""
+    """Letter n-grams of length 2 to 4, with both ends marked."""
     text = f"^{term}$"
     return [text[at : at + n] for n in _GRAMS for at in range(len(text) - n + 1)]
 
@@ -279,7 +278,7 @@ def _unit(vector: dict[str, float]) -> dict[str, float]:
 
 
 def _index(vectors: Iterable[Mapping[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What vectors hold → the rows that hold it, int64, and their values, float64."""
+    """Feature → the rows with it, int64, and their values, float64."""
     found: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for row, vector in enumerate(vectors):
         for name, value in vector.items():
@@ -288,7 +287,7 @@ def _index(vectors: Iterable[Mapping[str, float]]) -> dict[str, tuple[np.ndarray
 
 
 def _best(scores: np.ndarray, kept: Sequence[str], depth: int) -> Near:
-    scores = np.round(scores, 6)  # what differs by rounding alone is equal, and falls in the order of `kept`
+    scores = np.round(scores, 6)  # values that differ by rounding only are ties, in the order of `kept`
     return tuple((kept[at], float(scores[at])) for at in np.argsort(-scores, kind="stable")[:depth])
 
 

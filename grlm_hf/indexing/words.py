@@ -1,7 +1,7 @@
-"""The words of an item's text: where they begin and end, which never are terms, plurals, and the brand.
+"""The words of an item's text: their boundaries, words that are never terms, plurals, and the brand.
 
-Extraction without a language model reads texts through it. What is not in the text, it learns by counting a catalog's items
-(`Brands.fit`, `Reader.fit`); English stop words and plural endings are all that it knows beforehand.
+Extraction without a language model reads texts with this module. It counts a catalog's items (`Brands.fit`, `Reader.fit`) and has no
+prior knowledge except English stop words and plural endings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNITS = _set(
     "cc cm count ct dozen ea feet fl floz fluid foot ft gal gallon gm gr gram grams inch inches kg lb lbs liter liters litre mg milliliter "
     "ml mm ounce ounces oz ozs pc pcs piece pieces pk pkg pound pounds quart volt volts watt watts yard yards yd"
 )
-STOP_WORDS = UNITS | _set(  # they end a phrase and are never a term
+STOP_WORDS = UNITS | _set(  # end a phrase and are never a term
     "a about above after all also am amp an and any approx approximately are as at away be been before being below between both but by "
     "can could de did do does down du each eight ein else et etc few five for four from get gets go had half has have he her here him his "
     "how i if in into is it it's its itself just la le les let like made make makes many may me more most much my nbsp never no nor not "
@@ -35,7 +35,7 @@ STOP_WORDS = UNITS | _set(  # they end a phrase and are never a term
     "this those three through to too twelve two under until up upon us use used uses using very via w was we were what when where which "
     "while who will with within without would you your yours"
 )
-WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the product or little else is left
+WEAK_WORDS = _set(  # packaging and sales words: terms only if they name the product or little else is left
     "add allow allows assorted authentic available bag best better bonus bottle box brand bulk bundle buy case choice collection "
     "compatibility contain contains customer deal description design designed detail details discontinued easily edition ensure ensures "
     "exclusive experience extensive extra feature features following free genuine good great guarantee guaranteed help helps high ideal "
@@ -44,20 +44,11 @@ WEAK_WORDS = _set(  # packaging and shop talk: a term only where it names the pr
     "series set ship shipping shop single size sized small special specification specifications style super surpasses tall top total "
     "trademark travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty way ways well"
 )
-PROGRESS_FROM = 20_000  # items; below that, their texts are read before a bar is
-FILLERS = (
-    "product",
-    "item",
-    "general",
-    "other",
-    "plain",
-    "standard",
-    "basic",
-    "common",
-)  # for items without text, as many as a Term ID has
+PROGRESS_FROM = 20_000  # items; fewer take too little time for a progress bar
+FILLERS = ("product", "item", "general", "other", "plain", "standard", "basic", "common")  # terms of items without text; up to 8 terms
 AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
 _COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
-LONGEST = 30  # letters of a word; longer ones are noise
+LONGEST = 30  # letters of a word; longer words are noise
 _DESCRIPTION = 300  # characters read of a description; the paper reads 150
 _SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")) + "\u200c\u200d"
@@ -66,19 +57,19 @@ UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 _PIECE = re.compile(rf"[{UNSPACED}]{{1,{LONGEST}}}(?![{_MARKS}])|[^{UNSPACED}]+")
 _WORD = re.compile(rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*")
 
-Run = list[str]  # words with nothing but spaces between them
+Run = list[str]  # words separated by spaces only
 Brand = tuple[str, ...]  # the words of a brand's name; () if unknown
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def _word(text: str) -> str:
-    """One word in normal form, without the possessive and an abbreviation's last dot; "" if it cannot be a term."""
+    """One word in normal form, without a possessive 's and the last dot of an abbreviation; "" if it cannot be a term."""
     term = normalise(normalise(text.replace("’", "'")).removesuffix("'s").rstrip("."))
     return term if normalise(term) == term else ""
 
 
 def _matches(text: str) -> Iterator[re.Match[str]]:
-    """The words as they stand; a clause of a script without spaces that is too long for one is cut, lest it be lost."""
+    """The words as written. A clause too long for a word, in a script without spaces, is cut into pieces."""
     for match in _WORD.finditer(text):
         if match.end() - match.start() > LONGEST:
             yield from _PIECE.finditer(text, *match.span())
@@ -92,9 +83,9 @@ def words(text: str) -> list[str]:
 
 
 def _runs(text: str, brand: Brand = ()) -> list[Run]:
-    """A text as runs of words. Punctuation ends a run; so do the brand, stop words and what holds a digit, and they are left out."""
+    """A text as runs of words. Punctuation ends a run. The brand, stop words and words with digits also end it, and are left out."""
     text, end = text.translate(_SPACED), 0
-    tokens: list[tuple[str, bool]] = []  # word, whether something but spaces stands before it
+    tokens: list[tuple[str, bool]] = []  # word, whether anything but spaces precedes it
     for match in _matches(text):
         tokens.append((_word(match.group()), bool(text[end : match.start()].strip())))
         end = match.end()
@@ -114,7 +105,7 @@ def _runs(text: str, brand: Brand = ()) -> list[Run]:
 
 
 def brand_words(text: str) -> Brand:
-    """At most three words of a brand's name, without the kind of company."""
+    """Up to three words of a brand's name, without the legal form of the company."""
     brand = [word for word in words(text) if len(word) <= LONGEST]
     while len(brand) > 1 and brand[-1] in _COMPANY:
         brand.pop()
@@ -123,11 +114,11 @@ def brand_words(text: str) -> Brand:
 
 @dataclass(frozen=True, slots=True)
 class Brands:
-    """What a catalog shows of brands, so that one is found in a title where the field is empty."""
+    """Statistics of a catalog's brands, to find the brand in a title when the brand field is empty."""
 
-    count: Mapping[Brand, int]  # brand → items whose field names it
-    longer: Mapping[str, Brand]  # first word → the brand that most titles mean by it: ``L'Oreal Riche`` is L'Oreal Paris
-    openers: frozenset[str]  # words that open titles and are no brand of a field
+    count: Mapping[Brand, int]  # brand → number of items with it in their field
+    longer: Mapping[str, Brand]  # first word → the brand of most titles that begin with it: ``L'Oreal Riche`` is L'Oreal Paris
+    openers: frozenset[str]  # words that begin titles and are no brand in a field
 
     @classmethod
     def fit(cls, items: Sequence[Item]) -> Brands:
@@ -137,7 +128,7 @@ class Brands:
         used, opening = Counter(word for title in titles for word in set(title)), Counter(title[0] for title in titles if title)
         opened = Counter(brand for brand, title in zip(brands, titles, strict=True) if brand and title[:1] == [brand[0]])
         openers: set[str] = set()
-        if 2 * opened.total() > count.total():  # titles open with brands here
+        if 2 * opened.total() > count.total():  # titles begin with brands in this catalog
             categories = {category for item in items for category in item.categories}
             known = STOP_WORDS | WEAK_WORDS | {word for category in categories for word in words(category)}
             openers = {word for word, n in opening.items() if n > 2 and 10 * n > 7 * used[word] and word.isalpha() and word not in known}
@@ -145,8 +136,8 @@ class Brands:
         return cls(count, longer, frozenset(openers))
 
     def of(self, item: Item) -> Brand:
-        """The words of its field. Where that is empty, a brand of two other items that opens the title; or, if this catalog's titles
-        open with brands, the word that opens it, where most titles that hold it do so and no category does."""
+        """The words of the brand field. If it is empty: a brand of at least two items that begins the title; or, if titles in this catalog
+        begin with brands, the first word, if most titles with it begin with it and no category has it."""
         brand = brand_words(item.brand)
         if brand or not (title := words(item.title)):
             return brand
@@ -158,7 +149,7 @@ class Brands:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """One item's text as runs of words, plurals folded."""
+    """One item's text as runs of words, with plurals replaced by singulars."""
 
     brand: Brand
     title: list[Run]
@@ -172,16 +163,16 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads items as the catalog that it was fitted on writes."""
+    """Reads items by the conventions of the catalog it was fitted on."""
 
     brands: Brands
-    names: re.Pattern[str] | None  # categories with a stop word in the middle, which are one word: ``Eau de Parfum``
+    names: re.Pattern[str] | None  # categories with a stop word in the middle count as one word: ``Eau de Parfum``
     known: Mapping[str, int]  # word → its occurrences in the catalog
     folded: dict[str, str]  # word → its singular, or itself
 
     @classmethod
     def fit(cls, items: Sequence[Item]) -> tuple[Reader, list[Fields]]:
-        """A reader, and what it read of these items."""
+        """A reader, and the fields of these items."""
         categories = {category for item in items for category in item.categories}
         whole = {name for name in (tuple(words(category)) for category in categories) if len(name) == 3}
         whole = {name for name in whole if name[1] in STOP_WORDS - {"and", "or"} and not {name[0], name[2]} & STOP_WORDS}
@@ -218,7 +209,7 @@ class Reader:
 
 
 def _singulars(word: str) -> Iterator[str]:
-    """What an English plural may be the plural of; the catalog uses the right one more than a misspelt ``knive`` or ``boxe``."""
+    """Possible singulars of an English plural. The right one is more frequent in the catalog than a misspelt ``knive`` or ``boxe``."""
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         for ending, singular in (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", "")):
             stem = word.removesuffix(ending)

@@ -19,12 +19,12 @@ _SHARD_KEY = b"grlm_answers_of"
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The form that a writer holds its answers to.
+    """The form to which a writer constrains its answers.
 
     Attributes:
         pattern: regular expression in llguidance's syntax, as `Writer.write` takes it.
         max_new_tokens: tokens of the longest match.
-        matches: whether an answer has the form, as far as Python can tell; no answer without it is kept.
+        matches: a check in Python that an answer has the form; other answers are refused.
         text: names the form in an error, such as "5 terms in brackets".
     """
 
@@ -47,11 +47,11 @@ def sharded_answers(
 ) -> list[str]:
     """One answer for each item, in order.
 
-    Answers are written to `folder` in files of `shard_size`. A file from an earlier run is read instead of asking again if its writer,
-    form, items and messages are still the same.
+    Answers are written to `folder` in files of `shard_size`. The file of an earlier run is reused if writer, form, items and messages are
+    the same.
 
     Args:
-        message: position in `item_ids` → the user message. Messages are made when their shard's turn comes.
+        message: position in `item_ids` → the user message, made shard by shard.
         part: "2/8" asks for every eighth shard only, beginning with the third; "" for all. See `parse_part`.
         title: of the progress bar.
 
@@ -80,7 +80,7 @@ def sharded_answers(
                     if not form.matches(answer):
                         raise ValueError(
                             f"Item {item_id!r} was answered {answer!r}; expected {form.text}. "
-                            f"The back end ({writer.identity}) does not hold the model to the form; choose the other one."
+                            f"The back end ({writer.identity}) does not constrain the model to the form; choose the other one."
                         )
                 _write(path, key, ids, answers)
             found += answers

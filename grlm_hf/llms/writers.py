@@ -1,8 +1,8 @@
 """Language models that answer in a given form: transformers or vLLM behind one small interface.
 
-The form is a regular expression that llguidance holds the model to, token by token, in both back ends; so an answer matches it by
-construction, whatever the model. Greedy, thinking off: the same batches give the same answers; in bfloat16 rounding, and so now and then
-a term, depends on what else is in the batch.
+The form is a regular expression. llguidance constrains the model to it token by token in both back ends, so every answer matches it.
+Decoding is greedy and without thinking: the same batches give the same answers. In bfloat16, rounding and so sometimes a term depends on
+the rest of the batch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Writer(Protocol):
     """A chat model that answers user messages."""
 
     identity: str
-    """The back end, the model and its dtype: answers of another identity are not to be mixed with these. Known without loading any."""
+    """Back end, model and dtype, known without loading the model. Answers with different identities must not be mixed."""
 
     def write(self, messages: Sequence[str], pattern: str, max_new_tokens: int) -> list[str]:
-        """One answer a message, in order, each a full match of `pattern` (a regular expression in llguidance's syntax).
+        """One answer per message, in order, each a full match of `pattern` (a regular expression in llguidance's syntax).
 
-        `max_new_tokens` must leave room for the longest match. Raises `ValueError` for a message that is too long for the model.
+        `max_new_tokens` must be enough for the longest match. Raises `ValueError` for a message that is too long for the model.
         """
         ...
 
@@ -44,18 +44,18 @@ def make_writer(
     max_model_len: int = 0,
     eager: bool = False,
 ) -> Writer:
-    """A writer on a model's name or folder. The model is loaded when it first has to write.
+    """A writer for a model's name or folder. The model is loaded by the first call of `write`.
 
     Args:
         backend: "transformers" or "vllm".
-        dtype: of the weights; "auto": as they are saved, on a CPU float32.
-        batch_size: messages answered at once by transformers; vLLM schedules by itself.
-        tensor_parallel: GPUs that vLLM spreads one copy of the model over.
-        max_model_len: tokens of a message and its answer, for vLLM's memory; 0: as the model allows.
+        dtype: of the weights; "auto": as saved, float32 on a CPU.
+        batch_size: messages per batch with transformers; vLLM schedules by itself.
+        tensor_parallel: GPUs over which vLLM splits one copy of the model.
+        max_model_len: vLLM's limit for the tokens of a message and its answer; 0: the model's limit.
         eager: vLLM without compilation, which starts faster.
 
-    Raises `ValueError` for another back end. `write` raises it for a model that cannot be read or has no chat template, and `ImportError`
-    naming what to install.
+    Raises `ValueError` for an unknown back end. `write` raises it for a model that is unreadable or has no chat template, and
+    `ImportError` naming what to install.
     """
     check_value("backend", backend, Backend)
     if backend == "transformers":
@@ -64,7 +64,7 @@ def make_writer(
 
 
 class TransformersWriter:
-    """Answers with `generate()` of transformers, on a GPU where there is one."""
+    """Answers with `generate()` of transformers, on a GPU if there is one."""
 
     def __init__(self, model: str, *, dtype: str = "auto", batch_size: int = 64):
         self.identity = f"transformers {_identity(model)} {dtype}"
@@ -94,7 +94,7 @@ class TransformersWriter:
 
     @cached_property
     def _guide(self) -> Any:
-        rows = self._lm.get_output_embeddings().weight.shape[0]  # some vocabularies are padded beyond the tokenizer's
+        rows = self._lm.get_output_embeddings().weight.shape[0]  # some models pad the vocabulary beyond the tokenizer's
         return _llguidance().hf.from_tokenizer(self._tokenizer, n_vocab=max(rows, len(self._tokenizer)), eos_token=self._eos)
 
     def write(self, messages: Sequence[str], pattern: str, max_new_tokens: int) -> list[str]:
@@ -103,7 +103,7 @@ class TransformersWriter:
 
         prompts = _prompts(self._tokenizer, messages)
         pad = self._tokenizer.pad_token_id
-        pad = self._eos[0] if pad is None else pad  # never read, nor attended to
+        pad = self._eos[0] if pad is None else pad  # masked: its value does not matter
         room = getattr(self._lm.config, "max_position_embeddings", None) or 1 << 30
         _check_lengths(prompts, room - max_new_tokens)
         greedy = GenerationConfig(
@@ -112,9 +112,9 @@ class TransformersWriter:
             eos_token_id=self._eos,
             pad_token_id=pad,
         )
-        self._lm.generation_config = greedy  # generate() would fill it up with the checkpoint's, such as a penalty on repetition
+        self._lm.generation_config = greedy  # else generate() adds the checkpoint's settings, such as a repetition penalty
         answers = [""] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda at: (-len(prompts[at]), at))  # alike in length together: little padding
+        order = sorted(range(len(prompts)), key=lambda at: (-len(prompts[at]), at))  # batches of similar length need little padding
         for some in (order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)):
             width = len(prompts[some[0]])
             padded = torch.tensor([[pad] * (width - len(prompts[at])) + prompts[at] for at in some], device=self._lm.device)
@@ -124,22 +124,22 @@ class TransformersWriter:
                     input_ids=padded,
                     attention_mask=(torch.arange(width, device=self._lm.device) >= width - lengths).long(),
                     generation_config=greedy,
-                    logits_processor=[_Held(self._guide, pattern, self._eos, len(some), width)],
+                    logits_processor=[_RegexConstraint(self._guide, pattern, self._eos, len(some), width)],
                 )
             for at, text in zip(some, self._tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True):
                 answers[at] = text.strip()
         return answers
 
 
-class _Held:
-    """A logits processor that holds each row to a regular expression."""
+class _RegexConstraint:
+    """A logits processor that constrains each row to a regular expression."""
 
     def __init__(self, guide: Any, pattern: str, eos: list[int], rows: int, prompt_length: int):
         llguidance = _llguidance()
         grammar = llguidance.LLMatcher.grammar_from_regex(pattern)
         self._matchers = [llguidance.LLMatcher(guide, grammar) for _ in range(rows)]
         if self._matchers[0].is_error():
-            raise ValueError(f"llguidance cannot hold a model to {pattern!r}: {self._matchers[0].get_error()}")
+            raise ValueError(f"llguidance cannot compile {pattern!r}: {self._matchers[0].get_error()}")
         self._eos, self._next = eos, prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -153,7 +153,7 @@ class _Held:
             if not matcher.is_stopped():
                 matcher.consume_tokens(written[row])
             legal[row] = False
-            if matcher.is_stopped():  # nothing can follow but the end; generate() pads rows that have ended
+            if matcher.is_stopped():  # only the end can follow; generate() pads rows that have ended
                 legal[row, self._eos] = True
                 continue
             bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
@@ -183,12 +183,12 @@ class VLLMWriter:
             tensor_parallel_size=self.tensor_parallel,
             max_model_len=self.max_model_len or None,
             enforce_eager=self.eager,
-            structured_outputs_config={"backend": "guidance"},  # the engine that holds the transformers back end, too
+            structured_outputs_config={"backend": "guidance"},  # llguidance, as in the transformers back end
         )
 
     def write(self, messages: Sequence[str], pattern: str, max_new_tokens: int) -> list[str]:
         prompts = _prompts(self._tokenizer, messages)
-        _check_lengths(prompts, self._llm.llm_engine.model_config.max_model_len - max_new_tokens)  # says so where vLLM is missing
+        _check_lengths(prompts, self._llm.llm_engine.model_config.max_model_len - max_new_tokens)  # raises where vLLM is missing
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -203,15 +203,15 @@ def _tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{model!r} is neither a folder with a tokenizer nor one on the Hub that can be read: {_first(error)}") from error
+        raise ValueError(f"{model!r} is neither a folder with a tokenizer nor a readable one on the Hub: {_first(error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{model!r} has no chat template; expected an instruction-tuned model, such as Qwen/Qwen3-4B-Instruct-2507.")
     return tokenizer
 
 
 def _prompts(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
-    """Token ids of each user message under the model's own chat template, thinking off, up to where the answer begins."""
-    # A title must not be able to end the turn. Not all that does has a name of its own, such as eos_token.
+    """Token ids of each user message in the model's chat template without thinking, up to the beginning of the answer."""
+    # No title may end the turn. Some tokens that do are not among the named special tokens, such as eos_token.
     for special in sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)}):
         messages = [message.replace(special, " ") for message in messages]
     texts = [
@@ -226,8 +226,8 @@ def _prompts(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
 def _check_lengths(prompts: Sequence[Sequence[int]], room: int) -> None:
     if prompts and (longest := max(map(len, prompts))) > room:
         raise ValueError(
-            f"A message takes {longest} tokens and the model leaves room for {room} beside the answer. Show fewer neighbours or shorter "
-            "descriptions (neighbors.k, terms.llm.description), or take a model with a longer context."
+            f"A message has {longest} tokens; the model's limit leaves {room} beside the answer. Show fewer neighbours or shorter "
+            "descriptions (neighbors.k, terms.llm.description), or choose a model with a longer context."
         )
 
 
@@ -236,7 +236,7 @@ def _first(error: Exception) -> str:
 
 
 def _identity(model: str) -> str:
-    """A folder by its name and what its files hold: weights, configuration, tokenizer, chat template. A Hub id by name."""
+    """A folder's name with a hash of its files (weights, configuration, tokenizer, chat template); a Hub id as it is."""
     folder = Path(model)
     if not folder.is_dir():
         return model

@@ -201,7 +201,7 @@ def test_missing_term_ids(shop: Path) -> None:
     ],
 )
 def test_a_folder_that_grlm_did_not_write_is_not_replaced(shop: Path, args: tuple[str, ...]) -> None:
-    assert re.search(r"no [\w.]+: grlm did not write it, and will not replace it\. Choose another folder", refused(shop, *args))
+    assert re.search(r"no [\w.]+: grlm did not write it and will not replace it\. Choose another folder", refused(shop, *args))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files with setrlimit")

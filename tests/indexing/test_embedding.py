@@ -276,6 +276,6 @@ def test_no_items_and_no_shards_are_refused() -> None:
 def test_a_model_or_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"embedder './nowhere' is neither a folder"):
         load_embedder("./nowhere")
-    with pytest.raises(ValueError, match="'gpu0' is no device"):
+    with pytest.raises(ValueError, match="'gpu0' is not a device"):
         device_names("cpu, gpu0")
     assert device_names("cpu, cpu,") == ["cpu", "cpu"]

@@ -17,7 +17,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import TermID, normalise, parse, render
 from grlm_hf.indexing.collisions import resolve
 from grlm_hf.indexing.embedding import embed, item_text, tfidf_embedder
-from grlm_hf.indexing.extract import Extractor, TermExtender, extend_terms, extract_terms
+from grlm_hf.indexing.extract import Extractor, TermExtender, extract_terms
 from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.indexing.words import STOP_WORDS, words
 
@@ -229,15 +229,15 @@ def test_terms_of_items_that_join_a_catalog_are_those_of_fit_and_apply() -> None
     everything = [*shop, *new]
     near = [[everything[at] for at in nearest_by_hand(vectors, len(shop) + n, 5)] for n in range(2)]
     wanted = Extractor.fit(shop).terms(new, near)
-    assert extend_terms(catalog, new) == wanted
+    assert TermExtender()(catalog, new) == wanted
     assert_legal(wanted)
     assert wanted[0][0] == "shampoo"
     assert wanted[0][-1] == "acme"
     assert wanted[1][0] == "nail-polish"
-    assert extend_terms(catalog, []) == []
+    assert TermExtender()(catalog, []) == []
     assert all(
         len(term_id) == 4
-        for term_id in extend_terms(Catalog(shop, [t[:4] for t in catalog.term_ids[1:]] + [("one", "more", "than", "most", "have")]), new)
+        for term_id in TermExtender()(Catalog(shop, [t[:4] for t in catalog.term_ids[1:]] + [("one", "more", "than", "most", "have")]), new)
     )
 
 
@@ -325,7 +325,7 @@ def test_the_hash_seed_plays_no_part() -> None:
 
 
 def test_neighbours_of_other_items_are_refused() -> None:
-    with pytest.raises(ValueError, match="not the 11 items given"):
+    with pytest.raises(ValueError, match="not the 11 given ones"):
         extract_terms(ITEMS[1:], neighbors_by_words(ITEMS))
     with pytest.raises(ValueError, match="in their order"):
         extract_terms(ITEMS[::-1], neighbors_by_words(ITEMS))

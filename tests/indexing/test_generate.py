@@ -227,7 +227,7 @@ def test_without_a_second_pass_nothing_is_asked_again(tmp_path, neighbors):
 
 
 def test_a_back_end_that_breaks_the_form_is_refused(tmp_path, neighbors):
-    with pytest.raises(ValueError, match="does not hold the model to the form"):
+    with pytest.raises(ValueError, match="does not constrain the model to the form"):
         generate_terms(ITEMS, neighbors, Scripted([written("a", "b")] * len(ITEMS)), tmp_path, 5, LLMConfig())
     assert not list(tmp_path.rglob("*.parquet"))
 

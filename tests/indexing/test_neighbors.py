@@ -229,7 +229,7 @@ def test_files_that_are_no_neighbours_are_refused(tmp_path: Path) -> None:
         ({"item_id": "b", "neighbors": ["b"], "scores": [1.0]}, "'b' is the item itself"),
         ({"item_id": "b", "neighbors": ["gone"], "scores": [1.0]}, "'gone' is"),
         ({"item_id": "b", "neighbors": ["a"], "scores": []}, "1 neighbours, 0 scores"),
-        ({"item_id": "a", "neighbors": [], "scores": []}, "there twice"),
+        ({"item_id": "a", "neighbors": [], "scores": []}, "the id is repeated"),
     ],
 )
 def test_rows_that_cannot_be_right_are_refused(row: dict, message: str) -> None:

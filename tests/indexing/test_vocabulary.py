@@ -152,5 +152,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No file"):
         Vocabulary.load(tmp_path / "none.parquet")
     (tmp_path / "other.csv").write_text("term\na\n")
-    with pytest.raises(ValueError, match="holds no vocabulary"):
+    with pytest.raises(ValueError, match="is no vocabulary; write one with"):
         Vocabulary.load(tmp_path / "other.csv")

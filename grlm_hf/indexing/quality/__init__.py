@@ -1,1 +1,1 @@
-"""What a set of Term IDs is worth: `measure` it, `report` it as table and plots."""
+"""Quality of a set of Term IDs: `measure` computes it, `report` shows it as a table and plots."""

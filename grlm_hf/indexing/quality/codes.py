@@ -1,6 +1,6 @@
-"""Tables of codes: what the quality report counts on terms and on tokens alike, in numpy, for a million identifiers.
+"""Tables of codes: numpy statistics of the quality report for terms and tokens, fast enough for a million identifiers.
 
-A table is int32 `[n, width]`; a row is one identifier, each element's code from 1 on, then zeros.
+A table is int32 `[n, width]`. A row is one identifier: its elements' codes, from 1 on, then zeros.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-_BLOCK = 1 << 24  # comparisons held at once
+_BLOCK = 1 << 24  # comparisons in memory at once
 
 
 def to_table(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -26,7 +26,7 @@ def to_table(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def without_repeats(table: np.ndarray) -> np.ndarray:
-    """The table with each code in a row but the first of its kind made zero: the rows as sets."""
+    """The table with repeated codes in a row set to zero: the rows as sets."""
     once = table.copy()
     for column in range(1, table.shape[1]):
         once[(table[:, :column] == table[:, column, None]).any(axis=1), column] = 0
@@ -34,7 +34,7 @@ def without_repeats(table: np.ndarray) -> np.ndarray:
 
 
 def sort_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in lexicographic order: their positions `[n]`, and how many leading columns each has in common with the one before, -1 first.
+    """Rows in lexicographic order: their positions `[n]`, and how many leading columns each shares with the previous row (first: -1).
 
     So ``common < d`` marks one row of each distinct prefix of length d.
     """
@@ -45,7 +45,7 @@ def sort_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def count_shared(once: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """int64 `[n_pairs]`: terms that the rows `left` and `right` have in common, of a table without repeats."""
+    """int64 `[n_pairs]`: number of terms that the rows `left` and `right` of a table without repeats have in common."""
     found = [np.zeros(0, np.int64)]
     step = max(1, _BLOCK // once.shape[1] ** 2)
     for some in (slice(at, at + step) for at in range(0, len(left), step)):
@@ -55,7 +55,7 @@ def count_shared(once: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.nd
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Rank correlation in [-1, 1], tied values at their mean rank (Spearman, 1904); None where a side has one value only."""
+    """Rank correlation in [-1, 1], ties at their mean rank (Spearman, 1904); None if a side is constant."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -67,14 +67,14 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def branching(table: np.ndarray) -> dict[str, Any]:
-    """How the trie of a table's rows branches. An inner node is a prefix that some row continues; where another row ends, that is a child.
+    """Branching of the trie of a table's rows. An inner node is a prefix that a row continues; the end of another row there is a child.
 
-    ``root_children``; ``inner_nodes``, their ``mean_children`` and the share with a ``single_child``; per item the mean ``length`` of its
-    row, number of ``choices`` (nodes on its way with two children or more), and elements ``unique_after`` which no other row goes its way
-    (all of them, where another goes on from its end); ``by_depth``.
+    ``root_children``; ``inner_nodes``, their ``mean_children`` and the share with a ``single_child``; means per item of its row's ``length``,
+    its ``choices`` (nodes on its path with at least two children) and ``unique_after``, the number of elements after which no other row
+    has the same prefix (its whole length if another row continues it); ``by_depth``.
     """
     order, common = sort_rows(table)
-    heads = np.flatnonzero(common < table.shape[1])  # one row of each identifier
+    heads = np.flatnonzero(common < table.shape[1])  # one row per identifier
     rows, common, items = table[order[heads]], common[heads], np.diff(np.append(heads, len(table)))
     lengths = np.count_nonzero(rows, axis=1)
     unique = np.minimum(np.maximum(common, np.append(common[1:], -1)) + 1, lengths)

@@ -1,7 +1,7 @@
-"""How good a set of Term IDs is, measured before anything is trained on it.
+"""Quality of a set of Term IDs, measured before any training.
 
-Two identifier sets of the same items can be compared measure by measure. What hangs on chance stands beside its chance level: terms
-shared with neighbours beside those shared with random items, terms found in the item's own text beside those of another item's Term ID.
+Two identifier sets of the same items can be compared measure by measure. Measures that depend on chance come with their chance level:
+terms shared with neighbours and with random items, terms found in the item's own text and in another item's.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from grlm_hf.indexing.neighbors import Neighbors
 
 QUALITY_SCHEMA = "grlm.quality/1"
-_GROUPS = 10  # largest groups of items that share a Term ID, told one by one
-_TITLES = 5  # titles told of each
-_EXAMPLES = 5  # illegal Term IDs told
-_BINS = 20  # bins of cosine similarity in [0, 1]: each is .05 wide
+_GROUPS = 10  # largest groups of items that share a Term ID, reported one by one
+_TITLES = 5  # reported titles per group
+_EXAMPLES = 5  # reported illegal Term IDs
+_BINS = 20  # bins of cosine similarity in [0, 1], each .05 wide
 
 
 def measure(
@@ -40,42 +40,42 @@ def measure(
     appended: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All measures of one identifier set, as plain numbers, texts, lists and dicts (JSON); shares are in [0, 1], entropies in bits.
+    """All measures of one identifier set, JSON-ready; shares are in [0, 1], entropies in bits.
 
-    Term IDs may be illegal: lists of any length, of terms in any form. They are measured as they are.
+    Term IDs may be illegal: lists of any length with terms in any form.
 
     Args:
         items: at least one; ids must be unique.
-        term_ids: one an item.
+        term_ids: one per item.
         neighbors: of these items in this order, for `agreement`.
         paths: each item's identifier as token ids (`grlm_hf.tokens.identifier_tokens`), for `tokens` and the trie of tokens.
         tokenizer: the name of the tokenizer of `paths`.
-        n_terms: terms that a legal Term ID has; None: as many as most of these have.
-        appended: whether one more is legal, too, as `grlm_hf.indexing.collisions.resolve` by "append" makes them.
-        seed: draws the random pairs and the shuffled Term IDs.
+        n_terms: number of terms in a legal Term ID; None: the most frequent number here.
+        appended: whether one more term is legal too, as `grlm_hf.indexing.collisions.resolve` adds with "append".
+        seed: for the random pairs and the shuffled Term IDs.
 
     Returns:
-        - ``legality``: share of ``legal`` items; how many are not for the ``count`` of terms, a term that is not in normal ``form``, a
-          ``repeated`` term (an item may have several reasons); ``examples``.
-        - ``terms``: ``distinct`` ones, those ``used_once``, the mean ``per_item``, and of each position the ``positions``' vocabulary.
-        - ``prefixes``: distinct prefixes of length 1, 2, … (a Term ID that is shorter counts whole).
+        - ``legality``: share of ``legal`` items; numbers of items with a wrong ``count`` of terms, a term not in normal ``form``, or a
+          ``repeated`` term (an item may have several faults); ``examples``.
+        - ``terms``: number of ``distinct`` terms and of those ``used_once``, mean ``per_item``, and the vocabulary of the ``positions``.
+        - ``prefixes``: distinct prefixes of length 1, 2, … (a shorter Term ID counts whole).
         - ``collisions``: ``distinct`` Term IDs; ``groups`` of items that share one, their ``items``, ``share`` of all items, ``largest``,
-          ``sizes`` as pairs (size, groups), and the ``groups_shown``, which are the ten largest.
-        - ``agreement`` (None without pairs): mean number of terms, as sets, that an item shares with a neighbour: over all pairs, by rank,
-          by bins of cosine similarity; ``random``: with another item drawn at random; ``spearman`` between cosine and shared terms over
-          all pairs (None where one of them never varies).
-        - ``alignment``: of a Term ID against the item's text (title, brand, categories, description) and against its title alone:
-          share of ``items`` with a word of a term in it, mean share of an item's ``terms`` with all their words in it; ``own`` Term IDs,
-          and ``shuffled`` so that no item has its own. Words are those of `grlm_hf.indexing.words.words`, taken apart at hyphens and
-          freed of an English plural; in a script without spaces, any part of the text.
+          ``sizes`` as pairs (size, groups), and the ten largest as ``groups_shown``.
+        - ``agreement`` (None without pairs): mean number of distinct terms that an item shares with a neighbour: over all pairs, by rank,
+          by bins of cosine similarity; ``random``: with a random other item; ``spearman`` between cosine and shared terms over all pairs
+          (None if one is constant).
+        - ``alignment`` of a Term ID with the item's text (title, brand, categories, description) and with its title only: share of
+          ``items`` with a word of a term in it, mean share of an item's ``terms`` with all their words in it; for their ``own`` Term IDs,
+          and for Term IDs ``shuffled`` so that no item has its own. Words are those of `grlm_hf.indexing.words.words`, split at hyphens
+          and without English plurals; in scripts without spaces any part of the text counts.
         - ``tokens`` (None without `paths`): identifier length in tokens: mean, median, percentiles, max, and pairs (length, items).
-        - ``trie``: by ``terms`` and by ``tokens`` (None without `paths`), see `branching`.
+        - ``trie``: of ``terms`` and of ``tokens`` (None without `paths`), see `branching`.
 
-    Nothing depends on the order of the items. Raises `ValueError` for no items, a repeated item id, arguments of different lengths, a
-    Term ID that is no sequence of texts, `n_terms` < 1, or neighbours of other items or in another order.
+    The order of the items does not matter. Raises `ValueError` for no items, a repeated item id, arguments of different lengths, a Term ID
+    that is no sequence of texts, `n_terms` < 1, or neighbours of other items or in another order.
     """
     _check(items, term_ids, neighbors, paths, n_terms)
-    by_id = np.array(sorted(range(len(items)), key=lambda at: items[at].item_id))  # from here on, the order of the items plays no part
+    by_id = np.array(sorted(range(len(items)), key=lambda at: items[at].item_id))  # makes the result independent of the order of the items
     items, term_ids = [items[at] for at in by_id], [term_ids[at] for at in by_id]
     code: dict[str, int] = {}
     table = to_table([[code.setdefault(term, len(code)) for term in term_id] for term_id in term_ids])
@@ -113,8 +113,7 @@ def measure(
 def compare(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Reports of `measure` side by side: ``{schema, items, sets: {name: report}}``.
 
-    Raises `ValueError` for no reports, or where they are not of the same items, neighbours or tokenizer: their figures would differ for
-    that alone.
+    Raises `ValueError` for no reports, or reports of different items, neighbours or tokenizers, whose figures are not comparable.
     """
     if not reports:
         raise ValueError("There is nothing to compare; pass at least one report of measure, by name.")
@@ -136,23 +135,23 @@ def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors 
         raise ValueError("There are no items to measure; pass at least one.")
     for name, rows in (("Term IDs", term_ids), ("token paths", paths)):
         if rows is not None and len(rows) != len(items):
-            raise ValueError(f"Found {len(items)} items and {len(rows)} {name}; expected one an item.")
+            raise ValueError(f"Found {len(items)} items and {len(rows)} {name}; expected one per item.")
     if repeated := [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]:
         raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
     for item, term_id in zip(items, term_ids, strict=True):
         if isinstance(term_id, str) or not isinstance(term_id, Sequence) or not all(isinstance(term, str) for term in term_id):
-            raise ValueError(f"The Term ID of item {item.item_id!r} is {term_id!r}; expected a list of texts, one a term.")
+            raise ValueError(f"The Term ID of item {item.item_id!r} is {term_id!r}; expected a list of texts, one per term.")
     if n_terms is not None and n_terms < 1:
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
     if neighbors is None:
         return
     if neighbors.item_ids != tuple(item.item_id for item in items):
         raise ValueError(
-            f"The neighbours are of {len(neighbors.item_ids)} items, which are not the {len(items)} items given, in their order. "
+            f"The neighbours are of {len(neighbors.item_ids)} items that are not the {len(items)} given ones in their order. "
             "Call find_neighbors on the same items."
         )
     if not np.isfinite(neighbors.scores[neighbors.indices >= 0]).all():
-        raise ValueError("Some neighbours have no finite score; expected their cosine similarities. Find them anew: find_neighbors.")
+        raise ValueError("Some neighbours have no finite score; expected cosine similarities. Find the neighbours again: find_neighbors.")
 
 
 def _hash(lines: Iterable[str]) -> str:
@@ -160,7 +159,7 @@ def _hash(lines: Iterable[str]) -> str:
 
 
 def _strangers(n: int, rng: np.random.Generator) -> np.ndarray | None:
-    """int64 `[n]`: for each item another one, drawn at random so that each is drawn once; None where there is no other."""
+    """int64 `[n]`: a random other item for each item, each drawn once; None for a single item."""
     if n < 2:
         return None
     cycle = rng.permutation(n)
@@ -202,7 +201,7 @@ def _legality(
 
 
 def _shown(text: str) -> str:
-    """Text that any file can hold, at most a line of it."""
+    """At most one line of the text, in a form that any file can hold."""
     return text[:200].encode("utf-8", "replace").decode()
 
 
@@ -246,7 +245,7 @@ def _agreement(once: np.ndarray, neighbors: Neighbors, by_id: np.ndarray, rng: n
     cosine = neighbors.scores[by_id][row, rank].astype(np.float64)
     strangers = [_strangers(len(once), rng) for _ in range(neighbors.indices.shape[1])]
     random = np.mean([count_shared(once, np.arange(len(once)), s).mean() for s in strangers if s is not None])
-    bins = np.clip(np.floor(cosine * _BINS + 1e-6), -_BINS, _BINS - 1).astype(int)  # .15 is in the bin that it begins, in float32 too
+    bins = np.clip(np.floor(cosine * _BINS + 1e-6), -_BINS, _BINS - 1).astype(int)  # .15 begins a bin, in float32 too
     return {
         "neighbors_hash": hashlib.sha256(np.stack([row, near]).tobytes()).hexdigest()[:16],
         "k": neighbors.indices.shape[1],

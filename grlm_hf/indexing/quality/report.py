@@ -1,4 +1,4 @@
-"""The quality of identifier sets as people meet it: JSON on disk, a table, a picture."""
+"""The quality report of identifier sets: JSON, a table, a picture."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.files import replacing, write_json, write_text
+from grlm_hf.layout import QUALITY_FILE
 from grlm_hf.markdown import escaped, one_line, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-_FEWEST = 0.002  # share of the pairs that a bin of similarity needs to be drawn: means of a few pairs only flicker
+_FEWEST = 0.002  # share of the pairs in a bin of similarity below which it is not drawn: its mean is noise
 _LONGEST = 60  # characters of a set's name in the legend
 _DPI = 150
 
@@ -24,11 +25,11 @@ def save_quality(comparison: dict[str, Any], folder: str | Path) -> None:
     folder = Path(folder)
     plot(comparison, folder / "quality.png")
     write_text(folder / "quality.md", _markdown(comparison))
-    write_json(folder / "quality.json", comparison)
+    write_json(folder / QUALITY_FILE, comparison)
 
 
 def _rows(comparison: dict[str, Any]) -> list[list[str]]:
-    """A measure a row: its name, then its value in each set. What no set has is left out."""
+    """One row per measure: its name, then its value in each set. Measures without a value are left out."""
     columns = [_column(report) for report in comparison["sets"].values()]
     rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
     return [row for row in rows if set(row[1:]) != {"–"}]
@@ -101,14 +102,14 @@ def markdown_table(comparison: dict[str, Any]) -> str:
 
 def _note(comparison: dict[str, Any]) -> str:
     reports = list(comparison["sets"].values())
-    said = [f"{comparison['items']:,} items"]
-    said += [f"{a['pairs']:,} pairs of neighbours, mean cosine {a['similarity']:.2f}" for a in _first(reports, "agreement")]
-    said += [f"tokenizer: {t['tokenizer'] or 'not named'}" for t in _first(reports, "tokens")]
-    return "; ".join(said) + "."
+    parts = [f"{comparison['items']:,} items"]
+    parts += [f"{a['pairs']:,} pairs of neighbours, mean cosine {a['similarity']:.2f}" for a in _first(reports, "agreement")]
+    parts += [f"tokenizer: {t['tokenizer'] or 'not named'}" for t in _first(reports, "tokens")]
+    return "; ".join(parts) + "."
 
 
 def _first(reports: Sequence[dict[str, Any]], part: str) -> list[Any]:
-    """What the first set that has this part says of it; none or one."""
+    """This part of the first set that has it, as a list of at most one."""
     return [report[part] for report in reports if report[part]][:1]
 
 
@@ -141,7 +142,7 @@ def _markdown(comparison: dict[str, Any]) -> str:
 
 
 def plot(comparison: dict[str, Any], path: str | Path) -> None:
-    """Small multiples, one a measure, a colour a set, as a PNG 1,600 pixels wide."""
+    """Small multiples, one per measure with one colour per set, as a PNG 1,600 pixels wide."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -178,7 +179,7 @@ def plot(comparison: dict[str, Any], path: str | Path) -> None:
 
 
 def _bars(axis: Axes, groups: Sequence[str], values: Sequence[Sequence[float]], behind: Sequence[Sequence[float]] = ()) -> None:
-    """Bars side by side, `values` [set][group]; a hatched outline before each for what chance would give."""
+    """Bars side by side, `values` [set][group], with a hatched outline in front for the chance level."""
     width = 0.8 / len(values)
     for at, heights in enumerate(values):
         place = [group + (at - (len(values) - 1) / 2) * width for group in range(len(heights))]
@@ -188,7 +189,7 @@ def _bars(axis: Axes, groups: Sequence[str], values: Sequence[Sequence[float]], 
     axis.set_xticks(range(len(groups)), groups)
 
 
-def _said(axis: Axes, title: str, x: str, y: str) -> None:
+def _label(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_title(title)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -199,7 +200,7 @@ def _prefixes(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _mark(axis, [reports[0]["items"]], "items", "0.4")
     _counts(axis)
     _whole_ticks(axis.xaxis)
-    _said(axis, "Distinct prefixes", "length, terms", "prefixes")
+    _label(axis, "Distinct prefixes", "length, terms", "prefixes")
 
 
 def _by_position(reports: Sequence[dict[str, Any]], what: str) -> tuple[list[str], list[list[float]]]:
@@ -210,13 +211,13 @@ def _by_position(reports: Sequence[dict[str, Any]], what: str) -> tuple[list[str
 def _positions(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _bars(axis, *_by_position(reports, "distinct"))
     _counts(axis)
-    _said(axis, "Vocabulary by position", "position of the term", "distinct terms")
+    _label(axis, "Vocabulary by position", "position of the term", "distinct terms")
 
 
 def _entropy(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _bars(axis, *_by_position(reports, "entropy"))
     axis.set_ylim(0, max(1.0, axis.get_ylim()[1]))
-    _said(axis, "Entropy by position", "position of the term", "bits")
+    _label(axis, "Entropy by position", "position of the term", "bits")
 
 
 def _groups(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -226,7 +227,7 @@ def _groups(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _counts(axis)
     if not any(sizes):
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color="dimgray")
-    _said(axis, "Items that share a Term ID", "items in the group that shares it", "items")
+    _label(axis, "Items that share a Term ID", "items in the group that shares it", "items")
 
 
 def _alignment(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -237,18 +238,18 @@ def _alignment(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     )
     _bars(axis, ["items\nin text", "terms\nin text", "items\nin title", "terms\nin title"], own, shuffled)
     axis.set_ylim(0, 100)
-    _said(axis, "In the item's text (hatched: shuffled)", "", "share, %")
+    _label(axis, "In the item's text (hatched: shuffled)", "", "share, %")
 
 
 def _lines(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]] | None]) -> None:
-    """A line a set, each narrower than the one before, so that equal ones are all seen."""
+    """One line per set, each narrower than the previous one, so that equal lines stay visible."""
     for at, curve in enumerate(curves):
         if curve is not None:
             axis.plot(*curve, f"C{at}o-", lw=1.5 + 1.5 * (len(curves) - 1 - at) / max(1, len(curves) - 1), ms=4)
 
 
 def _mark(axis: Axes, levels: Sequence[float | None], name: str, color: str = "") -> None:
-    """Dotted lines across, one a set in its colour if no other is given, and one name above the highest."""
+    """Horizontal dotted lines, one per set in its colour or in `color`, with a name above the highest."""
     for at, level in enumerate(levels):
         if level is not None:
             axis.axhline(level, color=color or f"C{at}", ls=":", lw=1.2)
@@ -263,7 +264,7 @@ def _whole_ticks(axis: Axis) -> None:
 
 
 def _counts(axis: Axes) -> None:
-    """A vertical axis of counts from 0, once all is drawn."""
+    """Makes the vertical axis one of counts from 0; call it after drawing."""
     axis.set_ylim(0, max(1, axis.get_ylim()[1]))
     axis.yaxis.set_major_formatter("{x:,.0f}")
     _whole_ticks(axis.yaxis)
@@ -275,7 +276,7 @@ def _by_similarity(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _lines(axis, [([x["similarity"] for x in b], [x["shared"] for x in b]) if b else None for b in bins])
     _mark(axis, [a and a["random"] for a in found], "random items")
     axis.set_ylim(bottom=0)
-    _said(axis, "Terms shared with a neighbour", "cosine similarity of the two", "shared terms, mean")
+    _label(axis, "Terms shared with a neighbour", "cosine similarity of the two", "shared terms, mean")
 
 
 def _by_rank(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -284,7 +285,7 @@ def _by_rank(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _mark(axis, [a and a["random"] for a in found], "random items")
     axis.set_ylim(bottom=0)
     _whole_ticks(axis.xaxis)
-    _said(axis, "Terms shared with a neighbour", "rank of the neighbour", "shared terms, mean")
+    _label(axis, "Terms shared with a neighbour", "rank of the neighbour", "shared terms, mean")
 
 
 def _tokens(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -292,7 +293,7 @@ def _tokens(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _lines(axis, [t and ([x for x, _ in t["lengths"]], [100 * n / reports[0]["items"] for _, n in t["lengths"]]) for t in found])
     axis.set_ylim(bottom=0)
     _whole_ticks(axis.xaxis)
-    _said(axis, "Length in tokens", "tokens of the Term ID", "% of items")
+    _label(axis, "Length in tokens", "tokens of the Term ID", "% of items")
 
 
 def _children(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -302,4 +303,4 @@ def _children(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:,g}")
     _whole_ticks(axis.xaxis)
-    _said(axis, "Trie of tokens: children", "depth, tokens", "children of an inner node, mean")
+    _label(axis, "Trie of tokens: children", "depth, tokens", "children of an inner node, mean")

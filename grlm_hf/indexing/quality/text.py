@@ -1,4 +1,4 @@
-"""How far Term IDs say what their items' own texts say, beside what other items' Term IDs say of them."""
+"""Overlap of Term IDs with their items' own texts, and with other items' texts as the chance level."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
 from grlm_hf.indexing.words import UNSPACED, words
 
-_PROGRESS_FROM = 100_000  # items; below that, reading their texts takes seconds
+_PROGRESS_FROM = 100_000  # items; fewer take too little time for a progress bar
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 @functools.lru_cache(maxsize=1 << 17)
 def _base(word: str) -> str:
-    """A word without an English plural, good enough to find ``brush`` in ``brushes``: both sides of a comparison go through it."""
+    """A word without an English plural ending, as in ``brush`` for ``brushes``. Both sides of a comparison pass through it."""
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return word
     if word.endswith("ies"):
@@ -28,17 +28,17 @@ def _base(word: str) -> str:
 
 
 def _read(text: str) -> frozenset[str]:
-    """The words of a text or a term, taken apart at hyphens."""
+    """The words of a text or a term, split at hyphens."""
     return frozenset(_base(part) for word in words(text) for part in word.split("-") if part)
 
 
 def alignment(items: Sequence[Item], vocabulary: Sequence[str], once: np.ndarray, strangers: np.ndarray | None) -> dict[str, Any]:
-    """Shares of items and of their terms that are found in the items' texts and titles; see `grlm_hf.indexing.quality.measure`.
+    """Shares of items and of their terms found in the items' texts and titles; see `grlm_hf.indexing.quality.measure`.
 
     Args:
         vocabulary: the distinct terms; code c is ``vocabulary[c - 1]``.
-        once: codes of each item's terms, int `[n_items, width]`, without repeats; zeros are none.
-        strangers: for each item the one whose Term ID it is given when shuffled; None leaves that out.
+        once: codes of each item's terms, int `[n_items, width]`, without repeats; zeros are padding.
+        strangers: for each item the one whose Term ID it gets when shuffled; None: no shuffled shares.
     """
     read = [frozenset(), *map(_read, vocabulary)]
     unspaced = [frozenset(filter(_UNSPACED.search, term)) for term in read]
@@ -66,8 +66,8 @@ def alignment(items: Sequence[Item], vocabulary: Sequence[str], once: np.ndarray
                 found = sum(0 < len(read[code]) == hit for hit, code in zip(hits, terms, strict=True))
                 total[whose, field] += any(hits), found / max(1, len(terms))
 
-    def told(whose: int) -> dict[str, Any]:
+    def shares(whose: int) -> dict[str, Any]:
         items_share, terms_share = (total[whose] / len(items)).T.tolist()
         return {field: {"items": items_share[f], "terms": terms_share[f]} for f, field in enumerate(("text", "title"))}
 
-    return {"own": told(0), "shuffled": None if strangers is None else told(1)}
+    return {"own": shares(0), "shuffled": None if strangers is None else shares(1)}
