@@ -1,4 +1,4 @@
-"""Random items, seeded by the history: what a ranking without any knowledge scores."""
+"""Random items, seeded by the history: the scores of a ranking without knowledge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Chance:
-    """Random probabilities: the same for the same history, seed and items."""
+    """Random probabilities that depend only on history, seed and items."""
 
     item_ids: tuple[str, ...]
     seed: int = 0
@@ -26,6 +26,6 @@ class Chance:
         found = np.empty((len(histories), len(self.item_ids)), np.float32)
         for row, history in zip(found, histories, strict=True):
             digest = hashlib.sha256(f"{self.seed}:{'|'.join(history)}".encode()).digest()
-            weight = 1 - np.random.default_rng(int.from_bytes(digest[:8])).random(len(row))  # above 0, or its log were infinite
+            weight = 1 - np.random.default_rng(int.from_bytes(digest[:8])).random(len(row))  # above 0, so that its log is finite
             row[:] = np.log(weight / weight.sum())
         return found

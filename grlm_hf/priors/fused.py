@@ -1,7 +1,7 @@
-"""Several scorers as one: Σ weight · log p, their weights chosen on validation cases. It ships inside a checkpoint.
+"""Several scorers as one: Σ weight · log p, with weights chosen on validation cases. A checkpoint can contain it.
 
-A weighted sum of log-probabilities is a product of experts (Hinton 2002): an item ranks high when none of them thinks little of it.
-Weights are absolute: beside a language model, whose own log-probability has weight 1, they say how much each scorer counts.
+A weighted sum of log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability.
+Weights are absolute: a language model's own log-probability has weight 1.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from grlm_hf.priors.tuning import Targets
 
 _FACTS = "prior.json"
 _SCHEMA = 1
-_SUFFIX = ".prior"  # safetensors inside, but not called so, or other tools would take it for weights
+_SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
 _KINDS: dict[str, Any] = {c.kind: c for c in (ItemKNN, Popularity, SequenceModel, TextKNN)}
-_LEAST = -600.0  # exp of it is still above 0: a low prior must not leave an item out
+_LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""What `tune_weights` tries."""
+"""Candidate weights of `tune_weights`."""
 
 
 class Fused:
-    """A weighted sum of scorers, itself one.
+    """A weighted sum of scorers, which is itself a scorer.
 
-    An item that a scorer has learnt nothing of gets, from that scorer, the median of what it gives to those it knows: it is treated as the
-    ordinary item, neither praised nor blamed, so what the others say of it decides. A text-kNN embeds new items instead.
+    An item unknown to a scorer gets that scorer's median over its known items, so that the other scorers decide its rank. A text-kNN
+    embeds new items instead.
 
     Args:
-        components: name → (scorer, weight). The name is the file's in a checkpoint: letters, digits, ``_``, ``-`` and ``+``.
+        components: name → (scorer, weight). The name is also the file's name: letters, digits, ``_``, ``-`` and ``+``.
         item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
 
     Raises:
-        ValueError: no components, a name that makes no file, or a weight that is negative or not finite.
+        ValueError: no components, an invalid name, or a weight that is negative or not finite.
     """
 
     kind: ClassVar[str] = "fused"
@@ -72,14 +72,13 @@ class Fused:
         return {name: weight for name, (_, weight) in self.components.items()}
 
     def weighted(self, weights: Mapping[str, float]) -> Fused:
-        """The same scorers under these weights; those without one are left out. Raises ``ValueError`` for a name that is none of them."""
+        """The same scorers with these weights, without those that have none. Raises ``ValueError`` for an unknown name."""
         if strange := sorted(weights.keys() - self.components.keys()):
             raise ValueError(f"There is no component {strange[0]!r}; the prior has {sorted(self.components)}.")
         return Fused({name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids)
 
     def following(self, catalog: Catalog) -> Fused:
-        """The same for the items of a catalog, in its order; cheap where little has changed. Texts that are new to a text-kNN are
-        embedded."""
+        """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
         ids = tuple(i.item_id for i in catalog)
         texts = {name: scorer.following(catalog.items) for name, (scorer, _) in self.components.items() if isinstance(scorer, TextKNN)}
         if ids == self.item_ids and all(text is self.components[name][0] for name, text in texts.items()):
@@ -88,7 +87,7 @@ class Fused:
 
     @cached_property
     def known(self) -> np.ndarray:
-        """bool `[n_items]`: the items that any component of a weight above 0 knows."""
+        """bool `[n_items]`: the items known to any component with a weight above 0."""
         found = np.zeros(len(self.item_ids), bool)
         for name, weight in self.weights.items():
             found |= (self._columns[name] >= 0) & (weight > 0)
@@ -96,7 +95,7 @@ class Fused:
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        """Int64 [n_items] by component: the scorer's column of each item, -1 for what it does not know."""
+        """int64 [n_items] by component: the scorer's column of each item, -1 for unknown items."""
         found = {}
         for name, (scorer, _) in self.components.items():
             column = {item: c for c, (item, known) in enumerate(zip(scorer.item_ids, scorer.known, strict=True)) if known}
@@ -104,7 +103,7 @@ class Fused:
         return found
 
     def parts(self, histories: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """What each scorer says of the items, unweighted: name → float32 `[n, n_items]`, for `tune_weights`."""
+        """Unweighted scores by component: name → float32 `[n, n_items]`, for `tune_weights`."""
         return {name: self._part(name, histories) for name in self.components}
 
     def _part(self, name: str, histories: Sequence[Sequence[str]]) -> np.ndarray:
@@ -130,15 +129,15 @@ class Fused:
         return total
 
     def probabilities(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float64 `[n, n_items]`, above 0: what `GRLMForRecommendation.recommend` takes as `prior`."""
+        """float64 `[n, n_items]`, above 0: a `prior` for `GRLMForRecommendation.recommend`."""
         return np.exp(np.maximum(self.scores(histories), _LEAST), dtype=np.float64)
 
     # --- on disk -------------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Writes the folder: ``prior.json``, and one file a component. It takes the place of `folder` as a whole.
+        """Writes ``prior.json`` and one file per component, replacing `folder` as a whole.
 
-        Raises ``ValueError`` where `folder` holds something else, and for a component that has no file form.
+        Raises ``ValueError`` if `folder` has other content, and for a component without a file format.
         """
         check_replaceable(folder, _FACTS)
         with replacing(folder) as new:
@@ -146,16 +145,18 @@ class Fused:
             stated = []
             for name, (scorer, weight) in self.components.items():
                 if getattr(scorer, "kind", None) not in _KINDS:
-                    raise ValueError(f"The component {name!r} is a {type(scorer).__name__}, which has no file; expected {sorted(_KINDS)}.")
+                    raise ValueError(
+                        f"The component {name!r} is a {type(scorer).__name__}, which has no file; expected one of {sorted(_KINDS)}."
+                    )
                 scorer.save(new / f"{name}{_SUFFIX}")  # type: ignore[attr-defined]
                 stated.append({"name": name, "kind": scorer.kind, "weight": weight, "items": _hash(scorer.item_ids)})  # type: ignore[attr-defined]
             write_json(new / _FACTS, {"schema": _SCHEMA, "components": stated})
 
     @classmethod
     def load(cls, folder: str | Path) -> Fused:
-        """What `save` wrote, with the items of its first component; `following` puts it on a catalog.
+        """Reads what `save` wrote, with the items of its first component; `following` adapts it to a catalog.
 
-        Raises ``ValueError`` when something is missing, broken, of other items than stated, or of a newer grlm-hf.
+        Raises ``ValueError`` for a part that is missing, broken, of other items than stated, or from a newer grlm-hf.
         """
         folder = Path(folder)
         facts = read_json(folder / _FACTS)
@@ -169,9 +170,7 @@ class Fused:
                 _check_name(stated["name"])  # no path out of the folder
                 scorer = _KINDS[stated["kind"]].load(folder / f"{stated['name']}{_SUFFIX}")
                 if _hash(scorer.item_ids) != stated["items"]:
-                    raise ValueError(
-                        f"{folder / stated['name']}{_SUFFIX} is of other items than {_FACTS} states. Restore the whole folder."
-                    )
+                    raise ValueError(f"{folder / stated['name']}{_SUFFIX} has other items than {_FACTS} states. Restore the whole folder.")
                 components[stated["name"]] = (scorer, stated["weight"])
             return cls(components)
         except (KeyError, TypeError) as error:
@@ -195,14 +194,14 @@ def tune_weights(
     exclude_seen: bool = True,
     rounds: int = 4,
 ) -> tuple[dict[str, float], float]:
-    """The weights with the best NDCG@10 on validation cases, one after the other until none changes, and that NDCG@10.
+    """The weights with the best NDCG@10 on validation cases, and that NDCG@10. Optimises one weight after the other until none changes.
 
-    The first part keeps weight 1, as only the relation matters to a ranking; begin with the language model's scores where they are to
-    be fused in. All start from 1. Of equally good weights the lowest stays.
+    The first part keeps weight 1, since only ratios of weights matter to a ranking; with a language model, its scores are the first part.
+    All weights start at 1. Of equally good weights the lowest is chosen.
 
     Args:
-        parts: name → float32 `[cases, n_items]`, log-probabilities, as of `Fused.parts`; some thousands of cases are enough.
-        cases: of validation users, never test.
+        parts: name → float32 `[cases, n_items]`, log-probabilities, as from `Fused.parts`; some thousands of cases are enough.
+        cases: of validation users, never test users.
         item_ids: the order of the columns.
 
     Raises:

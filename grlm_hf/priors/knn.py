@@ -1,10 +1,10 @@
-"""Item-kNN: counts which items stand near each other in histories, and how near. Nothing is trained.
+"""Item-kNN: counts pairs of items in histories by distance and order. Nothing is trained.
 
-    W[a, b] = Σ over histories and pairs (1 if b stands after a, else ρ) · distance ** -p / ((count a + 1) ** s · (count b + 1) ** t)
-    score(b | history) = Σ over its last items a of W[a, b] · age ** -γ, the age of the last one being 1
+    W[a, b] = Σ over histories and pairs (1 if b comes after a, else ρ) · distance ** -p / ((count a + 1) ** s · (count b + 1) ** t)
+    score(b | history) = Σ over its last items a of W[a, b] · age ** -γ, where the last item has age 1
 
-The scores of a history, over their sum, are its probabilities; a small share of them is spread over all items by their popularity, so
-that each has some. A neighbourhood method in the line of Sarwar et al. (2001), with the order and distance of items in it.
+The scores of a history divided by their sum are its probabilities; a small share of the probability goes to all items by popularity, so
+that none is 0. A neighbourhood method after Sarwar et al. (2001) that uses the order and distance of items.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ GRID = {
     "target_power": (0.0, 0.1, 0.2, 0.3),
     "distance_power": (0.3, 0.5, 0.7),
 }
-"""What `tune_knn` tries."""
+"""Candidate values of `tune_knn`."""
 
 
 @dataclass(frozen=True)
 class KNNConfig:
-    """How pairs of items count."""
+    """Weights of pairs of items."""
 
     backwards: NotNegative = 0.2
-    """ρ: what a pair counts from the later item to the earlier one; from the earlier to the later it counts 1."""
+    """ρ: weight of a pair from the later item to the earlier one; from the earlier to the later it is 1."""
     age_power: NotNegative = 1.0
-    """γ: the older an item of the history, the less it says."""
+    """γ: how fast the weight of an item of the history falls with its age."""
     distance_power: NotNegative = 0.5
-    """p: the farther apart two items, the less the pair counts."""
+    """p: how fast the weight of a pair falls with its distance."""
     max_distance: Count = 50
-    """Pairs farther apart do not count; neighbours in a history have distance 1."""
+    """Pairs with a larger distance do not count; adjacent items have distance 1."""
     max_items: Count = 20
-    """The last so many items of a history are read."""
+    """Number of last items of a history that are used."""
     source_power: NotNegative = 0.35
-    """s: how much a frequent item of the history is held back."""
+    """s: penalty for frequent items of the history."""
     target_power: NotNegative = 0.1
-    """t: how much a frequent item is held back as an answer."""
+    """t: penalty for frequent items as recommendations."""
     spread: Annotated[float, Range(above=0, below=1)] = 0.1
-    """Share of the probability that goes to all items by their popularity."""
+    """Share of the probability that goes to all items by popularity."""
 
     def __post_init__(self) -> None:
         check_settings(self, "item_knn.")
@@ -61,7 +61,7 @@ class KNNConfig:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """How often one item stands a distance before another: int64 arrays of one length, each (before, after, distance) once, rising."""
+    """How often one item precedes another at a distance: int64 arrays of one length, unique (before, after, distance), ascending."""
 
     before: np.ndarray
     after: np.ndarray
@@ -71,15 +71,15 @@ class _Pairs:
 
 @dataclass(frozen=True, eq=False)
 class ItemKNN:
-    """Make one with `fit`. Row `a` of W, as in a sparse matrix of compressed rows, lies at ``first[a] : first[a + 1]``.
+    """Made by `fit`. W is a sparse matrix of compressed rows: row `a` is at ``first[a] : first[a + 1]``.
 
     Attributes:
         item_ids: the order of rows and columns.
         counts: int64 `[n_items]`, events of each item in the training histories.
         first: int64 `[n_items + 1]`.
-        items: int32, the columns of each row, rising.
+        items: int32, the columns of each row, ascending.
         weights: float32, above 0.
-        config: what it was made with.
+        config: the settings of `fit`.
     """
 
     kind: ClassVar[str] = "knn"
@@ -92,9 +92,9 @@ class ItemKNN:
 
     @classmethod
     def fit(cls, item_ids: Iterable[str], histories: Iterable[History], config: KNNConfig | None = None) -> ItemKNN:
-        """Counts the pairs of the histories, which are to hold no held-out items. Their order does not matter.
+        """Counts the pairs of the histories, which must not have held-out items. Their order does not matter.
 
-        Raises ``ValueError`` for a repeated id, and for a history with an id that is none of them, or with the targets of its own split.
+        Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with the targets of its own split.
         """
         config, ids = config or KNNConfig(), tuple(item_ids)
         rows = training_rows(ids, list(histories))
@@ -113,7 +113,7 @@ class ItemKNN:
         value = np.add.reduceat(value, start) if len(start) else value
         row, column = np.divmod(cell[start], n)
         value *= (counts[row] + 1.0) ** -config.source_power * (counts[column] + 1.0) ** -config.target_power
-        there = value > 0  # not without pairs read backwards
+        there = value > 0  # zero where backwards is 0
         first = np.concatenate([[0], np.bincount(row[there], minlength=n).cumsum()])
         return cls(ids, counts, first, column[there].astype(np.int32), value[there].astype(np.float32), config)
 
@@ -128,8 +128,8 @@ class ItemKNN:
         return self.counts > 0
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. Where nothing is known, the log of an item's share of the
-        training events, each item counted once more."""
+        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. Without a known item in the history: the log of an item's share
+        of the training events, plus one event per item."""
         config = self.config
         share = ((self.counts + 1) / (self.counts + 1).sum()).astype(np.float32)
         found = np.zeros((len(histories), len(self.item_ids)), np.float32)
@@ -146,14 +146,14 @@ class ItemKNN:
         return np.log(found, out=found)
 
     def neighbors(self, k: int = 5) -> Neighbors:
-        """Each item's `k` nearest items by W, equal ones in the order of `item_ids`; the scores are shares of its row. Items that
-        training never saw have none and are nobody's."""
+        """Each item's `k` nearest items by W, ties in the order of `item_ids`; the scores are shares of its row. Items without training
+        events have no neighbours and are neighbours of no item."""
         if k < 1:
             raise ValueError(f"k must be at least 1; found {k}.")
         n = len(self.item_ids)
         row = np.repeat(np.arange(n), np.diff(self.first))
         order = np.lexsort((self.items, -self.weights, row))
-        order = order[self.items[order] != row[order]]  # an item that a history repeats is near itself
+        order = order[self.items[order] != row[order]]  # an item repeated in a history is paired with itself
         row = row[order]
         sums = np.bincount(row, self.weights[order].astype(np.float64), n)
         place = np.arange(len(row)) - np.concatenate([[0], np.bincount(row, minlength=n).cumsum()])[row]
@@ -166,13 +166,13 @@ class ItemKNN:
         return Neighbors(item_ids=self.item_ids, indices=indices, scores=scores, facts=facts)
 
     def save(self, path: str | Path) -> None:
-        """Writes it as one file, in the safetensors format, atomically."""
+        """Writes one file in the safetensors format, atomically."""
         arrays = {"counts": self.counts, "first": self.first, "items": self.items, "weights": self.weights}
         write_tensors(path, self.kind, {"knn": arrays}, {"item_ids": list(self.item_ids), "config": asdict(self.config)})
 
     @classmethod
     def load(cls, path: str | Path) -> ItemKNN:
-        """What `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        """Reads what `save` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
         groups, facts = read_tensors(path, cls.kind)
         try:
             arrays = {name: tensor.numpy() for name, tensor in groups["knn"].items()}
@@ -189,9 +189,9 @@ def tune_knn(
     *,
     exclude_seen: bool = True,
 ) -> KNNConfig:
-    """The settings of `GRID` with the best NDCG@10 on validation cases, found one setting after the other (`coordinate_search`).
+    """The settings of `GRID` with the best NDCG@10 on validation cases, by coordinate search (`coordinate_search`).
 
-    A sample of 2,000 cases is too few (on Amazon Sports it chose settings that lost .002 of recall@10): take ten thousand, or all. A try
+    Use ten thousand cases or all: 2,000 are too few (on Amazon Sports they chose settings that lost .002 of recall@10). Each candidate
     takes about as long as scoring the cases.
     """
     start, ids = start or KNNConfig(), tuple(item_ids)

@@ -1,4 +1,4 @@
-"""The same for everyone: an item's share of the training events."""
+"""Popularity: an item's share of the training events, the same for every history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """Make one with `fit`.
+    """Made by `fit`.
 
     Attributes:
         item_ids: the order of columns.
@@ -30,7 +30,7 @@ class Popularity:
 
     @classmethod
     def fit(cls, item_ids: Iterable[str], train: Iterable[History]) -> Popularity:
-        """Counts the items of `train`; those that are not among `item_ids` are passed over."""
+        """Counts the items of `train`; ids that are not in `item_ids` are ignored."""
         count = Counter(item for history in train for item in history.items)
         ids = tuple(item_ids)
         return cls(ids, np.array([count[item] for item in ids], np.int64))
@@ -41,16 +41,16 @@ class Popularity:
         return self.counts > 0
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: the log of an item's share of the events, each item counted once more; see `Scorer`."""
+        """float32 `[n, n_items]`: the log of an item's share of the events, plus one event per item; see `Scorer`."""
         row = np.log((self.counts + 1) / (self.counts + 1).sum()).astype(np.float32)
         return np.tile(row, (len(histories), 1))
 
     def save(self, path: str | Path) -> None:
-        """Writes it as one file, in the safetensors format, atomically."""
+        """Writes one file in the safetensors format, atomically."""
         write_tensors(path, self.kind, {"items": {"counts": self.counts}}, {"item_ids": list(self.item_ids)})
 
     @classmethod
     def load(cls, path: str | Path) -> Popularity:
-        """What `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        """Reads what `save` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
         groups, facts = read_tensors(path, cls.kind)
         return cls(tuple(facts["item_ids"]), groups["items"]["counts"].numpy())

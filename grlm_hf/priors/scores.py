@@ -1,4 +1,4 @@
-"""What a prior is: something that rates every item after a history."""
+"""The protocol of priors: recommenders that rate every item after a history."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Scorer(Protocol):
 
     @property
     def item_ids(self) -> tuple[str, ...]:
-        """The items that it rates, in the order of the columns of `scores`."""
+        """The rated items, in the order of the columns of `scores`."""
 
     @property
     def known(self) -> np.ndarray:
-        """bool `[n_items]`: the items that it has learnt something of. What it says of the others means nothing."""
+        """bool `[n_items]`: the items with information from training. Scores of other items have no meaning."""
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[n, n_items]`: log p(next item | history), natural log, finite; a row's probabilities sum to 1.
 
-        Histories are item ids, oldest first; ids that it does not know are passed over, and an empty history is legal. Seen items are not
-        left out. All rows are in memory at once: ask in chunks. The array is the caller's, to change as it likes.
+        Histories are item ids, oldest first; unknown ids are ignored, and an empty history is legal. Seen items are not left out. All
+        rows are in memory at once, so call it in chunks. The caller may change the array.
         """
 
 
 def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list[list[int]]:
     """Each history as positions in `item_ids`.
 
-    Raises ``ValueError`` for a repeated id, and for a history with an id that is none of them, or with its held-out items.
+    Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with its held-out items.
     """
     row = {item: n for n, item in enumerate(item_ids)}
     if len(row) < len(item_ids):
@@ -42,12 +42,10 @@ def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list
     rows = []
     for history in histories:
         if history.n_valid or history.n_test:
-            raise ValueError(
-                f"The history of user {history.user_id!r} still holds its held-out items. Split first, and pass `split.train`."
-            )
+            raise ValueError(f"The history of user {history.user_id!r} still has its held-out items. Split first, and pass `split.train`.")
         try:
             rows.append([row[item] for item in history.items])
         except KeyError as error:
-            unknown = f"User {history.user_id!r} has item {error.args[0]!r}, which is none of the {len(row)} item ids."
-            raise ValueError(f"{unknown} Give its id too, or leave it out of the history.") from None
+            unknown = f"User {history.user_id!r} has item {error.args[0]!r}, which is not among the {len(row)} item ids."
+            raise ValueError(f"{unknown} Add its id, or remove it from the history.") from None
     return rows

@@ -1,9 +1,10 @@
-"""A decoder over atomic item ids: what a model learns from the order of items alone, without a word of their text.
+"""A decoder over atomic item ids, which learns from the order of items without their text.
 
-The family of SASRec (Kang and McAuley 2018, arXiv 1808.09781), trained as a language model is: cross-entropy over the full catalog at
-every position, where SASRec drew one negative. That loss is what its usually quoted figures lack (Klenitskiy and Vasilev 2023, arXiv
-2309.07602). The network is a small GPT-NeoX of transformers: rotary positions, GELU, dropout on embeddings and on both branches of a
-block; the item embeddings are also the output layer.
+It is of the SASRec family (Kang and McAuley 2018, arXiv 1808.09781) but trained like a language model: cross-entropy over the full catalog
+at every position, where SASRec sampled one negative; the usually quoted figures lack that loss (Klenitskiy and Vasilev 2023, arXiv
+2309.07602). The network is a small GPT-NeoX of transformers: rotary positions, GELU, dropout on embeddings and on both branches of a block;
+the item embeddings are also the output layer. It is our own code because recommendation libraries such as RecBole bring their own data
+formats and trainers, and cannot resume bit-exactly.
 
 Its item embeddings also give neighbours for the collaborative task.
 """
@@ -22,39 +23,39 @@ from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, check_settings
 
-_ROWS = 512  # histories scored at once
+_ROWS = 512  # histories per batch
 
 
 @dataclass(frozen=True)
 class SequenceConfig:
-    """Shape and training of the sequence decoder."""
+    """Shape and training settings of the sequence decoder."""
 
     layers: Count = 2
-    """Blocks of attention and feed-forward."""
+    """Number of blocks of attention and feed-forward layers."""
     width: Count = 128
-    """Length of an item's embedding and of the hidden states."""
+    """Dimension of item embeddings and hidden states."""
     heads: Count = 2
-    """Attention heads; they share `width` evenly."""
+    """Attention heads, which divide `width` evenly."""
     max_items: Count = 20
-    """The last so many items of a history are read."""
+    """Number of last items of a history that are used."""
     dropout: Share = 0.4
-    """On embeddings, attention weights and the output of each branch, in training."""
+    """Dropout on embeddings, attention weights and the output of each branch, in training."""
     epochs: Count = 60
-    """Passes over all histories."""
+    """Number of epochs."""
     learning_rate: Positive = 1e-3
-    """Of AdamW, at its highest."""
+    """Highest learning rate of AdamW."""
     warmup: Share = 0.02
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
     weight_decay: NotNegative = 0.05
-    """On matrices; none on biases and norms."""
+    """Weight decay of matrices; biases and norms have none."""
     batch_positions: Count = 1024
-    """Targets a step. A step holds about 6 · batch_positions · items bytes of scores; lower it for a catalog of millions."""
+    """Targets per step. A step needs about 6 · batch_positions · items bytes for scores; lower it for a catalog of millions."""
     bf16: bool = True
-    """Train in bfloat16 over float32 weights. Scores are always computed in float32."""
+    """Train in bfloat16 with float32 weights. Scores are always computed in float32."""
     patience: Limit = 0
-    """Stop after so many epochs in which validation recall@10 did not rise, and keep the best; 0: train all epochs, and keep the last."""
+    """Stop after this many epochs without a better validation recall@10, and keep the best; 0: train all epochs and keep the last."""
     save_steps: Count = 500
-    """A state to resume from is written every so many steps, and after each epoch."""
+    """Steps between two saved states to resume from; one is also saved after each epoch."""
 
     def __post_init__(self) -> None:
         check_settings(self, "sequence_model.")
@@ -69,10 +70,10 @@ class SequenceModel:
     Attributes:
         item_ids: the order of rows and columns.
         counts: int64 `[n_items]`, how often each item occurs in the training histories of two items or more.
-        net: the network, a `GPTNeoXModel` with one token an item, in evaluation mode.
-        config: what it was trained with.
-        log: an entry an epoch: `epoch` from 1, `loss` (mean negative log-likelihood of a target, nats, under dropout) and, where there
-            were validation cases, `recall@10`.
+        net: the network, a `GPTNeoXModel` with one token per item, in evaluation mode.
+        config: its settings.
+        log: one entry per epoch: `epoch` from 1, `loss` (mean negative log-likelihood of a target, nats, with dropout) and, with
+            validation cases, `recall@10`.
     """
 
     kind: ClassVar[str] = "sequence"
@@ -89,15 +90,14 @@ class SequenceModel:
 
     @property
     def known(self) -> np.ndarray:
-        """bool `[n_items]`: the items that training saw."""
+        """bool `[n_items]`: the items with training events."""
         return self.counts > 0
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[n, n_items]`: log p(next item | history), natural log; a row's probabilities sum to 1. Seen items are not left out.
 
-        Items that training never saw, or that the model does not know, say nothing and are dropped from a history. Where no item
-        remains, an item's score is the log of its share of the training events (each counted once more). All rows are in memory at
-        once: ask in chunks.
+        Unknown items and items without training events are dropped from a history. If none remains, an item's score is the log of its
+        share of the training events, plus one event per item. All rows are in memory at once, so call it in chunks.
         """
         import torch
 
@@ -117,12 +117,12 @@ class SequenceModel:
 
     @property
     def item_vectors(self) -> np.ndarray:
-        """float32 `[n_items, width]`: item embeddings scaled to length 1; all zero for items that training never saw."""
+        """float32 `[n_items, width]`: item embeddings scaled to length 1; zero for items without training events."""
         weight = self.net.get_input_embeddings().weight.detach().cpu().double().numpy() * (self.counts > 0)[:, None]
         return (weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-30)).astype(np.float32)
 
     def neighbors(self, k: int = 5) -> Neighbors:
-        """Each item's `k` nearest items by the cosine of their embeddings. Items that training never saw have none and are nobody's."""
+        """Each item's `k` nearest items by the cosine of their embeddings. Items without training events are left out on both sides."""
         indices, scores = nearest(self.item_vectors, k)
         facts = {
             "n_items": len(self.item_ids),
@@ -135,7 +135,7 @@ class SequenceModel:
         return Neighbors(item_ids=self.item_ids, indices=indices, scores=scores, facts=facts)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model as one file, in the safetensors format, atomically."""
+        """Writes one file in the safetensors format, atomically."""
         import torch
 
         facts = {"item_ids": list(self.item_ids), "config": asdict(self.config), "log": list(self.log)}
@@ -143,7 +143,7 @@ class SequenceModel:
 
     @classmethod
     def load(cls, path: str | Path) -> SequenceModel:
-        """A model that `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        """Reads what `save` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
         groups, facts = read_tensors(path, cls.kind)
         try:
             config = SequenceConfig(**facts["config"])
@@ -155,7 +155,7 @@ class SequenceModel:
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-    """int64 and bool `[rows, longest]`: the rows, padded at the right (where a causal network does not look), and what is no padding."""
+    """int64 and bool `[rows, longest]`: the rows padded at the right, which a causal network ignores, and the mask of real entries."""
     import torch
 
     real = torch.arange(max(map(len, rows))) < torch.tensor([len(row) for row in rows])[:, None]
@@ -165,7 +165,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
 
 
 def make_network(n_items: int, config: SequenceConfig, seed: int = 0) -> Any:
-    """The network with random weights, on the GPU if there is one. PyTorch's random state stays as it is."""
+    """The network with random weights, on the GPU if there is one. PyTorch's random state does not change."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXModel
 

@@ -1,6 +1,6 @@
 """Training of the sequence decoder: cross-entropy over the full catalog at every position.
 
-On two CPU cores nearly all time goes into the scores of a step, targets × items; so no step computes a score for padding.
+On CPUs nearly all time goes into the scores of a step, targets × items, so no score is computed for padding.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 
-_STATE = "sequence.state"  # safetensors inside, but not called so, or other tools would take it for weights
-_ROWS = 1024  # validation cases scored at once
+_STATE = "sequence.state"  # safetensors inside; under that name other tools would take it for weights
+_ROWS = 1024  # validation cases per batch
 
 
 def train_sequence_model(
@@ -57,7 +57,7 @@ def train_sequence_model(
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected 0 or more.")
     if config.patience and not validation:
-        raise ValueError(f"sequence_model.patience is {config.patience}, but there are no validation cases to watch; pass some, or 0.")
+        raise ValueError(f"sequence_model.patience is {config.patience}, but there are no validation cases; pass some, or set it to 0.")
     ids, pieces, counts = _training_data(item_ids, histories, config.max_items)
     lengths = np.array([len(piece) - 1 for piece in pieces])
     per_epoch = len(_batches(lengths, config.batch_positions, seed, 0))
@@ -75,9 +75,9 @@ def train_sequence_model(
     def stopped() -> bool:
         return facts["step"] == total or 0 < config.patience <= len(facts["log"]) - facts["best"][0]
 
-    # 2. the steps; all that is random in one follows from the seed and its number
+    # 2. the steps; the randomness of a step depends only on the seed and its number
     bar = tqdm(total=total, initial=facts["step"], desc="sequence decoder", unit="step", disable=total < 200)
-    with bar, torch.random.fork_rng():  # the caller's random state stays as it is
+    with bar, torch.random.fork_rng():  # keeps the caller's random state
         batches: list[np.ndarray] = []
         while not stopped():
             epoch, place = divmod(facts["step"], per_epoch)
@@ -101,16 +101,13 @@ def train_sequence_model(
                 _save_state(state, net, optimizer, kept, facts)
 
     # 3. the weights that are kept, rows in the order of `item_ids`
-    if kept:
-        net.load_state_dict(kept)
-    rows = _reorder(net, ids, item_ids)
+    rows = _finish(net, kept, ids, item_ids)
     return SequenceModel(tuple(item_ids), counts[rows], net.eval(), config, tuple(facts["log"]))
 
 
 def _training_data(item_ids: Sequence[str], histories: Sequence[History], max_items: int) -> tuple[list[str], list[list[int]], np.ndarray]:
-    """The ids in ascending order; pieces of at most `max_items` + 1 of their places, such that every step of a history from an item to
-    the next stands in one piece, once, with all of the piece before it as its context; int64 [n_items] counts of the items
-    in histories that have such a step."""
+    """Ids in ascending order; pieces of histories, at most `max_items` + 1 positions each, so that every step from an item to the next is
+    in exactly one piece, with the piece before it as context; int64 [n_items] counts of the items in histories with a step."""
     ids = sorted(item_ids)
     pieces: list[list[int]] = []
     counts = np.zeros(len(ids), np.int64)
@@ -124,8 +121,8 @@ def _training_data(item_ids: Sequence[str], histories: Sequence[History], max_it
 
 
 def _batches(lengths: np.ndarray, positions: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Each epoch's batches of pieces, their number always the same: pieces of like length share one, so that hardly anything is padding;
-    a batch has about `positions` targets; which pieces of a length meet, and the order of the batches, is drawn anew."""
+    """An epoch's batches of pieces, the same number in every epoch. A batch has pieces of similar length, for little padding, and about
+    `positions` targets. Which pieces of a length meet, and the order of the batches, are random in each epoch."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
@@ -155,7 +152,7 @@ def _seed(seed: int, step: int) -> None:
 
 
 def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float, config: SequenceConfig) -> float:
-    """One step of training; the mean loss of its targets, in nats. NaN, and no step, where the gradient is not finite."""
+    """One training step. Returns the mean loss of its targets in nats; NaN, without a step, if the gradient is not finite."""
     import torch
     from torch.nn import functional as F
 
@@ -167,7 +164,7 @@ def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float
     with torch.autocast(net.device.type, torch.bfloat16, enabled=config.bf16):
         hidden = net(ids).last_hidden_state[real]  # [targets, width]
         logits = F.linear(hidden, net.get_input_embeddings().weight)  # [targets, n_items]
-    loss = F.cross_entropy(logits, targets, reduction="none").float().mean()  # a mean of bfloat16 would be rounded
+    loss = F.cross_entropy(logits, targets, reduction="none").float().mean()  # a mean in bfloat16 would be rounded
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     if not torch.isfinite(norm):
@@ -177,10 +174,12 @@ def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float
     return loss.item()
 
 
-def _reorder(net: Any, ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
-    """Puts the embeddings of `ids` into the order of `item_ids`; returns the row that each had."""
+def _finish(net: Any, kept: dict[str, Any], ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarray:
+    """Loads the best weights, if any, and puts the embeddings of `ids` into the order of `item_ids`; returns the old row of each."""
     import torch
 
+    if kept:
+        net.load_state_dict(kept)
     row = {item: n for n, item in enumerate(ids)}
     rows = np.array([row[item] for item in item_ids])
     with torch.no_grad():
@@ -202,7 +201,7 @@ def _end_epoch(
 
 
 def _recall(model: SequenceModel, cases: Sequence[Case]) -> float:
-    """Recall@10 with seen items left out, ties against the model."""
+    """Recall@10 without seen items; ties count against the model."""
     hits = 0
     for start in range(0, len(cases), _ROWS):
         some = cases[start : start + _ROWS]
@@ -226,7 +225,7 @@ def _resumed(state: Path | None, about: dict[str, Any], net: Any, optimizer: Any
     found = facts.get("about") or {}
     if found != about:
         changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
-        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to begin anew.")
+        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to start again.")
     net.load_state_dict(groups["net"])
     slots: dict[int, dict[str, Any]] = {}
     for name, tensor in groups["adam"].items():

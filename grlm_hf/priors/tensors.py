@@ -1,4 +1,4 @@
-"""Scorers on disk: one file each, in the safetensors format."""
+"""Files of scorers, one each, in the safetensors format."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _VERSION = 1
 
 
 def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes tensors (or numpy arrays), named within named groups, and JSON facts as one file, atomically.
+    """Writes groups of named tensors (or numpy arrays) and JSON facts as one file, atomically.
 
     Args:
-        kind: what the file is, "sequence" for one; `read_tensors` asks for it.
+        kind: the kind of file, such as "sequence", which `read_tensors` checks.
     """
     import torch
     from safetensors.torch import save
@@ -27,7 +27,7 @@ def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]]
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What `write_tensors` wrote. Raises ``ValueError`` when the file is missing, broken or of another kind."""
+    """Reads what `write_tensors` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -44,4 +44,4 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Any]]
     except KeyError:
         raise ValueError(f"{path} has no {header} header: it is no {kind} model, or one of another version of grlm-hf.") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable {kind} model; it may be truncated ({error}). Remove it and make it again.") from error
+        raise ValueError(f"{path} is not a readable {kind} model; it may be truncated ({error}). Remove it and create it again.") from error

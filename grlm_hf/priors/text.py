@@ -1,8 +1,8 @@
-"""Dense retrieval: the items whose texts are nearest to those of the last items. It knows no other user, and rates a new item at once.
+"""Dense retrieval: the items with the texts nearest to those of the last items. It uses no other users and can rate new items.
 
     p(b | history) = Σ over its last items a of age ** -γ · softmax over b of cos(a, b) / temperature, over Σ age ** -γ
 
-A softmax for each item of the history, not one of their mean: a user of two interests is between neither. An item is not told to follow
+Each item of the history has its own softmax: the mean vector of a user with two interests would be near neither. An item never follows
 itself.
 """
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 GRID = {"temperature": (0.03, 0.05, 0.07, 0.1, 0.15, 0.2), "age_power": (0.5, 0.7, 1.0, 1.5)}
-"""What `tune_text` tries."""
-_ROWS = 256  # items of the histories compared with all others at once
+"""Candidate values of `tune_text`."""
+_ROWS = 256  # items of the histories per block of comparisons
 _LEAST = np.float32(1e-30)
 TFIDF_DIM = 1024
-"""Dimensions of the TF-IDF embedder here; of all items the nearest have to stand out from thousands of others."""
+"""Dimensions of the TF-IDF embedder, enough to separate the nearest of all items from thousands of others."""
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How texts count."""
+    """Settings of dense retrieval."""
 
     temperature: Annotated[float, Range(0.01)] = 0.1
-    """Of the softmax over cosines: the lower, the more only the nearest count."""
+    """Temperature of the softmax over cosines: the lower, the more the nearest items dominate."""
     age_power: NotNegative = 1.0
-    """γ: the older an item of the history, the less it says."""
+    """γ: how fast the weight of an item of the history falls with its age."""
     max_items: Count = 10
-    """The last so many items of a history are read."""
+    """Number of last items of a history that are used."""
 
     def __post_init__(self) -> None:
         check_settings(self, "text_knn.")
@@ -53,16 +53,16 @@ class TextConfig:
 
 @dataclass(frozen=True, eq=False)
 class TextKNN:
-    """Make one with `fit`; `following` gives the next, for a catalog that has changed.
+    """Made by `fit`; `following` adapts it to a changed catalog.
 
     Attributes:
         item_ids: the order of rows and columns.
-        vectors: float16 `[n_items, d]`, embeddings of length 1; all zero for a text in which the embedder finds nothing.
-        digests: int64 `[n_items]`, of the texts: an item is embedded again when its text is another.
-        config: how they are used.
-        embedder: the name or folder of a sentence-transformers model; or, when `words` hold the embedder itself, "".
-        words: of a TF-IDF embedder, its tokenizer as JSON.
-        rows: of a TF-IDF embedder, float16 `[n_words, d]`.
+        vectors: float16 `[n_items, d]`, embeddings of length 1; zero for a text that the embedder maps to zero.
+        digests: int64 `[n_items]`, hashes of the texts: an item is embedded again when its text changes.
+        config: the settings.
+        embedder: the name or folder of a sentence-transformers model; "" for a TF-IDF embedder, stored in `words` and `rows`.
+        words: tokenizer of the TF-IDF embedder as JSON.
+        rows: its weights, float16 `[n_words, d]`.
     """
 
     kind: ClassVar[str] = "text"
@@ -80,9 +80,9 @@ class TextKNN:
 
         Args:
             embedder: the name or folder of a sentence-transformers model; empty: TF-IDF fitted on these items
-                (`grlm_hf.indexing.embedding.tfidf_embedder`), which is then kept and saved with the vectors.
+                (`grlm_hf.indexing.embedding.tfidf_embedder`), which is saved with the vectors.
 
-        Raises ``ValueError`` for no items, a repeated id or a model that cannot be read; ``ImportError`` naming what to install.
+        Raises ``ValueError`` for no items, a repeated id or an unreadable model; ``ImportError`` naming what to install.
         """
         if not items or len({i.item_id for i in items}) < len(items):
             raise ValueError(f"Found {len(items)} items with {len({i.item_id for i in items})} ids; expected at least one, and unique ids.")
@@ -94,8 +94,7 @@ class TextKNN:
         return empty.following(items)
 
     def following(self, items: Sequence[Item]) -> TextKNN:
-        """The same for these items, in this order: of those it has, rows are taken over; the others, and those whose text has changed,
-        are embedded."""
+        """The same for these items, in this order. Only new items and items with changed texts are embedded."""
         digests = np.fromiter((_digest(item_text(i)) for i in items), np.int64, len(items))
         row = {item: n for n, item in enumerate(self.item_ids)}
         at = np.fromiter((row.get(i.item_id, -1) for i in items), np.int64, len(items))
@@ -114,7 +113,7 @@ class TextKNN:
     def _embed(self, items: Sequence[Item]) -> np.ndarray:
         if self.rows is None:
             return np.asarray(embed(items, self._model)).astype(np.float16)
-        # what StaticEmbedding of sentence-transformers does: the mean of the words' rows; `recommend` needs no more than this
+        # as StaticEmbedding of sentence-transformers: the mean of the words' rows. So `recommend` does not need that library
         vectors = np.zeros((len(items), self.rows.shape[1]), np.float32)
         for vector, found in zip(
             vectors, self._tokenizer.encode_batch([item_text(i) for i in items], add_special_tokens=False), strict=True
@@ -144,11 +143,11 @@ class TextKNN:
 
     @property
     def known(self) -> np.ndarray:
-        """bool `[n_items]`: the items whose text says anything."""
+        """bool `[n_items]`: the items with a non-zero vector."""
         return np.asarray(self.vectors.any(1))
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. All items alike where no text of the history says anything."""
+        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. Uniform if the history has no item with a non-zero vector."""
         known, n = self.known, len(self.item_ids)
         found = np.zeros((len(histories), n), np.float32)
         item: list[int] = []
@@ -179,14 +178,14 @@ class TextKNN:
         return np.log(np.maximum(found, _LEAST, out=found), out=found)
 
     def save(self, path: str | Path) -> None:
-        """Writes it as one file, in the safetensors format, atomically; a named embedder stays where it is."""
+        """Writes one file in the safetensors format, atomically. A named embedder is not copied."""
         arrays = {"vectors": self.vectors, "digests": self.digests, **({} if self.rows is None else {"rows": self.rows})}
         facts = {"item_ids": list(self.item_ids), "config": asdict(self.config), "embedder": self.embedder, "words": self.words}
         write_tensors(path, self.kind, {"text": arrays}, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> TextKNN:
-        """What `save` wrote. Raises ``ValueError`` when the file is missing, broken or something else."""
+        """Reads what `save` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
         groups, facts = read_tensors(path, cls.kind)
         try:
             arrays = {name: tensor.numpy() for name, tensor in groups["text"].items()}
@@ -197,7 +196,7 @@ class TextKNN:
 
 
 def tune_text(text: TextKNN, cases: Sequence[Case], *, exclude_seen: bool = True) -> TextKNN:
-    """With the settings of `GRID` that have the best NDCG@10 on validation cases, found one after the other (`coordinate_search`)."""
+    """With the settings of `GRID` that have the best NDCG@10 on validation cases, by coordinate search (`coordinate_search`)."""
     targets = Targets(text.item_ids, cases, exclude_seen)
     config, _ = coordinate_search(text.config, GRID, lambda config: targets.measure(replace(text, config=config)))
     return replace(text, config=config)

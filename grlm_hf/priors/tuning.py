@@ -1,4 +1,4 @@
-"""Choosing a prior's settings on validation cases."""
+"""Selection of a prior's settings on validation cases."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.priors.scores import Scorer
 
 AT = 10
-_CELLS = 2**26  # scores held at once: 256 MB
+_CELLS = 2**26  # scores in memory at once: 256 MB
 _Settings = TypeVar("_Settings")
 
 
 class Targets:
-    """Cases, ready to be measured again and again on scores of the same items.
+    """Cases prepared for repeated measurements on scores of the same items.
 
     Args:
         item_ids: the order of the columns of the scores.
-        cases: of validation users; a target that is none of the items counts as missed.
+        cases: of validation users; a target outside the items counts as missed.
         exclude_seen: leave out the items of the history.
     """
 
     def __init__(self, item_ids: Sequence[str], cases: Sequence[Case], exclude_seen: bool = True):
         if not cases:
-            raise ValueError("There are no validation cases to tune on; pass some.")
+            raise ValueError("There are no validation cases for tuning; pass at least one.")
         row = {item: n for n, item in enumerate(item_ids)}
         self.histories = [c.history for c in cases]
         self.target = np.array([row.get(c.target, -1) for c in cases])
@@ -36,8 +36,8 @@ class Targets:
         self.findable = (self.target >= 0) & np.array([t not in s for t, s in zip(self.target, seen, strict=True)])
 
     def ndcg(self, scores: np.ndarray, start: int = 0) -> np.ndarray:
-        """NDCG@10 of each case, float64 `[n]`: of `scores`, `[n, n_items]`, of the cases from `start` on. Ties count against them; the
-        scores are changed."""
+        """NDCG@10 of each case, float64 `[n]`, from `scores`, `[n, n_items]`, of the cases from `start` on. Ties count against the target.
+        Changes `scores`."""
         target, findable = self.target[start : start + len(scores)], self.findable[start : start + len(scores)]
         here = (self.seen[0] >= start) & (self.seen[0] < start + len(scores))
         scores[self.seen[0][here] - start, self.seen[1][here]] = -np.inf
@@ -54,13 +54,13 @@ class Targets:
 def coordinate_search(
     start: _Settings, grid: Mapping[str, Sequence[float]], measure: Callable[[_Settings], float]
 ) -> tuple[_Settings, float]:
-    """The best settings found when one field after the other takes the best value of its grid, twice round or until nothing changes;
-    and what they measure. Of equally good ones the first tried stays, so that the outcome is always the same.
+    """The best settings and their measure. One field after the other takes the best value of its grid, in two rounds or until nothing
+    changes. Of equally good settings the first is kept, so the result is deterministic.
 
     Args:
         start: a frozen dataclass.
         grid: field → values.
-        measure: settings → what is to be high.
+        measure: settings → the number to maximise.
     """
     tried: dict[Any, float] = {}
 

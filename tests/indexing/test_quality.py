@@ -340,7 +340,7 @@ def test_what_is_no_identifier_set() -> None:
             measure(items, [term_ids[0], wrong, *term_ids[2:]])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="n_terms must be at least 1"):
         measure(items, term_ids, n_terms=0)
-    with pytest.raises(ValueError, match="not the 6 items given"):
+    with pytest.raises(ValueError, match="not the 6 given ones"):
         measure(items[::-1], term_ids, neighbors)
     unscored = Neighbors(neighbors.item_ids, neighbors.indices, np.full_like(neighbors.scores, np.nan))
     with pytest.raises(ValueError, match="no finite score"):

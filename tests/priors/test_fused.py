@@ -132,7 +132,7 @@ def test_a_broken_folder_is_refused(tmp_path: Path) -> None:
         ({"components": []}, "states no schema"),
         ({"schema": 1, "components": [{"name": "x", "kind": "magic"}]}, "magic"),
         ({"schema": 1, "components": [{"name": "../x", "kind": "knn"}]}, "is called '../x'"),
-        ({"schema": 1, "components": [{**json.loads(stated)["components"][0], "items": "other"}]}, "of other items"),
+        ({"schema": 1, "components": [{**json.loads(stated)["components"][0], "items": "other"}]}, "has other items than"),
         ({"schema": 1, "components": []}, "at least one component"),
     ):
         (tmp_path / "prior" / "prior.json").write_text(json.dumps(found))

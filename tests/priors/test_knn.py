@@ -146,9 +146,9 @@ def test_what_tuning_measures_is_the_ndcg_with_ties_against_it(exclude_seen: boo
 def test_refuses_what_it_cannot_count() -> None:
     with pytest.raises(ValueError, match="1 are repeated, such as 'i3'"):
         ItemKNN.fit([*IDS, "i3"], [])
-    with pytest.raises(ValueError, match="User 'u' has item 'x', which is none of the 9 item ids"):
+    with pytest.raises(ValueError, match="User 'u' has item 'x', which is not among the 9 item ids"):
         ItemKNN.fit(IDS, [History("u", ("i1", "x"))])
-    with pytest.raises(ValueError, match="still holds its held-out items"):
+    with pytest.raises(ValueError, match="still has its held-out items"):
         ItemKNN.fit(IDS, [History("u", ("i1", "i2"), n_valid=1)])
     with pytest.raises(ValueError, match="no validation cases"):
         tune_knn(IDS, [], [])

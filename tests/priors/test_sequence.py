@@ -349,9 +349,9 @@ def test_refuses_to_go_on_with_another_training(tmp_path: Path) -> None:
 def test_refuses_data_it_cannot_learn_from() -> None:
     with pytest.raises(ValueError, match="1 are repeated, such as 'i3'"):
         train_sequence_model([*IDS, "i3"], following(), TINY)
-    with pytest.raises(ValueError, match="User 'u' has item 'x', which is none of the 30 item ids"):
+    with pytest.raises(ValueError, match="User 'u' has item 'x', which is not among the 30 item ids"):
         train_sequence_model(IDS, [History("u", ("i1", "x"))], TINY)
-    with pytest.raises(ValueError, match="still holds its held-out items"):
+    with pytest.raises(ValueError, match="still has its held-out items"):
         train_sequence_model(IDS, [History("u", ("i1", "i2", "i3"), n_test=1)], TINY)
     with pytest.raises(ValueError, match="None of the 1 histories has two items"):
         train_sequence_model(IDS, [History("u", ("i1",))], TINY)

@@ -69,7 +69,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 def branching(table: np.ndarray) -> dict[str, Any]:
     """Branching of the trie of a table's rows. An inner node is a prefix that a row continues; the end of another row there is a child.
 
-    ``root_children``; ``inner_nodes``, their ``mean_children`` and the share with a ``single_child``; means per item of its row's ``length``,
+    ``root_children``; ``inner_nodes``, their ``mean_children`` and share with a ``single_child``; per item the mean ``length`` of its row,
     its ``choices`` (nodes on its path with at least two children) and ``unique_after``, the number of elements after which no other row
     has the same prefix (its whole length if another row continues it); ``by_depth``.
     """
