@@ -87,7 +87,11 @@ def test_catalog_round_trip(hub: HubServer) -> None:
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_every_table_round_trip(hub: HubServer, folder: Path, streaming: bool) -> None:
-    publish(folder, "org/toy-data", license="cc-by-4.0")
+    found = publish(folder, "org/toy-data", license="cc-by-4.0")
+    assert found.url.endswith("/datasets/org/toy-data")
+    assert (found.repo_type, found.license) == ("dataset", "cc-by-4.0")
+    assert found.files == {name: len(data) for name, data in hub.files("org/toy-data", "dataset").items() if name != ".gitattributes"}
+    assert found.card == hub.files("org/toy-data", "dataset")["README.md"].decode()
     for config, splits in toy_tables().items():
         loaded = load_dataset("org/toy-data", config, streaming=streaming)
         assert list(loaded) == list(splits)
@@ -129,8 +133,8 @@ def test_nothing_is_published_without_a_licence(hub: HubServer, folder: Path, tm
         with pytest.raises(ValueError, match=r"needs a licence.*cc-by-4\.0.*license_name and a license_link"):
             publish(place, "org/unlicensed")
         assert (f"{kind}s", "org/unlicensed") not in hub.repos
-        assert "licence: none yet. What is published needs a licence" in publish(place, "org/unlicensed", dry_run=True)
-        assert publish(place, "org/unlicensed", dry_run=True, license="mit").count("\nlicence: mit\n") == 1
+        assert "licence: none yet. What is published needs a licence" in publish(place, "org/unlicensed", dry_run=True).listing()
+        assert publish(place, "org/unlicensed", dry_run=True, license="mit").listing().count("\nlicence: mit\n") == 1
         repo_id = f"org/licensed-{place.name}"
         publish(place, repo_id, license="other", license_name="shop-1.0", license_link="https://example.org/terms")
         assert len(hub.commits(repo_id, kind)) == 2  # the licence is there from the first version on
@@ -322,7 +326,9 @@ def test_a_new_version_leaves_nothing_of_the_old_but_what_is_not_ours(hub: HubSe
 def test_publish_refuses_other_folders_and_lists_files_when_dry(hub: HubServer, tmp_path: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match="neither a checkpoint"):
         publish(tmp_path, "org/x")
-    listing = publish(folder, "org/never", dry_run=True)
+    found = publish(folder, "org/never", dry_run=True)
+    listing = found.listing()
+    assert found.url is None
     assert listing.startswith("dataset org/never:")
     assert "sft/train-" in listing
     assert ".gitattributes" not in listing

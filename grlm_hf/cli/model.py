@@ -263,10 +263,11 @@ def push(
     """
     from grlm_hf.publishing.publish import publish
 
-    said = publish(
+    found = publish(
         folder, repo_id, license=license, license_name=license_name, license_link=license_link, private=not public, dry_run=dry_run
     )
-    print(_json({"repo_id": repo_id, **({"would_upload": said.splitlines()} if dry_run else {"url": said})}) if as_json else said)
+    listing = {"would_upload": found.listing().splitlines()} if found.url is None else {"url": found.url}
+    print(_json({"repo_id": repo_id, **listing}) if as_json else found.url or found.listing())
 
 
 def _json(value: Any) -> str:

@@ -66,8 +66,8 @@ def push(
     """
     from grlm_hf.space.push import push_space
 
-    said = push_space(
+    found = push_space(
         checkpoint, repo_id, compare=compare, license=license, license_name=license_name, license_link=license_link, private=not public,
         dry_run=dry_run, requires=requires,
     )  # fmt: skip
-    print(said)
+    print(found.url or found.listing())

@@ -1,8 +1,10 @@
-"""The licence that is stated in a published card, in the form that the Hub reads."""
+"""The licence of a published card, in the form that the Hub reads."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 from grlm_hf.files import did_you_mean
 
@@ -17,10 +19,10 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
     """The YAML fields of a licence: an id of the Hub's list (https://huggingface.co/docs/hub/repositories-licenses), or ``other`` with a
     `name` (an id of your own, like ``shop-data-1.0``) and a `link` (a URL, or ``LICENSE``, a file in the repository).
 
-    The list grows, so only the form of an id is checked here; the Hub itself refuses unknown ones before anything is uploaded.
+    The list grows, so only the form of an id is checked here; the Hub refuses unknown ones before anything is uploaded.
 
     Raises:
-        ValueError: not of that form; or a name or link is missing, or given beside another licence than ``other``.
+        ValueError: an id of another form; ``other`` without a name or link; or a name or link with another licence.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         like = re.sub(r"[\s_]+", "-", license.strip().lower())
@@ -37,11 +39,47 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
     return {"license": license, "license_name": name, "license_link": link}
 
 
-def licensed(card: str, license: str | None = None, name: str = "", link: str = "") -> tuple[str, str]:
-    """The card with this licence in its YAML, or with the one that stands there; and the licence.
+@dataclass(frozen=True)
+class LicensedCard:
+    """A card with a licence in its YAML.
+
+    Attributes:
+        license: its id; or, of a dry run, why there is none yet.
+        file: the licence file in the repository that the card links to; "" for none.
+    """
+
+    text: str
+    license: str
+    file: str
+
+
+def license_card(card: str, license: str | None, name: str, link: str, *, folder: str | Path, dry_run: bool = False) -> LicensedCard:
+    """The card with a licence, by default the one that it states (`licensed`).
+
+    Args:
+        folder: where the licence file is that the card may link to.
+        dry_run: a card without a licence is no error yet.
 
     Raises:
-        ValueError: neither is there, or it is not one (see `license_fields`); or the card's YAML is broken.
+        ValueError: as `licensed`; or `folder` does not hold the licence file.
+    """
+    try:
+        card, stated = licensed(card, license, name, link)
+    except ValueError as error:
+        if license or not dry_run:
+            raise
+        stated = f"none yet. {error}"
+    linked = re.search(r"^license_link: (LICENSE\S*)$", card, re.MULTILINE)
+    if linked and not (Path(folder) / linked[1]).is_file():
+        raise ValueError(f"The licence links to {linked[1]}, a file that {folder} does not hold. Put it there, or give a URL.")
+    return LicensedCard(card, stated, linked[1] if linked else "")
+
+
+def licensed(card: str, license: str | None = None, name: str = "", link: str = "") -> tuple[str, str]:
+    """The card with this licence in its YAML, by default the one that it states; and the licence.
+
+    Raises:
+        ValueError: no licence is given or stated, or an illegal one (see `license_fields`); or the card's YAML is broken.
     """
     import yaml
     from huggingface_hub import RepoCard

@@ -18,7 +18,8 @@ from grlm_hf.hub import check_name, push_folder, visible_files
 from grlm_hf.layout import CARD, TAGS
 from grlm_hf.markdown import escaped
 from grlm_hf.publishing.cards import template
-from grlm_hf.publishing.licenses import licensed
+from grlm_hf.publishing.licenses import license_card
+from grlm_hf.publishing.publish import Published
 
 GRADIO = "6.31.0"
 """The version that a Space runs, which the tests passed with."""
@@ -43,7 +44,7 @@ def push_space(
     dry_run: bool = False,
     requires: str = "",
     token: str | None = None,
-) -> str:
+) -> Published:
     """Publishes a Space of a checkpoint in one commit; private unless said otherwise.
 
     Args:
@@ -53,9 +54,6 @@ def push_space(
         license: as in `grlm_hf.publishing.publish.publish`; by default what the checkpoint's card states.
         dry_run: upload nothing.
         requires: the line of requirements.txt, by default ``grlm-hf[space]`` of this version.
-
-    Returns:
-        The URL; or with `dry_run` the list of files, and the card.
 
     Raises:
         ValueError: no checkpoint; no licence, or none that the Hub would read (a dry run tells of a missing one instead); a name that no
@@ -76,22 +74,15 @@ def push_space(
         card = _card(title, repo_id, folder, placed)
         if not license and (folder / INSIDE / CARD).is_file():
             license, license_name, license_link = _license_of(folder / INSIDE / CARD)
-        try:
-            card, said = licensed(card, license, license_name, license_link)
-        except ValueError as error:
-            if license or not dry_run:
-                raise
-            said = f"none yet. {error}"
-        linked = re.search(r"^license_link: (LICENSE\S*)$", card, re.MULTILINE)
-        if linked:
-            if not (folder / INSIDE / linked[1]).is_file():
-                raise ValueError(f"The licence links to {linked[1]}, a file that {checkpoint} does not hold. Put it there, or give a URL.")
-            shutil.copyfile(folder / INSIDE / linked[1], folder / linked[1])
-        write_text(folder / CARD, card)
-        if dry_run:
-            sizes = (f"  {p.relative_to(folder).as_posix()}  {p.stat().st_size:,} bytes" for p in visible_files(folder))
-            return "\n".join([f"space {repo_id}:", *sizes, f"licence: {said}", "", card])
-        return push_folder(folder, repo_id, repo_type="space", private=private, token=token, message="Space by grlm-hf")
+        licensed = license_card(card, license, license_name, license_link, folder=checkpoint, dry_run=dry_run)
+        if licensed.file:
+            shutil.copyfile(Path(checkpoint) / licensed.file, folder / licensed.file)
+        write_text(folder / CARD, licensed.text)
+        sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in visible_files(folder)}
+        url = None
+        if not dry_run:
+            url = push_folder(folder, repo_id, repo_type="space", private=private, token=token, message="Space by grlm-hf")
+        return Published("space", repo_id, url, sizes, licensed.license, licensed.text)
 
 
 def _place(checkpoint: str, folder: Path, name: str) -> str:

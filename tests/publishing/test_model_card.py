@@ -285,7 +285,7 @@ def test_the_validation_refuses_what_is_wrong(hub: HubServer, kind: str, head: s
 def test_a_push_is_one_commit_of_all_and_a_dry_run_shows_it(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
     said = publish(checkpoint, "org/pushed", license="mit", dry_run=True)
     assert ("models", "org/pushed") not in hub.repos
-    listing, card = said.split("\nlicence: mit\n\n")
+    listing, card = said.listing().split("\nlicence: mit\n\n")
     publish(checkpoint, "org/pushed", license="mit")
     files = hub.files("org/pushed")
     assert card == files["README.md"].decode()

@@ -30,8 +30,8 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 
 def test_a_folder_goes_inside(hub: HubServer, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = push_space(str(checkpoint), "org/shop", license="cc-by-4.0")
-    assert url.endswith("/spaces/org/shop")
+    found = push_space(str(checkpoint), "org/shop", license="cc-by-4.0")
+    assert found.url.endswith("/spaces/org/shop")
     assert len(hub.commits("org/shop", "space")) == 2  # the repository's first, and one atomic upload
     assert HfApi().space_info("org/shop").private
     files = hub.files("org/shop", "space")
@@ -68,9 +68,9 @@ def test_a_second_push_leaves_nothing_of_the_first(hub: HubServer, checkpoint: P
 
 
 def test_a_dry_run_uploads_nothing(hub: HubServer, checkpoint: Path) -> None:
-    said = push_space(str(checkpoint), "org/dry", dry_run=True)
+    said = push_space(str(checkpoint), "org/dry", dry_run=True).listing()
     assert all(part in said for part in ("checkpoint/model.safetensors", "sdk: gradio", "licence: none yet"))
-    assert "license: mit" in push_space(str(checkpoint), "org/dry", dry_run=True, license="mit")
+    assert "license: mit" in push_space(str(checkpoint), "org/dry", dry_run=True, license="mit").card
     assert ("spaces", "org/dry") not in hub.repos
 
 
