@@ -1,7 +1,4 @@
-"""The catalog's constraint, and recommending, on vLLM.
-
-Only what is used of it is loaded: `arguments` and this package itself need no vLLM.
-"""
+"""The catalog's constraint and the searches on vLLM. Names are loaded on first use; this package and `arguments` need no vLLM."""
 
 from __future__ import annotations
 

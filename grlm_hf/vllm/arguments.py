@@ -1,6 +1,6 @@
-"""What a request asks of the constraint: the keys of its ``extra_args`` that begin with ``grlm_``. Needs no vLLM.
+"""The arguments of a request to the constraint: the keys of its ``extra_args`` that begin with ``grlm_``. Needs no vLLM.
 
-Over HTTP they are ``vllm_xargs``, which holds texts, numbers and lists of them; so the keys are flat, and a truth value may be 0 or 1.
+Over HTTP they are ``vllm_xargs``, which holds strings, numbers and lists of them; so the keys are flat, and a truth value may be 0 or 1.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 
 from grlm_hf.decoding.rules import Rules
 from grlm_hf.files import did_you_mean
+from grlm_hf.identifiers.terms import normalise
 
 PREFIX = "grlm_"
 CATALOGS = "GRLM_CATALOGS"
 """The environment variable that names further catalogs: ``name=/folder,other=/folder``."""
 DEFAULT = "default"
-"""The name of the catalog of the checkpoint served."""
+"""The name of the served checkpoint's own catalog."""
 MAX_IDS = 100_000
-"""Entries that a list of a request may have."""
+"""Maximum number of entries in a list."""
 MAX_TEXT = 1_000
-"""Characters that an entry may have."""
+"""Maximum number of characters in a string."""
 
 KEYS = {
-    "constrain": "whether the text is to be an identifier of the catalog",
+    "constrain": "whether the text must be an identifier of the catalog",
     "catalog": "the catalog's name; 'default' is that of the checkpoint",
     "allow": "item ids; others are not recommended",
     "exclude": "item ids that are not recommended",
@@ -37,7 +38,7 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a request says. `constrain` is ``None`` where it says nothing of the constraint."""
+    """The arguments of one request. `constrain` is ``None`` if the request has none."""
 
     constrain: bool | None = None
     catalog: str = DEFAULT
@@ -45,47 +46,41 @@ class Arguments:
 
     @classmethod
     def of(cls, extra_args: Mapping[str, Any] | None) -> Arguments:
-        """Of ``SamplingParams.extra_args``; what has another prefix is somebody else's.
-
-        A catalog, a rule or ``grlm_constrain`` asks for the constraint.
+        """Reads ``SamplingParams.extra_args``. Keys with another prefix are ignored; a catalog or a rule implies ``grlm_constrain``.
 
         Raises:
             ValueError: an unknown key, a value of another type or size, a term without a letter or digit, or rules together with
                 ``grlm_constrain`` false.
         """
         given = {key[len(PREFIX) :]: value for key, value in (extra_args or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
-        if not given:
-            return _NOTHING
         for key in given:
             if key not in KEYS:
                 hint = did_you_mean(key, KEYS, f"Expected one of {', '.join(PREFIX + k for k in KEYS)}.", PREFIX)
                 raise ValueError(f"{PREFIX}{key[:50]} is no argument of grlm-hf. {hint}")
         given = {key: value for key, value in given.items() if value is not None}
         constrain = _truth(given.pop("constrain")) if "constrain" in given else None
-        if constrain is False and given:
-            raise ValueError(f"grlm_constrain is false, and {PREFIX}{min(given)} asks for a constraint; leave out one of the two.")
         if not given:
             return cls(constrain)
-        from grlm_hf.identifiers.terms import normalise
-
-        terms = []
-        for text in _texts(given, "ban_terms") or ():
-            if not (term := normalise(text)):
+        if constrain is False:
+            raise ValueError(f"grlm_constrain is false, but {PREFIX}{min(given)} implies a constraint; leave out one of the two.")
+        banned = [(text, normalise(text)) for text in _texts(given, "ban_terms") or ()]
+        for text, term in banned:
+            if not term:
                 raise ValueError(f"grlm_ban_terms holds {text[:50]!r}, which is no term: it has no letter or digit.")
-            terms.append(term)
-        exclude = (_texts(given, "exclude") or ()) + (_texts(given, "seen") or ())
-        rules = Rules(allow=_texts(given, "allow"), exclude=exclude, banned_terms=tuple(terms), domain=_text(given, "domain"))
+        rules = Rules(
+            allow=_texts(given, "allow"),
+            exclude=(_texts(given, "exclude") or ()) + (_texts(given, "seen") or ()),
+            banned_terms=tuple(term for _, term in banned),
+            domain=_text(given, "domain"),
+        )
         return cls(True, _text(given, "catalog") or DEFAULT, rules)
 
 
-_NOTHING = Arguments()
-
-
 def named_catalogs(value: str | None = None) -> dict[str, Path]:
-    """The further catalogs of the environment variable `CATALOGS`, or of such a value: name → folder.
+    """The further catalogs, name → folder, of `value`; by default of the environment variable `CATALOGS`.
 
     Raises:
-        ValueError: it is written in another way, or names one twice or ``default``.
+        ValueError: it has another form, repeats a name, or uses the name ``default``.
     """
     if value is None:
         value = os.environ.get(CATALOGS, "")
@@ -95,23 +90,23 @@ def named_catalogs(value: str | None = None) -> dict[str, Path]:
         if not (name and equals and folder):
             raise ValueError(f"{CATALOGS} holds {entry!r}; expected name=/folder,other=/folder.")
         if name == DEFAULT or name in found:
-            taken = "is the catalog of the checkpoint" if name == DEFAULT else "stands there twice"
-            raise ValueError(f"{CATALOGS} names a catalog {name!r}, which {taken}; give it another name.")
+            taken = "is the catalog of the checkpoint" if name == DEFAULT else "is there twice"
+            raise ValueError(f"{CATALOGS} names a catalog {name!r}, which {taken}; choose another name.")
         found[name] = Path(folder)
     return found
 
 
 def check(extra_args: Mapping[str, Any] | None) -> None:
-    """What can be told of a request before an engine sees it. Raises ``ValueError`` as `Arguments.of` does, and for an unknown catalog."""
-    asked = Arguments.of(extra_args)
-    if asked.catalog != DEFAULT and asked.catalog not in (known := named_catalogs()):
+    """Checks a request before an engine receives it. Raises ``ValueError`` as `Arguments.of` does, and for an unknown catalog."""
+    arguments = Arguments.of(extra_args)
+    if arguments.catalog != DEFAULT and arguments.catalog not in (known := named_catalogs()):
         names = sorted([DEFAULT, *known])
-        hint = did_you_mean(asked.catalog, names, f"Expected one of {names} ({CATALOGS} names further ones).")
-        raise ValueError(f"Unknown grlm_catalog {asked.catalog[:50]!r}. {hint}")
+        hint = did_you_mean(arguments.catalog, names, f"Expected one of {names} ({CATALOGS} names further ones).")
+        raise ValueError(f"Unknown grlm_catalog {arguments.catalog[:50]!r}. {hint}")
 
 
 def always(additional_config: Any) -> bool:
-    """Whether the engine constrains every request that says nothing: ``additional_config={"grlm": {"constrain": "always"}}``.
+    """Whether the engine constrains requests without arguments: ``additional_config={"grlm": {"constrain": "always"}}``.
 
     Raises:
         ValueError: another value or key.
@@ -125,7 +120,7 @@ def always(additional_config: Any) -> bool:
 def _truth(value: Any) -> bool:
     if isinstance(value, bool | int | float) and value in (0, 1):
         return bool(value)
-    if isinstance(value, str) and value.lower() in ("true", "false"):  # as a JSON writer of other languages may put it
+    if isinstance(value, str) and value.lower() in ("true", "false"):  # as JSON writers of other languages put it
         return value.lower() == "true"
     raise ValueError(f"grlm_constrain is {str(value)[:50]!r}; expected true or false.")
 

@@ -1,14 +1,14 @@
-"""The catalogs that an engine's processors constrain to: loaded once, shared by all requests, loaded again when their file has changed.
+"""The catalogs of an engine: loaded once, shared by all requests, loaded again when their file has changed.
 
-Nothing here raises once the engine runs: a request that cannot be held to what it asks for is held to nothing at all, that is, it may
-only end. What happened is logged, without ids of items.
+Nothing here raises once the engine runs. A request whose constraint cannot be made may only end its text. The log says why, without ids
+of items.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,14 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.decoding.rules import Rules
-from grlm_hf.files import read_json
-from grlm_hf.layout import CATALOG_FILE, OBJECTIVES, TRIE_FILE
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, OBJECTIVES, TRIE_FILE
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
-from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.vllm.arguments import DEFAULT, Arguments, always, named_catalogs
 
 RULES_KEPT = 32
-"""Masks that a catalog keeps for requests to come."""
-NO_BEAM = -1e9
-"""The score of EOS where a prompt's tail is the beginning of no identifier: a beam that goes on so is to be dropped."""
+"""Compiled rules that a catalog keeps for later requests."""
 _log = logging.getLogger("grlm_hf.vllm")
 
 
@@ -44,14 +42,12 @@ class Loaded:
 
     Attributes:
         objective: what scores are normalised over (`grlm_hf.layout.OBJECTIVES`).
-        stamp: of the file that it was read from.
     """
 
     name: str
     index: SearchIndex
     objective: str
-    stamp: tuple[int, ...] = ()
-    _masks: dict[Rules, RangeMax | None] = field(default_factory=dict, repr=False)
+    _compiled: dict[Rules, np.ndarray | None] = field(default_factory=dict, repr=False)
 
     @property
     def eos(self) -> int:
@@ -59,8 +55,8 @@ class Loaded:
 
     @cached_property
     def inner(self) -> np.ndarray | None:
-        """Bool [vocab]: the tokens inside identifiers. What is none of them ends the line before: so the written part of an identifier is
-        found at the end of a prompt. ``None`` where a token stands both inside one identifier and at the end of another."""
+        """Bool [vocab]: the tokens inside identifiers. The last other token of a prompt ends the line before the identifier that the prompt
+        has begun. ``None`` where a token is both inside one identifier and the last of another."""
         trie = self.index.trie
         last = np.zeros(len(trie.tokens), bool)
         last[np.asarray(trie.start[1:], np.int64) - 1] = True
@@ -68,57 +64,56 @@ class Loaded:
         inner[trie.tokens[~last]] = True
         return None if inner[trie.tokens[last]].any() else inner
 
-    def mask(self, rules: Rules) -> RangeMax | None:
-        """By rank: ``-inf`` where the rules leave an identifier out; ``None``: they leave out none. Ids that the catalog has not, and
-        banned terms, leave out nothing; an unknown domain has no items."""
+    def allowed(self, rules: Rules) -> np.ndarray | None:
+        """Int32 [n + 1]: the number of allowed identifiers before each rank of the trie; ``None``: all are allowed. Unknown ids and terms
+        leave out nothing; an unknown domain has no items."""
         if rules == Rules():
             return None
-        if rules not in self._masks:
+        if rules not in self._compiled:
             catalog = self.index.catalog
-            allow, exclude, domain = rules.allow, [i for i in rules.exclude if i in catalog], rules.domain
-            missing = len(rules.exclude) - len(exclude)
-            if allow is not None:
-                known = [i for i in allow if i in catalog]
-                missing, allow = missing + len(allow) - len(known), tuple(known)
-            if missing:
-                log_once(f"A request names items that catalog {self.name!r} does not hold; they are passed over.")
+            exclude = [i for i in rules.exclude if i in catalog]
+            allow = None if rules.allow is None else [i for i in rules.allow if i in catalog]
+            if len(exclude) + len(allow or ()) < len(rules.exclude) + len(rules.allow or ()):
+                log_once(f"A request names items that catalog {self.name!r} does not hold; they are ignored.")
+            domain = rules.domain
             if domain is not None and domain not in catalog.domains:
-                log_once(f"A request asks for a domain that catalog {self.name!r} does not hold; it may only end.")
-                allow, domain = (), None
-            known_rules = Rules(allow=allow, domain=domain, exclude=exclude, banned_terms=rules.banned_terms)
-            while len(self._masks) >= RULES_KEPT:
-                self._masks.pop(next(iter(self._masks)))
-            self._masks[rules] = self.index.adjustment(known_rules).by_rank
-        return self._masks[rules]
+                log_once(f"A request names a domain that catalog {self.name!r} does not hold; it may only end.")
+                allow, domain = [], None
+            added = self.index.adjustment(replace(rules, allow=allow, domain=domain, exclude=exclude)).by_rank
+            while len(self._compiled) >= RULES_KEPT:
+                self._compiled.pop(next(iter(self._compiled)))
+            n = len(self.index.trie)
+            self._compiled[rules] = None if added is None else np.concatenate(([0], np.cumsum(added.values[:n] > -np.inf))).astype(np.int32)
+        return self._compiled[rules]
 
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """What one request is held to.
+    """The constraint of one request.
 
     Attributes:
-        loaded: ``None``: to nothing that there is; it may only end.
-        mask: by rank of the trie, ``-inf`` where an identifier is left out; ``None``: none is.
-        eos: what ends a text.
+        loaded: ``None``: no such catalog; the text may only end.
+        allowed: what the rules allow (`Loaded.allowed`).
+        eos: the token that ends a text.
         tail: the identifier has begun in the prompt, as in the steps of vLLM's own beam search.
     """
 
     loaded: Loaded | None
-    mask: RangeMax | None
+    allowed: np.ndarray | None
     eos: int
     tail: bool = False
 
 
 class Catalogs:
-    """Use `Catalogs.of`: processors of one engine share theirs.
+    """The catalogs by name. `Catalogs.of` makes them: the processors of one engine share theirs.
 
     Args:
         default: the checkpoint's folder, if it is a GRLM checkpoint.
         named: the folders of the further catalogs.
-        tokenizer: of the model served: a folder or repository.
-        vocabulary: of the model: scores a token.
-        eos: ends a text where no catalog says so.
-        constrain_all: hold those requests to the default catalog too that say nothing of it.
+        tokenizer: folder or repository of the served model's tokenizer.
+        vocabulary: number of scores that the model gives for each token.
+        eos: the token that ends a text without a catalog.
+        constrain_all: constrain requests without arguments too, to the default catalog.
     """
 
     def __init__(
@@ -134,7 +129,9 @@ class Catalogs:
         self.folders = ({DEFAULT: default} if default else {}) | dict(named)
         self.vocabulary, self.eos, self.constrain_all = vocabulary, eos, constrain_all
         self._of_tokenizer = {"pretrained_model_name_or_path": tokenizer, "revision": tokenizer_revision}
-        self._config = _grlm_config(default) if default else {}
+        self._config = GRLMConfig.load(default / CONFIG_FILE) if default else GRLMConfig()
+        if self._config.objective not in OBJECTIVES:
+            raise ValueError(f"{default} states the objective {self._config.objective!r}; expected one of {OBJECTIVES}.")
         self._loaded: dict[str, Loaded] = {}
         self._tried: dict[str, tuple[int, ...]] = {}
         for name in self.folders:
@@ -142,7 +139,7 @@ class Catalogs:
 
     @classmethod
     def of(cls, vllm_config: Any) -> Catalogs:
-        """Those of an engine: of the checkpoint that it serves, if that is one of ours, and of the environment.
+        """The catalogs of an engine: that of its checkpoint, if it is a GRLM checkpoint, and those of the environment.
 
         Raises:
             ValueError: a setting that cannot be read, or "always" without a catalog of the checkpoint.
@@ -159,72 +156,68 @@ class Catalogs:
         if (found := _shared.get(key)) is None:
             eos = getattr(model.hf_config, "eos_token_id", None)
             eos = eos[0] if isinstance(eos, list | tuple) and eos else eos
-            eos = eos if isinstance(eos, int) else 0
-            found = cls(
-                default, named, str(model.tokenizer), model.get_vocab_size(), eos, constrain_all, getattr(model, "tokenizer_revision", None)
-            )
-            _shared[key] = found
+            found = _shared[key] = cls(
+                default, named, str(model.tokenizer), model.get_vocab_size(), eos if isinstance(eos, int) else 0, constrain_all,
+                getattr(model, "tokenizer_revision", None),
+            )  # fmt: skip
         return found
 
     def constraint(self, params: Any) -> Constraint | None:
-        """What a request with these ``SamplingParams`` is held to, ``None`` if nothing. Never raises."""
+        """The constraint of a request with these ``SamplingParams``; ``None``: it has none. Never raises."""
         extra = params.extra_args
         if not extra and not self.constrain_all:
             return None
         closed = Constraint(None, None, self.eos)
         try:
-            asked = Arguments.of(extra)
-            if not (self.constrain_all if asked.constrain is None else asked.constrain):
+            arguments = Arguments.of(extra)
+            if not (self.constrain_all if arguments.constrain is None else arguments.constrain):
                 return None
-            if (loaded := self.get(asked.catalog)) is None:
-                log_once(f"A request asks for catalog {asked.catalog!r}, of which there is none here; it may only end.")
+            if (loaded := self.get(arguments.catalog)) is None:
+                log_once(f"A request names the catalog {arguments.catalog!r}, which is not loaded; it may only end.")
                 return closed
-            tail = asked.constrain is None and params.max_tokens == 1
+            tail = arguments.constrain is None and params.max_tokens == 1
             if tail and loaded.inner is None:
                 log_once(f"Catalog {loaded.name!r} has identifiers that end as others go on: no beams can be read from prompts.")
                 return closed
-            return Constraint(loaded, loaded.mask(asked.rules), loaded.eos, tail)
-        except Exception:  # whatever it is, the engine serves others too
+            return Constraint(loaded, loaded.allowed(arguments.rules), loaded.eos, tail)
+        except Exception:  # the engine serves other requests too
             _log.exception("A request's constraint could not be made; the request may only end.")
             return closed
 
     def get(self, name: str) -> Loaded | None:
-        """A catalog as its file is now, or as it was when it could last be read; ``None`` if it never could."""
+        """The last version of a catalog that could be read; ``None`` if none could. A changed file is read again."""
         folder = self.folders.get(name)
         before = self._loaded.get(name)
         if folder is None:
             return None
+        instead = "the version before stays in use" if before else "requests for it may only end"
         try:
             stat = (folder / CATALOG_FILE).stat()
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if stamp == self._tried.get(name):
                 return before
             self._tried[name] = stamp
-            self._loaded[name] = self._load(name, folder, stamp, before)
+            self._loaded[name] = self._load(name, folder, before)
         except FileNotFoundError:
-            log_once(f"Catalog {name!r} has no file {folder / CATALOG_FILE} (any more); {_instead(before)}.")
-        except Exception as error:  # pyarrow, safetensors and numpy have many; the engine must outlive them all
-            _log.error("Catalog %r of %s cannot be loaded; %s. %s", name, folder, _instead(before), error)
+            log_once(f"Catalog {name!r} has no file {folder / CATALOG_FILE} (any more); {instead}.")
+        except Exception as error:  # pyarrow, safetensors and numpy have many; none of them may end the engine
+            _log.error("Catalog %r of %s cannot be loaded; %s. %s", name, folder, instead, error)
         return self._loaded.get(name)
 
-    def _load(self, name: str, folder: Path, stamp: tuple[int, ...], before: Loaded | None) -> Loaded:
-        from grlm_hf.tokens import tokenizer_hash
-
-        catalog = Catalog.from_pretrained(folder)
-        tokenizer = self._tokenizer
-        if (trained := self._config.get("tokenizer_hash")) and trained != tokenizer_hash(tokenizer):
+    def _load(self, name: str, folder: Path, before: Loaded | None) -> Loaded:
+        catalog, tokenizer, config = Catalog.from_pretrained(folder), self._tokenizer, self._config
+        found = tokenizer_hash(tokenizer)
+        if config.tokenizer_hash not in ("", found):
             raise ValueError("The tokenizer served is not the one that the checkpoint was trained with.")
-        trie = None
-        if (folder / TRIE_FILE).is_file():
-            trie = Trie.load(folder / TRIE_FILE)
-            if trie.of != catalog.identifiers_hash or trie.tokenizer_hash != tokenizer_hash(tokenizer):
-                trie = None  # of another catalog or model: a named catalog may be another checkpoint's
+        trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
+        if trie and (trie.of, trie.tokenizer_hash) != (catalog.identifiers_hash, found):
+            trie = None  # of another catalog or model: a named catalog may belong to another checkpoint
         index = before.index.updated(catalog, tokenizer) if before and trie is None else SearchIndex.build(catalog, tokenizer, trie)
         if index.trie.eos_token_id is None:
             raise ValueError("The tokenizer has no EOS token.")
         if max(index.trie.vocab, index.trie.eos_token_id + 1) > self.vocabulary:
             raise ValueError(f"Its identifiers use token ids up to {index.trie.vocab - 1}; the model has {self.vocabulary}.")
-        return Loaded(name, index, self._config.get("objective", OBJECTIVES[0]), stamp)
+        return Loaded(name, index, config.objective)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -236,23 +229,8 @@ class Catalogs:
 _shared: WeakValueDictionary[tuple[Any, ...], Catalogs] = WeakValueDictionary()
 
 
-def _instead(before: Loaded | None) -> str:
-    return "the one before stays in use" if before else "requests for it may only end"
-
-
-def _grlm_config(folder: Path) -> dict[str, Any]:
-    from grlm_hf.layout import CONFIG_FILE
-
-    values = read_json(folder / CONFIG_FILE)
-    if not isinstance(values, dict) or values.get("objective") not in OBJECTIVES:
-        raise ValueError(f"{folder / CONFIG_FILE} states no objective out of {OBJECTIVES}: it is no config of a GRLM checkpoint.")
-    return values
-
-
 def _checkpoint(model: str, revision: str | None) -> Path | None:
-    """The folder of a GRLM checkpoint's catalog, ``None`` if the model served is none. Of a repository, only what is not weights."""
-    from grlm_hf.layout import CONFIG_FILE
-
+    """The folder of a GRLM checkpoint's catalog, ``None`` for any other model. A repository's weights are not fetched."""
     if Path(model).is_dir():
         return Path(model) if (Path(model) / CONFIG_FILE).is_file() else None
     from huggingface_hub import hf_hub_download, snapshot_download

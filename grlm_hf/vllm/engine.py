@@ -1,4 +1,4 @@
-"""vLLM's engine: how it is started, and how it takes the place of a model of transformers in our searches."""
+"""vLLM's engine for the searches, in place of a model of transformers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FORCED = "grlm_hf.vllm.forced:ForcedTokens"
 
 
 def start_for_searches(model: str, **options: Any) -> Any:
-    """`start`, with what makes our searches fast on a CPU unless `options` say otherwise: small blocks, so that little of a prompt is
-    computed again for each prefix, and `grlm_hf.vllm.forced`."""
+    """`grlm_hf.llms.start.start`, with defaults that make the searches fast on a CPU: small blocks, so that little of a prompt is computed
+    again for each prefix, and `grlm_hf.vllm.forced`."""
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
@@ -22,7 +22,7 @@ def start_for_searches(model: str, **options: Any) -> Any:
 
 
 class VLLMEngine(Engine):
-    """A running ``vllm.LLM`` as an engine: every search runs on it, with every rule and prior.
+    """A running ``vllm.LLM`` as an engine for every search, with every rule and prior.
 
     Args:
         llm: a ``vllm.LLM``, best from `start_for_searches`.
@@ -48,6 +48,6 @@ class VLLMEngine(Engine):
     def prefixes(self, batch: Batch) -> VLLMPrefixes:
         if self._logprobs_mode not in ("raw_logprobs", "processed_logprobs"):
             raise ValueError(
-                f"The engine runs with logprobs_mode={self._logprobs_mode!r}; recommending needs log-probabilities. Leave the option out."
+                f"The engine runs with logprobs_mode={self._logprobs_mode!r}; the searches need log-probabilities. Leave the option out."
             )
         return VLLMPrefixes(self.llm, batch, self._forcing)

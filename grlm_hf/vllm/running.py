@@ -1,4 +1,4 @@
-"""Recommending on a running ``vllm.LLM``: our searches, and distinct samples."""
+"""Recommending on a running ``vllm.LLM``, which may serve other requests at the same time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _known: weakref.WeakKeyDictionary[Any, GRLMForRecommendation] = weakref.WeakKeyD
 
 
 def of_engine(llm: Any) -> GRLMForRecommendation:
-    """The recommender of the checkpoint that an engine serves; one an engine, so that items added to it stay.
+    """The recommender on an engine; always the same one, so that items added to it stay.
 
     Args:
         llm: a ``vllm.LLM`` on a GRLM checkpoint.
 
     Raises:
-        ValueError: the engine serves something else, or reports no log-probabilities.
+        ValueError: the engine serves another model, or reports no log-probabilities.
     """
     from grlm_hf.vllm.engine import VLLMEngine
 
@@ -27,17 +27,16 @@ def of_engine(llm: Any) -> GRLMForRecommendation:
 
 
 def recommend(llm: Any, histories: Any, k: int = 10, **options: Any) -> Any:
-    """`GRLMForRecommendation.recommend` on a running engine, which may serve other requests besides.
+    """`GRLMForRecommendation.recommend` on a running engine: same options, items and scores.
 
-    Prompts and every prefix are computed once and come from the engine's prefix cache; the engine is asked for the legal children only.
+    Each prompt and prefix is computed once and then comes from the engine's prefix cache. Only scores of legal children are requested.
 
     Args:
         llm: a ``vllm.LLM`` on a GRLM checkpoint. It needs no logits processor.
         histories: item ids, oldest first; or a list of histories.
-        options: as of `GRLMForRecommendation.recommend`.
 
     Returns:
-        `grlm_hf.modeling.results.Recommendations`, or a list of them; items and scores are those of transformers.
+        `grlm_hf.modeling.results.Recommendations`, or a list of them.
     """
     return of_engine(llm).recommend(histories, k, **options)
 

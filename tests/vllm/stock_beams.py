@@ -9,8 +9,8 @@ import numpy as np
 from grlm_hf.decoding.rules import MIN_BEAMS, Rules
 from grlm_hf.modeling.results import Recommendation, as_histories
 from grlm_hf.vllm.arguments import always
-from grlm_hf.vllm.catalogs import NO_BEAM
 from grlm_hf.vllm.running import of_engine
+from grlm_hf.vllm.scores import NO_BEAM
 
 
 def beam_search(llm: Any, histories: Any, k: int = 10, num_beams: int | None = None) -> Any:

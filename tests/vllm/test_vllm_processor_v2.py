@@ -15,8 +15,9 @@ from toys import random_catalog, toy_tokenizer
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tokens import identifier_tokens
-from grlm_hf.vllm.catalogs import NO_BEAM, Catalogs, Loaded
+from grlm_hf.vllm.catalogs import Catalogs, Loaded
 from grlm_hf.vllm.device import DeviceRows
+from grlm_hf.vllm.scores import NO_BEAM
 
 pytestmark = pytest.mark.vllm
 EOS = toy_tokenizer().eos_token_id
@@ -364,7 +365,8 @@ def test_rules_of_slots_are_kept_no_longer_than_needed() -> None:
         rows.flush()
     (trie,) = rows._tries.values()
     assert len(trie.allowed) <= 2 * (SLOTS + 1)
-    assert len(trie._row) <= SLOTS
+    assert len(rows._slots) == SLOTS
+    assert sorted(slot.row for slot in rows._slots if slot) == list(range(1, SLOTS + 1))
     for slot in range(SLOTS):
         rows.add(slot, SimpleNamespace(extra_args=None, max_tokens=9))
     del trie
