@@ -15,7 +15,6 @@ from grlm_hf.markdown import escaped, one_line
 from grlm_hf.markdown import table as markdown
 
 COLUMNS = ("recall@1", "recall@5", "recall@10", "recall@20", "ndcg@10", "mrr", "valid_rate", "direct_hit_rate", "coverage")
-_OF_FREE_WRITING = "direct_hit_rate"
 MAIN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
 """Metrics of the comparison of runs, and of the picture."""
 SLICED = ("recall@10", "ndcg@10")
@@ -90,14 +89,11 @@ def tables(report: Report) -> dict[str, list[Table]]:
 
 
 def methods_table(report: Report, with_domains: bool = False) -> Table:
-    """Methods by metrics; `with_domains`: overall first and then each domain, by the domain of the target.
-
-    The direct-hit rate is a column where a method writes freely.
-    """
+    """Methods by those metrics of `COLUMNS` that one of them has; `with_domains`: overall first and then by the domain of the target."""
     rows = dict(report.methods)
     if with_domains:
         rows |= {f"{name} ({domain})": m for domain, part in report.domains.items() for name, m in part.methods.items()}
-    return _by_method("", rows, [c for c in COLUMNS if c != _OF_FREE_WRITING or _present(report.methods, [c])])
+    return _by_method("", rows, _present(report.methods, COLUMNS))
 
 
 def protocol_note(report: Report) -> str:
