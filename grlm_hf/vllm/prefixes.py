@@ -78,8 +78,8 @@ class VLLMPrefixes:
         for node, text in enumerate(self._texts[at] for at in slot.tolist()):
             children = token[first[node] : first[node] + count[node]].tolist()
             for begin in range(0, len(children), MAX_CHILDREN):
-                run = int(runs[node]) if begin == 0 else 0
-                requests.append(_Request(text, children[begin : begin + MAX_CHILDREN], run, int(known[node])))
+                forced = int(runs[node]) if begin == 0 else 0
+                requests.append(_Request(text, children[begin : begin + MAX_CHILDREN], forced, int(known[node])))
                 place.append((node, begin))
         answers = self._forced(requests) if self._forcing else self._prefilled(requests)
         self.forwards += 1
