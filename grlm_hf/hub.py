@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grlm_hf.files import clean
 from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, PLACE, PLOT, TRIE_FILE
-
-if TYPE_CHECKING:
-    pass
 
 # nothing that would be unpickled or run
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]

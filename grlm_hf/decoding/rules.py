@@ -141,6 +141,7 @@ class Flags(TypedDict, total=False):
 
 
 RULES = tuple(f.name for f in fields(Rules))
+ALLOWED = ("allow", "domain", "exclude", "banned_terms", "exclude_seen")  # the rules that only forbid
 SEARCH = tuple(f.name for f in fields(SearchOptions))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -14,7 +14,7 @@ import torch
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import RankedItem, ScoreAdjustment, SearchIndex
-from grlm_hf.decoding.rules import Flags, Rules, SearchOptions, request_of
+from grlm_hf.decoding.rules import ALLOWED, Flags, Rules, SearchOptions, request_of
 from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import Found
 from grlm_hf.decoding.search import search as search_trie
@@ -294,12 +294,9 @@ class GRLMForRecommendation:
         *,
         temperature: float = 1.0,
         seed: int | None = None,
-        exclude_seen: bool = False,
-        allow: Collection[str] | np.ndarray | None = None,
-        domain: str | None = None,
-        exclude: Collection[str] = (),
-        banned_terms: Collection[str] = (),
+        rules: Rules | None = None,
         batch_size: int = 32,
+        **flags: Unpack[Flags],
     ) -> Any:
         """`n` distinct items drawn at random, likeliest first: for diversity, and for rollouts.
 
@@ -310,8 +307,9 @@ class GRLMForRecommendation:
             history: item ids, oldest first; or a list of histories.
             temperature: below 1 the likely become likelier; log-probabilities in the answer stay the model's own.
             seed: the same seed gives the same items.
-            exclude_seen, allow, domain, exclude, banned_terms: as in `Rules`.
+            rules: which items may be drawn (`Rules`, without priors).
             batch_size: histories drawn for at once.
+            flags: `allow`, `domain`, `exclude`, `banned_terms`, `exclude_seen`, in place of `rules`.
 
         Returns:
             `Recommendations`, or a list of them, one a history; `score` and `log_prob` are equal. Fewer than `n` where fewer are allowed.
@@ -319,7 +317,7 @@ class GRLMForRecommendation:
         Raises:
             ValueError: as `recommend`; a temperature that is not above 0.
         """
-        rules = Rules(allow=allow, domain=domain, exclude=exclude, banned_terms=banned_terms, exclude_seen=exclude_seen)
+        rules, _ = request_of(flags, rules, None, "sample()", ALLOWED)
         index = self.shelf.index
         histories, single = as_histories(history)
         _check_count("n", n, index.catalog, batch_size)

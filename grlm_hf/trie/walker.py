@@ -7,15 +7,12 @@ read. ``lo == hi`` is a prefix that has left the trie.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from grlm_hf.trie.arrays import Trie
-
-if TYPE_CHECKING:
-    pass
 from grlm_hf.trie.ranges import RangeMax
 
 Node = tuple[Any, Any, Any]
