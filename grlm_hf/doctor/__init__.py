@@ -1,6 +1,6 @@
-"""What is amiss with this machine, a checkpoint, a dataset, a catalog or a recipe's run folder: found, explained, and how to mend it.
+"""Finds and explains faults of this machine, a checkpoint, a dataset, a catalog or a recipe's run folder, and names the fix.
 
-An examination never raises because of what it examines: what cannot be read is a finding too.
+An examination never raises because of its target: an unreadable file is a finding too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from grlm_hf.doctor.environment import examine_environment
 from grlm_hf.doctor.findings import Examination, Finding, examined, text_report
-from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS
 
 if TYPE_CHECKING:
     from grlm_hf.doctor.dataset import Tables
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Examination", "Finding", "examine", "examine_environment", "text_report"]
 
-_CHECKPOINT = ("grlm_config.json", "config.json")
+_CHECKPOINT = (CONFIG_FILE, "config.json")
 _STAGES = ("checkpoint", "datasets", "catalog")
 
 
 def examine(target: str | Path, engine: str | Path | None = None) -> list[Examination]:
-    """Examines a folder or a repository of the Hub: a checkpoint, a dataset, a catalog; or all of them in the folder of a run.
+    """Examines a folder or a repository on the Hub: a checkpoint, a dataset, a catalog; or all of them in the folder of a run.
 
     Args:
-        engine: YAML file of the vLLM engine that is to serve the checkpoint, as for ``vllm serve --config``.
+        engine: YAML file of a vLLM engine for the checkpoint, as for ``vllm serve --config``.
 
     Returns:
-        One `Examination`; of a run's folder one for each stage.
+        One `Examination`; for a run's folder one for each stage.
     """
     import warnings
 
@@ -38,7 +38,7 @@ def examine(target: str | Path, engine: str | Path | None = None) -> list[Examin
     logging.set_verbosity_error()
     folder, published, names = Path(target), False, None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what libraries warn of, the checks find
+        warnings.simplefilter("ignore")  # the checks find what libraries warn of
         if not folder.is_dir():
             try:
                 folder, names = _fetched(str(target))
@@ -52,7 +52,7 @@ def examine(target: str | Path, engine: str | Path | None = None) -> list[Examin
 
 
 def _kind(folder: Path) -> str:
-    """What a folder holds, by the files that only one kind has."""
+    """The kind of a folder, by files that only one kind has."""
     if (folder / DATASET_FACTS).is_file():
         return "dataset"
     if any((folder / name).is_file() for name in _CHECKPOINT) or any(folder.glob("*.safetensors")):
@@ -86,8 +86,8 @@ def _one(
         catalog, found = examine_catalog(folder)
         return examined(target, kind, {} if catalog is None else {"catalog": repr(catalog)}, found), None
     some = sorted(p.name for p in folder.iterdir())[:5]
-    said = f"It holds {', '.join(some) or 'nothing'}: no grlm_config.json, {DATASET_FACTS} or {CATALOG_FILE}."
-    return examined(target, kind, {}, [_unreadable(target, ValueError(said))]), None
+    error = ValueError(f"It holds {', '.join(some) or 'nothing'}: no {CONFIG_FILE}, {DATASET_FACTS} or {CATALOG_FILE}.")
+    return examined(target, kind, {}, [_unreadable(target, error)]), None
 
 
 def _unreadable(target: str, error: Exception) -> Finding:
@@ -114,7 +114,7 @@ def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> li
             raise ValueError(f"it holds a {type(arguments).__name__}")
     except (OSError, ValueError, yaml.YAMLError) as error:
         return [
-            Finding("error", "broken-file", f"{engine} cannot be read: {error}", "It should say how the engine is to run.",
+            Finding("error", "broken-file", f"{engine} cannot be read: {error}", "It should have the arguments of the engine.",
                     "Write names and values in YAML, such as `max-logprobs: 40`.", str(engine))
         ]  # fmt: skip
     left = any(f.check == "sampler-defaults" for f in found)
@@ -123,22 +123,22 @@ def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> li
 
 def _run(folder: Path, engine: str | Path | None) -> list[Examination]:
     """Each stage of a run, and whether checkpoint and dataset belong together."""
-    said, read = [], {}
+    found, read = [], {}
     for name in _STAGES:
         if _kind_of_stage(folder / name):
             one, read[name] = _one(folder / name, _kind(folder / name), str(folder / name), False, None, engine)
-            said.append(one)
+            found.append(one)
     parts, tables = read.get("checkpoint"), read.get("datasets")
     if parts is not None and tables is not None:
         from grlm_hf.doctor.findings import run_checks
         from grlm_hf.doctor.run import together
 
-        said.append(examined(str(folder), "run", {}, run_checks([together], parts, tables, where=str(folder))))
-    return said
+        found.append(examined(str(folder), "run", {}, run_checks([together], parts, tables, where=str(folder))))
+    return found
 
 
 def _fetched(repo_id: str) -> tuple[Path, list[str] | None]:
-    """A repository's files here, and the names of all that it holds: pickles are named, never downloaded."""
+    """A repository's files, downloaded, and the names of all its files. Pickles are listed but never downloaded."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 

@@ -1,4 +1,4 @@
-"""Checks of what a folder says of itself, and of files in it that could do harm."""
+"""Checks of a folder's card, and of files that could do harm."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"
 
 
 def card(folder: Path, published: bool) -> Iterator[Finding]:
-    """A card, and a licence in it. Of a folder that is not published they are no more than good to know."""
+    """A missing or broken card, or one without a licence; only an info for a folder that is not published."""
     level = "warning" if published else "info"
     if not (folder / CARD).is_file():
         yield Finding(
-            level, "card", f"There is no {CARD}.", "Nobody who finds it can tell what it is, and what it may be used for.",
+            level, "card", f"There is no {CARD}.", "Without it, nobody knows what this is and may be used for.",
             "grlm evaluate writes a checkpoint's card, grlm dataset a dataset's; grlm push adds the licence.", str(folder),
         )  # fmt: skip
         return
@@ -25,7 +25,7 @@ def card(folder: Path, published: bool) -> Iterator[Finding]:
         text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         yield Finding(
-            "error", "card", f"{CARD} is not readable: {error}", "The Hub shows it first.", "Write it anew, in UTF-8.", str(folder)
+            "error", "card", f"{CARD} is not readable: {error}", "The Hub shows it first.", "Write it again in UTF-8.", str(folder)
         )
         return
     try:
@@ -33,11 +33,11 @@ def card(folder: Path, published: bool) -> Iterator[Finding]:
     except ValueError as error:
         if "is broken" in str(error):
             yield Finding(
-                "error", "card", str(error), "The Hub refuses it, and load_dataset cannot read it.", "Mend the YAML.", str(folder)
+                "error", "card", str(error), "The Hub refuses it, and load_dataset cannot read it.", "Correct the YAML.", str(folder)
             )
             return
         yield Finding(
-            level, "licence", "The card names no licence, or none that the Hub reads.", "Without one nobody may use what is published.",
+            level, "licence", "The card has no licence that the Hub can read.", "Without one nobody may use what you publish.",
             "State it when publishing: grlm push FOLDER ORG/NAME --license cc-by-4.0 (or what your data's source allows).", str(folder),
         )  # fmt: skip
 
@@ -46,16 +46,16 @@ def unsafe_files(names: Iterable[str], ours: Mapping[str, str], where: str, read
     """Files that run code when they are loaded.
 
     Args:
-        names: of all files, relative.
+        names: relative names of all files.
         ours: text of the Python files that grlm-hf writes.
-        read: the folder, where it is here; of Python files with our names the text is compared.
+        read: the folder, if it is local, to compare the text of Python files with these names.
     """
     names = sorted(names)
     if pickled := [n for n in names if n.endswith(_PICKLED)]:
         yield Finding(
             "warning", "unsafe-files", f"{len(pickled)} files of a format that can run code when it is read: {', '.join(pickled[:3])}.",
-            "Pickled files run whatever their writer put there; grlm-hf reads safetensors and parquet only.",
-            f"Remove what nothing needs (training_args.bin is such): rm {' '.join(pickled[:3])}. Convert weights with "
+            "Loading a pickled file runs its writer's code; grlm-hf reads safetensors and parquet only.",
+            f"Remove files that nothing needs, such as training_args.bin: rm {' '.join(pickled[:3])}. Convert weights with "
             "model.save_pretrained, which writes safetensors.", where,
         )  # fmt: skip
     strange = [n for n in names if n.endswith(".py") and not _is_ours(n, ours, read)]

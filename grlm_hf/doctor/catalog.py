@@ -1,4 +1,4 @@
-"""Checks of a catalog, wherever it lies: in a checkpoint, a dataset or a folder of its own."""
+"""Checks of a catalog in a checkpoint, in a dataset or on its own."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from grlm_hf.identifiers.terms import normalise
 from grlm_hf.layout import CATALOG_FILE
 
 CROWD = 20
-"""Items that share a Term ID, above which one identifier fills a whole list of recommendations."""
+"""With more items, one Term ID fills a whole list of recommendations."""
 MUCH_SHARED = 0.25
 MUCH_REPEATED = 0.05
 
 
 def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
-    """The catalog of a folder, where it can be read, and what is wrong with it."""
+    """The catalog of a folder, if it is readable, and its findings."""
     path, remake = folder / CATALOG_FILE, "Make the catalog again: grlm terms DATA --output CATALOG."
     if not path.is_file():
-        return None, [
-            Finding("error", "missing-file", f"There is no {CATALOG_FILE}.", "It says which items there are.", remake, str(folder))
-        ]
+        return None, [Finding("error", "missing-file", f"There is no {CATALOG_FILE}.", "It lists the items.", remake, str(folder))]
     try:
         rows = [row for _, row in read_rows(path)]
     except (ValueError, OSError) as error:
@@ -44,16 +42,16 @@ def _rows(rows: list[dict[str, Any]], where: str) -> Iterator[Finding]:
     ids = Counter(str(row.get("item_id")) for row in rows)
     if twice := [i for i, n in ids.items() if n > 1]:
         yield Finding(
-            "error", "duplicate-ids", f"{len(twice)} item ids stand more than once, such as {twice[0]!r}.",
-            "An id must name one item; such a catalog does not load.", "Leave one row an item in the items file, then: grlm terms.", where,
+            "error", "duplicate-ids", f"{len(twice)} duplicate item ids, such as {twice[0]!r}.",
+            "An id must name one item; such a catalog does not load.", "Keep one row per item in the items file, then: grlm terms.", where,
         )  # fmt: skip
     bad = [(row.get("item_id"), terms) for row in rows if not _legal(terms := row.get("terms"))]
     if bad:
         item, terms = bad[0]
         yield Finding(
             "error", "illegal-term-ids", f"{len(bad)} of {len(rows)} items have an illegal Term ID, such as {item!r}: {terms!r}.",
-            "Terms are normalised (lower case, hyphens, no brackets or commas); others cannot be written and read again.",
-            "Pass each term through grlm_hf.identifiers.terms.normalise, or make them again: grlm terms.", where,
+            "Terms are normalised (lower case, hyphens, no brackets or commas); other terms cannot be written and read again.",
+            "Pass each term through grlm_hf.identifiers.terms.normalise, or create them again: grlm terms.", where,
         )  # fmt: skip
 
 
@@ -70,10 +68,9 @@ def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
     yield Finding(
         "warning" if share > MUCH_SHARED or len(worst) > CROWD else "info",
         "collisions",
-        f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID with another; at most {len(worst)} have one: [{', '.join(tid)}].",
-        "The model cannot tell items of one Term ID apart; they are ranked in the order of their ids.",
-        "Let a resolver tell them apart: --set terms.resolver=term (or append, attribute) with grlm terms, which leaves what the texts do "
-        "not tell apart.",
+        f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID; at most {len(worst)} items have the same: [{', '.join(tid)}].",
+        "The model cannot distinguish items with one Term ID; they are ranked in the order of their ids.",
+        "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one.",
         where,
     )
 
@@ -89,7 +86,7 @@ def _same_items(catalog: Catalog, where: str) -> Iterator[Finding]:
             "warning" if extra > MUCH_REPEATED * len(catalog) else "info",
             "duplicate-items",
             f"{extra} of {len(catalog)} items repeat all the text of another, such as {same[0][:2]}.",
-            "A repeated item splits the history of one thing, and takes a second place in the list.",
-            "Give variants of one thing one item_id in items and interactions before grlm terms.",
+            "A repeated item splits the history of one product and takes a second place in the list.",
+            "Give variants of one product one item_id in items and interactions before grlm terms.",
             where,
         )

@@ -19,16 +19,16 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 
 ALL_ENCODED = 20_000
-"""Identifiers up to which each is encoded anew; of more, a sample of as many."""
-_HISTORIES = 50  # drawn, to see how long prompts are
+"""Up to this many identifiers all are tokenised again; of more, a sample of this size."""
+_HISTORIES = 50  # random ones, to estimate the length of prompts
 
 
 def examine_checkpoint(folder: Path, published: bool = False, names: list[str] | None = None) -> tuple[Parts, list[Finding]]:
-    """The parts of a checkpoint, with facts of it, and all findings.
+    """The parts of a checkpoint with their facts, and all findings.
 
     Args:
-        published: it comes from the Hub.
-        names: of all files, where `folder` holds only some of them.
+        published: whether it comes from the Hub.
+        names: of all files, if `folder` has only some of them.
     """
     everything = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     parts = Parts(folder, published, everything)
@@ -54,7 +54,7 @@ def _stated(parts: Parts) -> Iterator[Finding]:
                 "Restore the file that the training wrote.", where,
             )  # fmt: skip
     if parts.grlm.max_history < 1:
-        yield Finding("error", "config", f"max_history is {parts.grlm.max_history}.", "A prompt without an item asks nothing.",
+        yield Finding("error", "config", f"max_history is {parts.grlm.max_history}.", "A prompt needs at least one item.",
                       "Restore the file that the training wrote.", where)  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def _prompts(parts: Parts) -> Iterator[Finding]:
     if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history)):
         yield Finding(
             "error", "prompt-drift", f"It was trained with prompts of hash {parts.grlm.prompt_hash!r}; this grlm-hf writes {written}.",
-            "A model that is asked in other words than it learnt answers worse, without any error.",
-            "Install the grlm-hf that trained it, or train again: grlm dataset, then grlm train.", str(parts.folder / CONFIG_FILE),
+            "With other prompts than in training a model answers worse, without any error.",
+            "Install the grlm-hf version that trained it, or train again: grlm dataset, then grlm train.", str(parts.folder / CONFIG_FILE),
         )  # fmt: skip
 
 
@@ -76,25 +76,25 @@ def _tokenizer(parts: Parts) -> Iterator[Finding]:
     if parts.grlm is not None and parts.grlm.tokenizer_hash != (found := tokenizer_hash(t)):
         yield Finding(
             "error", "tokenizer-changed", f"The tokenizer has hash {found}; the model was trained with {parts.grlm.tokenizer_hash!r}.",
-            "Texts become other tokens than those that were learnt.", "Restore the tokenizer files of the training.", where,
+            "Texts become other tokens than in training.", "Restore the tokenizer files of the training.", where,
         )  # fmt: skip
     for name in ("eos", "pad"):
         if getattr(t, f"{name}_token_id") is None:
             yield Finding(
                 "error", f"{name}-missing", f"The tokenizer has no {name.upper()} token.",
-                "An identifier ends in EOS." if name == "eos" else "Prompts of a batch are filled up with it.",
-                f"tokenizer.{name}_token = ...; tokenizer.save_pretrained(FOLDER). It must be the one of the training.", where,
+                "An identifier ends in EOS." if name == "eos" else "It pads the prompts of a batch.",
+                f"tokenizer.{name}_token = ...; tokenizer.save_pretrained(FOLDER). It must be the same as in training.", where,
             )  # fmt: skip
     if t.eos_token_id is not None and t.eos_token_id == t.pad_token_id:
         yield Finding(
             "warning", "pad-is-eos", f"EOS and pad are one token, {t.eos_token!r}.",
             "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot tell padding from an end.",
-            "Choose a pad token of its own that the vocabulary has, before the training: tokenizer.pad_token = '<|endoftext|>'.", where,
+            "Choose another pad token of the vocabulary before training: tokenizer.pad_token = '<|endoftext|>'.", where,
         )  # fmt: skip
     if t.padding_side != "left":
         yield Finding(
             "warning", "padding-side", f"The tokenizer pads on the {t.padding_side}.",
-            "generate() of several prompts goes on behind the padding of the shorter ones, and writes nonsense.",
+            "With several prompts generate() continues after the padding of the shorter ones, and writes nonsense.",
             "tokenizer.padding_side = 'left'; tokenizer.save_pretrained(FOLDER).", where,
         )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _trie_and_catalog(parts: Parts) -> Iterator[Finding]:
         yield Finding(
             "warning", "trie-catalog", f"{TRIE_FILE} is of other identifiers ({len(parts.trie):,}) than the catalog "
             f"({len(parts.catalog.identifiers):,}).",
-            "recommend makes it anew at each load; whatever reads the file alone recommends items that are gone.",
+            "recommend builds it again at each load; a tool that reads the file alone recommends removed items.",
             SAVE_AGAIN, str(parts.folder / TRIE_FILE),
         )  # fmt: skip
 
@@ -120,7 +120,7 @@ def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
         paths = identifier_tokens(parts.tokenizer, parts.catalog.scheme, [identifiers[i] for i in chosen])
     except ValueError as error:
         yield Finding(
-            "error", "tokenizer-merges", str(error), "An item's tokens would depend on what stands beside it.",
+            "error", "tokenizer-merges", str(error), "An item's tokens would depend on the text around it.",
             "Train with another model's tokenizer.", str(parts.folder),
         )  # fmt: skip
         return
@@ -132,8 +132,8 @@ def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
     if differ or trie.tokenizer_hash != tokenizer_hash(parts.tokenizer):
         more = f"; {len(differ):,} of {len(chosen):,} identifiers have other tokens" if differ else ""
         yield Finding(
-            "error", "trie-tokenizer", f"{said}{more}.", "The search would follow tokens that name nothing.",
-            f"Remove {TRIE_FILE} (it is made anew), or write it again with save_pretrained.", where,
+            "error", "trie-tokenizer", f"{said}{more}.", "The search would follow tokens of no identifier.",
+            f"Remove {TRIE_FILE} (it is built again), or write it again with save_pretrained.", where,
         )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
         return
     try:
         request_tokens(parts.tokenizer, ["a"])
-    except Exception:  # of the chat template, which has a check of its own
+    except Exception:  # the chat template has its own check
         return
     if parts.grlm.max_history < 1:
         return
@@ -159,12 +159,16 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
     parts.facts["tokens"] = f"identifiers up to {depth}, a prompt of {parts.grlm.max_history} items about {typical}"
     parts.needed = typical + depth + 1
     limits: list[tuple[str, Any, str]] = [
-        ("max_position_embeddings of config.json", (parts.config or {}).get("max_position_embeddings"), "Use a model of longer texts."),
+        (
+            "max_position_embeddings of config.json",
+            (parts.config or {}).get("max_position_embeddings"),
+            "Use a model of longer context.",
+        ),
         ("model_max_length of the tokenizer", parts.tokenizer.model_max_length, "Set tokenizer.model_max_length to the model's own limit."),
         (
             "max_tokens of the training",
             parts.grlm.max_tokens or None,
-            "Make the dataset with a larger mixture.max_tokens, and train again.",
+            "Create the dataset with a larger mixture.max_tokens, and train again.",
         ),
     ]
     for name, limit, fix in limits:
@@ -180,15 +184,15 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
                 "warning", "length", f"{name} is {limit}; {parts.grlm.max_history} items (max_history) and an answer take about "
                 f"{typical + depth + 1} tokens.",
                 "The oldest items of longer histories are left out; other tools may cut identifiers instead.",
-                f"Lower mixture.max_history to what fits. {fix}", str(parts.folder),
+                f"Lower mixture.max_history. {fix}", str(parts.folder),
             )  # fmt: skip
     for name in ("max_new_tokens", "max_length"):
         limit = (parts.generation or {}).get(name)
         least = depth + 1 if name == "max_new_tokens" else one + depth + 1
         if isinstance(limit, int) and limit < least:
             yield Finding(
-                "warning", "length", f"{name} of generation_config.json is {limit}; it takes {least} to write the longest identifier.",
-                "generate() and vLLM take it as their default, and cut identifiers off.", f"Remove {name}, or set it to {least} or more.",
+                "warning", "length", f"{name} of generation_config.json is {limit}; the longest identifier needs {least}.",
+                "generate() and vLLM use it as their default and truncate identifiers.", f"Remove {name}, or set it to {least} or more.",
                 str(parts.folder / "generation_config.json"),
             )  # fmt: skip
 
@@ -201,7 +205,7 @@ def _weights(parts: Parts) -> Iterator[Finding]:
     if parts.config is not None and not (isinstance(names, list) and any(str(n).endswith(("CausalLM", "LMHeadModel")) for n in names)):
         yield Finding(
             "warning", "architecture", f"architectures of config.json is {names!r}; expected a causal language model.",
-            "vLLM and pipeline() choose the model's class by it.", "Save it with AutoModelForCausalLM.", str(parts.folder / "config.json"),
+            "vLLM and pipeline() choose the class by this name.", "Save it with AutoModelForCausalLM.", str(parts.folder / "config.json"),
         )  # fmt: skip
     parts.facts["model"] = (
         f"{(parts.config or {}).get('model_type', '?')} ({', '.join(map(str, names)) if isinstance(names, list) else '?'})"

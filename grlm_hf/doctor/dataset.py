@@ -1,4 +1,4 @@
-"""Checks of a dataset repository: its files, its tables against each other, and whether training examples tell what is held out."""
+"""Checks of a dataset repository: its files, the agreement of its tables, and leakage of held-out items into training examples."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
 
 _USER_TASKS = (*HISTORY_TASKS, "steered")
-"""Tasks whose examples are made of a user's history; their keys are user ids."""
+"""Tasks with examples from a user's history; their keys are user ids."""
 _ALIKE = 5
-"""Events from which on two users with the same history are hardly two."""
-_REMAKE = "Make the dataset again: grlm dataset DATA --catalog CATALOG --output DATASETS."
+"""From this many events on, two users with the same history are probably one."""
+_REMAKE = "Create the dataset again: grlm dataset DATA --catalog CATALOG --output DATASETS."
 
 
 @dataclass
 class Tables:
-    """What of a dataset could be read."""
+    """The readable parts of a dataset."""
 
     folder: Path
     published: bool = False
@@ -40,14 +40,14 @@ class Tables:
 
 
 def examine_dataset(folder: Path, published: bool = False) -> tuple[Tables, list[Finding]]:
-    """The tables of a dataset folder, with facts of it, and all findings."""
+    """The tables of a dataset folder with their facts, and all findings."""
     tables = Tables(folder, published)
     checks = [_whole, _catalog, _prompts, _cases, _interactions, _users, _examples, _files]
     return tables, run_checks(checks, tables, where=str(folder))
 
 
 def _rows(tables: Tables, config: str, split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of one split, a batch at a time; none where there is no such table or a file is broken, which `_whole` tells."""
+    """Rows of one split, batch by batch; none for a missing or broken table, which `_whole` reports."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -69,7 +69,7 @@ def _whole(tables: Tables) -> Iterator[Finding]:
     except (ValueError, KeyError, TypeError) as error:
         found = "schema" if "this grlm-hf reads" in str(error) else "broken-file"
         yield Finding(
-            "error", found, str(error), "Training and evaluation refuse it, or miss what is not there.", _REMAKE, str(tables.folder)
+            "error", found, str(error), "Training and evaluation refuse it, or lack the missing part.", _REMAKE, str(tables.folder)
         )
     if tables.facts:
         tables.about |= {n: tables.facts[n] for n in ("title", "split", "history", "max_history") if n in tables.facts}
@@ -88,7 +88,7 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
         yield Finding(
             "error", "tables-disagree", f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} "
             f"items{some}.",
-            "Who reads the table trains on other identifiers than those that are served.", _REMAKE, str(tables.folder / "term_ids"),
+            "A reader of the table trains on other identifiers than those that are served.", _REMAKE, str(tables.folder / "term_ids"),
         )  # fmt: skip
 
 
@@ -105,13 +105,13 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
     if facts.get("prompt_hash") != (written := prompt_hash(history)):
         yield Finding(
-            "error", "prompt-drift", f"It was made with prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
-            "A model trained on it would be asked in other words than it learnt.", _REMAKE, str(tables.folder / DATASET_FACTS),
+            "error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
+            "A model trained on it would be prompted differently than in training.", _REMAKE, str(tables.folder / DATASET_FACTS),
         )  # fmt: skip
     elif stated is not None and stated != templates_hash():
         yield Finding(
             "warning", "prompt-drift", f"Its tasks were written with templates of hash {stated!r}; this grlm-hf has {templates_hash()}.",
-            "Recommending is asked as before; search phrases, wishes or titles are asked in other words than now.", _REMAKE,
+            "Prompts for recommendations are unchanged; those for search phrases, wishes or titles have changed.", _REMAKE,
             str(tables.folder / DATASET_FACTS),
         )  # fmt: skip
 
@@ -133,12 +133,12 @@ def _cases(tables: Tables) -> Iterator[Finding]:
         yield Finding(
             "error", "unknown-items", f"{len(strange)} items of interactions or cases are not in the catalog, such as "
             f"{min(map(str, strange))!r}.",
-            "They can neither be read in a history nor be recommended.", _REMAKE, str(tables.folder),
+            "They can neither be in a prompt nor be recommended.", _REMAKE, str(tables.folder),
         )  # fmt: skip
 
 
 def _interactions(tables: Tables) -> Iterator[Finding]:
-    """What is held out of a user must not stand among the events that train, but where the user had the same item before."""
+    """A user's held-out items must not be among the training events, unless the user also had the item before."""
     held = _held_out(tables, ("validation", "test"))
     trained: Counter[tuple[str, str]] = Counter()
     for row in _rows(tables, "interactions", "train", ["user_id", "item_id"]):
@@ -147,10 +147,10 @@ def _interactions(tables: Tables) -> Iterator[Finding]:
     leaks = [(user, c.target) for user, cases in held.items() for c in cases if trained[user, c.target] > c.history.count(c.target)]
     if leaks:
         yield Finding(
-            "error", "target-leakage", f"{len(leaks)} held-out targets stand among their users' training interactions, such as item "
+            "error", "target-leakage", f"{len(leaks)} held-out targets are among their users' training interactions, such as item "
             f"{leaks[0][1]!r} of user {leaks[0][0]!r}.",
             "The model has seen the answers: every figure measured on it is too high.",
-            f"Split before anything is learnt. {_REMAKE}", str(tables.folder / "interactions"),
+            f"Split before training. {_REMAKE}", str(tables.folder / "interactions"),
         )  # fmt: skip
 
 
@@ -171,9 +171,9 @@ def _users(tables: Tables) -> Iterator[Finding]:
         twice = [u for u, n in users.items() if n > 1] if once else sorted({key[0] for key, n in asked.items() if n > 1})
         if twice:
             yield Finding(
-                "error", "duplicate-users", f"{len(twice)} users have several {part} cases where one is meant, such as {twice[0]!r}.",
-                "They count several times in every metric, and the intervals come out too narrow.",
-                f"Leave one row a user (or join their events) in the interactions. {_REMAKE}", where,
+                "error", "duplicate-users", f"{len(twice)} users have several {part} cases instead of one, such as {twice[0]!r}.",
+                "They count several times in every metric, and the intervals are too narrow.",
+                f"Keep one row per user (or join their events) in the interactions. {_REMAKE}", where,
             )  # fmt: skip
     alike: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for c in tables.cases.get("test", []):
@@ -182,15 +182,15 @@ def _users(tables: Tables) -> Iterator[Finding]:
     same = [sorted(users) for users in alike.values() if len(users) > 1]
     if same:
         yield Finding(
-            "warning", "duplicate-users", f"{sum(map(len, same)) - len(same)} users have the very history of another ({_ALIKE} events or "
+            "warning", "duplicate-users", f"{sum(map(len, same)) - len(same)} users have the same history as another ({_ALIKE} events or "
             f"more), such as {same[0][:2]}.",
-            "One person under two ids: what the one is tested on, the other may have trained.",
+            "One person under two ids: a test target of one may be a training event of the other.",
             "Drop or join them in the interactions before grlm dataset.", where,
         )  # fmt: skip
 
 
 def _examples(tables: Tables) -> Iterator[Finding]:
-    """Training examples that tell what is held out, name their user, or answer with identifiers that the catalog does not have."""
+    """Training examples with a held-out item, with their user's id, or with an identifier that is not in the catalog."""
     catalog, history = tables.catalog, str((tables.facts or {}).get("history", "term_ids"))
     if catalog is None:
         return
@@ -212,39 +212,39 @@ def _examples(tables: Tables) -> Iterator[Finding]:
             user = str(row["key"])
             if re.search(rf"(?<![\w-]){re.escape(user)}(?![\w-])", prompt):
                 named.append(user)
-            told = Counter([*prompt.splitlines(), *lines])
-            leaks += [user for c in held.get(user, ()) if _tells(told, c, catalog, history)]
+            shown = Counter([*prompt.splitlines(), *lines])
+            leaks += [user for c in held.get(user, ()) if _leaks(shown, c, catalog, history)]
     tables.about["training examples"] = f"{total:,}"
     where = str(tables.folder / "sft")
     if leaks:
         yield Finding(
-            "error", "target-leakage", f"{len(leaks)} training examples hold a held-out target of their user, such as one of user "
+            "error", "target-leakage", f"{len(leaks)} training examples contain a held-out target of their user, such as one of user "
             f"{leaks[0]!r}.",
-            "The model learns the answers by heart: every figure measured on it is too high.", f"Split first. {_REMAKE}", where,
+            "The model memorises the answers: every figure measured on it is too high.", f"Split first. {_REMAKE}", where,
         )  # fmt: skip
     plain = [user for user in named if not user.isdigit() and len(user) > 2]  # a number in a title may equal an id by chance
     if plain or len(named) > keyed / 2:
         yield Finding(
-            "error", "user-ids", f"{len(named)} prompts hold the id of their user, such as {(plain or named)[0]!r}.",
-            "The model can learn users by heart, which helps nobody new; and ids of people leave the house with every checkpoint.",
-            f"Prompts come from grlm_hf.tasks.prompts, which writes none. {_REMAKE}", where,
+            "error", "user-ids", f"{len(named)} prompts contain the id of their user, such as {(plain or named)[0]!r}.",
+            "The model can memorise users, which does not help new ones; and every checkpoint would leak people's ids.",
+            f"Write prompts with grlm_hf.tasks.prompts, which uses no ids. {_REMAKE}", where,
         )  # fmt: skip
     if stale:
         yield Finding(
             "error", "stale-examples", f"{len(stale)} answers are no Term ID of the catalog, such as {stale[0][:80]}.",
-            "They were written with another catalog: the trie cuts off what the model learns.", _REMAKE, where,
+            "They were written with another catalog: the trie excludes what the model learns.", _REMAKE, where,
         )  # fmt: skip
 
 
-def _tells(told: Counter[str], case: Case, catalog: Catalog, history: str) -> bool:
-    """Whether the lines of an example name a target more often than its history accounts for."""
+def _leaks(shown: Counter[str], case: Case, catalog: Catalog, history: str) -> bool:
+    """Whether a target occurs in the lines of an example more often than in its history."""
     if case.target not in catalog:
         return False
     tid, title = catalog.term_id(case.target), written_title(catalog[case.target])
     before = [i for i in case.history if i in catalog]
-    if told[catalog.scheme.write(tid)] > sum(catalog.term_id(i) == tid for i in before):
+    if shown[catalog.scheme.write(tid)] > sum(catalog.term_id(i) == tid for i in before):
         return True
-    return history == "titles" and told[title] > sum(written_title(catalog[i]) == title for i in before)
+    return history == "titles" and shown[title] > sum(written_title(catalog[i]) == title for i in before)
 
 
 def _files(tables: Tables) -> Iterator[Finding]:

