@@ -13,6 +13,7 @@ from grlm_hf.doctor.generation import generation
 from grlm_hf.doctor.parts import SAVE_AGAIN, Parts, read_catalog, read_configs, read_prior, read_tokenizer, read_trie
 from grlm_hf.doctor.template import chat_template
 from grlm_hf.doctor.weights import weights
+from grlm_hf.identifiers import SCHEMES
 from grlm_hf.layout import CONFIG_FILE, CUSTOM_GENERATE, HISTORIES, OBJECTIVES, TRIE_FILE
 from grlm_hf.tasks.encoding import history_tokens, request_tokens
 from grlm_hf.tasks.prompts import prompt_hash
@@ -47,7 +48,7 @@ def _stated(parts: Parts) -> Iterator[Finding]:
         return
     where = str(parts.folder / CONFIG_FILE)
     parts.facts |= {"objective": parts.grlm.objective, "history": f"{parts.grlm.history}, {parts.grlm.max_history} items"}
-    for name, allowed in (("objective", OBJECTIVES), ("history", HISTORIES)):
+    for name, allowed in (("objective", OBJECTIVES), ("history", HISTORIES), ("scheme", SCHEMES)):
         if (value := getattr(parts.grlm, name)) not in allowed:
             yield Finding(
                 "error", "config", f"{name} is {value!r}; expected one of {tuple(allowed)}.", "The checkpoint does not load.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding
 from grlm_hf.files import read_json
-from grlm_hf.layout import CONFIG_FILE, CONFIG_SCHEMA, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.layout import CONFIG_FILE, PRIOR_FOLDER, TRIE_FILE
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused
 from grlm_hf.trie.arrays import Trie
@@ -59,27 +59,12 @@ def read_configs(parts: Parts) -> Iterator[Finding]:
         yield _missing(path, "It states prompts, tokenizer and objective of the training; without it this is a plain language model.")
         return
     try:
-        value = read_json(path)
+        parts.grlm = GRLMConfig.load(path)
     except ValueError as error:
-        yield _broken(path, error)
-        return
-    if isinstance(value, dict) and isinstance(value.get("schema"), int) and value["schema"] > CONFIG_SCHEMA:
-        yield Finding(
-            "error", "schema", f"{CONFIG_FILE} has schema {value['schema']}; this grlm-hf reads up to {CONFIG_SCHEMA}.",
-            "A newer grlm-hf wrote it.", "pip install -U grlm-hf", str(path),
-        )  # fmt: skip
-        return
-    try:
-        known = {f.name: f.type for f in fields(GRLMConfig)}
-        if not isinstance(value, dict) or not isinstance(value.get("schema"), int) or not value.keys() <= known.keys():
-            raise ValueError(f"{path} holds {str(value)[:200]}; expected the keys {sorted(known)}.")
-        parts.grlm = GRLMConfig(**value)
-        wrong = [n for n, t in known.items() if not isinstance(getattr(parts.grlm, n), {"int": int, "str": str}[str(t)])]
-        if wrong:
-            parts.grlm = None
-            raise ValueError(f"{path}: {wrong[0]} is {value[wrong[0]]!r}; expected {known[wrong[0]]}.")
-    except (ValueError, TypeError) as error:
-        yield _broken(path, error)
+        if "config schema" not in str(error):
+            yield _broken(path, error)
+            return
+        yield Finding("error", "schema", str(error), "A newer grlm-hf wrote it.", "pip install -U grlm-hf", str(path))
 
 
 def _readable_config(folder: Path) -> Iterator[Finding]:

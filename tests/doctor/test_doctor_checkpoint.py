@@ -157,15 +157,16 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str], str]] = {
     "objective": (lambda p: edit(p, CONFIG_FILE, objective="loss"), ("error", "config"), "objective is 'loss'"),
     "no history": (lambda p: edit(p, CONFIG_FILE, max_history=0), ("error", "config"), "max_history is 0"),
     "newer": (lambda p: edit(p, CONFIG_FILE, schema=99), ("error", "schema"), "schema 99"),
-    "strange key": (lambda p: edit(p, CONFIG_FILE, colour="red"), ("error", "broken-file"), "'colour': 'red'"),
-    "wrong type": (lambda p: edit(p, CONFIG_FILE, max_history="4"), ("error", "broken-file"), "max_history is '4'; expected int"),
+    "strange key": (lambda p: edit(p, CONFIG_FILE, colour="red"), ("error", "broken-file"), "holds the keys ['colour', 'history'"),
+    "strange scheme": (lambda p: edit(p, CONFIG_FILE, scheme="runes"), ("error", "config"), "scheme is 'runes'; expected one of"),
+    "wrong type": (lambda p: edit(p, CONFIG_FILE, max_history="4"), ("error", "broken-file"), "max_history is '4'; expected a value of"),
     "trie of another tokenizer": (other_trie, ("error", "trie-tokenizer"), "identifiers have other tokens"),
     "trie in another order": (exchanged_paths, ("error", "trie-tokenizer"), "11 of 11 identifiers have other tokens"),
     "trie of another catalog": (older_trie, ("warning", "trie-catalog"), "other identifiers (10) than the catalog (11)"),
     "no trie": (lambda p: (p / TRIE_FILE).unlink(), ("info", "trie"), "There is no catalog.trie"),
     "nan": (lambda p: edit_weights(p, with_nan), ("error", "not-finite"), "model.layers.1.mlp.up_proj.weight"),
     "infinity": (lambda p: edit_weights(p, with_infinity), ("error", "not-finite"), "model.norm.weight"),
-    "dtype": (lambda p: edit(p, MODEL, dtype="bfloat16"), ("warning", "dtype"), "config.json says bfloat16, the weights are float32"),
+    "dtype": (lambda p: edit(p, MODEL, dtype="bfloat16"), ("warning", "dtype"), "config.json states bfloat16, the weights are float32"),
     "half": (lambda p: (edit_weights(p, lambda t: t.update({k: v.half() for k, v in t.items()})), edit(p, MODEL, dtype="float16")),
              ("info", "dtype"), "float16 weights"),
     "vocab_size": (lambda p: edit(p, MODEL, vocab_size=400), ("error", "vocabulary"), "vocab_size 400, model.embed_tokens"),
@@ -180,7 +181,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str], str]] = {
     "foreign code": (lambda p: (p / "modeling_qwen.py").write_text("x"), ("warning", "foreign-code"), "modeling_qwen.py"),
     "changed code": (lambda p: (p / "custom_generate" / "generate.py").write_text("x"), ("warning", "foreign-code"), "generate.py"),
     "no card": (lambda p: (p / "README.md").unlink(), ("info", "card"), "There is no README.md"),
-    "no licence": (lambda p: (p / "README.md").write_text("# Toy\n"), ("info", "licence"), "names no licence"),
+    "no licence": (lambda p: (p / "README.md").write_text("# Toy\n"), ("info", "licence"), "has no licence"),
     "broken card": (lambda p: (p / "README.md").write_text("---\na: [\n---\n"), ("error", "card"), "YAML"),
     "collisions": (shared, ("warning", "collisions"), "8 of 12 items (66.7%) share a Term ID"),
 }  # fmt: skip
@@ -291,4 +292,4 @@ def test_a_config_of_older_settings_is_sound(copy: Path) -> None:
     del values["history"], values["max_tokens"]
     (copy / CONFIG_FILE).write_text(json.dumps(values))
     assert names(found(copy)) == set()
-    assert replace(GRLMForRecommendation.from_pretrained(copy).config, schema=1)
+    assert replace(GRLMForRecommendation.from_pretrained(copy).config, max_tokens=0)

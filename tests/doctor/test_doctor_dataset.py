@@ -182,12 +182,12 @@ def mixture_hash(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str], str]] = {
-    "test event": (leak_event("test"), ("error", "target-leakage"), "stand among their users' training interactions"),
+    "test event": (leak_event("test"), ("error", "target-leakage"), "are among their users' training interactions"),
     "validation event": (leak_event("validation"), ("error", "target-leakage"), "1 held-out targets"),
-    "test example": (leak_example("test"), ("error", "target-leakage"), "1 training examples hold a held-out target"),
+    "test example": (leak_example("test"), ("error", "target-leakage"), "1 training examples contain a held-out target"),
     "validation example": (leak_example("validation"), ("error", "target-leakage"), "1 training examples"),
     "test in validation": (leak_validation, ("error", "target-leakage"), "of user 'user-0'"),
-    "user ids": (name_users, ("error", "user-ids"), "25 prompts hold the id of their user"),
+    "user ids": (name_users, ("error", "user-ids"), "25 prompts contain the id of their user"),
     "stale": (stale, ("error", "stale-examples"), "[kind, gone]"),
     "twin": (twin, ("warning", "duplicate-users"), "['user-5', 'user-x']"),
     "twice": (twice, ("error", "duplicate-users"), "'user-3'"),
@@ -201,7 +201,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str], str]] = {
     "newer": (lambda p: facts(p, schema=9), ("error", "schema"), "has schema 9"),
     "rows": (lambda p: facts(p, statistics={"rows": {"items": {"train": 7}}}), ("error", "broken-file"), "has 30 rows, its facts say 7"),
     "no licence": (lambda p: (p / "README.md").write_text((p / "README.md").read_text().replace("license: mit\n", "")),
-                   ("info", "licence"), "names no licence"),
+                   ("info", "licence"), "has no licence"),
     "pickle": (lambda p: (p / "state.pkl").write_bytes(b"x"), ("warning", "unsafe-files"), "state.pkl"),
     "script": (lambda p: (p / "datasets.py").write_text("x"), ("warning", "foreign-code"), "datasets.py"),
 }  # fmt: skip
