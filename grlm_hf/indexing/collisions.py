@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
@@ -85,15 +85,6 @@ class CollisionReport:
     def sizes(self) -> dict[int, int]:
         """Items in a group → groups of that size, by rising size."""
         return dict(sorted(Counter(len(items) for _, items in self.groups).items()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        groups = [
-            {"terms": list(term_id), "items": [{"item_id": item.item_id, "title": item.title} for item in items]}
-            for term_id, items in self.groups
-        ]
-        sizes = {str(size): n for size, n in self.sizes.items()}
-        return {"n_items": self.n_items, "n_shared": self.n_shared, "share": self.share, "sizes": sizes, "groups": groups}
 
 
 def collisions(term_ids: Sequence[TermID]) -> list[tuple[int, ...]]:
