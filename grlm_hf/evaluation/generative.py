@@ -39,7 +39,15 @@ def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", n
     """Unconstrained beam search, then Elastic Identifier Grounding: what GRLM's own evaluation does. For measuring; slow.
 
     A direct hit is a text among the first ten that is an identifier of the candidates as it was written.
+
+    Raises:
+        ValueError: the model was trained within the trie, or an engine keeps it.
     """
+    if grlm.config.objective != "vocabulary":
+        raise ValueError(
+            "Free writing (evaluate.free_users) needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt "
+            "to write freely."
+        )
     whole = Grounder(grlm.catalog, form)
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:

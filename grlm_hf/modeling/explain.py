@@ -1,7 +1,7 @@
 """Why an item is recommended: what each of its terms adds to its log-probability, and what it loses with each item of the history.
 
 Both are read off the model's own probabilities. The chain rule makes the terms' parts exact; leaving out one item at a time is
-occlusion (Zeiler and Fergus, 2014). `grlm_hf.evaluation.deletion` measures whether the history's part points at what matters.
+occlusion (Zeiler and Fergus, 2014). ``benchmarks/quality/deletion.py`` measures whether the history's part points at what matters.
 """
 
 from __future__ import annotations

@@ -139,22 +139,32 @@ def make_dataset(
     )  # fmt: skip
     columns = made.dataset.column_names  # the same in both splits
     tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation, catalog.scheme, "spans" in columns)}
-    public = {"neighbors": Path(mixture.neighbors).name, "chat_file": Path(mixture.chat_file).name}  # cards are public, local paths are not
-    if Path(mixture.tokenizer).is_dir():
-        public["tokenizer"] = Path(mixture.tokenizer).name
-    facts["mixture"] = made.statistics | {"settings": {**asdict(mixture), **public}, "seed": seed, "templates_hash": templates_hash()}
+    facts["mixture"] = made.statistics | {"settings": _public(mixture), "seed": seed, "templates_hash": templates_hash()}
+    earlier, files = _earlier_facts(data, catalog_folder, quality)
+    save_datasets(tables, catalog, output, facts | earlier, files=files)
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _public(mixture: MixtureConfig) -> dict[str, Any]:
+    """The settings for a card; of a path on this machine only its last part."""
+    names = ["neighbors", "chat_file", *(["tokenizer"] if Path(mixture.tokenizer).is_dir() else [])]
+    return asdict(mixture) | {name: Path(getattr(mixture, name)).name for name in names}
+
+
+def _earlier_facts(data: str | Path, catalog_folder: str | Path, quality: str | Path | None) -> tuple[dict[str, Any], list[Path]]:
+    """What earlier programs and stages stated of the data, and files of theirs for the dataset folder."""
+    facts: dict[str, Any] = {}
     files: list[Path] = []
     if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
         facts["terms"] = read_json(path)
     if quality is not None:
         facts["quality"] = read_json(Path(quality) / QUALITY_FILE)
         files += [path for name in _PICTURES if (path := Path(quality) / name).is_file()]
-    for name, said in ((STATISTICS_FILE, "provenance"), (DOMAINS_FILE, "domains")):
+    for name, key in ((STATISTICS_FILE, "provenance"), (DOMAINS_FILE, "domains")):
         if (path := Path(data) / name).is_file():
-            facts[said] = read_json(path)
+            facts[key] = read_json(path)
             files.append(path)
-    save_datasets(tables, catalog, output, facts, files=files)
-    shutil.rmtree(kept, ignore_errors=True)
+    return facts, files
 
 
 def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Catalog:

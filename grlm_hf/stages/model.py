@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,10 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from grlm_hf.data.interactions import History
+    from grlm_hf.evaluation.rankings import Method
     from grlm_hf.evaluation.schema import Report
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused
@@ -115,93 +121,65 @@ def make_report(
     seed: int = 0,
     name: str = "",
 ) -> Report:
-    """Evaluates a checkpoint and the baselines on a dataset repository's cases. Started by ``accelerate launch`` or ``torchrun``, the
-    processes share the work.
+    """Evaluates a checkpoint and the baselines on the cases of a dataset repository; processes started by ``accelerate launch`` or
+    ``torchrun`` share the work.
 
-    Writes ``report.json`` and ``report.png``, and the model card of a checkpoint in a local folder. Where the split holds out items, they
-    are new to the checkpoint: they are added to it first (`grlm_hf.evaluation.unseen`), and the report has an `unseen` block.
+    Writes ``report.json``, ``report.png`` and ``report.html``, and the model card of a checkpoint in a local folder. Where the split holds
+    out items, they are added to the checkpoint first (`grlm_hf.evaluation.unseen`), and the report has an `unseen` block.
 
     Args:
-        priors: folder of `make_priors`: its recommenders and combinations stand in the report too. By default those that the checkpoint
-            has in itself do.
-        hybrids: file of `make_hybrid`, whose priors are heeded by the checkpoint's search, each a method of the report.
-        work: a folder that keeps finished parts, so that an interrupted evaluation goes on where it stopped; by default beside `output`,
-            until the report is written. A part is not read again for another checkpoint, other training data or other settings.
+        priors: folder of `make_priors`, whose recommenders and combinations are methods of the report; by default those of the
+            checkpoint's own prior are.
+        hybrids: file of `make_hybrid`: each prior in it, beside the language model, is a method.
+        part: "test" or "validation".
+        work: a folder that keeps finished rankings, so that an interrupted evaluation is resumed; by default beside `output`, until the
+            report is written. Rankings of another checkpoint, other training data or other settings are not read.
+        name: of the dataset; by default its title.
+
+    Raises:
+        ValueError: `output` is a folder or one of the other files; a checkpoint or dataset repository that cannot be read; free writing of
+            a model that never learnt it; and as `grlm_hf.evaluation.evaluate.evaluate`.
     """
     from grlm_hf.evaluation.evaluate import Setup, evaluate
-    from grlm_hf.evaluation.generative import constrained, free
+    from grlm_hf.evaluation.generative import free
     from grlm_hf.evaluation.processes import is_main, to_device
-    from grlm_hf.evaluation.rankings import Chunks, Method
-    from grlm_hf.evaluation.report import save_report
-    from grlm_hf.evaluation.scored import scored
-    from grlm_hf.evaluation.unseen import unseen_block, with_new_items
+    from grlm_hf.evaluation.rankings import Chunks
+    from grlm_hf.evaluation.report import check_path, save_report
+    from grlm_hf.evaluation.unseen import unseen_block
     from grlm_hf.modeling.recommender import GRLMForRecommendation
-    from grlm_hf.priors.chance import Chance
-    from grlm_hf.priors.fused import Fused
-    from grlm_hf.priors.popularity import Popularity
-    from grlm_hf.priors.text import TextKNN
 
-    if Path(output).is_dir():
-        raise ValueError(f"{output} is a folder; name the file that the report is to be, such as {Path(output) / 'report.json'}.")
-    if Path(output).suffix in (".png", ".html"):
-        raise ValueError(f"{output} would be taken by a picture or page of the report; name a .json file.")
+    check_path(output)
     config = config or EvaluateConfig()
-    facts = dataset_facts(datasets)
-    cases = load_cases(datasets, part)
+    facts, cases = dataset_facts(datasets), load_cases(datasets, part)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = to_device(GRLMForRecommendation.from_pretrained(folder))
     histories = train_histories(datasets)
     counts = Counter(item for history in histories for item in history.items)
-    new: list[Item] = []
-    if facts["split"] == UNSEEN:
-        catalog = Catalog.from_pretrained(datasets)
-        new = [i for i in catalog if i.item_id not in counts]
-        # extracted anew from the text, as for any new item; what a language model or a person wrote cannot be written here again
-        given = None if facts.get("terms", {}).get("generator") == "extract" else [catalog.term_id(i.item_id) for i in new]
-        grlm = with_new_items(grlm, new, given)
-    made = [folder, *(Path(p) for p in (priors, hybrids) if p)]
-    key = fingerprint("evaluate", made, [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
-    ids = tuple(i.item_id for i in grlm.catalog)
-
-    fused = Fused.load(priors) if priors else grlm.prior
-    fused = fused.following(grlm.catalog) if fused else None
-    texts = [scorer.vectors for scorer, _ in fused.components.values() if isinstance(scorer, TextKNN)] if fused else []
-    alone, beside = _combinations(fused, priors, hybrids)
-
-    def methods(exclude_seen: bool) -> dict[str, Method]:
-        beams, rows = config.num_beams or None, config.batch_size
-        return {
-            "grlm": constrained(grlm, exclude_seen, beams, rows),
-            **{f"grlm+{name}": constrained(grlm, exclude_seen, beams, rows, prior) for name, prior in beside.items()},
-            **{name: scored(scorer, grlm.catalog, exclude_seen) for name, scorer in alone.items()},
-            "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen),
-            "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen),
-        }
-
+    grlm, new = _with_held_out(grlm, datasets, facts, counts)
+    inputs = [folder, *(Path(p) for p in (priors, hybrids) if p)]
+    key = fingerprint("evaluate", inputs, [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
+    own = _priors(grlm, priors, hybrids)
+    methods = partial(_methods, grlm, histories, own, config, seed)
     kept = Path(output).parent / f".{Path(output).name}-evaluation-{key}"
     setup = Setup(
-        name or facts["title"],
-        f"{facts['split']}, {part}",
-        "left out" if config.exclude_seen else "kept",
-        config.candidates,
-        seed,
-        config.resamples,
+        dataset=name or facts["title"],
+        split=f"{facts['split']}, {part}",
+        seen="left out" if config.exclude_seen else "kept",
+        candidates=config.candidates,
+        seed=seed,
+        resamples=config.resamples,
     )
-    common: dict[str, Any] = {"counts": counts, "vectors": texts[0] if texts else None, "chunks": Chunks(Path(work or kept), key)}
-    claims = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
-    kept_seen = methods(False) if config.unmasked else None
-    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, setup, unmasked=kept_seen, pairs=claims, **common)
-    if config.free_users:
-        if grlm.config.objective != "vocabulary":
-            raise ValueError(
-                "free_users needs a checkpoint with objective 'vocabulary'; one trained within the trie never learnt to write freely."
-            )
-        freely = evaluate({"grlm_free": free(grlm, config.exclude_seen)}, cases[: config.free_users], grlm.catalog, setup, **common)
-        report = _with_free(report, freely)
+    common: dict[str, Any] = {"counts": counts, "vectors": own.vectors, "chunks": Chunks(Path(work or kept), key)}
+    freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
+    pairs = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
+    unmasked = methods(False) if config.unmasked else None
+    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, setup, unmasked=unmasked, pairs=pairs, **common)
+    if freely:
+        report = _with_free(report, evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common))
     if (log := folder / "training_log.json").is_file():
         report = replace(report, training=tuple(_thinned(read_json(log))))
     if new:
-        report = replace(report, unseen=unseen_block(report, len(new), extracted=given is None))
+        report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
     if is_main():
         save_report(report, output)
         if Path(checkpoint).is_dir():
@@ -212,36 +190,91 @@ def make_report(
     return report
 
 
-def _with_free(report: Report, freely: Report) -> Report:
-    """The report with the figures of free writing, measured on its first users."""
-    domains = {
-        name: replace(part, methods={**part.methods, **freely.domains[name].methods}) if name in freely.domains else part
-        for name, part in report.domains.items()
-    }
-    said = f"first {freely.protocol.users} users; no trie, grounded in the paper's form"
-    return replace(
-        report,
-        protocol=replace(report.protocol, grlm_free=said),
-        methods={**report.methods, **freely.methods},
-        domains=domains,
-    )
+def _with_held_out(
+    grlm: GRLMForRecommendation, datasets: str | Path, facts: Mapping[str, Any], counts: Mapping[str, int]
+) -> tuple[GRLMForRecommendation, list[Item]]:
+    """The recommender with the items that its split held out, and these items; [] with another split.
+
+    Their Term IDs are extracted from their texts, as those of any new item, where those of the catalog were. Otherwise they are given:
+    what a language model or a person wrote cannot be written here again.
+    """
+    from grlm_hf.evaluation.unseen import with_new_items
+
+    if facts["split"] != UNSEEN:
+        return grlm, []
+    catalog = Catalog.from_pretrained(datasets)
+    new = [i for i in catalog if i.item_id not in counts]
+    return with_new_items(grlm, new, None if _extracted(facts) else [catalog.term_id(i.item_id) for i in new]), new
 
 
-def _combinations(fused: Fused | None, priors: str | Path | None, hybrids: str | Path | None) -> tuple[dict[str, Scorer], dict[str, Fused]]:
-    """Methods without the language model, and what stands beside it, by name."""
+def _extracted(facts: Mapping[str, Any]) -> bool:
+    return facts.get("terms", {}).get("generator") == "extract"
+
+
+@dataclass(frozen=True)
+class _Priors:
+    """Recommenders without the language model, by name.
+
+    Attributes:
+        alone: methods of their own.
+        beside: priors of the language model.
+        vectors: float [n_items, d], the embeddings of the items' texts that one of them has; or ``None``.
+    """
+
+    alone: Mapping[str, Scorer]
+    beside: Mapping[str, Fused]
+    vectors: np.ndarray | None
+
+
+def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str | Path | None) -> _Priors:
+    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.text import TextKNN
+
+    fused = Fused.load(priors) if priors else grlm.prior
     if fused is None:
-        return {}, {}
+        return _Priors({}, {}, None)
+    fused = fused.following(grlm.catalog)
     alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
+    vectors = next((scorer.vectors for scorer in alone.values() if isinstance(scorer, TextKNN)), None)
     if priors is None:
-        return alone, {"+".join(fused.components): fused}
+        return _Priors(alone, {"+".join(fused.components): fused}, vectors)
     for name, found in read_json(Path(priors) / TUNING_FILE)["combinations"].items():
         alone[name] = fused.weighted(found["weights"])
-    beside = read_json(hybrids)["hybrids"] if hybrids else {}
-    return alone, {name: fused.weighted(found["weights"]) for name, found in beside.items()}
+    weighted = read_json(hybrids)["hybrids"] if hybrids else {}
+    return _Priors(alone, {name: fused.weighted(found["weights"]) for name, found in weighted.items()}, vectors)
+
+
+def _methods(
+    grlm: GRLMForRecommendation, histories: Sequence[History], priors: _Priors, config: EvaluateConfig, seed: int, exclude_seen: bool
+) -> dict[str, Method]:
+    """The methods of a report; the popularity is that of the training `histories`."""
+    from grlm_hf.evaluation.generative import constrained
+    from grlm_hf.evaluation.scored import scored
+    from grlm_hf.priors.chance import Chance
+    from grlm_hf.priors.popularity import Popularity
+
+    ids, beams, rows = tuple(i.item_id for i in grlm.catalog), config.num_beams or None, config.batch_size
+    return {
+        "grlm": constrained(grlm, exclude_seen, beams, rows),
+        **{f"grlm+{name}": constrained(grlm, exclude_seen, beams, rows, prior) for name, prior in priors.beside.items()},
+        **{name: scored(scorer, grlm.catalog, exclude_seen) for name, scorer in priors.alone.items()},
+        "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen),
+        "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen),
+    }
+
+
+def _with_free(report: Report, freely: Report) -> Report:
+    """The report with the figures of free writing, measured on its first users."""
+    domains = dict(report.domains)
+    for name, part in freely.domains.items():
+        domains[name] = replace(domains[name], methods={**domains[name].methods, **part.methods})
+    note = f"first {freely.protocol.users} users; no trie, grounded in the paper's form"
+    methods = {**report.methods, **freely.methods}
+    return replace(report, protocol=replace(report.protocol, grlm_free=note), methods=methods, domains=domains)
 
 
 def _thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Not more than some 200 of the entries that hold a training loss alone; all others."""
+    """About 200 of the entries that hold a training loss, evenly spaced; and all others."""
     losses = [n for n, entry in enumerate(log) if "loss" in entry]
     kept = set(losses[:: max(1, len(losses) // 200)])
     return [entry for n, entry in enumerate(log) if n in kept or "loss" not in entry]

@@ -12,19 +12,27 @@ from grlm_hf.files import write_json, write_text
 from grlm_hf.markdown import escaped
 
 __all__ = [
-    "all_tables", "compared", "load_report", "load_reports", "markdown_table", "render", "render_comparison", "save_report", "text_table",
+    "all_tables", "check_path", "compared", "load_report", "load_reports", "markdown_table", "render", "render_comparison", "save_report",
+    "text_table",
 ]  # fmt: skip
 
 
+def check_path(path: str | Path) -> None:
+    """Raises ``ValueError`` where no report can be written: a folder, or the name of its picture or page."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file for the report, such as {path / 'report.json'}.")
+    if path.suffix in (".png", ".html"):
+        raise ValueError(f"{path} would be JSON, beside which a .png and a .html are written; name it {path.with_suffix('.json')}.")
+
+
 def save_report(report: Report, path: str | Path) -> None:
-    """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``. Raises ``ValueError`` for a path that is one of these."""
+    """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``. Raises as `check_path`."""
     from grlm_hf.evaluation.report.page import page
     from grlm_hf.evaluation.report.plots import figures, save_png
 
-    path = Path(path)
-    if path.suffix in (".png", ".html"):
-        raise ValueError(f"{path} would be JSON, beside which a .png and a .html are written; name it {path.with_suffix('.json')}.")
-    drawn = figures(report)
+    check_path(path)
+    path, drawn = Path(path), figures(report)
     save_png(drawn["metrics"], path.with_suffix(".png"))
     write_text(path.with_suffix(".html"), page(report, drawn))
     write_json(path, report.to_json())
