@@ -59,8 +59,8 @@ def check_settings(settings: Any, section: str = "") -> None:
 def check_value(name: str, value: Any, kind: Any) -> None:
     """Raises ``ValueError`` if a value is none of a ``Literal``'s, or not in the `Range` of an ``Annotated`` number.
 
-    An annotation ``Annotated[float | None, Range(…)]`` allows ``None``, and one of an ``int`` whole numbers only. Other annotations allow
-    everything.
+    An annotation ``Annotated[float | None, Range(…)]`` allows ``None``, and one of an ``int`` whole numbers only. Of a ``dict`` each value is
+    checked. Other annotations allow everything.
     """
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -73,3 +73,6 @@ def check_value(name: str, value: Any, kind: Any) -> None:
             raise ValueError(f"{name} is {value!r}; expected {span}.")
         if base is int and not isinstance(value, Integral):
             raise ValueError(f"{name} is {value!r}; expected a whole number.")
+    elif get_origin(kind) is dict:
+        for key, one in value.items():
+            check_value(f"{name}.{key}", one, get_args(kind)[1])

@@ -14,7 +14,7 @@ from grlm_hf.data.interactions import leave_one_out, load_histories
 from grlm_hf.data.items import load_items, load_term_ids
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.modeling.config import GRLMConfig
-from grlm_hf.tasks.mixture import build_mixture
+from grlm_hf.tasks.mixture import make_mixture
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
@@ -44,7 +44,7 @@ def test_the_published_counts(catalog: Catalog) -> None:
 
 def test_every_label_of_the_mixture_is_a_trie_path(catalog: Catalog) -> None:
     histories = load_histories(BEAUTY / "sequences.jsonl.gz", {i.item_id for i in catalog})
-    mixture = build_mixture(catalog, leave_one_out(histories).train)
+    mixture = make_mixture(catalog, leave_one_out(histories).train).dataset
     tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), 8192)
     trie = catalog.trie(tokenizer)
     assert len(trie) == 11857

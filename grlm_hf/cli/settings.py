@@ -19,7 +19,9 @@ def _settings_help(*sections: tuple[str, Any]) -> str:
         docs = field_docs(type(value))
         for f in fields(value):
             default = getattr(value, f.name)
-            if is_dataclass(default):
+            if isinstance(default, dict):
+                lines += [f"- `{prefix}{f.name}.{key}={json.dumps(value)}` {docs.get(f.name, '')}" for key, value in default.items()]
+            elif is_dataclass(default):
                 lines += _settings_help((f"{prefix}{f.name}.", default)).splitlines()[2:]
             else:
                 lines.append(f"- `{prefix}{f.name}={json.dumps(default)}` {docs.get(f.name, '')}")
@@ -27,8 +29,9 @@ def _settings_help(*sections: tuple[str, Any]) -> str:
 
 
 def field_docs(owner: type) -> dict[str, str]:
-    """The strings below a dataclass's fields, each as one line."""
-    return {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
+    """The strings below a dataclass's fields, the inherited ones too, each as one line."""
+    classes = [cls for cls in reversed(owner.__mro__) if is_dataclass(cls)]
+    return {p.arg_name: " ".join((p.description or "").split()) for cls in classes for p in parse_from_object(cls).params}
 
 
 def add_settings_help() -> None:

@@ -17,7 +17,8 @@ from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
-from grlm_hf.tasks.examples import FREE_TEXT, HISTORY_TASKS
+from grlm_hf.tasks.config import HISTORY_TASKS
+from grlm_hf.tasks.examples import FREE_TEXT
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
 
 _USER_TASKS = (*HISTORY_TASKS, "steered")

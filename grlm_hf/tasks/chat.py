@@ -12,6 +12,7 @@ from typing import Any
 
 from grlm_hf.files import read_rows
 from grlm_hf.tasks.examples import Example, Source, Span
+from grlm_hf.tasks.task import Task, TaskSettings
 
 
 def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Source]:
@@ -73,3 +74,13 @@ def _unusable(turns: list[tuple[Any, Any]]) -> str | None:
     if not all(content.strip() for _, content in turns):
         return "empty turns"
     return None if ("user", "assistant") in itertools.pairwise(roles) else "no answer to a user"
+
+
+def _check(settings: TaskSettings) -> None:
+    if not settings.chat_file:
+        raise ValueError("mixture.chat needs conversations; name their file: mixture.chat_file=FILE.")
+    if not Path(settings.chat_file).is_file():
+        raise ValueError(f"mixture.chat needs conversations; no file at {settings.chat_file!r}: mixture.chat_file=FILE.")
+
+
+CHAT = Task("chat", "the answers in `chat_file`. Free text.", lambda given: chat(given.settings.chat_file, given.dropped), check=_check)

@@ -14,6 +14,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import clean, read_rows
 from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import collaborative_request
+from grlm_hf.tasks.task import Inputs, Task
 
 
 def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: int, history: str = "term_ids") -> Iterator[Source]:
@@ -89,3 +90,17 @@ def _lines(path: Path, catalog: Catalog) -> Iterator[tuple[str, str, list[str]]]
                     yield f"{path}:{number}", item_id, others
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole text file: {error}.") from error
+
+
+def _sources(given: Inputs) -> Iterator[Source]:
+    neighbors, settings = given.neighbors, given.settings
+    if neighbors is None:
+        if not settings.neighbors:
+            raise ValueError("mixture.collaborative needs neighbours; name their file: mixture.neighbors=FILE.")
+        neighbors = load_item_neighbors(settings.neighbors, given.catalog)
+    return collaborative(given.catalog, neighbors, settings.neighbors_per_item, given.prompts.history)
+
+
+COLLABORATIVE = Task(
+    "collaborative", "an item → the Term IDs of its neighbours in the file `neighbors`, or as `neighbors_from` finds them.", _sources
+)

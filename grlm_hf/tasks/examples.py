@@ -1,32 +1,19 @@
-"""What each task asks, as examples: of items and of histories. Neighbours, search phrases, wishes and chat have modules of
-their own.
+"""What an example is made of: a user turn, and an answer of spans.
 
-A task is a generator of `Source`, one for each thing that it makes examples of. `mixture` draws from the sources and calls `Source.make`.
+A task is a generator of `Source`s, one for each thing that it makes examples of. `grlm_hf.tasks.mixture` draws from the sources and calls
+`Source.make`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.interactions import History
-from grlm_hf.data.items import Item
-from grlm_hf.identifiers.scheme import Identifier, Scheme
-from grlm_hf.tasks.prompts import (
-    description_request,
-    history_item,
-    internalise_request,
-    next_item_turns,
-    title_of_request,
-    title_request,
-    written_title,
-)
-
-HISTORY_TASKS = ("sequence", "sliding")
-"""Tasks that ask what comes next in a history, whose items stand in prompt and answer."""
+from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.tasks.prompts import history_item, next_item_turns
 
 SpanKind = Literal["text", "identifiers"]
 
@@ -124,46 +111,7 @@ class Source:
     least: int = 0
 
 
-# --- item text and Term ID ---------------------------------------------------------------------------------------------------------
-
-
-def internalisation(catalog: Catalog) -> Iterator[Source]:
-    """Term internalisation (GRLM's GTI): title, brand, category and description → Term ID."""
-    return _of_items(catalog, "internalise", lambda item, identifier: (internalise_request(item), _written(catalog, identifier)))
-
-
-def title_to_term_id(catalog: Catalog) -> Iterator[Source]:
-    """The title alone → Term ID."""
-    return _of_items(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), _written(catalog, identifier)))
-
-
-def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
-    """The start of the description alone → Term ID; for items that have one."""
-
-    def ask(item: Item, identifier: Identifier) -> tuple[str, Span] | str:
-        return (description_request(item), _written(catalog, identifier)) if item.description.strip() else "no description"
-
-    return _of_items(catalog, "description_to_term_id", ask)
-
-
-def term_id_to_title(catalog: Catalog) -> Iterator[Source]:
-    """Term ID → title. Items that share a Term ID give one question with several true answers."""
-    write = catalog.scheme.write
-    return _of_items(catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), Span(written_title(item))))
-
-
-def _written(catalog: Catalog, identifier: Identifier) -> Span:
-    return Span(catalog.scheme.line(identifier), "identifiers")
-
-
-def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, Identifier], tuple[str, Span] | str]) -> Iterator[Source]:
-    for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
-        asked = ask(item, identifier)
-        found = asked if isinstance(asked, str) else Example(task, item.item_id, asked[0], (asked[1],))
-        yield Source(item.item_id, lambda _items, _variant, found=found: found)  # type: ignore[misc]
-
-
-# --- histories ---------------------------------------------------------------------------------------------------------------------
+# --- what several tasks show of items -----------------------------------------------------------------------------------------------
 
 
 def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str, last_only: bool = False) -> Example:
@@ -176,39 +124,6 @@ def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], histo
     user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)
     written = begun + catalog.scheme.line(catalog.identifier(answer))
     return Example(task, key, user, identifier_spans(written, catalog.scheme, last_only))
-
-
-def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
-    """Behaviour sequence prediction (GRLM's BSP): one example a user, every item after the first supervised.
-
-    The last ``max_history + 1`` items are used: as many as a prompt shows, and the answer. Users with one item give no example. Histories
-    of titles have no Term IDs to supervise but the last item's.
-    """
-
-    for h in histories:
-
-        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example | str:
-            return next_item(catalog, "sequence", user, items, history) if len(items) > 1 else "one item only"
-
-        yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
-
-
-def sliding(
-    catalog: Catalog, histories: Iterable[History], window: int, stride: int, per_user: int, history: str = "term_ids"
-) -> Iterator[Source]:
-    """History → next item: the last item of a history, the one `stride` before it, and so on, each after at most `window` items.
-
-    Args:
-        per_user: windows of a user at most; the newest are kept.
-    """
-    for h in histories:
-
-        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example:
-            return next_item(catalog, "sliding", user, items, history, last_only=True)
-
-        answers = range(len(h.items) - 1, 0, -stride)[:per_user]
-        for at in reversed(answers):
-            yield Source(h.user_id, make, h.items[max(0, at - window) : at + 1], 2)
 
 
 def shown_item(catalog: Catalog, item_id: str, history: str) -> str:

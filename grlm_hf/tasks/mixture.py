@@ -11,7 +11,6 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
@@ -19,23 +18,11 @@ from grlm_hf.data.interactions import Case, History
 from grlm_hf.files import rows_to_dataset
 from grlm_hf.identifiers.scheme import Scheme
 from grlm_hf.identifiers.terms import TERMS
-from grlm_hf.tasks.chat import chat
-from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.encoding import prompt_tokens
-from grlm_hf.tasks.examples import (
-    Example,
-    Source,
-    default_spans,
-    description_to_term_id,
-    internalisation,
-    sequences,
-    sliding,
-    term_id_to_title,
-    title_to_term_id,
-)
-from grlm_hf.tasks.queries import queries
-from grlm_hf.tasks.steered import steered
+from grlm_hf.tasks.examples import Example, Source, default_spans
+from grlm_hf.tasks.histories import sequences
+from grlm_hf.tasks.task import Inputs
 from grlm_hf.tokens import without_specials
 
 if TYPE_CHECKING:
@@ -76,38 +63,21 @@ def make_mixture(
         ValueError: nothing to train on; a task whose file is not named, or `max_tokens` without a tokenizer; see also
             `grlm_hf.tasks.collaborative.load_item_neighbors` and `grlm_hf.tasks.chat.chat`.
     """
-    c, histories = config or MixtureConfig(), list(histories)
+    c = config or MixtureConfig()
     check_inputs(c, tokenizer)
     if tokenizer is None and c.tokenizer:
         tokenizer = load_tokenizer(c.tokenizer)
-    if c.collaborative and neighbors is None:
-        if not c.neighbors:
-            raise ValueError(f"mixture.collaborative={c.collaborative} needs neighbours; name their file: mixture.neighbors=FILE.")
-        neighbors = load_item_neighbors(c.neighbors, catalog)
-    passed_over: Counter[str] = Counter()  # rows of the chat file
-    sources = {
-        "sequence": lambda: sequences(catalog, histories, c.max_history, c.history),
-        "internalise": lambda: internalisation(catalog),
-        "sliding": lambda: sliding(catalog, histories, min(c.window, c.max_history), c.stride, c.windows_per_user, c.history),
-        "title_to_term_id": lambda: title_to_term_id(catalog),
-        "description_to_term_id": lambda: description_to_term_id(catalog),
-        "term_id_to_title": lambda: term_id_to_title(catalog),
-        "collaborative": lambda: collaborative(catalog, neighbors or {}, c.neighbors_per_item, c.history),
-        "query": lambda: queries(catalog, seed),
-        "steered": lambda: steered(catalog, histories, c.max_history, c.history, seed),
-        "chat": lambda: chat(c.chat_file, passed_over),
-    }
+    inputs = Inputs(catalog, list(histories), c, c, seed, neighbors)
     examples: list[Example] = []
     about: dict[str, Any] = {}
-    for task in TASKS:
-        if weight := getattr(c, task):
-            drawn = draw(list(sources[task]()), weight, f"{seed} {task}")
-            found, tokens, shortened, dropped = _made(drawn, tokenizer, c.max_tokens, getattr(c.caps, task), f"{seed} {task}")
+    for name, task in TASKS.items():
+        if weight := getattr(c, name):
+            own = replace(inputs, dropped=Counter())
+            drawn = draw(list(task.sources(own)), weight, f"{seed} {name}")
+            found, tokens, shortened, dropped = _made(drawn, tokenizer, c.max_tokens, c.caps[name], f"{seed} {name}")
             examples += found
-            about[task] = _statistics(found, tokens) | {
-                "shortened": shortened,
-                "dropped": dict(sorted((dropped + (passed_over if task == "chat" else Counter())).items())),
-            }
+            reasons = dict(sorted((dropped + own.dropped).items()))
+            about[name] = _statistics(found, tokens) | {"shortened": shortened, "dropped": reasons}
     if not examples and not about:
         raise ValueError("No task has a weight above 0; give one, such as mixture.sequence=1.")
     if not examples:
@@ -122,19 +92,12 @@ def make_mixture(
 
 
 def check_inputs(config: MixtureConfig, tokenizer: Any = None) -> None:
-    """Raises ``ValueError`` where a task's file or the tokenizer to count in is not named or not there; before hours of work, say."""
-    c = config
-    if c.max_tokens and not c.tokenizer and tokenizer is None:
-        raise ValueError(f"mixture.max_tokens={c.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
-    if c.chat and not c.chat_file:
-        raise ValueError(f"mixture.chat={c.chat} needs conversations; name their file: mixture.chat_file=FILE.")
-    if c.chat and not Path(c.chat_file).is_file():
-        raise ValueError(f"mixture.chat={c.chat} needs conversations; no file at {c.chat_file!r}: mixture.chat_file=FILE.")
-
-
-def build_mixture(catalog: Catalog, histories: Iterable[History], config: MixtureConfig | None = None, seed: int = 0) -> Dataset:
-    """The dataset of `make_mixture`."""
-    return make_mixture(catalog, histories, config, seed).dataset
+    """Raises ``ValueError`` where a task's file, or the tokenizer to count in, is not named or does not exist. Call it before long work."""
+    if config.max_tokens and not config.tokenizer and tokenizer is None:
+        raise ValueError(f"mixture.max_tokens={config.max_tokens} needs a tokenizer to count in; name one: mixture.tokenizer=MODEL.")
+    for name, task in TASKS.items():
+        if getattr(config, name):
+            task.check(config)
 
 
 def validation_sequences(

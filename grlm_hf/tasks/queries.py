@@ -15,6 +15,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.indexing.words import STOP_WORDS, WEAK_WORDS, words
 from grlm_hf.tasks.examples import Example, Source, Span
 from grlm_hf.tasks.prompts import one_line, query_request
+from grlm_hf.tasks.task import Task
 
 _LONGEST = 30  # letters of a word; longer ones are clauses of a script without spaces, or noise
 _CATEGORY = 60  # characters
@@ -64,3 +65,10 @@ def phrases(item: Item, frequency: Counter[str], n_items: int) -> list[str]:
 
 def _tells(word: str) -> bool:
     return word not in STOP_WORDS and word not in WEAK_WORDS and len(word) <= _LONGEST and not any(c.isdigit() for c in word)
+
+
+QUERY = Task(
+    "query",
+    "a search phrase made of an item's category, brand and title → its Term ID.",
+    lambda given: queries(given.catalog, given.seed),
+)

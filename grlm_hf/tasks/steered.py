@@ -13,6 +13,7 @@ from grlm_hf.data.interactions import History
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import steered_request
+from grlm_hf.tasks.task import Task
 
 _LAST = 3  # items that "no" speaks of: what a user has just had enough of
 
@@ -44,3 +45,10 @@ def wish(before: Sequence[Identifier], target: Identifier, rng: random.Random) -
     new = [t for t in dict.fromkeys(target) if t not in before[-1]]
     old = [t for t in dict.fromkeys(t for tid in before[-_LAST:] for t in tid) if t not in target]
     return [rng.choice(new or target)], [rng.choice(old)] if old else []
+
+
+STEERED = Task(
+    "steered",
+    'a history and a wish ("more rose, no citrus") → the user\'s last item.',
+    lambda given: steered(given.catalog, given.histories, given.prompts.max_history, given.prompts.history, given.seed),
+)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.encoding import prompt_tokens
-from grlm_hf.tasks.examples import HISTORY_TASKS, Span, SpanKind, default_spans
+from grlm_hf.tasks.examples import Span, SpanKind, default_spans
 from grlm_hf.tasks.prompts import title_line
 from grlm_hf.tokens import identifier_tokens, tokenizer_name, without_specials
 

@@ -324,7 +324,10 @@ def settings_of(config: Any, prefix: str = "") -> list[str]:
     found = []
     for f in fields(config):
         value = getattr(config, f.name)
-        found += settings_of(value, f"{prefix}{f.name}.") if is_dataclass(value) else [f"{prefix}{f.name}="]
+        if isinstance(value, dict):
+            found += [f"{prefix}{f.name}.{key}=" for key in value]
+        else:
+            found += settings_of(value, f"{prefix}{f.name}.") if is_dataclass(value) else [f"{prefix}{f.name}="]
     return found
 
 

@@ -14,7 +14,7 @@ from grlm_hf.evaluation.generative import constrained
 from grlm_hf.evaluation.scored import scored
 from grlm_hf.evaluation.unseen import known_catalog, unseen_block, with_new_items
 from grlm_hf.priors.text import TextKNN
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
+from grlm_hf.tasks.mixture import MixtureConfig, make_mixture
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, train
 
@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> GRLMForRecommendation:
     known = known_catalog(CATALOG, SPLIT.train)
     shape = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
     config = TrainConfig(objective="trie", scratch=shape, max_steps=6, batch_size=8, validation_examples=0)
-    return train(known, build_mixture(known, SPLIT.train, MixtureConfig(max_history=3)), tmp_path_factory.mktemp("work"), config)
+    return train(known, make_mixture(known, SPLIT.train, MixtureConfig(max_history=3)).dataset, tmp_path_factory.mktemp("work"), config)
 
 
 def test_from_training_without_them_to_the_block(trained: GRLMForRecommendation) -> None:

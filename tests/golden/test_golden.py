@@ -140,7 +140,7 @@ def mixture(history: str) -> Any:
     near = {item: [ids[(n + step) % len(ids)] for step in (1, 3, 4, 7)] for n, item in enumerate(ids)}
     config = replace(MIXTURE, history=history)
     if history == "both":
-        config = replace(config, max_tokens=150, caps=replace(config.caps, query=5, sliding=7))
+        config = replace(config, max_tokens=150, caps={**config.caps, "query": 5, "sliding": 7})
     train = leave_one_out(load_histories(SHOP / "sequences.jsonl", set(ids))).train
     return make_mixture(saved.catalog, train, config, seed=3, neighbors=near, tokenizer=saved.tokenizer)
 

@@ -12,7 +12,7 @@ from toys import brute_force, legal_tokens, prompt_and_paths, toy_catalog, toy_g
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.interactions import History, leave_one_out
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
+from grlm_hf.tasks.mixture import MixtureConfig, make_mixture
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.dpo import DPOConfig, train_dpo
 from grlm_hf.training.grpo import GRPOConfig, RewardWeights, train_grpo
@@ -136,7 +136,7 @@ def test_the_losses_of_a_training_from_scratch_are_those_of_the_cpu(objective: s
     config = TrainConfig(
         objective=objective, scratch=shape, max_steps=12, learning_rate=1e-2, batch_size=8, dropout=0.0, validation_examples=0, bf16=bf16
     )
-    mixture = build_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3))
+    mixture = make_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3)).dataset
     grlm = train(CATALOG, mixture, tmp_path / "work", config, max_history=3)
     assert grlm is not None
     losses = [e["loss"] for e in json.loads((tmp_path / "work" / "log.json").read_text()) if "loss" in e]

@@ -22,7 +22,7 @@ from grlm_hf.recipe import DataConfig
 from grlm_hf.stages import dataset as stage
 from grlm_hf.stages import make_checkpoint, make_dataset
 from grlm_hf.tasks.config import TASKS, MixtureConfig
-from grlm_hf.tasks.examples import title_to_term_id
+from grlm_hf.tasks.items import title_to_term_id
 from grlm_hf.tasks.mixture import example_tokens
 from grlm_hf.tasks.prompts import templates_hash
 from grlm_hf.training.sft import TrainConfig

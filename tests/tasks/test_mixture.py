@@ -19,10 +19,11 @@ from grlm_hf import Catalog, Item
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.identifiers.terms import TERMS, parse, render
 from grlm_hf.layout import HISTORIES
-from grlm_hf.tasks.config import TASKS, Caps, MixtureConfig
-from grlm_hf.tasks.examples import Example, Span, default_spans, internalisation, sequences
+from grlm_hf.tasks.config import TASKS, MixtureConfig
+from grlm_hf.tasks.examples import Example, Span, default_spans
+from grlm_hf.tasks.histories import sequences
+from grlm_hf.tasks.items import internalisation
 from grlm_hf.tasks.mixture import (
-    build_mixture,
     draw,
     example_tokens,
     examples_to_dataset,
@@ -109,7 +110,7 @@ def test_a_weight_takes_its_share_of_the_sources(weight: float, seed: int) -> No
 
 
 def test_the_seed_picks_the_sources() -> None:
-    picked = {tuple(sorted(build_mixture(CATALOG, [], only(internalise=0.5), seed)["key"])) for seed in range(9)}
+    picked = {tuple(sorted(make_mixture(CATALOG, [], only(internalise=0.5), seed).dataset["key"])) for seed in range(9)}
     assert len(picked) > 1
     assert {len(p) for p in picked} == {6}
 
@@ -121,7 +122,7 @@ def test_by_default_what_it_always_was() -> None:
     rows += [("internalise", i.item_id, internalise_request(i), TERMS.line(t)) for i, t in zip(CATALOG, CATALOG.term_ids, strict=True)]
     random.Random(5).shuffle(rows)
     for config in (None, MixtureConfig()):
-        got = build_mixture(CATALOG, histories, config, seed=5)
+        got = make_mixture(CATALOG, histories, config, seed=5).dataset
         assert [(r["task"], r["key"], r["prompt"][0]["content"], r["completion"][0]["content"]) for r in got] == rows
 
 
@@ -132,24 +133,24 @@ def _turns(history: History) -> tuple[str, str]:
 
 def test_the_same_seed_gives_the_same_rows() -> None:
     config = MixtureConfig(internalise=0.5)
-    first, again, other = (list(build_mixture(CATALOG, toy_histories(), config, seed)) for seed in (3, 3, 4))
+    first, again, other = (list(make_mixture(CATALOG, toy_histories(), config, seed).dataset) for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
 def test_another_seed_only_changes_the_order() -> None:
     def counted(seed: int) -> Counter[str]:
-        return Counter(map(str, build_mixture(CATALOG, toy_histories(), seed=seed)))
+        return Counter(map(str, make_mixture(CATALOG, toy_histories(), seed=seed).dataset))
 
     assert counted(0) == counted(1)
-    tasks = build_mixture(CATALOG, toy_histories())["task"]
+    tasks = make_mixture(CATALOG, toy_histories()).dataset["task"]
     assert Counter(tasks) == {"sequence": 40, "internalise": 12}
     assert list(tasks) != sorted(tasks)  # mixed, not one task after the other
     assert list(tasks) != sorted(tasks, reverse=True)
 
 
 def test_rows_are_chat_messages() -> None:
-    mixture = build_mixture(CATALOG, toy_histories(2), MixtureConfig(max_history=2, internalise=0))
+    mixture = make_mixture(CATALOG, toy_histories(2), MixtureConfig(max_history=2, internalise=0)).dataset
     assert mixture.features == mixture_features()
     assert sorted(mixture["key"]) == ["u0", "u1"]
     for row in mixture:
@@ -164,7 +165,7 @@ def test_rows_are_chat_messages() -> None:
 
 @pytest.mark.parametrize("history", HISTORIES)
 def test_the_rows_do_not_depend_on_the_order_of_what_is_given(chat_file: str, history: str, tmp_path: Path) -> None:
-    caps = Caps(sliding=17, query=5)
+    caps = {"sliding": 17, "query": 5}
     config = everything(chat_file, history=history, steered=0.5, query=1.5, term_id_to_title=0.3, chat=0.4, caps=caps)
     rng = random.Random(1)
     lines = Path(chat_file).read_text().splitlines(keepends=True)
@@ -183,7 +184,7 @@ def test_the_rows_do_not_depend_on_the_order_of_what_is_given(chat_file: str, hi
 
 
 def test_statistics_count_what_is_there(chat_file: str) -> None:
-    config = everything(chat_file, query=9.0, collaborative=7.0, caps=Caps(sliding=30, chat=4))
+    config = everything(chat_file, query=9.0, collaborative=7.0, caps={"sliding": 30, "chat": 4})
     tokenizer = toy_tokenizer()
     histories = [*toy_histories(), History("one", ("i20",))]
     mixture = make_mixture(CATALOG, histories, config, neighbors=NEIGHBORS, tokenizer=tokenizer)
@@ -269,7 +270,7 @@ def test_validation_cases_have_the_same_form(histories: list[History]) -> None:
 
 
 def test_every_task_has_a_weight_and_a_cap() -> None:
-    assert {f.name for f in fields(Caps)} == set(TASKS) <= {f.name for f in fields(MixtureConfig)}
+    assert set(MixtureConfig().caps) == set(TASKS) <= {f.name for f in fields(MixtureConfig)}
 
 
 @pytest.mark.parametrize(
@@ -284,30 +285,31 @@ def test_every_task_has_a_weight_and_a_cap() -> None:
         ({"max_tokens": -1}, r"^mixture\.max_tokens is -1; expected at least 0"),
         ({"history": "words"}, r"^mixture\.history is 'words'; expected one of"),
         ({"caps": {"query": -3}}, r"^mixture\.caps\.query is -3; expected at least 0"),
+        ({"caps": {"qeury": 3}}, r"^mixture\.caps has the unknown task 'qeury'\. Did you mean 'query'\?"),
     ],
 )
 def test_settings_that_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MixtureConfig(**values | ({"caps": Caps(**values["caps"])} if "caps" in values else {}))
+        MixtureConfig(**values)
 
 
 def test_mixtures_that_are_refused(tmp_path: Path) -> None:
     one = [History("u", ("i20",))]
     with pytest.raises(ValueError, match=r"No training example.*one item only"):
-        build_mixture(CATALOG, one, MixtureConfig(internalise=0))
+        make_mixture(CATALOG, one, MixtureConfig(internalise=0))
     with pytest.raises(ValueError, match="No task has a weight above 0; give one"):
-        build_mixture(CATALOG, one, only())
+        make_mixture(CATALOG, one, only())
     with pytest.raises(ValueError, match="Item 'nope' is not in the catalog"):
-        build_mixture(CATALOG, [History("u", ("i20", "nope"))])
+        make_mixture(CATALOG, [History("u", ("i20", "nope"))])
     with pytest.raises(ValueError, match="max_tokens=100 needs a tokenizer"):
-        build_mixture(CATALOG, one, MixtureConfig(max_tokens=100))
+        make_mixture(CATALOG, one, MixtureConfig(max_tokens=100))
     with pytest.raises(ValueError, match="neither a folder with a tokenizer"):
-        build_mixture(CATALOG, one, MixtureConfig(max_tokens=100, tokenizer=str(tmp_path)))
+        make_mixture(CATALOG, one, MixtureConfig(max_tokens=100, tokenizer=str(tmp_path)))
     with pytest.raises(ValueError, match=r"No training example.*more than max_tokens"):
         make_mixture(CATALOG, one, MixtureConfig(max_tokens=3), tokenizer=toy_tokenizer())
     for task in ("collaborative", "chat"):
         with pytest.raises(ValueError, match="name their file"):
-            build_mixture(CATALOG, one, only(**{task: 1.0}))
+            make_mixture(CATALOG, one, only(**{task: 1.0}))
 
 
 def test_a_tokenizer_is_named_by_its_folder(tmp_path: Path) -> None:

@@ -22,16 +22,9 @@ from grlm_hf.identifiers.terms import TERMS, TermID, parse
 from grlm_hf.indexing.words import words
 from grlm_hf.layout import HISTORIES
 from grlm_hf.tasks.collaborative import collaborative, load_item_neighbors
-from grlm_hf.tasks.examples import (
-    Example,
-    Source,
-    Span,
-    description_to_term_id,
-    internalisation,
-    sliding,
-    term_id_to_title,
-    title_to_term_id,
-)
+from grlm_hf.tasks.examples import Example, Source, Span
+from grlm_hf.tasks.histories import sliding
+from grlm_hf.tasks.items import description_to_term_id, internalisation, term_id_to_title, title_to_term_id
 from grlm_hf.tasks.prompts import history_item, next_item_turns, steered_request, written_title
 from grlm_hf.tasks.queries import phrases, queries, word_frequency
 from grlm_hf.tasks.steered import steered, wish

@@ -13,7 +13,7 @@ from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
 from grlm_hf.priors.sequence_training import train_sequence_model
 from grlm_hf.tasks.examples import Example, Span
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset
+from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.config import DistillConfig, TrainConfig
 from grlm_hf.training.distill import Teacher
@@ -96,7 +96,7 @@ def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: Sequ
 
 
 def test_examples_name_their_items_and_only_those_of_histories() -> None:
-    mixture = build_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3))
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3)).dataset
     history = {h.user_id: [NUMBER[CATALOG.term_id(i)] for i in h.items[-4:]] for h in HISTORIES}
     rows = tokenize_mixture(mixture, TOKENIZER, CATALOG, objective="trie", identifiers=True)
     tasks = set()
@@ -143,7 +143,7 @@ def test_each_label_meets_the_teachers_answer_to_its_own_question(model: Sequenc
 
 
 def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model: SequenceModel, tmp_path: Path) -> None:
-    mixture = build_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0))
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0)).dataset
     config = TrainConfig(
         scratch=TINY, objective="trie", epochs=60, learning_rate=0.01, batch_size=16, dropout=0.0, distill=DistillConfig(weight=1.0)
     )
@@ -166,4 +166,4 @@ def test_bad_input_is_named(model: SequenceModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="objective=trie"):
         TrainConfig(distill=DistillConfig(weight=0.5))
     with pytest.raises(ValueError, match=r"train\.distill\.model"):
-        train(CATALOG, build_mixture(CATALOG, HISTORIES), tmp_path, TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))
+        train(CATALOG, make_mixture(CATALOG, HISTORIES).dataset, tmp_path, TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))

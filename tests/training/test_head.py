@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from toys import toy_catalog, toy_histories, toy_tokenizer
 
 from grlm_hf.data.interactions import leave_one_out
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture
+from grlm_hf.tasks.mixture import MixtureConfig, make_mixture
 from grlm_hf.training import head as head_module
 from grlm_hf.training.head import plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED
@@ -88,7 +88,7 @@ def test_heads_that_do_more_are_left_to_trl() -> None:
 def trainer(folder: Path, **settings: Any) -> TermIDTrainer:
     from trl import SFTConfig
 
-    mixture = build_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3)).select(range(12))
+    mixture = make_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3)).dataset.select(range(12))
     settings = {"bf16": False, "gradient_checkpointing": False} | settings
     args = SFTConfig(output_dir=str(folder), report_to="none", use_cpu=True, max_length=None, disable_tqdm=True, **settings)
     examples = tokenize_mixture(mixture, TOKENIZER, CATALOG)

@@ -11,13 +11,13 @@ from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tasks.encoding import request_tokens
 from grlm_hf.tasks.examples import Example, Span
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
+from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture, validation_sequences
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, tokenize_mixture, train
 
 CATALOG = toy_catalog()
-MIXTURE = build_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3))
+MIXTURE = make_mixture(CATALOG, leave_one_out(toy_histories()).train, MixtureConfig(max_history=3)).dataset
 TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from toys import toy_catalog, toy_histories
 
 from grlm_hf.data.interactions import leave_one_out
-from grlm_hf.tasks.mixture import MixtureConfig, build_mixture, examples_to_dataset, validation_sequences
+from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture, validation_sequences
 from grlm_hf.training.config import EarlyStoppingConfig
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig, train
@@ -25,7 +25,7 @@ from grlm_hf.training.trainer import TermIDTrainer
 
 CATALOG = toy_catalog()
 SPLIT = leave_one_out(toy_histories())
-MIXTURE = build_mixture(CATALOG, SPLIT.train, MixtureConfig(max_history=3))
+MIXTURE = make_mixture(CATALOG, SPLIT.train, MixtureConfig(max_history=3)).dataset
 VALIDATION = examples_to_dataset(validation_sequences(CATALOG, SPLIT.validation, 3))
 TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
 STOPPING = EarlyStoppingConfig("ndcg@10", users=30, every=4, patience=99)

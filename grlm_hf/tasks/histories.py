@@ -1,0 +1,63 @@
+"""The tasks of histories: which item comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import History
+from grlm_hf.tasks.examples import Example, Source, next_item
+from grlm_hf.tasks.task import Inputs, Task
+
+
+def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
+    """Behaviour sequence prediction (GRLM's BSP): one example a user, every item after the first supervised.
+
+    The last ``max_history + 1`` items are used: as many as a prompt shows, and the answer. Users with one item give no example. Histories
+    of titles have no identifier to supervise but the last item's.
+    """
+
+    for h in histories:
+
+        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example | str:
+            return next_item(catalog, "sequence", user, items, history) if len(items) > 1 else "one item only"
+
+        yield Source(h.user_id, make, h.items[-(max_history + 1) :], 2)
+
+
+def sliding(
+    catalog: Catalog, histories: Iterable[History], window: int, stride: int, per_user: int, history: str = "term_ids"
+) -> Iterator[Source]:
+    """History → next item: the last item of a history, the one `stride` before it, and so on, each after at most `window` items.
+
+    Args:
+        per_user: windows of a user at most; the newest are kept.
+    """
+    for h in histories:
+
+        def make(items: tuple[str, ...], _variant: int, user: str = h.user_id) -> Example:
+            return next_item(catalog, "sliding", user, items, history, last_only=True)
+
+        answers = range(len(h.items) - 1, 0, -stride)[:per_user]
+        for at in reversed(answers):
+            yield Source(h.user_id, make, h.items[max(0, at - window) : at + 1], 2)
+
+
+def _windows(given: Inputs) -> Iterator[Source]:
+    s, shown = given.settings, given.prompts
+    return sliding(given.catalog, given.histories, min(s.window, shown.max_history), s.stride, s.windows_per_user, shown.history)
+
+
+SEQUENCE = Task(
+    "sequence",
+    'a user\'s history, all items after the first asked for in one example. With history "titles", the last item alone.',
+    lambda given: sequences(given.catalog, given.histories, given.prompts.max_history, given.prompts.history),
+    weight=1.0,
+    continues=True,
+)
+SLIDING = Task(
+    "sliding",
+    "the last items up to some point of a history → the next one; see `window`, `stride`, `windows_per_user`.",
+    _windows,
+    continues=True,
+)
