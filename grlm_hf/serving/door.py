@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: the key, the limits of its body, its line in the log, its figures."""
+"""What every request passes: the API key, the limits of its body, its line in the log, its metrics."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
+from fastapi import HTTPException, Response
 
-from grlm_hf.serving.batcher import failure
+from grlm_hf.serving.batcher import Refused, failure
 from grlm_hf.serving.options import MB
 from grlm_hf.serving.service import Service
 
@@ -27,12 +27,19 @@ Send = Callable[[Any], Awaitable[None]]
 UPLOAD_PATH = "/catalog/reload"
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 OPEN_PATHS = ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json")
-"""They need no key: they say nothing of the catalog but its version."""
+"""They need no key: of the catalog they state only the version."""
 DISCARDED = 16 * MB
-"""So much beyond the limit is read and thrown away, so that a client that is still sending hears the answer."""
+"""Bytes read and discarded after the limit, so that a client still uploading receives the 413 response."""
 BODY_S, UPLOAD_S = 30.0, 600.0
-"""Seconds that a body may take to arrive."""
+"""Seconds within which a body must arrive."""
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 log = logging.getLogger("grlm.serve")
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that is refused."""
+    # ASCII: the text may quote half of a surrogate pair, which UTF-8 cannot encode
+    return Response(json.dumps({"detail": detail}), status, {**(headers or {}), **_HEADERS.get(status, {})}, "application/json")
 
 
 class Door:
@@ -61,15 +68,15 @@ class Door:
             await send(message)
 
         try:
-            if refused := self._refused(scope["path"], headers):
-                self.service.metrics.rejected.labels(refused[2]).inc()
-                await _problem(sending, *refused[:2])
-            else:
-                await self.app(scope, self._limited(scope["path"], headers, receive), sending)
+            self._check(scope["path"], headers)
+            await self.app(scope, self._limited(scope["path"], headers, receive), sending)
+        except Refused as error:
+            self.service.metrics.rejected.labels(error.reason).inc()
+            await problem(error.status, error.detail)(scope, receive, sending)
         except Exception as error:
             log.error("request failed", extra={"facts": {"id": facts["id"], **failure(error)}})
             if not status:
-                await _problem(sending, 500, "The service failed; its log says more.")
+                await problem(500, "The service failed; its log says more.")(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", None) or "unmatched"  # the path itself may name an item
             seconds = time.perf_counter() - began
@@ -77,24 +84,24 @@ class Door:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.service.metrics.requests.labels(method, route, str(status)).inc()
             self.service.metrics.seconds.labels(method, route).observe(seconds)
-            said = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
-            log.info("request", extra={"facts": {**facts, **said}})
+            facts |= {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
+            log.info("request", extra={"facts": facts})
 
-    def _refused(self, path: str, headers: dict[str, str]) -> tuple[int, str, str] | None:
+    def _check(self, path: str, headers: dict[str, str]) -> None:
+        """Raises `Refused` for a request that no route may see."""
         if self.service.stopping and path not in OPEN_PATHS and path != "/metrics":
-            return 503, "The service is stopping.", "stopping"
+            raise Refused(503, "The service is stopping.", "stopping")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):  # a page of another site, in somebody's browser
-            return 403, "Requests from pages of other sites are not answered.", "origin"
+            raise Refused(403, "Requests from pages of other sites are not answered.", "origin")
         if self._key and path not in OPEN_PATHS:
             kind, _, bearer = headers.get("authorization", "").partition(" ")
             given = bearer.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
             if not hmac.compare_digest(hashlib.sha256(given.encode("latin-1")).digest(), self._key):
-                return 401, "This service needs its API key: Authorization: Bearer KEY, or X-API-Key: KEY.", "key"
-        return None
+                raise Refused(401, "This service needs its API key: Authorization: Bearer KEY, or X-API-Key: KEY.", "key")
 
     def _limited(self, path: str, headers: dict[str, str], receive: Receive) -> Receive:
-        """`receive` that raises for a body that is too large (413) or too slow (408), whatever its headers say."""
+        """`receive` that raises for a body that is too large (413) or too slow (408), whatever its headers state."""
         options = self.service.options
         size, seconds = (options.max_upload_mb, UPLOAD_S) if path == UPLOAD_PATH else (options.max_body_mb, BODY_S)
         limit, until = int(size * MB), time.monotonic() + seconds
@@ -120,14 +127,6 @@ class Door:
                     return message
                 if finished or seen > limit + DISCARDED:
                     raise too_large
-            return await receive()  # that the client has gone
+            return await receive()  # the client's disconnect
 
         return received
-
-
-async def _problem(send: Send, status: int, detail: str) -> None:
-    body = json.dumps({"detail": detail}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else [(b"retry-after", b"1")] if status == 503 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

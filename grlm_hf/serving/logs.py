@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, on standard error."""
+"""The log: one JSON object a line, on standard error. (python-json-logger would need as many lines to write these keys in this order.)"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure() -> None:
-    """Ours at INFO, the server's warnings, and nothing of anyone else's."""
+    """Logs ours from INFO and the server's from WARNING, and nothing else."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name, level in (("grlm.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):

@@ -1,48 +1,43 @@
-"""How a service is set up."""
+"""The settings of a service."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from grlm_hf.settings import Count, NotNegative, Positive, Range, check_settings
 
 MB = 2**20
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `grlm_hf.serving.serve` may be told. Raises ``ValueError`` for a number out of its range."""
+    """The options of `grlm_hf.serving.serve`. Raises ``ValueError`` for a number out of its range."""
 
     host: str = "127.0.0.1"
-    port: int = 8000
-    """0: any free one."""
+    port: Annotated[int, Range(0, 65535, text="0 (any free one) to 65535")] = 8000
     state: Path | None = None
-    """Folder that keeps changes of the catalog; ``None``: they are gone when the service stops."""
+    """Folder that keeps changes of the catalog; ``None``: they are lost when the service stops."""
     catalog: Path | None = None
     """Folder whose ``catalog.parquet`` an empty ``POST /catalog/reload`` reads."""
-    max_batch: int = 32
+    max_batch: Count = 32
     """Histories searched at once."""
-    max_wait_ms: float = 2.0
-    """How long a request waits for others to share its batch, where nothing is under way."""
-    queue: int = 256
-    """Requests that may wait; beyond them the answer is 429."""
-    max_body_mb: float = 1.0
-    max_upload_mb: float = 256.0
-    """Of an uploaded catalog; unpacked it may take eight times as much."""
-    max_items: int = 2_000_000
-    keep: int = 5
-    """Versions of the catalog that are kept, the one served among them."""
-    grace_s: float = 30.0
-    """How long a stop waits for what is under way."""
+    max_wait_ms: NotNegative = 2.0
+    """How long the first request of a batch waits for others."""
+    queue: Count = 256
+    """Maximum number of waiting requests; the next ones get status 429."""
+    max_body_mb: Positive = 1.0
+    max_upload_mb: Positive = 256.0
+    """Maximum size of an uploaded catalog; unpacked it may be eight times as large."""
+    max_items: Count = 2_000_000
+    keep: Count = 5
+    """Versions of the catalog to keep, the current one among them."""
+    grace_s: NotNegative = 30.0
+    """How long a stop waits for running requests."""
     api_key: str = ""
-    """Empty: whoever reaches the port may use it."""
+    """Empty: no key is needed."""
     log_histories: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("max_batch", 1), ("queue", 1), ("keep", 1), ("max_items", 1), ("max_wait_ms", 0), ("grace_s", 0)):
-            if not low <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}; expected at least {low}.")
-        for name in ("max_body_mb", "max_upload_mb"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)}; expected a size above 0.")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port={self.port}; expected 0 (any free one) to 65535.")
+        check_settings(self)

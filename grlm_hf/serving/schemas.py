@@ -1,12 +1,14 @@
-"""What goes over the wire, and its limits."""
+"""The bodies of requests and answers, and their limits."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from grlm_hf.decoding.rules import Shared
+from grlm_hf.data.items import Item
+from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, request_of
+from grlm_hf.files import clean
 
 MAX_K = 500
 MAX_BEAMS = 500
@@ -26,16 +28,16 @@ Term = Annotated[str, Field(min_length=1, max_length=MAX_TERM)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
-class _Asked(BaseModel):
-    """JSON types as they are: no text for a number, nothing that is not known, no NaN."""
+class _Request(BaseModel):
+    """Types are strict; unknown fields and NaN are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class RecommendRequest(_Asked):
+class RecommendRequest(_Request):
     history: History | None = Field(None, description="Item ids of one user, oldest first.", examples=[["B0001", "B0042"]])
     histories: Annotated[list[History], Field(min_length=1, max_length=MAX_HISTORIES)] | None = Field(
-        None, description="Those of several users, instead of `history`.", examples=[None]
+        None, description="Histories of several users, instead of `history`.", examples=[None]
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Items wanted.")
     exclude_seen: bool = Field(False, description="Leave out the items of the history.")
@@ -43,17 +45,17 @@ class RecommendRequest(_Asked):
     exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS)] = Field([], description="Never these.")
     banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS)] = Field([], description="No item whose Term ID has one of these.")
     domain: ItemId | None = Field(None, description="Only items of this domain.")
-    prior: Literal["own"] | None = Field(None, description="`own`: heed the priors that the checkpoint carries.")
+    prior: Literal["own"] | None = Field(None, description="`own`: use the checkpoint's own prior.")
     prior_weight: float = Field(1.0, ge=0, le=100)
-    shared: Shared = Field("full", description="What items that share a Term ID get of its probability.")
+    shared: Shared = Field("full", description="How items with the same Term ID share its probability.")
     length_penalty: float = Field(0.0, ge=0, le=10)
-    num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS, description="Width of the search; by default the larger of 20 and k.")
+    num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS, description="Beam width; by default the larger of 20 and k.")
     edge_wise: bool = Field(False, description="Fewer forward passes, slightly other beams.")
-    exact: bool = Field(False, description="Find the true best k, and certify them.")
+    exact: bool = Field(False, description="Find the true best k items and certify them.")
     deadline_ms: float | None = Field(
         None, gt=0, le=600_000,
-        description="Time for waiting and searching together. When it is over, the answer is the best that an exact search has found, "
-        "and no items where the search is not exact, or had not begun.",
+        description="Time for waiting and searching together. After it, an exact search answers with the best items found so far. A search "
+        "that is not exact or had not begun answers without items.",
     )  # fmt: skip
 
     @model_validator(mode="after")
@@ -62,9 +64,9 @@ class RecommendRequest(_Asked):
             raise ValueError("give either history (one user) or histories (several)")
         return self
 
-    def options(self) -> dict[str, Any]:
-        """For `GRLMForRecommendation.recommend`."""
-        return self.model_dump(exclude={"history", "histories", "deadline_ms"})
+    def options(self) -> tuple[Rules, SearchOptions]:
+        """The request as values, without `deadline_ms`, which limits every search here. Raises ``ValueError`` as they do."""
+        return request_of(self.model_dump(exclude={"history", "histories", "k", "deadline_ms"}), None, None, "POST /recommend")
 
 
 class Recommended(BaseModel):
@@ -77,17 +79,17 @@ class Recommended(BaseModel):
 
 class Result(BaseModel):
     items: list[Recommended] = Field(description="Best first.")
-    certified: bool = Field(description="No other item ranks above any of them (exact searches that had time enough).")
-    gap: float | None = Field(description="Nothing left out scores higher than the last item by more than this; null where unknown.")
+    certified: bool = Field(description="No other item ranks above any of them (only exact searches, and time enough).")
+    gap: float | None = Field(description="Upper bound on (score of the best missing item − score of the last item); null where unknown.")
 
 
 class RecommendResponse(BaseModel):
-    version: int = Field(description="Of the catalog that every result was computed on.")
+    version: int = Field(description="Version of the catalog that all results were computed on.")
     late: bool = Field(description="The deadline came before the search was complete.")
     results: list[Result] = Field(description="One a history.")
 
 
-class ItemFields(_Asked):
+class ItemFields(_Request):
     item_id: ItemId
     title: Annotated[str, Field(min_length=1, max_length=1_000)]
     brand: Annotated[str, Field(max_length=1_000)] = ""
@@ -96,8 +98,13 @@ class ItemFields(_Asked):
     price: float | None = Field(None, ge=0, le=1e12)
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
 
+    def item(self) -> Item:
+        """The item, with white space collapsed."""
+        texts = {name: clean(getattr(self, name)) for name in ("title", "brand", "description", "domain")}
+        return Item(self.item_id, categories=tuple(filter(None, map(clean, self.categories))), price=self.price, **texts)
 
-class AddRequest(_Asked):
+
+class AddRequest(_Request):
     items: Annotated[list[ItemFields], Field(min_length=1, max_length=MAX_ITEMS)]
     term_ids: list[Annotated[list[Term], Field(min_length=1, max_length=MAX_TERMS)]] | None = Field(
         None, description="One an item; by default they are extracted from the items' texts."
@@ -110,7 +117,7 @@ class AddRequest(_Asked):
         return self
 
 
-class RemoveRequest(_Asked):
+class RemoveRequest(_Request):
     item_ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_IDS)]
 
 
@@ -140,10 +147,10 @@ class CatalogResponse(BaseModel):
     version: int = Field(description="Rises with every change; a number never names two catalogs.")
     sha256: str = Field(description="Of the catalog's parquet file.")
     items: int
-    term_ids: int = Field(description="Distinct ones.")
-    shared: int = Field(description="Term IDs that several items carry.")
+    term_ids: int = Field(description="Number of distinct Term IDs.")
+    shared: int = Field(description="Number of Term IDs that several items have.")
     domains: list[str]
-    rollback_to: list[int] = Field(description="Versions before it that are kept, oldest first; a rollback takes the last.")
+    rollback_to: list[int] = Field(description="Earlier versions that are kept, oldest first; a rollback takes the last.")
 
 
 class AddResponse(CatalogResponse):

@@ -1,4 +1,4 @@
-"""The recommender behind the routes: its versions, its queue, and its figures. It knows nothing of HTTP but status numbers."""
+"""The recommender behind the routes: versions, queue and metrics. Of HTTP it knows only status numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import SearchIndex
-from grlm_hf.files import clean
-from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.modeling.results import Recommendations
@@ -25,15 +23,14 @@ from grlm_hf.serving.intake import check_item, check_terms, read_catalog
 from grlm_hf.serving.options import MB, ServeOptions
 from grlm_hf.serving.state import State, Version
 from grlm_hf.tokens import tokenizer_hash
-from grlm_hf.trie.arrays import Trie
 
 MAX_CHANGES = 16
-"""Changes of the catalog that may wait for each other."""
+"""Maximum number of changes of the catalog that wait for each other."""
 log = logging.getLogger("grlm.serve")
 
 
 class Metrics:
-    """What `/metrics` shows, in a registry of its own."""
+    """The metrics of `/metrics`, in a registry of their own."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -50,14 +47,13 @@ class Metrics:
 
 
 class Service:
-    """Serves a recommender. Every change of its catalog goes through here, one at a time: made, checked, committed, then served.
+    """Serves a recommender. All changes of its catalog go through here, one at a time: each is made, checked, committed, then served.
 
     Args:
-        grlm: nobody else may change its catalog.
-        options: how.
+        grlm: the recommender. Nothing else may change its catalog.
 
     Raises:
-        ValueError: the state folder is in use, is something else, or cannot be read.
+        ValueError: the state folder is in use, holds other files, or cannot be read.
     """
 
     def __init__(self, grlm: GRLMForRecommendation, options: ServeOptions | None = None):
@@ -69,24 +65,23 @@ class Service:
         try:
             found = self.state.open()
             if found:
-                grlm.shelf.restore(SearchIndex.build(found.catalog, grlm.tokenizer, self._usable(found)))
+                trie = found.trie
+                if trie and trie.tokenizer_hash != tokenizer_hash(grlm.tokenizer):
+                    trie = None  # of another checkpoint
+                grlm.shelf.restore(SearchIndex.build(found.catalog, grlm.tokenizer, trie))
             else:
                 found = self.state.commit(1, grlm.catalog, grlm.trie)
         except BaseException:
             self.state.close()
             raise
         self.current = found
-        """The version that is served, as it was committed; its trie is the index's."""
-        self._first = found.number - grlm.version  # versions rise together from here on
+        """The version that is served, as it was committed."""
+        self._first = found.number - grlm.version  # the two numbers rise together from here on
         self.batcher = Batcher(grlm, self.options.max_batch, self.options.max_wait_ms / 1000, self.options.queue)
         self.batcher.searched = self._searched
         self.metrics.waiting.set_function(lambda: len(self.batcher))
         self.stopping = False
         self._show()
-
-    def _usable(self, version: Version) -> Trie | None:
-        """The saved trie, unless the checkpoint has got another tokenizer since."""
-        return version.trie if version.trie and version.trie.tokenizer_hash == tokenizer_hash(self.grlm.tokenizer) else None
 
     def _searched(self, histories: int, forwards: int) -> None:
         self.metrics.batch.observe(histories)
@@ -97,7 +92,7 @@ class Service:
         self.metrics.items.set(len(self.current.catalog))
 
     def version_of(self, answers: Sequence[Recommendations]) -> int:
-        """The number of the version that answers were computed on; all of a request's are of one."""
+        """The number of the version that the answers to a request were computed on."""
         (version,) = {answer.version for answer in answers}
         return self._first + version
 
@@ -106,7 +101,7 @@ class Service:
         return self.batcher.alive and not self.stopping
 
     def stop(self, timeout: float = 0.0) -> None:
-        """Finishes what is under way, for so many seconds at most, and gives the state folder free."""
+        """Waits up to `timeout` seconds for running requests, then releases the lock on the state folder."""
         self.stopping = True
         self.batcher.close(timeout)
         self.state.close()
@@ -115,33 +110,24 @@ class Service:
 
     # --- changes -------------------------------------------------------------------------------------------------------------------
 
-    def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> tuple[Version, list[Identifier]]:
-        """Adds items; returns the new version and their Term IDs. Raises `Refused`: 409 for an id that is there, 422 for a bad item."""
-        items = [
-            Item(i.item_id, clean(i.title), clean(i.brand), tuple(filter(None, map(clean, i.categories))), clean(i.description), i.price,
-                 clean(i.domain))
-            for i in items
-        ]  # fmt: skip
+    def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> Version:
+        """Adds items. Raises `Refused`: 409 for an id that the catalog has, 422 for an invalid item or Term ID."""
         given = None if term_ids is None else [tuple(map(self.grlm.catalog.scheme.part, terms)) for terms in term_ids]
-        ids = [item.item_id for item in items]
 
         def added(catalog: Catalog) -> Catalog:
             for item in items:
                 check_item(item)
-            if len(set(ids)) < len(ids):
-                raise ValueError("an item_id is duplicated among the new items.")
-            if there := [item_id for item_id in ids if item_id in catalog]:
+            if there := [item.item_id for item in items if item.item_id in catalog]:
                 raise Refused(409, f"{len(there)} of the items are in the catalog already, such as {there[0]!r}.")
             tids = given if given is not None else self.grlm.shelf.new_identifiers(catalog, items)
-            for item_id, tid in zip(ids, tids, strict=True):
-                check_terms(tid, item_id)
+            for item, tid in zip(items, tids, strict=True):
+                check_terms(tid, item.item_id)
             return catalog.add(items, tids)
 
-        version = self._change(added)
-        return version, [version.catalog.identifier(item_id) for item_id in ids]
+        return self._change(added)
 
     def remove(self, item_ids: Sequence[str]) -> Version:
-        """Removes items. Raises `Refused`: 404 for an id that is not there, 409 where none would be left."""
+        """Removes items. Raises `Refused`: 404 for an unknown id, 409 if none would be left."""
 
         def removed(catalog: Catalog) -> Catalog:
             if missing := [item_id for item_id in item_ids if item_id not in catalog]:
@@ -153,8 +139,8 @@ class Service:
         return self._change(removed)
 
     def reload(self, file: Path | None = None, sha256: str | None = None) -> Version:
-        """Takes another catalog: that of a file, or of the folder named at the start. Raises `Refused`: 409 where none was named, 422
-        for a catalog that is not in order; the one before goes on being served."""
+        """Replaces the catalog by that of a file, or of ``options.catalog``. Raises `Refused`: 409 without such a folder, 422 for an
+        invalid catalog; then the version before stays."""
         if file is None:
             if self.options.catalog is None:
                 raise Refused(409, "The service was started without --catalog FOLDER; upload a catalog instead.")
@@ -168,7 +154,7 @@ class Service:
         return self._change(reloaded)
 
     def rollback(self) -> Version:
-        """Serves the catalog of the version before again, as a new version. Raises `Refused` (409) where none is kept, or it is damaged."""
+        """Serves the catalog of the version before again, as a new version. Raises `Refused` (409) if none is kept or it is damaged."""
 
         def earlier(_: Catalog) -> Catalog:
             if len(self.state.kept) < 2:
@@ -181,7 +167,7 @@ class Service:
         return self._change(earlier, lambda: self.state.kept[:-2])
 
     def _change(self, make: Callable[[Catalog], Catalog], before: Callable[[], tuple[int, ...]] | None = None) -> Version:
-        """Makes, checks, commits and serves the next version. `before` gives the versions to keep, where not all of today's are."""
+        """Makes, checks, commits and serves the next version. `before`: the versions to keep, by default all."""
         committed: list[Version] = []
 
         def checked(catalog: Catalog) -> Catalog:
@@ -215,7 +201,7 @@ class Service:
 
     @contextmanager
     def upload_file(self) -> Iterator[Path]:
-        """A file for an upload on its way, beside the versions; gone afterwards. Raises `Refused` (429) for a second one meanwhile."""
+        """A temporary file for one upload, beside the versions. Raises `Refused` (429) for a second upload at the same time."""
         if not self._uploads.acquire(blocking=False):
             raise Refused(429, "Another upload is under way; try again later.", "uploads")
         try:
