@@ -1,4 +1,4 @@
-"""Imports point one way: the rooms of docs/how-it-works.md, in their order; imports inside functions and under TYPE_CHECKING count too."""
+"""Imports point one way: the rooms of CONTRIBUTING.md, in their order; imports inside functions and under TYPE_CHECKING count too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import grlm_hf
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "grlm_hf"
-HOW_IT_WORKS = ROOT / "docs/how-it-works.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 ALLOWED = {("grlm_hf.modeling.checkpoint", "grlm_hf.vllm.engine", "load_checkpoint")}
 """The one import against the order, as (importer, imported module, function): `from_pretrained(backend="vllm")` loads vLLM's engine."""
@@ -55,8 +55,8 @@ def room(module: str) -> str:
 
 
 def rooms() -> list[str]:
-    """The rooms as docs/how-it-works.md lists them, from the ground up."""
-    table = HOW_IT_WORKS.read_text(encoding="utf-8").split("## Rooms", 1)[1].split("\n## ", 1)[0]
+    """The rooms as CONTRIBUTING.md lists them, from the ground up."""
+    table = CONTRIBUTING.read_text(encoding="utf-8").split("## Rooms", 1)[1].split("\n## ", 1)[0]
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     return [re.sub(r"/|\.py", "", name) for cell in cells for name in re.findall(r"`(.*?)`", cell)]
 

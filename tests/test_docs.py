@@ -103,3 +103,46 @@ def test_the_table_of_one_model_for_two_domains() -> None:
     spec.loader.exec_module(module)
     kept = read_json(ROOT / "benchmarks" / "results" / "cross-domain.json")
     assert module.markdown(kept["rows"]) in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_where_to_change_what() -> None:
+    """Each row of the table names one file or folder, and a test; all of them exist, as do the tests named in a file."""
+    table = CONTRIBUTING.split("## Where do I change …?", 1)[1].split("\n### ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 20
+    for what, where, _, test in rows:
+        code = re.fullmatch(r"`([\w/.]+)`", where)
+        assert code, f"{what}: {where!r} is not one path"
+        found = re.fullmatch(r"`(tests/[\w/]+\.py)(?:: (\w+))?`", test)
+        assert found, f"{what}: {test!r} is not one test"
+        assert f"def {found[2] or ''}" in (ROOT / found[1]).read_text(encoding="utf-8"), test
+    assert len({where for _, where, *_ in rows}) == len(rows)
+
+
+def test_what_contributing_names_exists() -> None:
+    text = re.sub(r"^```.*?^```", "", CONTRIBUTING, flags=re.MULTILINE | re.DOTALL)
+    paths = {path for path in re.findall(r"`([\w.]+/[\w/.-]*)(?:: \w+)?`", text) if not path.startswith(".ci")}
+    rooms = text.split("## Rooms", 1)[1]
+    assert len(paths) > 60
+    assert [p for p in paths if not (ROOT / p).exists() and not (f"`{p}`" in rooms and (ROOT / "grlm_hf" / p).exists())] == []
+    named = re.findall(r"`(\w[\w/]*\.py): (\w+)`", text) + re.findall(r"`(\w+)` (?:of|in) `(\w[\w/]*\.py)`", text)
+    assert len(named) > 10
+    for one, other in named:
+        path, name = (one, other) if one.endswith(".py") else (other, one)
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{path} has no {name}"
+
+
+def test_what_contributing_says_of_the_checks() -> None:
+    """Every target of `.ci/run` is named where CONTRIBUTING says what it runs, and every target that it names exists."""
+    script, makefile = ((ROOT / name).read_text(encoding="utf-8") for name in (".ci/run", "Makefile"))
+    run = {word for call in re.findall(r"^make (.*)$", script, re.MULTILINE) for word in call.split() if not word.startswith("-")}
+    said = re.search(r"^`\.ci/run` is what every change must pass: (.*?)\. ", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert said
+    assert set(re.findall(r"`make ([\w-]+)`", said[1])) == run
+    called = re.findall(r"^make ([a-z -]+?) *(?:#|$)|`make ([a-z-]+)`", CONTRIBUTING, re.MULTILINE)
+    named = {word for call in called for word in " ".join(call).split()}
+    assert {"test", "lint", "test-gpu"} < named
+    assert named <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
