@@ -1,4 +1,4 @@
-"""The whole path as data: what is read, how terms are made, what is trained on and how, how it is measured."""
+"""All settings of the path from data to evaluation, as one dataclass that YAML recipes and flags fill."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ PRIORS = ("item_knn", "sasrec", "text_knn")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read, and what is forgiven."""
+    """Settings of reading and splitting the data."""
 
     missing_title: MissingTitle = "error"
-    """An item without a title: "error", or "fill" with its brand and category."""
+    """What to do with an item without a title: "error", or "fill" it with brand and category."""
     unknown_items: UnknownItems = "error"
-    """Events on items that the catalog lacks: "error" or "drop"."""
+    """What to do with events on items missing from the catalog: "error" or "drop"."""
     short_users: ShortUsers = "error"
-    """Users with fewer than three items: "error", "drop", or "keep" (to learn from only)."""
+    """What to do with users with fewer than three items: "error", "drop", or "keep" (for training only)."""
     split: SplitName = "leave-one-out"
-    """leave-one-out, leave-one-out-per-domain, time, unseen-items, or given (columns n_valid and n_test of the file)."""
+    """Held-out events: leave-one-out, leave-one-out-per-domain, time, unseen-items, or given (columns n_valid and n_test of the file)."""
     limit: Limit = 0
-    """Read only the first so many items, to try things; their events alone are kept. 0: all."""
+    """For trials: read only this many items from the beginning, and only their events; 0: all."""
 
     def __post_init__(self) -> None:
         check_settings(self, "read.")
@@ -47,21 +47,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Where Term IDs come from."""
+    """Settings of the Term IDs."""
 
     generator: Literal["extract", "transformers", "vllm", "file"] = "extract"
-    """"extract" takes words from item texts, without a language model; "transformers" and "vllm" let `terms.llm.model` write them; "file"
+    """"extract" takes words from item texts, without a language model; with "transformers" and "vllm" `terms.llm.model` writes them; "file"
     reads them."""
     file: str = ""
-    """Of Term IDs, for "file": item_id and terms; empty: term_ids.* or term_ids_official.* of the data folder."""
+    """File of Term IDs for "file", with item_id and terms; empty: term_ids.* or term_ids_official.* in the data folder."""
     n_terms: Annotated[int, Range(3, 8)] = 5
-    """Terms an identifier, 3 to 8; with "file", as many as the file has."""
+    """Number of terms in an identifier, 3 to 8; "file" uses those of the file."""
     vocabulary: Limit = 0
-    """Keep only the so many terms that most items have, and write the nearest of them for any other; 0: keep all. The resolver
-    then takes kept terms only, so more items share an identifier."""
+    """Number of terms to keep: the most frequent ones, which replace all others by similarity; 0: keep all. The resolver then uses kept
+    terms only, so more items share an identifier."""
     resolver: Resolver = "term"
-    """What becomes of items that share an identifier: "term" (a distinguishing word in the last place), "append" (one more term),
-    "attribute" (brand, size or colour in the last place), or "rank" (they keep it, and are ranked in the order of their ids)."""
+    """What happens to items that share an identifier: "term" (their last term becomes a distinguishing word), "append" (one more term),
+    "attribute" (their last term becomes a colour, size or brand), or "rank" (they keep it and are ranked by item id)."""
     llm: LLMConfig = field(default_factory=LLMConfig)
 
     def __post_init__(self) -> None:
@@ -70,16 +70,16 @@ class TermsConfig:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """What the quality report of the identifiers holds beside them."""
+    """Settings of the quality report of the identifiers."""
 
     compare: str = ""
-    """Another file of Term IDs for the same items, to stand beside ours."""
+    """Another file of Term IDs for the same items, to compare with."""
     compare_name: str = "other"
-    """What the report calls them."""
+    """The other set's name in the report."""
     neighbors: str = ""
-    """File of `grlm neighbors` to measure agreement on, such as another embedder's; empty: those that the terms were chosen in view of."""
+    """File of `grlm neighbors` for the measure of agreement, such as another embedder's; empty: the neighbours used for the terms."""
     tokenizer: str = ""
-    """A tokenizer's name or folder, to count tokens and the branching of their trie."""
+    """Name or folder of a tokenizer, to measure lengths in tokens and the branching of their trie."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class PriorsConfig:
     """Recommenders without a language model: baselines of the report, and priors of the search (`grlm_hf.priors`)."""
 
     methods: list[str] = field(default_factory=lambda: ["item_knn", "text_knn"])
-    """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, as `sequence_model` says; minutes), text_knn (texts alone)."""
+    """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, see `sequence_model`; minutes), text_knn (texts only)."""
     combine: list[str] = field(default_factory=list)
-    """Of those, what is fused without the language model, such as sasrec+item_knn."""
+    """Combinations of methods without the language model, such as sasrec+item_knn."""
     hybrids: list[str] = field(default_factory=lambda: ["item_knn"])
-    """What is fused with the language model, such as item_knn and sasrec+item_knn; the best of them on validation users ships in the
-    checkpoint."""
+    """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; the checkpoint contains the best one
+    on validation users."""
     validation_users: Count = 12_000
-    """On which the settings of item_knn are chosen, drawn by the seed; of fewer it takes settings that suit them alone."""
+    """Number of random validation users that choose the settings of item_knn; with too few it overfits to them."""
     hybrid_users: Count = 2000
-    """On which the weights beside the language model are chosen. Test users never choose anything."""
+    """Number of random validation users that choose the weights of priors beside the language model. Test users never choose anything."""
 
     def __post_init__(self) -> None:
         check_settings(self, "priors.")
@@ -110,28 +110,28 @@ class PriorsConfig:
                     form = "one method" if name == "methods" else "methods joined by +"
                     raise ValueError(f"priors.{name} has {entry!r}; expected {form}.")
             if len(set(given)) < len(given):
-                raise ValueError(f"priors.{name} is {given}; expected each once.")
+                raise ValueError(f"priors.{name} is {given}; expected each entry once.")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How the recommender is measured."""
+    """Settings of the evaluation."""
 
     num_beams: Limit = 0
-    """Width of the search; 0: as `recommend` chooses."""
+    """Beam width; 0: the default of `recommend`."""
     batch_size: Count = 64
     exclude_seen: bool = True
     """Leave out items of the user's own history, in every method."""
     candidates: Candidates = "all"
-    """What is ranked: "all" items, or those of the target's "domain" alone, with a trie of that domain."""
+    """Ranked items: "all", or only those of the target's "domain", with a trie of that domain."""
     resamples: Count = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap resamples."""
     unmasked: bool = False
-    """Measure every method once more with seen items kept."""
+    """Also measure every method with seen items kept."""
     pairs: list[str] = field(default_factory=list)
-    """Methods to compare besides the best one with each of the others, such as "grlm+sasrec+item_knn > sasrec+item_knn"."""
+    """Further comparisons, such as "grlm+sasrec+item_knn > sasrec+item_knn"; the best method is always compared with all others."""
     free_users: Limit = 0
-    """Let the model also write without the trie, for so many users, grounded afterwards; needs objective "vocabulary"."""
+    """Number of users for whom the model also writes without the trie, with grounding afterwards; needs objective "vocabulary"."""
 
     def __post_init__(self) -> None:
         check_settings(self, "evaluate.")
@@ -142,18 +142,20 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """From a data folder to an evaluated checkpoint."""
+    """All settings from a data folder to an evaluated checkpoint."""
 
     name: str = "grlm"
+    """Title of the dataset and of the report."""
     data: str = ""
     """A folder with items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz)."""
     output: str = ""
-    """Where neighbors.parquet, catalog/, quality/, datasets/, checkpoint/ and the report go."""
+    """Folder that receives neighbors.parquet, catalog/, quality/, datasets/, priors/, checkpoint/ and the report."""
     until: Stage = "evaluate"
     """The last stage that runs: neighbors, terms, quality, dataset, priors, train, hybrid or evaluate."""
     seed: Seed = 0
+    """Seed of everything random."""
     notice: str = ""
-    """Said in cards: what these data are."""
+    """Text about the data, shown in cards."""
     read: DataConfig = field(default_factory=DataConfig)
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     terms: TermsConfig = field(default_factory=TermsConfig)
@@ -172,7 +174,7 @@ class Recipe:
             raise ValueError("train.distill.weight needs a teacher: add sasrec to priors.methods, or name one as train.distill.model.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":
             raise ValueError(
-                "evaluate.free_users needs train.objective=vocabulary; a model trained within the trie never learns to write freely."
+                "evaluate.free_users needs train.objective=vocabulary; a model trained with the trie never learns to write freely."
             )
 
 
@@ -180,7 +182,7 @@ def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) ->
     """A recipe from a YAML file and ``key=value`` settings (``train.epochs=3``), over the defaults. ``${oc.env:NAME,default}`` works.
 
     Raises:
-        ValueError: no such file, broken YAML, an unknown key (with the nearest known one) or a value of the wrong type.
+        ValueError: no such file, broken YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of range.
     """
     from omegaconf import OmegaConf
 
@@ -202,7 +204,7 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
         if "=" not in setting:
             raise ValueError(f"Setting {setting!r} is not of the form key=value, such as train.epochs=3.")
         key, _, value = setting.partition("=")
-        plain = f"{key.strip()}={value.strip() or repr('')}"  # nothing is the empty text, as in --set neighbors.embedder=
+        plain = f"{key.strip()}={value.strip() or repr('')}"  # an empty value is the empty text, as in --set neighbors.embedder=
         parts.append((f"setting {setting!r}", partial(OmegaConf.from_dotlist, [plain])))
     merged = OmegaConf.structured(recipe)
     for where, load in parts:

@@ -1,4 +1,4 @@
-"""Several catalogs in one: items tagged with their domain, histories joined, one space of Term IDs."""
+"""Joins several catalogs into one: items tagged with their domain, joined histories, one space of Term IDs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOINED = ("by time", "concatenated", "one domain")
-"""How a history was made of those of the domains."""
+"""How a user's history was combined from the domains' histories."""
 _NAME = re.compile(r"[a-z0-9-]+")
 
 
 def parse_sources(given: Iterable[str]) -> dict[str, Path]:
-    """``["beauty=data/beauty", ...]`` as a mapping for `join_domains`. Raises ``ValueError`` for another form or a repeated name."""
+    """``["beauty=data/beauty", ...]`` as a mapping for `join_domains`. Raises ``ValueError`` for any other form or a repeated name."""
     sources: dict[str, Path] = {}
     for text in given:
         name, sign, folder = text.partition("=")
         if not sign or not folder:
-            raise ValueError(f"{text!r} is no domain; expected NAME=FOLDER, such as beauty=data/beauty.")
+            raise ValueError(f"{text!r} is not a domain; expected NAME=FOLDER, such as beauty=data/beauty.")
         if name in sources:
             raise ValueError(f"The domain {name!r} is given twice: {sources[name]} and {folder}. Give each folder a name of its own.")
         sources[name] = Path(folder)
@@ -52,32 +52,31 @@ def join_domains(
     missing_title: MissingTitle = "error",
     unknown_items: UnknownItems = "error",
 ) -> dict[str, Any]:
-    """Joins data folders into one, which every stage reads like any other: items, sequences and, where all have them, Term IDs.
+    """Joins data folders into one that every stage reads: items, sequences and, if all folders have them, Term IDs.
 
-    Item ids become ``NAME:ID`` throughout, whether or not they would clash: an item's id does not depend on what it is joined with.
+    Item ids always become ``NAME:ID``, also without clashes, so an item's id does not depend on the other domains.
 
-    Users of different folders are different people, ``NAME:ID``, unless something says otherwise: with `shared_users` equal ids are one
-    person; a `users` table names people, one row each: `user_id`, and their id in each domain, in columns named as the domains or in one
-    object `domains` (values are ids, or objects with a key `user_id`, or one that ends so). Who is in no row stays ``NAME:ID``.
+    By default users of different folders are different people, ``NAME:ID``. With `shared_users`, equal ids are one person. A `users` table
+    has one row per person: `user_id`, and the person's id in each domain, in columns named like the domains or in one object `domains`
+    (values are ids, or objects with a key that ends with `user_id`). Users without a row stay ``NAME:ID``.
 
-    The history of a user of several domains is interleaved by time where all its events have timestamps; events of one time stand in the
-    order of `sources`, then in that of their file. Otherwise one domain's events follow another's, in the order of `sources`, and their
-    timestamps, if some had any, are left out. ``sequences.parquet`` says which for each user (`joined`), ``domains.json`` how often. A
-    split that a source's file states (`n_valid`, `n_test`) is not carried over: those events are joined as any others.
+    The history of a user of several domains is sorted by time if all its events have timestamps; ties are in the order of `sources`, then
+    of the file. Otherwise the domains' events are concatenated in the order of `sources`, without timestamps. ``sequences.parquet`` states
+    which for each user (`joined`), ``domains.json`` how often. Splits stated by source files (`n_valid`, `n_test`) are ignored.
 
     Args:
-        sources: name → data folder, in the order that decides ties and concatenation. A name is of a-z, 0-9 and hyphens.
-        output: the folder to write; only one that this function wrote is replaced.
-        keep_users: ``"all"``, or ``"shared"`` for those with events in at least two domains.
-        order: ``"auto"`` as above; ``"time"`` refuses users whose times are not all known; ``"concatenate"`` ignores times.
-        missing_title: as for `grlm_hf.data.items.load_items`.
-        unknown_items: as for `grlm_hf.data.interactions.load_histories`; ``"drop"`` also forgives people whose user a domain lacks.
+        sources: name → data folder, in the order for ties and concatenation. A name consists of a-z, 0-9 and hyphens.
+        output: the folder to write; an existing one is replaced only if this function wrote it.
+        keep_users: ``"all"``, or ``"shared"``: users with events in at least two domains.
+        order: ``"auto"`` as above; ``"time"`` refuses users with unknown times; ``"concatenate"`` ignores times.
+        missing_title: as in `grlm_hf.data.items.load_items`.
+        unknown_items: as in `grlm_hf.data.interactions.load_histories`; ``"drop"`` also drops unknown users of the `users` table.
 
     Returns:
-        What ``domains.json`` holds: how histories were joined, and counts.
+        The content of ``domains.json``: how histories were joined, and counts.
 
     Raises:
-        ValueError: fewer than two domains, an illegal name, a missing folder or table, rows that cannot be read, a `users` table that
+        ValueError: fewer than two domains, an illegal name, a missing folder or table, unreadable rows, a `users` table that
             names an unknown user or one user twice, no users left.
     """
     _check_options(sources, order, keep_users, users, shared_users)
@@ -107,15 +106,15 @@ def join_domains(
 
 
 def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str, str]) -> Split:
-    """Each user's last item of each domain is a test target, the one before it in that domain a validation target, the rest trains.
+    """Each user's last item in each domain is a test target, the one before it in that domain a validation target; the rest is training.
 
-    A test question shows all that its user had before the target, of all domains (GRLM's cross-domain protocol, arXiv 2601.06798); a
-    validation question the same but for other domains' test targets, which nothing sees before the test. Where a history has no
-    timestamps, nobody knows which domain's targets came first: no question shows another domain's targets. Histories that are
-    concatenated domain by domain (`join_domains`) so ask about the first domain with items of that domain alone.
+    The history of a test case has all earlier items of all domains (GRLM's cross-domain protocol, arXiv 2601.06798); that of a validation
+    case the same without other domains' test targets. Without timestamps the order of different domains' targets is unknown, so no history
+    has another domain's targets. With histories concatenated domain by domain (`join_domains`), cases of the first domain therefore have
+    items of that domain only.
 
-    Users with fewer than three items of a domain only train there. As in any leave-one-out, training holds events that are later than
-    some targets.
+    A domain with fewer than three items of a user is for training only. As in any leave-one-out, training has events later than some
+    targets.
 
     Args:
         domains: item_id → its domain.
@@ -152,8 +151,8 @@ def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str,
 
 
 def cross_domain_collisions(catalog: Catalog) -> dict[Identifier, tuple[str, ...]]:
-    """Term IDs that items of several domains share, with those domains, in the catalog's order. Nothing has to be done about them: an
-    identifier may name any number of items, and `grlm_hf.indexing.collisions.resolve` undoes them like others."""
+    """Term IDs shared by items of several domains, with these domains, in the catalog's order. They are no error: an identifier may name
+    any number of items, and `grlm_hf.indexing.collisions.resolve` separates them like others."""
     found = {tid: {item.domain for item in group} for tid, group in catalog.collisions.items()}
     return {tid: tuple(d for d in catalog.domains if d in of) for tid, of in found.items() if len(of - {""}) > 1}
 
@@ -162,23 +161,23 @@ def _check_options(sources: Mapping[str, Any], order: str, keep_users: str, user
     check_value("order", order, JoinOrder)
     check_value("keep_users", keep_users, KeepUsers)
     if users and shared_users:
-        raise ValueError("users and shared_users both say who is the same person; give one of the two.")
+        raise ValueError("users and shared_users both state which users are the same person; give one of the two.")
     for name in sources:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"A domain is named {name!r}; names are of the characters a-z, 0-9 and hyphen, such as 'beauty'.")
+            raise ValueError(f"A domain is named {name!r}; expected a name of the characters a-z, 0-9 and hyphen, such as 'beauty'.")
     if len(sources) < 2:
         raise ValueError(f"Joining needs at least two domains; found {list(sources)}.")
 
 
 def _tables(name: str, folder: Path) -> tuple[Path, Path, Path | None]:
-    """The files of a data folder: items, events, Term IDs."""
+    """The files of a data folder: items, events, and Term IDs if there are any."""
     if not folder.is_dir():
         raise ValueError(f"Domain {name!r}: no data folder at {str(folder)!r}; expected one with items.* and interactions.*.")
     items = find_table(folder, "items")
     events = find_table(folder, "interactions") or find_table(folder, "sequences")
     if items is None or events is None:
         lacks = "items.*" if items is None else "interactions.* or sequences.*"
-        raise ValueError(f"Domain {name!r}: {folder} holds no {lacks} (csv, jsonl or parquet, also .gz).")
+        raise ValueError(f"Domain {name!r}: {folder} has no {lacks} (csv, jsonl or parquet, also .gz).")
     return items, events, find_table(folder, "term_ids") or find_table(folder, "term_ids_official")
 
 
@@ -265,7 +264,7 @@ def _people(path: str | Path, known: Mapping[str, Collection[str]], unknown: str
         if not who or not isinstance(of, dict):
             raise ValueError(f"{where} needs `user_id`, and the person's id in each domain ({', '.join(known)}); found {row}.")
         if who in seen:
-            raise ValueError(f"{where}: person {who!r} stands already at {seen[who]}; expected one row a person.")
+            raise ValueError(f"{where}: duplicate person {who!r}, first at {seen[who]}; expected one row per person.")
         seen[who] = where
         for name in known:
             value = of.get(name)
@@ -278,8 +277,8 @@ def _people(path: str | Path, known: Mapping[str, Collection[str]], unknown: str
                 if unknown == "drop":
                     continue
                 raise ValueError(
-                    f"{where}: user {user!r} is not in the domain {name!r} ({len(known[name])} users). Mend the table, or leave such "
-                    "users out: unknown_items=drop."
+                    f"{where}: user {user!r} is not in the domain {name!r} ({len(known[name])} users). Correct the table, or drop "
+                    "such users: unknown_items=drop."
                 )
             if (name, user) in person:
                 raise ValueError(f"{where}: user {user!r} of {name!r} is person {who!r}, but also {person[name, user]!r}; expected one.")
@@ -290,7 +289,7 @@ def _people(path: str | Path, known: Mapping[str, Collection[str]], unknown: str
 
 
 def _joined(who: str, parts: list[tuple[str, History]], order: str) -> dict[str, Any]:
-    """One person's row of the sequences table; `parts` stand in the order of the domains."""
+    """One person's row of the sequences table; `parts` are in the order of the domains."""
     untimed = [name for name, h in parts if not h.timestamps]
     if order == "time" and untimed:
         raise ValueError(
@@ -304,7 +303,7 @@ def _joined(who: str, parts: list[tuple[str, History]], order: str) -> dict[str,
         how, times = "concatenated", []
     else:
         how = "by time"
-        by_time = sorted(range(len(ids)), key=times.__getitem__)  # stable: domains in their order, then the file's
+        by_time = sorted(range(len(ids)), key=times.__getitem__)  # stable: ties by domain, then file order
         ids, times = [ids[i] for i in by_time], [times[i] for i in by_time]
     return {"items": ids, "timestamps": times, "joined": how, "domains": [name for name, _ in parts]}
 

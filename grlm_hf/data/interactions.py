@@ -1,4 +1,4 @@
-"""Histories and how they are split: who had what, in which order, and what is held out."""
+"""Histories of users, and the splits that hold out events for validation and test."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 MIN_ITEMS = 3
-"""Leave-one-out needs one item to learn from, one to validate on and one to test on."""
+"""Leave-one-out needs one item each for training, validation and test."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty where times are unknown.
+    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty if times are unknown.
 
-    Where the file states its own split, the last `n_test` items are test targets and the `n_valid` before them validation targets.
+    If the file states a split, the last `n_test` items are test targets and the `n_valid` before them validation targets.
     """
 
     user_id: str
@@ -36,8 +36,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question to a recommender: after `history` (oldest first, never empty), which item comes? `target` is the answer, and
-    `timestamp` its time in unix seconds, where known."""
+    """One evaluation case: `target` is the true next item after `history` (oldest first, never empty), and `timestamp` its time in unix
+    seconds, if known."""
 
     user_id: str
     history: tuple[str, ...]
@@ -47,8 +47,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` to learn from; `validation` to choose by; `test` to report, once. `name` says how it was cut. `skipped` counts the events
-    held out that are no case, since their user had nothing before them."""
+    """`train` for training, `validation` for choices, `test` for the report only. `name` is the kind of split. `skipped` counts held-out
+    events that are no case because their user has no earlier event."""
 
     name: str
     train: tuple[History, ...]
@@ -58,8 +58,8 @@ class Split:
 
 
 def interaction_features() -> Features:
-    """The columns of the ``interactions`` table, one row an event. `position` is how many of the user's events stand before it, in
-    training or in the question that asks for it; `timestamp` is in unix seconds, null where unknown."""
+    """The columns of the ``interactions`` table, one row per event. `position` is the number of the user's earlier events, in training or
+    in the case's history; `timestamp` is in unix seconds, null if unknown."""
     from datasets import Features, Value
 
     return Features({"user_id": Value("string"), "item_id": Value("string"), "position": Value("int32"), "timestamp": Value("int64")})
@@ -68,19 +68,18 @@ def interaction_features() -> Features:
 def load_histories(
     path: str | Path, item_ids: Collection[str], short_users: ShortUsers = "error", unknown_items: UnknownItems = "error"
 ) -> list[History]:
-    """Histories from a file with one row an event (`user_id`, `item_id`, optional `timestamp`) or one row a user (`user_id`, `items`).
+    """Histories from a file with one row per event (`user_id`, `item_id`, optional `timestamp`) or per user (`user_id`, `items`).
 
-    Events are put in time order, events of the same time in file order; without timestamps file order is time order. A timestamp is
-    unix seconds or ISO 8601 (UTC where it states no zone). A row a user may state its own split in the columns `n_valid` and `n_test`.
+    Events are sorted by time, and by file order at equal times; without timestamps file order is time order. A timestamp is unix seconds
+    or ISO 8601 (UTC unless it states a zone). A row per user may state a split in the columns `n_valid` and `n_test`.
 
     Args:
         item_ids: the catalog's ids.
-        short_users: ``"error"``, ``"drop"``, or ``"keep"`` for users with fewer than three items.
-        unknown_items: ``"error"``, or ``"drop"`` for events on items that the catalog lacks.
+        short_users: ``"error"``, ``"drop"`` or ``"keep"`` for users with fewer than three items.
+        unknown_items: ``"error"`` or ``"drop"`` for events on items missing from the catalog.
 
     Raises:
-        ValueError: a missing column or id, a time that cannot be read, a stated split that does not fit, and what the two policies
-            refuse; names the line.
+        ValueError: a missing column or id, an unreadable time, an inconsistent split, and what the two policies refuse; names the line.
     """
     check_value("short_users", short_users, ShortUsers)
     check_value("unknown_items", unknown_items, UnknownItems)
@@ -94,10 +93,10 @@ def load_histories(
             if not isinstance(row["items"], list):
                 raise ValueError(f"{where}: `items` must be a list of item ids; found {row['items']!r}.")
             if user_id in events:
-                raise ValueError(f"{where}: user {user_id!r} stands already at {first_seen[user_id]}; expected one row a user.")
+                raise ValueError(f"{where}: duplicate user {user_id!r}, first at {first_seen[user_id]}; expected one row per user.")
             times = row.get("timestamps") or [None] * len(row["items"])
             if not isinstance(times, list) or len(times) != len(row["items"]):
-                raise ValueError(f"{where}: `timestamps` must be a list of {len(row['items'])} times, one an item; found {times!r}.")
+                raise ValueError(f"{where}: `timestamps` must be a list of {len(row['items'])} times, one per item; found {times!r}.")
             parts = _stated_split(where, row, len(times))
             new = [(_seconds(where, t), clean(i), p) for t, i, p in zip(times, row["items"], parts, strict=True)]
         else:
@@ -110,7 +109,7 @@ def load_histories(
             elif unknown_items == "error":
                 raise ValueError(
                     f"{where}: user {user_id!r} has item {item_id!r}, which is not among the {len(item_ids)} items of the catalog. "
-                    "Add it to the items file, or leave such events out: read.unknown_items=drop."
+                    "Add it to the items file, or drop such events: read.unknown_items=drop."
                 )
         events.setdefault(user_id, []).extend(known)
     histories = []
@@ -124,12 +123,12 @@ def load_histories(
         if parts != sorted(parts):
             raise ValueError(
                 f"{first_seen[user_id]}: in time order the targets of user {user_id!r} (n_valid, n_test) are not the last; the file's "
-                "split contradicts its timestamps. Mend one of the two."
+                "split contradicts its timestamps. Correct one of the two."
             )
         if len(rows) < MIN_ITEMS and short_users == "error":
             raise ValueError(
                 f"{first_seen[user_id]}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. "
-                "Leave such users out: read.short_users=drop."
+                "Drop such users: read.short_users=drop."
             )
         if len(rows) >= MIN_ITEMS or (rows and short_users == "keep"):
             times = tuple(t for t, _, _ in rows) if timed else ()
@@ -140,9 +139,9 @@ def load_histories(
 
 
 def leave_one_out(histories: Iterable[History]) -> Split:
-    """Each user's last item is the test target, the one before it the validation target, the rest trains.
+    """Each user's last item is the test target, the one before it the validation target, and the rest is for training.
 
-    Users with fewer than three items only train.
+    Users with fewer than three items are for training only.
     """
     train, validation, test = [], [], []
     for history in histories:
@@ -158,16 +157,16 @@ def leave_one_out(histories: Iterable[History]) -> Split:
 
 
 def split_as_given(histories: Sequence[History]) -> Split:
-    """The split that the file states: ``History.n_valid`` and ``History.n_test`` trailing targets.
+    """The split stated by the file: ``History.n_valid`` and ``History.n_test`` trailing targets.
 
-    Every target is one case, asked with all that its user had before it, earlier targets too. A target that is its user's first event
-    is no case; ``Split.skipped`` counts them.
+    Every target is one case with all earlier items of its user as history, earlier targets too. A target that is its user's first event
+    is no case; ``Split.skipped`` counts these.
 
     Raises:
         ValueError: no history states a target.
     """
     if not any(h.n_valid or h.n_test for h in histories):
-        raise ValueError("The interactions state no split of their own: expected one row a user with the columns `n_valid` and `n_test`.")
+        raise ValueError("The interactions state no split: expected one row per user with the columns `n_valid` and `n_test`.")
     train, cases, skipped = [], {1: [], 2: []}, 0  # type: ignore[var-annotated]
     for h in histories:
         first_test = len(h.items) - h.n_test
@@ -181,15 +180,15 @@ def split_as_given(histories: Sequence[History]) -> Split:
 
 
 def split_by_time(histories: Sequence[History], validation: float = 0.1, test: float = 0.1) -> Split:
-    """Cuts all events at two points in time: the last `test` share of events is tested, the `validation` share before it validated.
+    """Cuts all events at two points in time: the last `test` share of events is for test, the `validation` share before it for validation.
 
-    Every event after a cut is one case, asked with all that its user had before it; the first event of a user is no case.
+    Every event after a cut is one case with all earlier items of its user as history; the first event of a user is no case.
 
     Raises:
         ValueError: histories without timestamps, or shares that leave nothing to train on.
     """
     if not histories or any(not h.timestamps for h in histories):
-        raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out where times are unknown.")
+        raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out if times are unknown.")
     if not (validation > 0 and test > 0 and validation + test < 1):
         raise ValueError(f"validation={validation} and test={test} must be positive and sum to less than 1.")
     times = sorted(t for h in histories for t in h.timestamps)
@@ -210,10 +209,10 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
 
 
 def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int = 0) -> Split:
-    """Items never seen in training: half of the held-out items are validation targets, half test targets.
+    """Holds out items from training: half of them are validation targets, half test targets.
 
-    With timestamps the held-out items are those first seen last; without, a seeded sample. Each user's first meeting with a held-out
-    item is a case, asked with the training items that came before it.
+    With timestamps the held-out items are those first seen last; without, a random sample. Each user's first event with a held-out item is
+    a case with the earlier training items as history.
 
     Raises:
         ValueError: `share` outside (0, 1), or fewer than two items would be held out.
@@ -227,7 +226,7 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
             first[item] = min(first.get(item, time), time)
     order = sorted(first)
     random.Random(seed).shuffle(order)
-    order.sort(key=first.__getitem__)  # stable: the shuffle decides where times are equal or unknown
+    order.sort(key=first.__getitem__)  # stable: the shuffle decides between equal or unknown times
     held = order[len(order) - int(len(order) * share) :]
     if len(held) < 2:
         raise ValueError(f"share={share} of {len(order)} items holds out {len(held)}; at least two are needed.")
@@ -249,7 +248,7 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
 
 
 def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
-    """The ``interactions`` table as ``{"train", "validation", "test"}``: what trains, and each case's target, with its position."""
+    """The ``interactions`` table as ``{"train", "validation", "test"}``: training events, and each case's target, with positions."""
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
     for h in split.train:
         for i, item in enumerate(h.items):
@@ -277,7 +276,7 @@ def _stated_split(where: str, row: Mapping[str, Any], n: int) -> list[int]:
     for column in ("n_valid", "n_test"):
         value = row.get(column)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"{where}: {column} is {value!r}; expected how many of the last items are targets, 0 or more.")
+            raise ValueError(f"{where}: {column} is {value!r}; expected the number of trailing targets, 0 or more.")
         counts.append(value or 0)
     if sum(counts) > n:
         raise ValueError(f"{where}: n_valid={counts[0]} and n_test={counts[1]} are more than the {n} items.")
@@ -292,7 +291,7 @@ def _seconds(where: str, value: Any) -> int | None:
     else:
         try:
             seconds = int(float(value))
-            if abs(seconds) < 2**63:  # what a column of int64 holds
+            if abs(seconds) < 2**63:  # the range of int64
                 return seconds
         except (TypeError, ValueError, OverflowError):
             pass

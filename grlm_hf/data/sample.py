@@ -1,13 +1,13 @@
 """A small synthetic shop: 600 invented products in four domains, and the invented shopping of a few thousand users.
 
-Nothing here is real. The brands, products, prices and people are made up, so that `grlm quickstart` and the tests have something
-to learn from offline. A number measured on it says that the code works, never that a method is good: see `SYNTHETIC_NOTICE`.
+Nothing here is real: brands, products, prices and people are invented as offline training data for `grlm quickstart` and the tests.
+Figures measured on it show that the code works, never that a method is good: see `SYNTHETIC_NOTICE`.
 
-How a user shops, so that there is something to learn:
+The rules of a user's purchases, which a model can learn:
 
 * each kind of product leads to others (espresso machine -> grinder -> milk frother -> cups): a directed graph, so order matters;
-* within the next kind, a user prefers two brands and one style, over a mildly skewed popularity, all written in the items' texts;
-* the piece from the same brand's range as the last purchase is likelier still (a Hearth grinder after a Hearth machine);
+* within the next kind, a user prefers two brands and one style, which are in the items' texts, over a mildly skewed popularity;
+* items of the same range as the last purchase are likelier still (a Hearth grinder after a Hearth machine);
 * 15 % of steps ignore all that; 5 % of users shop in two domains or three, interleaved in time.
 
 24 items are near-duplicates of another one (other colour, other size, or the same text at another price): their Term IDs collide.
@@ -31,16 +31,16 @@ SYNTHETIC_NOTICE = (
     "It shows that the code runs and learns; it says nothing about real shoppers or about how methods compare on real data."
 )
 
-_PER_KIND = 18  # distinct items a kind of product
-_DUPLICATES, _DUPLICATE_GROUPS = 24, 18  # further items that nearly repeat one of those: 12 pairs and 6 triples
+_PER_KIND = 18  # distinct items per kind of product
+_DUPLICATES, _DUPLICATE_GROUPS = 24, 18  # near-duplicates of these: 12 pairs and 6 triples
 _SEVERAL_DOMAINS = 0.05  # share of users who shop in more than one domain
-_SHORTEST, _LONGEST, _GO_ON = 5, 20, 0.8  # purchases a user, and the chance of one more between the two
+_SHORTEST, _LONGEST, _GO_ON = 5, 20, 0.8  # purchases per user, and the chance of one more
 _START, _END, _LONGEST_GAP = 1_704_067_200, 1_735_689_600, 1_036_800  # 2024-01-01 and 2025-01-01 (UTC), twelve days, in seconds
 _NOISE = 0.15  # share of steps that ignore the journey and the user's taste
-_FIRST_KIND = 4  # how much likelier a journey starts with a domain's first kind than with any other
+_FIRST_KIND = 4  # relative weight of a domain's first kind at the start of a journey
 _FLATNESS = 3  # popularity within a kind is 1 / (rank from 0 + this)
-_BRAND, _SECOND_BRAND, _STYLE, _SAME_RANGE = 8, 3, 3, 2  # what multiplies a product's weight when it suits the user
-_VARIANT_TITLES = 3  # the first so many name both size and colour, so a near-duplicate can differ in those alone
+_BRAND, _SECOND_BRAND, _STYLE, _SAME_RANGE = 8, 3, 3, 2  # factors of a product's weight when it suits the user
+_VARIANT_TITLES = 3  # the first titles have both size and colour, so that near-duplicates can differ in these only
 
 
 class Interaction(NamedTuple):
@@ -87,7 +87,7 @@ def make_sample(seed: int = 0, users: int = 3000) -> Sample:
     Raises `ValueError` if `users` is below 1.
     """
     if users < 1:
-        raise ValueError(f"found users={users}; a sample shop needs at least 1: pass a positive number")
+        raise ValueError(f"users is {users}; expected at least 1.")
     shop = json.loads((files("grlm_hf") / "data" / "sample_shop.json").read_text(encoding="utf-8"))
     kinds = [_read_kind(domain, of, key) for domain, of in shop["domains"].items() for key in of["kinds"]]
     products = _make_products(random.Random(f"{seed} items"), kinds, shop)
@@ -186,7 +186,7 @@ def _make_history(rng: random.Random, user: str, shelves: dict[str, dict[str, li
     gaps = [rng.randrange(600, rng.choice((7_200, 259_200, _LONGEST_GAP))) for _ in range(length)]  # same visit, same week, later
     now = rng.randrange(_START, _END - sum(gaps))
     history: list[Interaction] = []
-    bought: set[str] = set()  # asked for membership only: a set's order differs between processes
+    bought: set[str] = set()  # for membership only: a set's order differs between processes
     last: dict[str, _Product] = {}  # domain -> the last purchase in it
     for gap in gaps:
         domain = rng.choice(domains)
@@ -201,7 +201,7 @@ def _make_history(rng: random.Random, user: str, shelves: dict[str, dict[str, li
 def _next_product(
     rng: random.Random, shelves: dict[str, list[_Product]], last: _Product | None, taste: tuple[str, str, str], bought: set[str]
 ) -> _Product:
-    """One step of a journey: first the kind of product, then the product."""
+    """One step of a journey: draws the kind of product, then the product."""
     noise = rng.random() < _NOISE
     keys = list(shelves)
     if last is None:
@@ -223,7 +223,7 @@ def _next_product(
 
 
 def write_sample(folder: str | Path, seed: int = 0, users: int = 3000) -> None:
-    """Writes the sample shop as ``items.jsonl`` and ``interactions.jsonl``, in the layout that every recipe reads."""
+    """Writes the sample shop as ``items.jsonl`` and ``interactions.jsonl``, in the layout of a recipe's data folder."""
     check_replaceable(folder, "items.jsonl")
     sample = make_sample(seed, users)
     with replacing(folder) as new:

@@ -40,9 +40,9 @@ _Weights: Any = make_dataclass(
 class MixtureConfig(TaskSettings, _Weights, PromptSettings):
     """What the model is trained on: the fields of `PromptSettings`, a weight for each of `TASKS`, the fields of `TaskSettings`, and caps.
 
-    A task's weight says how often each of its sources (users, items, windows, conversations) gives an example: 0 never, .5 a seeded half
-    of them, 1 each, 2 each twice. The second time is another variant in the tasks query (another phrase), steered (a wish drawn anew) and
-    collaborative (the neighbours after the first ones), and the same example in the others.
+    A task's weight is the number of examples per source (user, item, window, conversation): 0 none, .5 one for a random half of the
+    sources, 1 one each, 2 two each. The second example is another variant in the tasks query (another phrase), steered (another wish) and
+    collaborative (the next neighbours), and the same example in the others.
     """
 
     caps: dict[str, Limit] = field(default_factory=_CAPS.copy)

@@ -1,4 +1,4 @@
-"""How a model is trained: the settings of `grlm train`, with their defaults."""
+"""Settings of `grlm train`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ STOPPING_METRICS: tuple[StoppingMetric, ...] = get_args(StoppingMetric)
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Small trainable matrices beside the frozen weights of a given model (LoRA); merged into them at the end."""
+    """LoRA: small trainable matrices beside the frozen weights of a pretrained model, merged into them at the end."""
 
     rank: Limit = 0
     """Rank of the matrices, such as 16; 0: no LoRA, all weights are trained."""
     alpha: Count = 32
-    """The matrices' product counts alpha / rank."""
+    """The product of the matrices is multiplied by alpha / rank."""
     dropout: Share = 0.05
-    """Dropout on what the matrices read."""
+    """Dropout on the input of the matrices."""
     targets: str = "all-linear"
-    """Layers that get them: all-linear (all but the output), or names separated by commas, such as q_proj,v_proj."""
+    """Layers with LoRA: all-linear (all except the output), or names separated by commas, such as q_proj,v_proj."""
     bits: Literal[4, 16] = 16
-    """Of the frozen weights while training: 16, or 4 (QLoRA, NF4), which needs bitsandbytes. The merge is into the unquantised weights."""
+    """Bits of the frozen weights in training: 16, or 4 (QLoRA, NF4), which needs bitsandbytes. The unquantised weights are merged."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.lora.")
@@ -36,14 +36,14 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Learning also from a sequence model, which knows items as wholes (`grlm_hf.training.distill`); for the objective "trie"."""
+    """Distillation from a sequence model over atomic item ids (`grlm_hf.training.distill`); for the objective "trie"."""
 
     weight: Annotated[float, Range(0, 1)] = 0.0
-    """Share of the loss that the teacher's probabilities make up, beside the true next items; 0: no teacher."""
+    """Share of the loss towards the teacher's probabilities; the rest is towards the true next items. 0: no teacher."""
     temperature: Positive = 1.0
-    """The teacher's scores are divided by it: above 1 it speaks less surely."""
+    """Divisor of the teacher's scores: above 1 its probabilities are more even."""
     model: str = ""
-    """File of a sequence model; empty: the one that the recipe trains (`priors/sasrec.prior` of its output)."""
+    """File of a sequence model; empty: the one that the recipe trains, `priors/sasrec.prior` in its output."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.distill.")
@@ -51,18 +51,18 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """Ends a training that no longer gains on validation users, whose next item the constrained search is asked for."""
+    """Early stopping by constrained searches for the next items of validation users."""
 
     metric: Literal["", StoppingMetric] = ""
     """recall@10 or ndcg@10, over the full catalog without the user's own items; empty: never stop early. The best weights are kept."""
     users: Count = 500
-    """Validation users that are asked, drawn by the seed; fewer if there are fewer. Test users never are."""
+    """Number of random validation users per evaluation. Test users are never used."""
     every: Limit = 0
-    """Ask after every so many steps; 0: after each epoch."""
+    """Steps between evaluations; 0: evaluate after each epoch."""
     patience: Count = 3
-    """Stop once so many askings in a row brought nothing better."""
+    """Stop after this many evaluations in a row without improvement."""
     min_gain: NotNegative = 0.0
-    """What counts as better: more than so much above the best so far."""
+    """Smallest increase over the best value that counts as improvement."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.early_stopping.")
@@ -70,12 +70,12 @@ class EarlyStoppingConfig:
 
 @dataclass(frozen=True)
 class HubConfig:
-    """Pushes of the checkpoint to a private repository while it is trained, each one commit, ready for `from_pretrained`."""
+    """Pushes of checkpoints to a private repository during training; each is one commit, ready for `from_pretrained`."""
 
     repo: str = ""
-    """ORG/NAME; created if need be. Empty: nothing is pushed. `grlm push` makes a public one, with a licence."""
+    """ORG/NAME, created if it does not exist; empty: no pushes. Use `grlm push` for a public repository with a licence."""
     every: Limit = 0
-    """Push after every so many steps; 0: only the finished checkpoint."""
+    """Steps between pushes; 0: push the finished checkpoint only."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.hub.")
@@ -83,64 +83,64 @@ class HubConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the model is trained."""
+    """Settings of the training."""
 
     model: str = "scratch"
-    """A causal LM on the Hub or in a folder, such as Qwen/Qwen3-4B-Instruct-2507; "scratch" makes a tiny Qwen3 from nothing."""
+    """A causal LM on the Hub or in a folder, such as Qwen/Qwen3-4B-Instruct-2507; "scratch" creates a tiny Qwen3 with random weights."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Shape of the model from scratch."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """LoRA and QLoRA, for a given model."""
+    """LoRA and QLoRA, for a pretrained model."""
     objective: Objective = "vocabulary"
-    """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only.
-    Free text, such as chat, is learnt over all tokens under both."""
+    """"vocabulary": loss and probabilities over all tokens, as usual. "trie": both over the legal children of the trie node only; free
+    text, such as chat, is still learnt over all tokens."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """Learn also from a sequence model."""
+    """Distillation from a sequence model."""
     epochs: NotNegative = 10.0
-    """3 for a pretrained model, as in the paper."""
+    """Number of epochs; 3 for a pretrained model, as in the paper."""
     max_steps: Annotated[int, Range(-1)] = -1
-    """Stop after so many steps; -1: as many as `epochs` takes."""
+    """Number of steps, instead of `epochs`; -1: as many as `epochs` needs."""
     learning_rate: Positive = 2e-3
-    """1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
+    """Highest learning rate; 1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
     warmup: Share = 0.1
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
     batch_size: Count = 64
-    """Examples a step and process, that is, a device."""
+    """Examples per step and device."""
     gradient_accumulation: Count = 1
-    """Batches whose gradients are added up to one step; a step takes batch_size · gradient_accumulation · processes examples."""
+    """Batches per step, whose gradients are summed; a step has batch_size · gradient_accumulation · devices examples."""
     beta1: Share = 0.9
-    """Of AdamW: how slowly it forgets the gradients' mean."""
+    """AdamW's decay rate of the gradients' mean."""
     beta2: Share = 0.95
-    """Of AdamW: how slowly it forgets their size."""
+    """AdamW's decay rate of the gradients' mean square."""
     epsilon: Positive = 1e-8
-    """Of AdamW."""
+    """AdamW's epsilon."""
     weight_decay: NotNegative = 0.05
     clip: NotNegative = 1.0
-    """Gradients longer than this are scaled down to it."""
+    """Largest norm of the gradient; longer ones are scaled down."""
     dropout: Share = 0.1
-    """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
+    """Dropout on the embeddings and on every block's output in training; for models from scratch only."""
     bf16: bool = False
-    """Compute in bfloat16 over float32 weights; a given model is saved in bfloat16."""
+    """Compute in bfloat16 with float32 weights; a pretrained model is then saved in bfloat16."""
     gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass: far less memory, a third more time. For a given model only."""
+    """Recompute activations in the backward pass: far less memory, a third more time; for a pretrained model only."""
     attention: str = ""
-    """Attention kernels of a given model: sdpa, eager, or flash_attention_2, which needs a GPU and flash-attn; empty: as transformers
-    chooses."""
+    """Attention kernels of a pretrained model: sdpa, eager, or flash_attention_2, which needs a GPU and flash-attn; empty: the default of
+    transformers."""
     liger: bool = False
-    """Liger's fused kernels for a given model; needs a GPU and liger-kernel."""
+    """Liger's fused kernels for a pretrained model; needs a GPU and liger-kernel."""
     save_steps: Count = 200
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps between two checkpoints to resume from."""
     validation_examples: Limit = 1000
-    """Validation users on whose held-out item the loss is watched after each epoch; 0: none."""
+    """Number of validation users whose loss is logged after each epoch; 0: none."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    """Stop at the best recall of validation users."""
+    """Early stopping by the recall of validation users."""
     hub: HubConfig = field(default_factory=HubConfig)
-    """Push to the Hub during training."""
+    """Pushes to the Hub during training."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.")
         if self.distill.weight and self.objective != "trie":
-            raise ValueError("train.distill.weight needs train.objective=trie: the teacher answers node by node.")
+            raise ValueError("train.distill.weight needs train.objective=trie: the teacher's probabilities are per trie node.")
         if self.epochs <= 0 and self.max_steps <= 0:
             raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
 

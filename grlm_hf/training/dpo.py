@@ -29,17 +29,17 @@ _AT_ONCE = 64  # histories
 
 @dataclass(frozen=True)
 class DPOConfig:
-    """How a checkpoint is trained further on preferences."""
+    """Settings of DPO."""
 
     prompts: Count = 4000
-    """Questions from training histories, a seeded choice."""
+    """Number of random prompts from training histories."""
     negatives: Count = 4
-    """Pairs a question: the best so many beams that are not the target."""
+    """Pairs per prompt: the target against this many best beams that are not the target."""
     exclude_seen: bool = True
-    """No beam is an item of its history, as in the evaluation."""
+    """Exclude items of the history from beams, as in the evaluation."""
     epochs: Positive = 1.0
     batch_size: Count = 64
-    """Pairs a step and device."""
+    """Pairs per step and device."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.1
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
@@ -47,13 +47,13 @@ class DPOConfig:
     beta: Positive = 0.1
     """KL strength: higher values keep the policy closer to the starting checkpoint."""
     loss: Literal["sigmoid", "hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down"] = "sigmoid"
-    """"sigmoid" is DPO itself; "hinge", "ipo", "sigmoid_norm", "apo_zero" and "apo_down" are TRL's variants."""
+    """The loss: "sigmoid" is DPO itself; "hinge", "ipo", "sigmoid_norm", "apo_zero" and "apo_down" are TRL's variants."""
     bf16: bool = False
-    """Compute in bfloat16 over float32 weights."""
+    """Compute in bfloat16 with float32 weights."""
     gradient_checkpointing: bool = False
-    """Less memory for about a third more time; for large models."""
+    """Recompute activations: less memory, about a third more time; for large models."""
     save_steps: Count = 50
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps between two checkpoints to resume from."""
 
     def __post_init__(self) -> None:
         check_settings(self, "dpo.")

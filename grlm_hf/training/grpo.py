@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """What a rollout is worth: the weighted sum of these rewards (`grlm_hf.training.rewards`)."""
+    """Weights of a rollout's rewards, which are summed (`grlm_hf.training.rewards`)."""
 
     exact_hit: Annotated[float, Range()] = 1.0
-    """1 for the item that came next."""
+    """1 for the true next item."""
     prefix: Annotated[float, Range()] = 0.0
-    """The share of its terms that are right from the front."""
+    """Share of its terms before the first wrong one."""
     rank_aware: Annotated[float, Range()] = 0.0
-    """1 for the item that came next, and a share of -1 for each other, the more the further in front it stands."""
+    """1 for the true next item; for each other item a share of -1 that grows towards the top of the list."""
     collaborative: Annotated[float, Range()] = 0.0
-    """How likely item-kNN, counted on the training histories, finds the item."""
+    """Probability of the item under item-kNN, counted on the training histories."""
 
     def __post_init__(self) -> None:
         check_settings(self, "grpo.rewards.")
@@ -44,37 +44,38 @@ class RewardWeights:
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """How a checkpoint is trained further on rewards."""
+    """Settings of GRPO."""
 
     steps: Count = 200
+    """Number of optimiser steps."""
     prompts: Count = 32
-    """Prompts a step and device."""
+    """Prompts per step and device."""
     rollouts: Annotated[int, Range(2)] = 16
-    """Identifiers a prompt: the group that rewards are compared in."""
+    """Identifiers per prompt: the group in which rewards are compared."""
     gradient_accumulation: Count = 1
-    """Parts that a step's rollouts are learnt from in, one after the other: less memory, the same step."""
+    """Number of parts of a step's rollouts, computed one after the other: less memory, the same step."""
     sampling: Literal["beams", "sampled"] = "beams"
-    """"beams": the best ones of a beam search; "sampled": drawn from the model without replacement."""
+    """Rollouts: "beams", the best of a beam search; or "sampled" from the model without replacement."""
     exclude_seen: bool = True
-    """No rollout is an item of its history, as in the evaluation."""
+    """Exclude items of the history from rollouts, as in the evaluation."""
     rewards: RewardWeights = field(default_factory=RewardWeights)
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Advantages are divided by the standard deviation of rewards in the "group" or the "batch", or by nothing: "none"."""
+    """Divide advantages by the standard deviation of the rewards in the "group" or the "batch", or not: "none"."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.05
     """Share of all steps in which the learning rate rises; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: NotNegative = 0.0
-    """Weight of the KL divergence from the checkpoint that was started from; 0: it is not computed."""
+    """Weight of the KL divergence from the starting checkpoint; 0: it is not computed."""
     iterations: Count = 1
-    """Updates on the same rollouts; with more than 1, importance ratios are clipped at `epsilon`."""
+    """Number of updates with the same rollouts; with more than 1, importance ratios are clipped at `epsilon`."""
     epsilon: Positive = 0.2
     bf16: bool = False
-    """Compute in bfloat16 over float32 weights."""
+    """Compute in bfloat16 with float32 weights."""
     gradient_checkpointing: bool = False
-    """Less memory for about a third more time; for large models."""
+    """Recompute activations: less memory, about a third more time; for large models."""
     save_steps: Count = 50
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps between two checkpoints to resume from."""
 
     def __post_init__(self) -> None:
         check_settings(self, "grpo.")

@@ -26,7 +26,7 @@ END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>
 
 @dataclass(frozen=True)
 class ScratchConfig:
-    """Shape of a Qwen3 made from scratch. `head_dim` stays at 32 or more, which vLLM needs."""
+    """Shape of a Qwen3 from scratch. vLLM needs a `head_dim` of at least 32."""
 
     vocab_size: Count = 4096
     hidden_size: Count = 128

@@ -134,7 +134,7 @@ def test_bad_items_in_other_formats(shop: Path, file: str, content: bytes, messa
         ),
         (
             jsonl([*EVENTS, {"user_id": "new", "item_id": "i20"}]),
-            "user 'new' has 1 items; leave-one-out needs 3. Leave such users out: read.sh",
+            "user 'new' has 1 items; leave-one-out needs 3. Drop such users: read.sh",
         ),
         (jsonl([*EVENTS, {"user_id": "né"}]).decode().encode("latin-1"), "is not UTF-8 text"),
         (jsonl([{**EVENTS[0], "timestamp": "soon"}]), "interactions.jsonl:1: timestamp 'soon' is neither unix seconds nor ISO 8601"),

@@ -171,7 +171,7 @@ def test_a_users_table_says_who_is_the_same_person(tmp_path: Path, form: str) ->
     ("rows", "message"),
     [
         ([{"user_id": "x", "a": "8", "b": "1"}], r"users.jsonl:1: user '1' is not in the domain 'b' \(1 users\)"),
-        ([{"user_id": "x", "a": "8", "b": "9"}] * 2, "users.jsonl:2: person 'x' stands already at"),
+        ([{"user_id": "x", "a": "8", "b": "9"}] * 2, "users.jsonl:2: duplicate person 'x', first at"),
         ([{"user_id": "x", "a": "8", "b": "9"}, {"user_id": "y", "a": "8"}], "user '8' of 'a' is person 'y', but also 'x'"),
         ([{"user_id": "x", "a": "8", "c": "9"}], "names no user of the domain 'b'"),
         ([{"a": "8"}], "users.jsonl:1 needs `user_id`"),

@@ -175,7 +175,7 @@ def test_short_users(tmp_path: Path) -> None:
         ([{"user_id": "u", "item": "a"}], "{path}:1 needs `user_id` and either `item_id` or `items`; found"),
         ([{"user_id": "u", "item_id": None}], "{path}:1: user 'u' has item '', which is not among the 4 items"),
         ([{"user_id": "u", "items": "a b"}], "{path}:1: `items` must be a list of item ids; found 'a b'"),
-        ([{"user_id": "u", "items": [*"abc"]}] * 2, "{path}:2: user 'u' stands already at {path}:1; expected one row a user"),
+        ([{"user_id": "u", "items": [*"abc"]}] * 2, "{path}:2: duplicate user 'u', first at {path}:1; expected one row per user"),
         ([{"user_id": "u", "items": [*"abc"], "timestamps": [1, 2]}], "{path}:1: `timestamps` must be a list of 3 times, one an item"),
         ([{"user_id": "u", "items": [*"abc"], "timestamps": 5}], "{path}:1: `timestamps` must be a list of 3 times"),
         ([{"user_id": "u", "items": [*"abc"], "timestamps": "123"}], "{path}:1: `timestamps` must be a list of 3 times"),
@@ -384,7 +384,7 @@ def test_split_as_given(tmp_path_factory: pytest.TempPathFactory, drawn: list[tu
         rows[-1] |= {"timestamps": list(range(len(items)))} if timed else {}
     histories = load_histories(write(tmp_path_factory.getbasetemp() / "given.jsonl", rows), ITEMS, "keep")
     if not any(r["n_valid"] or r["n_test"] for r in rows):
-        with pytest.raises(ValueError, match="state no split of their own"):
+        with pytest.raises(ValueError, match="state no split: expected"):
             split_as_given(histories)
         return
     split = split_as_given(histories)
@@ -419,7 +419,7 @@ def test_a_stated_split_survives_dropped_items_and_other_formats(tmp_path: Path)
     ("columns", "message"),
     [
         ({"n_valid": 2, "n_test": 2}, r"s.jsonl:1: n_valid=2 and n_test=2 are more than the 3 items"),
-        ({"n_valid": -1}, "n_valid is -1; expected how many"),
+        ({"n_valid": -1}, "n_valid is -1; expected the number"),
         ({"n_test": "1"}, "n_test is '1'"),
         ({"n_test": True}, "n_test is True"),
         ({"n_test": 0.5}, "n_test is 0.5"),
