@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grlm_hf.evaluation.report.plots import figures, svg
-from grlm_hf.evaluation.report.tables import Cell, Table, comparison_table, merged, protocol_words, tables
+from grlm_hf.evaluation.report.tables import Table, comparison_table, merged, protocol_words, tables
 from grlm_hf.evaluation.schema import Protocol, Report, plain
 from grlm_hf.markdown import flat, one_line
 from grlm_hf.version import __version__
@@ -18,7 +18,7 @@ from grlm_hf.version import __version__
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SECTIONS = {  # block: heading, its picture, what that shows
+_SECTIONS = {  # block: heading, its picture, the picture's caption
     "methods": ("Methods", "metrics", "metrics of each method, with 95 % bootstrap intervals over users"),
     "comparisons": ("Which differences are real", "comparisons", "differences between methods; hollow where the 95 % interval holds 0"),
     "unseen": ("Items new to the model", "", ""),
@@ -29,22 +29,36 @@ _SECTIONS = {  # block: heading, its picture, what that shows
     "diversity": ("What is recommended", "", ""),
     "training": ("Training", "training", "loss and validation metrics by epoch"),
 }
-_FOLDED = "Where methods are good"  # many tables, and the picture says most of it
+_FOLDED = "slices"  # many tables, and the picture says most of it
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Attributes:
+    picture: SVG in base64, or "".
+    folded: its tables are shown on demand.
+    """
+
+    heading: str
+    picture: str
+    caption: str
+    tables: Sequence[Table]
+    folded: bool = False
 
 
 def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:
-    """The page of one report: the protocol first, then each block that it has, with pictures inside. The same report, the same bytes.
+    """The page of one report: the protocol first, then its blocks, with pictures inside. The same report, the same bytes.
 
     Args:
-        drawn: the report's `figures`, if they are there already.
+        drawn: the report's `figures`; by default they are drawn here.
     """
     drawn, written = drawn or figures(report), tables(report)
-    parts = [
-        _section(heading, drawn.get(picture), caption, written.get(block, ()))
+    sections = [
+        _Section(heading, _encoded(drawn.get(picture)), caption, written.get(block, ()), block == _FOLDED)
         for block, (heading, picture, caption) in _SECTIONS.items()
         if block in written or picture in drawn
     ]
-    return _page(report.dataset, report.protocol, parts)
+    return _rendered(report.dataset, report.protocol, sections)
 
 
 def comparison_page(reports: Mapping[str, Report]) -> str:
@@ -54,23 +68,36 @@ def comparison_page(reports: Mapping[str, Report]) -> str:
         reports: run → report.
     """
     first = next(iter(reports.values()))
-    figure = figures(merged(reports))["metrics"]
+    picture = _encoded(figures(merged(reports))["metrics"])
     caption = "metrics of each method in each run, with 95 % bootstrap intervals over users"
-    part = _section("Runs side by side", figure, caption, [comparison_table(reports)])
-    return _page(f"{first.dataset}: {' – '.join(reports)}", first.protocol, [part])
+    section = _Section("Runs side by side", picture, caption, [comparison_table(reports)])
+    return _rendered(f"{first.dataset}: {' – '.join(reports)}", first.protocol, [section])
 
 
-def _page(title: str, protocol: Protocol, parts: Iterable[str]) -> str:
-    template = Template((files("grlm_hf.evaluation.report") / "page.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=_escaped(title),
-        summary=f"{_escaped(_opened(protocol_words(protocol)))}.",
-        protocol="\n".join(
-            f"<dt>{_escaped(k.replace('_', ' '))}</dt><dd>{_escaped(_with_commas(v))}</dd>" for k, v in flat(plain(protocol)).items()
-        ),
-        sections="\n".join(parts),
-        end=f"grlm-hf {__version__}. Brackets and whiskers are 95 % bootstrap intervals over users.",
+def _rendered(title: str, protocol: Protocol, sections: Sequence[_Section]) -> str:
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, finalize=_escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string((files("grlm_hf.evaluation.report") / "page.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        summary=_opened(protocol_words(protocol)),
+        protocol={name: _with_commas(value) for name, value in flat(plain(protocol)).items()},
+        sections=sections,
+        opened=_opened,
+        version=__version__,
     )
+
+
+def _escaped(value: Any) -> Any:
+    """Any value that the template shows, on one line; what macros return is HTML already."""
+    from markupsafe import Markup
+
+    return value if isinstance(value, Markup) else Markup(html.escape(one_line(value)))
+
+
+def _encoded(figure: Figure | None) -> str:
+    return "" if figure is None else base64.b64encode(svg(figure)).decode()
 
 
 def _opened(sentence: str) -> str:
@@ -79,45 +106,3 @@ def _opened(sentence: str) -> str:
 
 def _with_commas(value: object) -> object:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _escaped(value: object) -> str:
-    return html.escape(one_line(value))
-
-
-def _section(heading: str, figure: Figure | None, caption: str, some: Iterable[Table]) -> str:
-    picture = ""
-    if figure is not None:
-        data = base64.b64encode(svg(figure)).decode()
-        picture = (
-            f'<figure><div class="scroll" tabindex="0"><img alt="{_escaped(heading)}: {_escaped(caption)}" '
-            f'src="data:image/svg+xml;base64,{data}"></div><figcaption>{_escaped(_opened(caption))}.</figcaption></figure>'
-        )
-    written = "\n".join(map(_table, some))
-    if heading == _FOLDED and written:
-        written = f"<details><summary>Figures as tables</summary>\n{written}\n</details>"
-    return "\n".join(filter(None, [f"<section><h2>{_escaped(heading)}</h2>", picture, written, "</section>"]))
-
-
-def _table(table: Table) -> str:
-    head = "".join(
-        f'<th scope="col"{_name(i < table.labels)}><button type="button">{_escaped(h)}</button></th>' for i, h in enumerate(table.head)
-    )
-    rows = "\n".join("<tr>" + "".join(_cell(c, i < table.labels) for i, c in enumerate(row)) + "</tr>" for row in table.rows)
-    caption = f"<caption>{_escaped(table.title)}</caption>" if table.title else ""
-    notes = "".join(f'<p class="faint">{_escaped(note)}</p>' for note in table.notes)
-    return (
-        f'<div class="scroll" tabindex="0"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>{notes}'
-    )
-
-
-def _name(is_name: bool) -> str:
-    return ' class="name"' if is_name else ""
-
-
-def _cell(cell: Cell, is_name: bool) -> str:
-    if is_name:
-        return f'<th scope="row" class="name" title="{_escaped(cell.text)}">{_escaped(cell.text)}</th>'
-    value = "" if cell.value is None else f' data-value="{float(cell.value)!r}" title="{float(cell.value)!r}"'
-    note = f"<small>{_escaped(cell.note)}</small>" if cell.note else ""
-    return f"<td{value}>{_escaped(cell.text)}{note}</td>"
