@@ -1,21 +1,19 @@
-"""The page's parts as HTML, from values alone. ``view.html`` holds the macros; they escape all text of a catalog or a visitor."""
+"""The parts of the page as HTML, from values alone. The macros of ``view.html`` escape all text of a catalog or a visitor."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.modeling.explain import Explanation, HistoryScore
+from grlm_hf.modeling.explain import HistoryScore
 from grlm_hf.modeling.results import Recommendation
-from grlm_hf.space.session import FACTOR, Answer, Session
-from grlm_hf.space.trie_view import Branch
+from grlm_hf.space.session import FACTOR
 
 _STEERED = {"more": ("▲", "more of"), "less": ("▼", "less of"), "ban": ("✕", "none with")}
 
@@ -61,55 +59,6 @@ def _macros() -> Any:
 _MACROS = _macros()
 
 
-def button(do: str, what: str, text: str, label: str = "", **options: Any) -> str:
-    """A button that sends the action `do` with `what` to `grlm_hf.space.app`. `label` is for screen readers, where `text` is only a sign."""
-    return str(_MACROS.button(do, what, text, label, **options))
-
-
-def search_results(found: Sequence[Item], total: int, session: Session) -> str:
-    return str(_MACROS.search_results(found, total, session))
-
-
-def history(items: Sequence[Item], examples: Mapping[str, Sequence[str]]) -> str:
-    return str(_MACROS.history(items, examples))
-
-
-def steering(session: Session) -> str:
-    return str(_MACROS.steering(session))
-
-
-def own_items(session: Session, answers: Sequence[Answer], catalog: Catalog, explained: Mapping[str, Explanation]) -> str:
-    """The visitor's own items, their Term IDs, and how likely each is now.
-
-    Args:
-        catalog: with those items in it.
-        explained: item_id → explanation after the history, where there is one.
-    """
-    return str(_MACROS.own_items(session, answers[0].found if answers else None, catalog, explained))
-
-
-def recommendations(session: Session, answers: Sequence[Answer], why: Mapping[str, Explanation]) -> str:
-    """One column a checkpoint.
-
-    Args:
-        why: name of a checkpoint → explanation of `session.why` after the history.
-    """
-    common = ""
-    if len(answers) == 2 and all(a.found for a in answers):
-        ids = [{r.item_id for r in a.found or ()} for a in answers]
-        common = f"{len(ids[0] & ids[1])} of {max(map(len, ids))} recommendations are in both lists."
-    return str(_MACROS.recommendations(session, answers, why, common))
-
-
-def explanation(why: Explanation, catalog: Catalog) -> str:
-    """What each term and each item of the history contributes."""
-    return str(_MACROS.explanation(why, catalog))
-
-
-def trie(root: Branch, titles: Sequence[str], name: str = "") -> str:
-    """The tree of terms: left to right where there is room, indented on a phone.
-
-    Args:
-        titles: of the recommended Term IDs, best first.
-    """
-    return str(_MACROS.trie(root, titles, name))
+def render(part: str, *values: Any, **options: Any) -> str:
+    """The HTML of a part of the page: of the macro `part` of ``view.html``, which names the values."""
+    return str(getattr(_MACROS, part)(*values, **options))
