@@ -1,8 +1,7 @@
-"""A catalog from outside, checked before anything is made of it."""
+"""Checks a catalog from outside before any of it is used."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -11,66 +10,31 @@ from grlm_hf.data.items import Item
 from grlm_hf.files import clean
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.serving.schemas import MAX_ID, MAX_TERM, MAX_TERMS
+from grlm_hf.serving.state import file_sha256
 
 MAX_FIELD = 100_000
-"""Characters of a title or description in a whole catalog, which may be longer than those that come by `POST /items`."""
+"""Maximum number of characters of a text in a whole catalog; `POST /items` allows fewer."""
 
 
 def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | None = None) -> Catalog:
-    """The catalog in a parquet file that `Catalog.save_pretrained` wrote, wherever it comes from.
+    """The catalog in a parquet file of `Catalog.save_pretrained`, wherever it comes from.
 
     Args:
-        max_bytes: of the file; unpacked it may take eight times as much.
-        max_items: rows.
-        sha256: what the file's has to be, in hex.
+        max_bytes: maximum size of the file; unpacked it may be eight times as large.
+        max_items: maximum number of rows.
+        sha256: expected checksum of the file, in hex.
 
     Raises:
-        ValueError: another checksum, not parquet, other columns, too large, or a value that no catalog should hold.
+        ValueError: another checksum, not parquet, other columns, too large, or an invalid value.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if file.stat().st_size > max_bytes:
         raise ValueError(f"{CATALOG_FILE} has {file.stat().st_size:,} bytes; expected at most {max_bytes:,}.")
-    if sha256 is not None:
-        with open(file, "rb") as content:
-            if (found := hashlib.file_digest(content, "sha256").hexdigest()) != sha256.lower():
-                raise ValueError(f"The catalog's SHA-256 is {found}; expected {sha256}. It was changed or cut on its way.")
-    try:
-        facts = pq.read_metadata(file)
-        schema = facts.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"The catalog is not a readable parquet file: {error}") from error
-    if facts.num_rows > max_items:
-        raise ValueError(f"The catalog has {facts.num_rows:,} items; expected at most {max_items:,}.")
-    unpacked = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
-    if unpacked > 8 * max_bytes:
-        raise ValueError(f"The catalog takes {unpacked:,} bytes unpacked; expected at most {8 * max_bytes:,}.")
-    text = (pa.string(), pa.large_string())
-    for name in (*Item.__slots__, "terms"):
-        if name not in schema.names:
-            raise ValueError(f"The catalog lacks the column {name!r}.")
-        kind = schema.field(name).type
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if name in ("categories", "terms"):
-            good = is_list and kind.value_type in text
-        else:
-            good = kind == pa.float64() if name == "price" else kind in text
-        if not good:
-            raise ValueError(f"The catalog's column {name!r} is of type {kind}; expected that of Catalog.save_pretrained.")
-    # One long text in a dictionary page can stand in every row: rows are counted as they unpack, before Python makes objects of them.
-    size = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024, columns=[*Item.__slots__, "terms"]):
-                size += batch.nbytes
-                if size > 8 * max_bytes:
-                    raise ValueError(f"The catalog takes more than {8 * max_bytes:,} bytes unpacked.")
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"The catalog is not a readable parquet file: {error}") from error
+    if sha256 is not None and (found := file_sha256(file)) != sha256.lower():
+        raise ValueError(f"The catalog's SHA-256 is {found}; expected {sha256}. It was changed or cut on its way.")
+    _check_table(file, max_items, 8 * max_bytes)
     try:
         catalog = Catalog.from_pretrained(file)
-    except (TypeError, KeyError, AttributeError) as error:  # a missing value where there has to be one
+    except (TypeError, KeyError, AttributeError) as error:  # a required value is missing
         raise ValueError(f"The catalog holds a row that is not an item with a Term ID: {error}") from error
     except ValueError as error:
         raise ValueError(str(error).replace(str(file), "The catalog")) from error
@@ -80,8 +44,43 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
     return catalog
 
 
+def _check_table(file: Path, max_items: int, max_unpacked: int) -> None:
+    """Raises ``ValueError`` for a file that is not parquet, has other columns, or is too large when unpacked."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = (pa.string(), pa.large_string())
+    columns = [*Item.__slots__, "terms"]
+    try:
+        with pq.ParquetFile(file) as table:
+            facts, schema = table.metadata, table.schema_arrow
+            if facts.num_rows > max_items:
+                raise ValueError(f"The catalog has {facts.num_rows:,} items; expected at most {max_items:,}.")
+            size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+            if size > max_unpacked:
+                raise ValueError(f"The catalog takes {size:,} bytes unpacked; expected at most {max_unpacked:,}.")
+            for name in columns:
+                if name not in schema.names:
+                    raise ValueError(f"The catalog lacks the column {name!r}.")
+                kind = schema.field(name).type
+                if name in ("categories", "terms"):
+                    good = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and kind.value_type in texts
+                else:
+                    good = kind == pa.float64() if name == "price" else kind in texts
+                if not good:
+                    raise ValueError(f"The catalog's column {name!r} is of type {kind}; expected that of Catalog.save_pretrained.")
+            # A dictionary page can repeat one long text in every row: rows are counted as they unpack, before they become Python objects.
+            size = 0
+            for batch in table.iter_batches(batch_size=1024, columns=columns):
+                size += batch.nbytes
+                if size > max_unpacked:
+                    raise ValueError(f"The catalog takes more than {max_unpacked:,} bytes unpacked.")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"The catalog is not a readable parquet file: {error}") from error
+
+
 def check_item(item: Item) -> None:
-    """Raises ``ValueError`` for what would not come back out of a request or an answer as it went in."""
+    """Raises ``ValueError`` for values that a request or an answer would change."""
     who = f"item {item.item_id!r}"
     if not isinstance(item.item_id, str) or not item.item_id or len(item.item_id) > MAX_ID or clean(item.item_id) != item.item_id:
         raise ValueError(f"{who:.400}: an id has 1 to {MAX_ID} characters, no spaces around it, and no two spaces or a tab within.")
@@ -98,6 +97,6 @@ def check_item(item: Item) -> None:
 
 
 def check_terms(term_id: tuple[str, ...], item_id: str) -> None:
-    """Raises ``ValueError`` for a Term ID so long that it would take the room of histories in everyone's prompt."""
+    """Raises ``ValueError`` for a Term ID so long that it would take the place of histories in prompts."""
     if len(term_id) > MAX_TERMS or any(len(term) > MAX_TERM for term in term_id):
         raise ValueError(f"item {item_id!r}: a Term ID has up to {MAX_TERMS} terms of up to {MAX_TERM} characters.")

@@ -1,4 +1,4 @@
-"""Starting and stopping."""
+"""Starts and stops the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str = "transformers", device: str = "") -> None:
-    """Serves a checkpoint over HTTP until SIGTERM or Ctrl-C; then finishes what is under way, for ``options.grace_s`` at most.
+    """Serves a checkpoint over HTTP until SIGTERM or Ctrl-C; then waits up to ``options.grace_s`` seconds for running requests.
 
     Args:
         checkpoint: folder or Hub id.
@@ -34,7 +34,7 @@ def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str 
     options = options or ServeOptions()
     if device and backend != "transformers":
         raise ValueError(f"device={device!r} with backend={backend!r}: an engine chooses its device itself. Leave --device out.")
-    listener = _bind(options.host, options.port)  # first: a wrong port is not to be found out after the model is loaded
+    listener = _bind(options.host, options.port)  # first, so that a wrong port is reported before the model is loaded
     with contextlib.closing(listener):
         more: dict[str, Any] = {} if backend == "transformers" else {"backend": backend}
         grlm = GRLMForRecommendation.from_pretrained(checkpoint, **more)
@@ -43,7 +43,7 @@ def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str 
         logs.configure()
         service = Service(grlm, options)
         server = _Server(service, checkpoint, listener)
-        # Either signal ends in KeyboardInterrupt once the server is down: the state is given free, and the exit status is 0.
+        # Either signal ends in KeyboardInterrupt once the server is down: the state is released, and the exit status is 0.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with contextlib.suppress(KeyboardInterrupt):
@@ -81,18 +81,15 @@ class _Server(uvicorn.Server):
         options, current = self.service.options, self.service.current
         host, port = self.listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        kept = f"are kept in {options.state}." if options.state else "are lost when the service stops; keep them with --state FOLDER."
         lines = [
             f"Serving {self.checkpoint} ({len(current.catalog)} items, version {current.number}) on {url}",
             f"Docs: {url}/docs",
-            f"Changes of the catalog are kept in {options.state}."
-            if options.state
-            else "Changes of the catalog are lost when the service stops; keep them with --state FOLDER.",
+            f"Changes of the catalog {kept}",
         ]
         if not options.api_key:
-            lines.append(
-                "No API key: whoever reaches this port may use it"
-                + ("." if options.host in LOCAL else f", and {options.host} is more than this machine. Set one: --api-key-file FILE.")
-            )
+            open_to = "." if options.host in LOCAL else f", and {options.host} is more than this machine. Set one: --api-key-file FILE."
+            lines.append(f"No API key: whoever reaches this port may use it{open_to}")
         print("\n".join(lines), file=sys.stderr, flush=True)
 
     def handle_exit(self, sig: int, frame: Any) -> None:

@@ -1,13 +1,13 @@
-"""The versions of a catalog on disk: a change is there as a whole, and stays there, before it is acknowledged.
+"""The versions of a catalog on disk. A change is wholly and safely on disk before it is acknowledged.
 
 ::
 
-    STATE/current.json        {"schema": 1, "version": 7, "kept": [5, 6, 7]}: the one thing that says what is committed
+    STATE/current.json        {"schema": 1, "version": 7, "kept": [5, 6, 7]}: the committed versions
     STATE/versions/7/         catalog.parquet, catalog.trie, version.json with the catalog's SHA-256
     STATE/lock                held by the process that serves
 
-A version is written beside the others and forced to disk; only then `current.json` is replaced, which is one rename. A process killed at
-any point leaves the version before or the one after.
+A version is written beside the others and forced to disk. Only then one rename replaces `current.json`: a process killed at any point
+leaves the version before or the one after.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.files import read_json, replacing, write_json
@@ -37,7 +36,7 @@ class Version:
     Attributes:
         number: rises with every change, and never names two catalogs.
         sha256: of its parquet file.
-        trie: as saved; ``None`` where it has to be made anew.
+        trie: as saved; ``None`` if it has to be built anew.
     """
 
     number: int
@@ -50,11 +49,11 @@ class State:
     """A folder of versions, for one process at a time.
 
     Args:
-        folder: made if there is none.
-        keep: versions kept, the current one among them.
+        folder: created if missing.
+        keep: number of versions to keep, the current one among them.
 
     Raises:
-        ValueError: the folder is something else, or another process serves it.
+        ValueError: the folder holds other files, or another process serves it.
     """
 
     def __init__(self, folder: Path, keep: int = 5):
@@ -78,7 +77,7 @@ class State:
         """Committed versions, oldest first; the last is served."""
 
     def close(self) -> None:
-        """Lets another process take the folder."""
+        """Releases the folder for another process."""
         self._lock.close()
 
     def _path(self, number: int) -> Path:
@@ -87,56 +86,56 @@ class State:
     def open(self) -> Version | None:
         """The last committed version; ``None`` in a new folder.
 
-        If its files are damaged, the newest one before it whose files are not, with an error in the log: it becomes a version of its
-        own, since the number of the damaged one has been given to clients. What is damaged is kept aside.
+        If its files are damaged, the newest undamaged version before it is committed again, under a new number, since clients may have
+        seen the number of the damaged one. The log states the error; damaged versions are renamed.
 
         Raises:
             ValueError: there are versions, and none can be read; or a newer grlm-hf wrote them.
         """
         present = sorted(int(p.name) for p in (self.folder / "versions").iterdir() if p.name.isdecimal())
-        pointer = self.folder / "current.json"
-        if not pointer.exists() and not present:
+        if not (self.folder / "current.json").exists() and not present:
             return None
-        said: list[int] = []
-        try:
-            values = read_json(pointer)
-            if isinstance(values, dict) and isinstance(values.get("schema"), int) and values["schema"] > SCHEMA:
-                raise _TooNew(f"{pointer} has schema {values['schema']}; this grlm-hf reads up to {SCHEMA}. pip install -U grlm-hf")
-            said = values["kept"]
-            if not (isinstance(said, list) and said and all(type(n) is int for n in said) and said[-1] == values["version"]):
-                raise ValueError(f"{pointer} does not say which version is current.")
-        except _TooNew:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            if not present:
-                raise ValueError(f"{pointer} is damaged ({error}), and there are no versions. Restore a backup, or remove it.") from error
-            log.error("state damaged", extra={"facts": {"problem": str(error), "doing": "looking for the newest good version"}})
-            said = present
+        stated = self._stated(present)
         problems = []
-        for number in reversed(said):
+        for number in reversed(stated):
             try:
                 found = self._read(number)
             except (ValueError, TypeError, KeyError) as error:
                 problems.append(f"version {number}: {error}")
                 continue
-            self.kept = tuple(n for n in said if n <= number and n in present)
-            if not problems and said is not present:
+            self.kept = tuple(n for n in stated if n <= number and n in present)
+            if not problems and stated is not present:
                 self._sweep()
                 return found
-            for damaged in (n for n in said if n > number and self._path(n).exists()):
+            for damaged in (n for n in stated if n > number and self._path(n).exists()):
                 os.rename(self._path(damaged), self.folder / "versions" / f"{damaged}.damaged")
-            again = max(*said, *present) + 1
-            log.error(
-                "state damaged",
-                extra={"facts": {"problem": "; ".join(problems), "doing": f"version {number}, good, is served as version {again}"}},
-            )
+            again = max(*stated, *present) + 1
+            _log_damage("; ".join(problems), f"version {number}, good, is served as version {again}")
             return self.commit(again, found.catalog, found.trie or None, self.kept[:-1])
         raise ValueError(
             f"{self.folder} has no version that can be read: {'; '.join(problems)}. Restore a backup, or start with a new folder."
         )
 
+    def _stated(self, present: list[int]) -> list[int]:
+        """The versions that ``current.json`` states; `present` if it is damaged."""
+        pointer = self.folder / "current.json"
+        try:
+            values = read_json(pointer)
+            newer = isinstance(values, dict) and isinstance(values.get("schema"), int) and values["schema"] > SCHEMA
+            if not newer:
+                stated = values["kept"]
+                if not (isinstance(stated, list) and stated and all(type(n) is int for n in stated) and stated[-1] == values["version"]):
+                    raise ValueError(f"{pointer} does not say which version is current.")
+                return stated
+        except (ValueError, TypeError, KeyError) as error:
+            if not present:
+                raise ValueError(f"{pointer} is damaged ({error}), and there are no versions. Restore a backup, or remove it.") from error
+            _log_damage(str(error), "looking for the newest good version")
+            return present
+        raise ValueError(f"{pointer} has schema {values['schema']}; this grlm-hf reads up to {SCHEMA}. pip install -U grlm-hf")
+
     def read(self, number: int) -> Catalog:
-        """The catalog of a kept version. Raises ``ValueError`` where it is damaged."""
+        """The catalog of a kept version. Raises ``ValueError`` if it is damaged."""
         return self._read(number).catalog
 
     def _read(self, number: int) -> Version:
@@ -145,12 +144,12 @@ class State:
         file = folder / CATALOG_FILE
         if not file.is_file():
             raise ValueError(f"{file} is missing")
-        if (found := _sha256(file)) != facts["sha256"]:
+        if (found := file_sha256(file)) != facts["sha256"]:
             raise ValueError(f"{file} has SHA-256 {found[:12]}…, expected {facts['sha256'][:12]}…: it is damaged")
         catalog = Catalog.from_pretrained(file)
         try:
             trie = Trie.load(folder / TRIE_FILE)
-        except ValueError as error:  # it can be made again
+        except ValueError as error:  # it is built anew
             log.warning("trie made anew", extra={"facts": {"problem": str(error)}})
             trie = None
         return Version(number, catalog, found, trie if trie and trie.of == catalog.identifiers_hash else None)
@@ -159,11 +158,11 @@ class State:
         """Writes a version, and makes it the current one once it is safely on disk.
 
         Args:
-            before: the versions that a rollback can go back to from it, oldest first; by default all that are kept.
+            before: earlier versions that a rollback can take, oldest first; by default all that are kept.
         """
         with replacing(self._path(number)) as new:
             new.mkdir()
-            sha256 = _sha256(catalog.save_pretrained(new))
+            sha256 = file_sha256(catalog.save_pretrained(new))
             if trie is not None:
                 trie.save(new / TRIE_FILE, catalog.identifiers_hash)
             write_json(new / "version.json", {"schema": SCHEMA, "number": number, "sha256": sha256, "items": len(catalog)})
@@ -180,22 +179,22 @@ class State:
         return Version(number, catalog, sha256, trie)
 
     def _sweep(self) -> None:
-        """Removes the versions that nothing goes back to."""
+        """Removes versions that are not kept."""
         for path in (self.folder / "versions").iterdir():
             if path.name.isdecimal() and int(path.name) not in self.kept:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-class _TooNew(ValueError):
-    pass
-
-
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _force(path: Path) -> Any:
+def _log_damage(problem: str, doing: str) -> None:
+    log.error("state damaged", extra={"facts": {"problem": problem, "doing": doing}})
+
+
+def _force(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

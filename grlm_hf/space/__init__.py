@@ -1,1 +1,1 @@
-"""The Space: a page in the browser to try a checkpoint with. Gradio is imported when it is opened (`grlm_hf.space.app`)."""
+"""The Space: a page in the browser to try a checkpoint. Gradio is imported when the page is opened (`grlm_hf.space.app`)."""

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,26 +20,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 MAX_VISITORS, MAX_WAITING = 1000, 64
-"""Visitors whose choices are remembered, and requests that may wait at once."""
-
-# Buttons in our HTML report what they stand for; after an answer the keyboard's focus goes back to the button, or its neighbour.
-_LISTEN = """
-let last = null;
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-do]');
-  if (!button || button.disabled) return;
-  last = {do: button.dataset.do, what: button.dataset.what};
-  trigger('click', last);
-});
-watch('value', () => {
-  if (!last) return;
-  const all = [...element.querySelectorAll('button[data-do]')];
-  const same = all.find((b) => b.dataset.do === last.do && b.dataset.what === last.what && b.offsetParent);
-  const target = [same, ...all.filter((b) => b.dataset.what === last.what), ...all].find((b) => b && !b.disabled && b.offsetParent);
-  last = null;
-  if (target) target.focus({preventScroll: true});
-});
-"""
+"""Visitors whose choices are kept, and requests that may wait at once."""
 
 
 def _gradio() -> Any:
@@ -51,21 +31,25 @@ def _gradio() -> Any:
     return gradio
 
 
+def _asset(name: str) -> str:
+    return (files("grlm_hf") / "space" / name).read_text(encoding="utf-8")
+
+
 def load(checkpoint: str, compare: str = "") -> Shop:
-    """The checkpoints of a Space, from folders or the Hub. Raises ``ValueError`` where one is none, or both are the same."""
+    """The checkpoints of a Space, from folders or the Hub. Raises ``ValueError`` if one is no checkpoint, or both are the same."""
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
-    if compare and compare == checkpoint:
+    if compare == checkpoint:
         raise ValueError(f"{checkpoint} would be compared with itself; name another checkpoint with --compare.")
-    names = ["/".join(Path(c).resolve().parts[-2:]) if Path(c).is_dir() else c for c in (checkpoint, compare) if c]
+    sources = [source for source in (checkpoint, compare) if source]
+    names = ["/".join(Path(source).resolve().parts[-2:]) if Path(source).is_dir() else source for source in sources]
     if len(set(names)) < len(names):
-        names = [checkpoint, compare]
-    loaded = {name: GRLMForRecommendation.from_pretrained(c) for name, c in zip(names, filter(None, (checkpoint, compare)), strict=True)}
-    return Shop(loaded)
+        names = sources
+    return Shop({name: GRLMForRecommendation.from_pretrained(source) for name, source in zip(names, sources, strict=True)})
 
 
 def launch(checkpoint: str, compare: str = "", *, host: str | None = None, port: int | None = None, wait: bool = True) -> str:
-    """Opens the page and serves it until interrupted; returns its address if not told to `wait`.
+    """Opens the page and returns its address; with `wait`, serves it until interrupted.
 
     Args:
         checkpoint: folder or Hub id.
@@ -75,16 +59,18 @@ def launch(checkpoint: str, compare: str = "", *, host: str | None = None, port:
 
     Raises:
         ImportError: gradio is not installed.
-        ValueError: a checkpoint that is none; the port is taken.
+        ValueError: one is no checkpoint; the port is taken.
     """
     _gradio()
     shop = load(checkpoint, compare)
     blocks = build(shop)
     threading.Thread(target=shop.warm, daemon=True).start()
     try:
+        # given as `css`, gradio would rewrite the style and lose its media queries
         _, url, _ = blocks.launch(
-            server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, ssr_mode=False, head=_head(), theme=_theme(),
-            footer_links=[], state_session_capacity=MAX_VISITORS, max_file_size="1kb",
+            server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, ssr_mode=False,
+            head=f"<style>{_asset('space.css')}</style>", theme=_theme(), footer_links=[], state_session_capacity=MAX_VISITORS,
+            max_file_size="1kb",
         )  # fmt: skip
     except OSError as error:
         if "empty port" not in str(error):
@@ -94,11 +80,6 @@ def launch(checkpoint: str, compare: str = "", *, host: str | None = None, port:
         print(f"The Space is open at {url} (Ctrl-C closes it).", flush=True)
         blocks.block_thread()
     return url
-
-
-def _head() -> str:
-    style = (files("grlm_hf") / "space" / "space.css").read_text(encoding="utf-8")
-    return f"<style>{style}</style>"  # given as `css`, gradio would rewrite it and lose the media queries
 
 
 def _theme() -> Any:
@@ -115,139 +96,133 @@ def _theme() -> Any:
     )  # fmt: skip
 
 
-def build(shop: Shop) -> Blocks:
-    """The page for these checkpoints."""
-    gr = _gradio()
-    catalog, examples = shop.catalog, shop.examples()
-    names = " and ".join(map(escape, shop.checkpoints))
+class _Page:
+    """The events of the page. Each takes a session and returns the parts of the page, in the order of `build`'s `parts`."""
 
-    def show(session: Session) -> tuple[Any, ...]:
-        """All parts of the page for a session, in the order of `parts`."""
-        answers = shop.answers(session)
-        whole = shop.grlms(session)[0].catalog
+    def __init__(self, shop: Shop):
+        self.shop, self.examples = shop, shop.examples()
+
+    def show(self, session: Session) -> tuple[Any, ...]:
+        answers = self.shop.answers(session)
+        whole = self.shop.grlms(session)[0].catalog
         why = {a.name: a.grlm.explain(_known(a, session), session.why) for a in answers if _has(a, session.why)}
-        said = {}
+        own = {}
         if answers and not answers[0].error:
-            said = {i.item_id: answers[0].grlm.explain(_known(answers[0], session), i.item_id) for i in session.own}
-        items = [shop.item(session, i) for i in session.history]
+            own = {i.item_id: answers[0].grlm.explain(_known(answers[0], session), i.item_id) for i in session.own}
         first = next((a.found[0].title for a in answers if a.found), "")
-        told = f'<p class="g-error" role="alert">{escape(session.message)}</p>' if session.message else ""
-        told += f'<p class="g-hidden" role="status">{f"First recommendation: {escape(first)}" if first else ""}</p>'
         return (
             session,
-            told,
-            view.search_results(*shop.search(session), session),
-            view.history(items, examples),
-            view.steering(session),
-            view.own_items(session, answers, whole, said),
-            view.recommendations(session, answers, why),
-            "".join(_trie(a, session, len(answers) > 1) for a in answers)
-            or '<p class="g-empty">The paths of the search appear here as soon as there are recommendations.</p>',
+            view.render("message", session, first),
+            view.render("search_results", *self.shop.search(session), session),
+            view.render("history", [self.shop.item(session, i) for i in session.history], self.examples),
+            view.render("steering", session),
+            view.render("own_items", session, answers, whole, own),
+            view.render("recommendations", session, answers, why),
+            "".join(_trie(a, session, len(answers) > 1) for a in answers) or view.render("no_paths"),
         )
 
-    def acted(session: Session, act: Callable[[Session], Session]) -> tuple[Any, ...]:
-        """After an action; what fails is said on the page, and changes nothing else."""
+    def act(self, session: Session, action: Callable[[Session], Session]) -> tuple[Any, ...]:
+        """The page after an action. An error is shown on the page and changes nothing else."""
         try:
-            return show(act(session))
+            return self.show(action(session))
         except (ValueError, ImportError) as error:
-            return show(replace(session, message=str(error)))
+            return self.show(replace(session, message=str(error)))
         except Exception:
             logging.getLogger(__name__).exception("an action failed")
-            return show(replace(session, message="Something went wrong here, and nothing was changed. Try again, or reload the page."))
+            failed = "Something went wrong here, and nothing was changed. Try again, or reload the page."
+            return self.show(replace(session, message=failed))
 
-    def pressed(session: Session, event: Any) -> tuple[Any, ...]:
-        sent = event._data if isinstance(event._data, dict) else {}
-        return acted(session, lambda s: changed(shop, s, str(sent.get("do", "")), str(sent.get("what", ""))))
+    def press(self, session: Session, sent: Any) -> tuple[Any, ...]:
+        sent = sent if isinstance(sent, dict) else {}
+        return self.act(session, lambda s: changed(self.shop, s, str(sent.get("do", "")), str(sent.get("what", ""))))
 
-    pressed.__annotations__["event"] = gr.EventData  # by which gradio knows what to pass
-
-    def searched(session: Session, query: str) -> tuple[Session, str]:
+    def search(self, session: Session, query: str) -> tuple[Session, str]:
         session = replace(session, query=str(query or "")[: LIMITS["query"]])
-        return session, view.search_results(*shop.search(session), session)
+        return session, view.render("search_results", *self.shop.search(session), session)
 
-    def filtered(session: Session, category: str, domain: str, least: Any, most: Any, seen: bool, beams: int) -> tuple[Any, ...]:
-        def act(s: Session) -> Session:
-            limits = [_price(least), _price(most)]
-            if None not in limits and limits[0] > limits[1]:  # type: ignore[operator]
-                raise ValueError(f"The lowest price, {limits[0]:g}, is above the highest, {limits[1]:g}.")
-            chosen = replace(s.filters, category=category or "", domain=domain or "", least=limits[0], most=limits[1], seen=bool(seen))
+    def filter(self, session: Session, category: str, domain: str, least: Any, most: Any, seen: bool, beams: int) -> tuple[Any, ...]:
+        def filtered(s: Session) -> Session:
+            low, high = _price(least), _price(most)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"The lowest price, {low:g}, is above the highest, {high:g}.")
+            chosen = replace(s.filters, category=category or "", domain=domain or "", least=low, most=high, seen=bool(seen))
             return replace(s, filters=chosen, beams=int(min(max(beams, BEAMS[0]), BEAMS[1])), message="", why="")
 
-        return acted(session, act)
+        return self.act(session, filtered)
 
-    def added(session: Session, title: str, description: str) -> tuple[Any, ...]:
-        def act(s: Session) -> Session:
-            s = with_own(shop, s, str(title or ""), str(description or ""))
-            shop.grlms(s)  # what fails, fails before the item is kept
+    def add(self, session: Session, title: str, description: str) -> tuple[Any, ...]:
+        def extended(s: Session) -> Session:
+            s = with_own(self.shop, s, str(title or ""), str(description or ""))
+            self.shop.grlms(s)  # raises before the item is kept
             return s
 
-        parts = acted(session, act)
+        parts = self.act(session, extended)
         failed = bool(parts[0].message)
         return *parts, title if failed else "", description if failed else ""
 
+
+def build(shop: Shop) -> Blocks:
+    """The page for these checkpoints."""
+    gr = _gradio()
+    page, catalog, listen = _Page(shop), shop.catalog, _asset("space.js")
+    html = partial(gr.HTML, apply_default_css=False)
     with gr.Blocks(title="Term-ID recommender", analytics_enabled=False) as blocks:
-        html = partial(gr.HTML, apply_default_css=False)
         state = gr.State(Session(), time_to_live=3600)
-        html(
-            '<header class="g-header"><h1>Recommendations in words</h1><p>A language model writes the <b>Term ID</b> of the next item, '
-            "word by word, held to the catalog by a tree of terms. Build a history, see what it writes and why, and steer it by its own "
-            f'words.</p><p class="g-note">{names} · {len(catalog):,} items</p></header>'
-        )
-        told = html("", elem_id="told")
+        html(view.render("header", shop))
+        message = html("", elem_id="told")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320, elem_classes="g-panel"):
                 html("<h2>1 · Your history</h2>")
+                hint = " ".join(catalog.items[0].title.split()[:2])
                 query = gr.Textbox(
-                    label="Search items by title", placeholder=_hint(catalog), max_length=LIMITS["query"], elem_id="query", autofocus=True
+                    label="Search items by title", placeholder=hint, max_length=LIMITS["query"], elem_id="query", autofocus=True
                 )
-                results = html("", js_on_load=_LISTEN, elem_id="results")
-                past = html(view.history([], examples), js_on_load=_LISTEN, elem_id="history")
+                results = html("", js_on_load=listen, elem_id="results")
+                past = html(view.render("history", [], page.examples), js_on_load=listen, elem_id="history")
                 html("<h2>2 · Steer</h2>")
-                steer = html(view.steering(Session()), js_on_load=_LISTEN, elem_id="steering")
-                with gr.Accordion("Filters", open=False):
-                    category = gr.Dropdown(
-                        [("All", ""), *((c, c) for c in shop.categories())], value="", label="Category", visible=bool(shop.categories())
-                    )
-                    domain = gr.Dropdown(
-                        [("All", ""), *((d, d) for d in catalog.domains)], value="", label="Domain", visible=len(catalog.domains) > 1
-                    )
-                    with gr.Row(visible=shop.priced):
-                        least = gr.Textbox(label="Price from", placeholder="any", max_length=20, min_width=120, elem_id="least")
-                        most = gr.Textbox(label="Price to", placeholder="any", max_length=20, min_width=120, elem_id="most")
-                    seen = gr.Checkbox(False, label="Also items of the history")
+                steer = html(view.render("steering", Session()), js_on_load=listen, elem_id="steering")
+                rules = _filters(gr, shop)
                 with gr.Accordion("Add an item of your own", open=False):
                     html('<p class="g-note">It gets a Term ID from its text and can be recommended at once. Only you see it.</p>')
                     title = gr.Textbox(label="Title", max_length=LIMITS["title"], elem_id="own-title")
                     text = gr.Textbox(label="Description (optional)", lines=2, max_length=LIMITS["description"], elem_id="own-text")
                     add = gr.Button("Add to my catalog", variant="primary", elem_id="own-add")
-                    own = html("", js_on_load=_LISTEN, elem_id="own")
+                    own = html("", js_on_load=listen, elem_id="own")
             with gr.Column(scale=5 if len(shop.checkpoints) > 1 else 4, min_width=320):
                 html("<h2>3 · What comes next</h2>")
-                cards = html(view.recommendations(Session(), [], {}), js_on_load=_LISTEN, elem_id="recommendations")
-        html(
-            '<h2>4 · How the beams chose</h2><p class="g-note">The search walks the catalog’s tree of terms. At each branch it keeps the '
-            "likeliest beginnings; percentages are the probability of everything that begins so.</p>"
-        )
+                cards = html(view.render("recommendations", Session(), [], {}), js_on_load=listen, elem_id="recommendations")
+        html(view.render("beams"))
         beams = gr.Slider(*BEAMS, value=20, step=1, label="Beams: beginnings kept at a time", elem_id="beams")
         paths = html("", elem_id="trie")
 
-        parts = [state, told, results, past, steer, own, cards, paths]
+        def press(session: Session, event: Any) -> tuple[Any, ...]:
+            return page.press(session, event._data)
+
+        press.__annotations__["event"] = gr.EventData  # from which gradio knows what to pass
+        parts = [state, message, results, past, steer, own, cards, paths]
         together: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
+        hidden = together | {"show_progress": "hidden"}
         for part in (results, past, steer, own, cards):
-            part.click(pressed, state, parts, trigger_mode="multiple", show_progress="hidden", **together)
-        query.input(searched, [state, query], [state, results], trigger_mode="always_last", show_progress="hidden", **together)
-        rules = [category, domain, least, most, seen, beams]
-        gr.on(
-            [category.input, domain.input, least.input, most.input, seen.input, beams.release, beams.input],
-            filtered, [state, *rules], parts, trigger_mode="always_last", show_progress="hidden", **together,
-        )  # fmt: skip
-        gr.on([add.click, title.submit], added, [state, title, text], [*parts, title, text], show_progress_on=[add], **together)
-        blocks.load(show, state, parts, show_progress="hidden", **together)
+            part.click(press, state, parts, trigger_mode="multiple", **hidden)
+        query.input(page.search, [state, query], [state, results], trigger_mode="always_last", **hidden)
+        events = [*(rule.input for rule in rules), beams.release, beams.input]
+        gr.on(events, page.filter, [state, *rules, beams], parts, trigger_mode="always_last", **hidden)
+        gr.on([add.click, title.submit], page.add, [state, title, text], [*parts, title, text], show_progress_on=[add], **together)
+        blocks.load(page.show, state, parts, **hidden)
     return blocks.queue(max_size=MAX_WAITING)
 
 
-def _hint(catalog: Any) -> str:
-    return " ".join(catalog.items[0].title.split()[:2])
+def _filters(gr: Any, shop: Shop) -> list[Any]:
+    """The inputs of `_Page.filter`, in its order, without the beams."""
+    categories, domains = shop.categories(), shop.catalog.domains
+    with gr.Accordion("Filters", open=False):
+        category = gr.Dropdown([("All", ""), *((c, c) for c in categories)], value="", label="Category", visible=bool(categories))
+        domain = gr.Dropdown([("All", ""), *((d, d) for d in domains)], value="", label="Domain", visible=len(domains) > 1)
+        with gr.Row(visible=shop.priced):
+            least = gr.Textbox(label="Price from", placeholder="any", max_length=20, min_width=120, elem_id="least")
+            most = gr.Textbox(label="Price to", placeholder="any", max_length=20, min_width=120, elem_id="most")
+        seen = gr.Checkbox(False, label="Also items of the history")
+    return [category, domain, least, most, seen]
 
 
 def _price(value: Any) -> float | None:
@@ -278,4 +253,4 @@ def _trie(answer: Answer, session: Session, several: bool) -> str:
     reached = walk(answer.grlm, _known(answer, session), width, answer.rules)
     titles = {r.term_id: r.title for r in reversed(answer.found)}
     ranked = list(dict.fromkeys(r.term_id for r in answer.found))
-    return view.trie(tree(reached, ranked), [titles[t] for t in ranked], answer.name if several else "")
+    return view.render("trie", tree(reached, ranked), [titles[t] for t in ranked], answer.name if several else "")

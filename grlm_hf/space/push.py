@@ -1,4 +1,4 @@
-"""Publishing a Space: a repository with a card, an app of a few lines, its requirements and, where it is a folder here, the checkpoint."""
+"""Publishes a Space: a repository with a card, an app of a few lines, its requirements and, if it is a local folder, the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-import grlm_hf
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.files import read_json, write_text
+from grlm_hf.files import write_text
 from grlm_hf.hub import check_name, push_folder, visible_files
-from grlm_hf.layout import CARD, TAGS
+from grlm_hf.layout import CARD, CONFIG_FILE, TAGS
 from grlm_hf.markdown import escaped
+from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.publishing.cards import template
 from grlm_hf.publishing.licenses import license_card
 from grlm_hf.publishing.publish import Published
+from grlm_hf.version import __version__
 
 GRADIO = "6.31.0"
-"""The version that a Space runs, which the tests passed with."""
+"""The version that a published Space runs; the tests passed with it."""
 INSIDE = "checkpoint"
 _APP = '''"""The Space of {title}; written by grlm-hf {version}."""
 
@@ -45,36 +48,34 @@ def push_space(
     requires: str = "",
     token: str | None = None,
 ) -> Published:
-    """Publishes a Space of a checkpoint in one commit; private unless said otherwise.
+    """Publishes a Space of a checkpoint in one commit, private by default.
 
     Args:
         checkpoint: a folder, which is put inside the Space; or a Hub id, which the Space reads when it starts (a private one with the
             secret HF_TOKEN in the Space's settings).
         compare: another one, shown beside it.
-        license: as in `grlm_hf.publishing.publish.publish`; by default what the checkpoint's card states.
+        license: as in `grlm_hf.publishing.publish.publish`; by default that of the checkpoint's card.
         dry_run: upload nothing.
         requires: the line of requirements.txt, by default ``grlm-hf[space]`` of this version.
 
     Raises:
-        ValueError: no checkpoint; no licence, or none that the Hub would read (a dry run tells of a missing one instead); a name that no
-            repository can have; and as `grlm_hf.hub.push_folder`.
+        ValueError: no checkpoint; no licence (a dry run only reports that), or one that the Hub does not know; an invalid repository name;
+            and as `grlm_hf.hub.push_folder`.
     """
     check_name(repo_id)
     if "\n" in requires:
         raise ValueError(f"requires is {requires!r}; expected one line of a requirements.txt.")
+    title = repo_id.split("/")[-1]
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / repo_id.split("/")[-1]
+        folder = Path(work) / title
         folder.mkdir()
-        names = [name for name in (checkpoint, compare) if name]
-        placed = [_place(name, folder, INSIDE if n == 0 else "compare") for n, name in enumerate(names)]
-        arguments = ", ".join(json.dumps(name, ensure_ascii=False) for name in placed)
-        title = repo_id.split("/")[-1]
-        write_text(folder / "app.py", _APP.format(title=title, version=grlm_hf.__version__, arguments=arguments))
-        write_text(folder / "requirements.txt", (requires.strip() or f"grlm-hf[space]=={grlm_hf.__version__}") + "\n")
-        card = _card(title, repo_id, folder, placed)
+        placed = [(source, _place(source, folder / name)) for source, name in ((checkpoint, INSIDE), (compare, "compare")) if source]
+        arguments = ", ".join(json.dumps(name, ensure_ascii=False) for _, name in placed)
+        write_text(folder / "app.py", _APP.format(title=title, version=__version__, arguments=arguments))
+        write_text(folder / "requirements.txt", (requires.strip() or f"grlm-hf[space]=={__version__}") + "\n")
         if not license and (folder / INSIDE / CARD).is_file():
             license, license_name, license_link = _license_of(folder / INSIDE / CARD)
-        licensed = license_card(card, license, license_name, license_link, folder=checkpoint, dry_run=dry_run)
+        licensed = license_card(_card(title, repo_id, placed), license, license_name, license_link, folder=checkpoint, dry_run=dry_run)
         if licensed.file:
             shutil.copyfile(Path(checkpoint) / licensed.file, folder / licensed.file)
         write_text(folder / CARD, licensed.text)
@@ -85,35 +86,32 @@ def push_space(
         return Published("space", repo_id, url, sizes, licensed.license, licensed.text)
 
 
-def _place(checkpoint: str, folder: Path, name: str) -> str:
-    """What the app is to load: the checkpoint's copy in `folder`, or its Hub id. Raises ``ValueError`` where it is none."""
+def _place(checkpoint: str, target: Path) -> str:
+    """What the app loads: the name of the checkpoint's copy at `target`, or its Hub id. Raises ``ValueError`` if it is no checkpoint."""
     source = Path(checkpoint)
     if not source.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
             raise ValueError(f"{checkpoint!r} is neither a folder here nor a Hub id like ORG/NAME.")
-        Catalog.from_pretrained(checkpoint)  # said now, not by a Space that does not start
         return checkpoint
-    if not (source / "grlm_config.json").is_file():
-        raise ValueError(f"{source} holds no grlm_config.json: it is not a GRLM checkpoint. Train one with `grlm train`.")
-    Catalog.from_pretrained(source)
-    for path in visible_files(source):
-        target = folder / name / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    return name
+    if not (source / CONFIG_FILE).is_file():
+        raise ValueError(f"{source} holds no {CONFIG_FILE}: it is not a GRLM checkpoint. Train one with `grlm train`.")
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), copy_function=shutil.copyfile)
+    return target.name
 
 
-def _card(title: str, repo_id: str, folder: Path, placed: list[str]) -> str:
-    header: dict[str, object] = {"tags": TAGS}
+def _card(title: str, repo_id: str, placed: Sequence[tuple[str, str]]) -> str:
+    """The card. `placed`: each checkpoint, and what the app loads. Raises ``ValueError`` for a checkpoint without a catalog."""
+    header: dict[str, Any] = {"tags": TAGS}
     parts = []
-    for name in placed:
-        inside = (folder / name).is_dir()
-        catalog = Catalog.from_pretrained(folder / name if inside else name)
-        read = f", the last {read_json(folder / name / 'grlm_config.json')['max_history']} of a history are read" if inside else ""
-        where = f"the folder `{name}`" if inside else f"[{name}](https://huggingface.co/{name})"
+    for source, name in placed:
+        catalog = Catalog.from_pretrained(source)
+        if Path(source).is_dir():
+            where, config = f"the folder `{name}`", GRLMConfig.load(Path(source) / CONFIG_FILE)
+            read = f", the last {config.max_history} of a history are read"
+        else:
+            where, read = f"[{name}](https://huggingface.co/{name})", ""
+            header.setdefault("models", []).append(name)
         parts.append(f"Checkpoint: {where}; {len(catalog):,} items under {len(catalog.identifiers):,} Term IDs{read}.")
-    if models := [name for name in placed if not (folder / name).is_dir()]:
-        header["models"] = models
     return template("space").substitute(
         title=json.dumps(title), heading=escaped(title), gradio=GRADIO, python="{}.{}".format(*sys.version_info),
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), parts="\n".join(f"- {p}" for p in parts),

@@ -1,14 +1,14 @@
-"""What one visitor of the Space has chosen, as an immutable value, and the checkpoints that all visitors share.
+"""The choices of one visitor of the Space, as an immutable value, and the checkpoints that all visitors share.
 
-A visitor's own items are part of that value. The catalog with them in it is derived from it, kept for the last few visitors and made again
-where it was dropped: visitors cannot change each other's catalog, and memory does not grow with their number.
+A visitor's own items are part of that value. A catalog with own items is derived from it, kept for the last few visitors and made again
+when it is needed later: visitors cannot change each other's catalog, and memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 K = 10
 """Items recommended."""
 BEAMS = (10, 60)
-"""The narrowest and the widest search that a visitor can ask for."""
+"""Minimum and maximum beam width of a visitor's search."""
 FACTOR = 8.0
-"""What "more" multiplies an item's score by, and "less" divides it by, for each term."""
+"""For each term, "more" multiplies an item's score by it and "less" divides by it."""
 STEER = ("more", "less", "ban")
 LIMITS = {"history": 50, "own": 8, "steer": 24, "title": 200, "description": 2000, "query": 200}
-"""What a visitor's state holds at most: items, terms, characters."""
-MAX_CHOICES = 300  # of a drop-down list
-CATALOGS_KEPT = 16  # catalogs with somebody's own items
+"""Limits of a visitor's state: items, terms, characters."""
+MAX_CHOICES = 300  # entries of a drop-down list
+CATALOGS_KEPT = 16  # catalogs with a visitor's own items
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which items may be recommended; empty or ``None``: all. An item without a price passes no price limit."""
+    """Which items may be recommended; empty or ``None``: all. A price limit excludes items without a price."""
 
     category: str = ""
     domain: str = ""
     least: float | None = None
     most: float | None = None
     seen: bool = False
-    """Also items of the history."""
+    """Also the items of the history."""
     own: bool = False
     """Only the visitor's own items."""
 
@@ -60,9 +60,9 @@ class Session:
     Attributes:
         history: ids, oldest first.
         steer: term → one of `STEER`.
-        own: items added, of this visitor only.
+        own: the visitor's own items.
         why: id of the recommendation that is explained.
-        message: what went wrong with the last action, in words.
+        message: the error of the last action, in words.
     """
 
     history: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one checkpoint recommends to a visitor; `error` says in words why it cannot."""
+    """The recommendations of one checkpoint to a visitor; `error` says in words why there are none."""
 
     name: str
     grlm: GRLMForRecommendation
@@ -90,7 +90,7 @@ class Shop:
     """The checkpoints, one or two, shared by all visitors and never changed.
 
     Args:
-        checkpoints: name → checkpoint; the first one's catalog is what visitors search.
+        checkpoints: name → checkpoint; visitors search the catalog of the first.
     """
 
     def __init__(self, checkpoints: dict[str, GRLMForRecommendation]):
@@ -111,8 +111,8 @@ class Shop:
         return next((item for item in session.own if item.item_id == item_id), None) or self.catalog[item_id]
 
     def warm(self) -> None:
-        """Reads the catalogs for the first own item, which otherwise waits some seconds."""
-        with suppress(ImportError):  # then adding an item says what to install
+        """Prepares the catalogs for the first own item, which otherwise takes some seconds."""
+        with suppress(ImportError):  # adding an item says what to install
             for grlm in self.checkpoints.values():
                 grlm.shelf.warm()
 
@@ -122,16 +122,16 @@ class Shop:
         found = []
         for shared, before in zip(self.checkpoints.values(), self._extended(own[:-1]), strict=True):
             grlm = before.branch()
-            # Words are counted in the common catalog, so that no visitor's words weigh in another's.
+            # Words are counted in the shared catalog, so that one visitor's words have no weight for another.
             identifiers = shared.shelf.new_identifiers(before.catalog, [own[-1]], beside=shared.catalog)
             grlm.add_items([own[-1]], identifiers)
             found.append(grlm)
         return tuple(found)
 
-    # --- what a visitor sees -------------------------------------------------------------------------------------------------------
+    # --- the page ----------------------------------------------------------------------------------------------------------------
 
     def search(self, session: Session, most: int = 8) -> tuple[list[Item], int]:
-        """Items whose title has every word of the query, those that begin with it first; and how many there are in all."""
+        """The first `most` items whose title has every word of the query, those that begin with it first; and the number of all."""
         query = session.query.casefold()
         words = query.split()
         if not words:
@@ -152,7 +152,7 @@ class Shop:
         return any(item.price is not None for item in self.catalog)
 
     def examples(self, n: int = 4, length: int = 3) -> dict[str, tuple[str, ...]]:
-        """Label → history: items of one frequent category, or first term where there are no categories; of as many domains as can be."""
+        """Label → history: items of one frequent category (or first term, without categories), of as many domains as possible."""
         groups: dict[str, list[Item]] = {}
         for item, tid in zip(self.catalog, self.catalog.term_ids, strict=True):
             if all(item.item_id in grlm.catalog for grlm in self.checkpoints.values()):
@@ -164,7 +164,7 @@ class Shop:
         return {label: tuple(i.item_id for i in groups[label][:: max(1, len(groups[label]) // length)][:length]) for label in chosen}
 
     def answers(self, session: Session) -> list[Answer]:
-        """What each checkpoint recommends; none without a history."""
+        """One answer a checkpoint; none without a history."""
         if not session.history:
             return []
         return [self._answer(session, name, grlm) for name, grlm in zip(self.checkpoints, self.grlms(session), strict=True)]
@@ -187,17 +187,21 @@ class Shop:
 def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str]) -> Rules:
     """The visitor's filters and steering as rules of a request."""
     wanted, catalog = session.filters, grlm.catalog
+
+    def items(test: Callable[[Item], bool]) -> np.ndarray:
+        return np.fromiter(map(test, catalog), bool, len(catalog))
+
     allow = np.ones(len(catalog), bool)
     if wanted.category:
-        allow &= np.fromiter((wanted.category in item.categories for item in catalog), bool, len(catalog))
+        allow &= items(lambda item: wanted.category in item.categories)
     if wanted.domain:
-        allow &= np.fromiter((wanted.domain == item.domain for item in catalog), bool, len(catalog))
+        allow &= items(lambda item: wanted.domain == item.domain)
     if wanted.least is not None or wanted.most is not None:
-        price = np.fromiter((math.nan if item.price is None else item.price for item in catalog), float, len(catalog))
-        allow &= (price >= (wanted.least or 0)) & (price <= (math.inf if wanted.most is None else wanted.most))
+        low, high = wanted.least or 0, math.inf if wanted.most is None else wanted.most
+        allow &= items(lambda item: item.price is not None and low <= item.price <= high)
     if wanted.own:
         own = {item.item_id for item in session.own}
-        allow &= np.fromiter((item.item_id in own for item in catalog), bool, len(catalog))
+        allow &= items(lambda item: item.item_id in own)
     banned = [term for term, how in session.steer.items() if how == "ban"]
     weight = np.ones(len(catalog))
     for term, how in session.steer.items():
@@ -215,15 +219,14 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
 
 
 def changed(shop: Shop, session: Session, do: str, what: str = "") -> Session:
-    """The session after one action of the visitor. Raises ``ValueError``, in words for the page, where it cannot be done.
+    """The session after one action of the visitor. Raises ``ValueError``, in words for the page, if the action is impossible.
 
     Args:
         do: ``add``, ``remove``, ``earlier``, ``later``, ``clear`` (the history); ``example``; ``more``, ``less``, ``ban``, ``calm`` (a
             term), ``calm-all``; ``why`` (a recommendation); ``forget`` (an own item), ``only-own``.
-        what: an id, a term or the label of an example. It comes from the browser, so anything may stand there.
+        what: an id, a term or the label of an example. It comes from the browser, so it can be any text.
     """
-    session = replace(session, message="")
-    history = list(session.history)
+    history, steer, own, filters, why = list(session.history), dict(session.steer), session.own, session.filters, ""
     if do in ("add", "remove", "earlier", "later", "forget", "why"):
         title = shop.item(session, what).title
     if do == "add":
@@ -231,48 +234,47 @@ def changed(shop: Shop, session: Session, do: str, what: str = "") -> Session:
             raise ValueError(f"“{title}” is in the history already.")
         if len(history) >= LIMITS["history"]:
             raise ValueError(f"A history holds {LIMITS['history']} items here; remove one first.")
-        return replace(session, history=(*history, what), why="")
-    if do in ("remove", "earlier", "later"):
+        history.append(what)
+    elif do in ("remove", "earlier", "later"):
         if what not in history:
             raise ValueError(f"“{title}” is not in the history.")
         at = history.index(what)
         history.pop(at)
         if do != "remove":
             history.insert(max(0, at + (1 if do == "later" else -1)), what)
-        return replace(session, history=tuple(history), why="")
-    if do == "clear":
-        return replace(session, history=(), why="")
-    if do == "example":
+    elif do == "clear":
+        history = []
+    elif do == "example":
         examples = shop.examples()
         if what not in examples:
             raise ValueError(f"There is no example {what!r}.")
-        return replace(session, history=examples[what], why="")
-    if do in STEER or do == "calm":
+        history = list(examples[what])
+    elif do in STEER or do == "calm":
         term = normalise(what[: LIMITS["title"]])
         if not term:
             raise ValueError(f"{what!r} is no term: it has no letter or digit.")
-        steer = {t: how for t, how in session.steer.items() if t != term}
+        steer.pop(term, None)
         if do != "calm":
             if len(steer) >= LIMITS["steer"]:
                 raise ValueError(f"Up to {LIMITS['steer']} terms can be steered; let go of one first.")
             steer[term] = do
-        return replace(session, steer=steer, why="")
-    if do == "calm-all":
-        return replace(session, steer={}, why="")
-    if do == "why":
-        return replace(session, why="" if session.why == what else what)
-    if do == "forget":
-        own = tuple(item for item in session.own if item.item_id != what)
-        left = tuple(i for i in history if i != what)
-        filters = replace(session.filters, own=session.filters.own and bool(own))
-        return replace(session, own=own, history=left, filters=filters, why="")
-    if do == "only-own":
-        return replace(session, filters=replace(session.filters, own=not session.filters.own and bool(session.own)), why="")
-    raise ValueError(f"There is no action {do!r}.")
+    elif do == "calm-all":
+        steer = {}
+    elif do == "why":
+        why = "" if session.why == what else what
+    elif do == "forget":
+        own = tuple(item for item in own if item.item_id != what)
+        history = [i for i in history if i != what]
+        filters = replace(filters, own=filters.own and bool(own))
+    elif do == "only-own":
+        filters = replace(filters, own=not filters.own and bool(own))
+    else:
+        raise ValueError(f"There is no action {do!r}.")
+    return replace(session, history=tuple(history), steer=steer, own=own, filters=filters, why=why, message="")
 
 
 def with_own(shop: Shop, session: Session, title: str, description: str) -> Session:
-    """The session with one more own item. Raises ``ValueError`` for a text that no Term ID can be made of, or too many items."""
+    """The session with one more own item. Raises ``ValueError`` for a text without a Term ID, or too many items."""
     title, description = clean(title), clean(description)
     if not any(c.isalnum() for c in title):
         raise ValueError("A new item needs a title with at least one letter or digit.")

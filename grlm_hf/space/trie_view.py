@@ -1,7 +1,7 @@
-"""How the beams chose: the catalog's tree of terms, with the probability of what was kept, given up and ruled out.
+"""How the beams chose: the catalog's tree of terms, with the probability of the branches kept, given up and ruled out.
 
-The search (`grlm_hf.decoding.search.edge_search`) goes from choice to choice of tokens. What it reached and went no further, a set of
-nodes none of which lies below another, is gathered here by terms. Under the trie objective their probabilities sum to 1.
+The search (`grlm_hf.decoding.search.edge_search`) goes from choice to choice of tokens. The nodes where it stopped, none of them below
+another, are gathered here by terms. Under the trie objective their probabilities sum to 1.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
 FATES = ("kept", "found", "given up", "ruled out")
-"""It leads to a recommendation; it was reached but others rank higher; better beams took its place; filters or bans leave nothing in it."""
+"""A branch leads to a recommendation; was reached, but others rank higher; was replaced by better beams; is emptied by filters or bans."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Where the search stopped: the first and last identifier of a node, which are one where an identifier is complete.
+    """A node where the search stopped: a complete identifier, or several.
 
-    `terms` is what all identifiers of the node begin with; all terms of a complete one. `log_prob` is natural.
+    `terms` are the terms that all identifiers of the node begin with. `log_prob` is natural.
     """
 
     terms: Identifier
@@ -38,21 +38,21 @@ class Reached:
 
 @dataclass
 class Branch:
-    """A prefix of terms. `label` holds one term, or several where only one can follow; `probability` is that of all that begins so."""
+    """A prefix of terms. `label` is its last term, or several where only one can follow; `probability` is that of all its identifiers."""
 
     label: Identifier
     probability: float
     fate: str
     place: int = 0
-    """Of the recommendation that ends here, from 1; 0: none does."""
+    """Place of the recommendation that ends here, from 1; 0: none ends here."""
     children: list[Branch] = field(default_factory=list)
     others: int = 0
-    """Children that are not shown, and their probability."""
+    """Number of children that are not shown."""
     others_probability: float = 0.0
 
 
 def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, rules: Rules) -> list[Reached]:
-    """Repeats the search of ``recommend(history, rules=rules, num_beams=…, edge_wise=True)`` and returns all that it reached."""
+    """Repeats the search of ``recommend(history, rules=rules, num_beams=…, edge_wise=True)`` and returns all nodes where it stopped."""
     import torch
 
     from grlm_hf.trie.ranges import RangeMax
@@ -66,7 +66,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
     reached: list[Reached] = []
 
     def stop(lo: int, hi: int, log_prob: float, fate: str, complete: bool) -> None:
-        first, last = min(identifiers[lo:hi]), max(identifiers[lo:hi])  # what these share, all between them do
+        first, last = min(identifiers[lo:hi]), max(identifiers[lo:hi])  # all identifiers between them share what these two share
         same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
         reached.append(Reached(first[:same], log_prob, complete, fate))
 
@@ -93,11 +93,11 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
 
 
 def tree(reached: Sequence[Reached], recommended: Sequence[Identifier], dead_ends: int = 2) -> Branch:
-    """What was reached, by terms; children by falling probability. Only what leads to a recommendation is followed to its end.
+    """The nodes where a search stopped, by terms; children by falling probability. Only branches to a recommendation have children.
 
     Args:
         recommended: Term IDs, best first.
-        dead_ends: children shown at each branch that lead to no recommendation, at most; the likeliest. The rest is counted.
+        dead_ends: maximum number of children without a recommendation that are shown at each branch, the likeliest. The others are counted.
     """
     place = {term_id: n for n, term_id in reversed(list(enumerate(recommended, 1)))}
     below: dict[Identifier, list[Reached]] = {}
@@ -117,12 +117,12 @@ def tree(reached: Sequence[Reached], recommended: Sequence[Identifier], dead_end
 
     def grown(prefix: Identifier, start: int) -> Branch:
         while prefix and len(follow.get(prefix, ())) == 1 and len(below[follow[prefix][0]]) == len(below[prefix]):
-            (prefix,) = follow[prefix]  # all that was reached goes on with the same term
+            (prefix,) = follow[prefix]  # all nodes continue with the same term
         probability = sum(math.exp(r.log_prob) for r in below[prefix])
         ends = [r for r in below[prefix] if r.complete and r.terms == prefix]  # an identifier may begin others
         branch = Branch(prefix[start:], probability, fate_of(prefix), place.get(prefix, 0) if any(r.fate == "found" for r in ends) else 0)
         if branch.fate != "kept":
-            return branch  # where it would have led helps nobody
+            return branch
         following = sorted(follow.get(prefix, ()), key=lambda p: -sum(math.exp(r.log_prob) for r in below[p]))
         dead = [p for p in following if fate_of(p) != "kept"]
         shown = [p for p in following if p not in dead[dead_ends:]]

@@ -54,16 +54,16 @@ def page(session: Session) -> list[str]:
     said = {i.item_id: answers[0].grlm.explain(session.history, i.item_id) for i in session.own}
     items = [SHOP.item(session, i) for i in session.history]
     parts = [
-        view.search_results(*SHOP.search(session), session),
-        view.history(items, SHOP.examples()),
-        view.steering(session),
-        view.own_items(session, answers, SHOP.grlms(session)[0].catalog, said),
-        view.recommendations(session, answers, why),
+        view.render("search_results", *SHOP.search(session), session),
+        view.render("history", items, SHOP.examples()),
+        view.render("steering", session),
+        view.render("own_items", session, answers, SHOP.grlms(session)[0].catalog, said),
+        view.render("recommendations", session, answers, why),
     ]
     for a in answers:
         ranked = list(dict.fromkeys(r.term_id for r in a.found or ()))
         root = tree(walk(a.grlm, session.history, 6, a.rules), ranked)
-        parts.append(view.trie(root, [HOSTILE] * len(ranked), a.name))
+        parts.append(view.render("trie", root, [HOSTILE] * len(ranked), a.name))
     return parts
 
 
@@ -88,9 +88,9 @@ def test_no_text_is_ever_markup() -> None:
 @given(st.text(max_size=40))
 def test_any_text_survives(text: str) -> None:
     clean = text.replace("\r\n", "\n").replace("\r", "\n")
-    (button,) = Seen(view.button("add", text, text, text)).buttons
+    (button,) = Seen(view.render("button", "add", text, text, text)).buttons
     assert (button["data-what"], button.get("aria-label", "")) == (text, text)
-    assert Seen(view.button("add", text, text)).text.replace("\r", "\n") == clean.replace("\r", "\n") or "\0" in text
+    assert Seen(view.render("button", "add", text, text)).text.replace("\r", "\n") == clean.replace("\r", "\n") or "\0" in text
 
 
 def test_every_sign_has_words() -> None:
@@ -99,15 +99,15 @@ def test_every_sign_has_words() -> None:
             assert button["type"] == "button"
             assert button["data-do"]
     for do in ("earlier", "later", "remove"):
-        assert f'data-do="{do}"' in view.history([SHOP.catalog["i20"], SHOP.catalog["i9"]], {})
-    buttons = Seen(view.history([SHOP.catalog["i9"]], {})).buttons
+        assert f'data-do="{do}"' in view.render("history", [SHOP.catalog["i20"], SHOP.catalog["i9"]], {})
+    buttons = Seen(view.render("history", [SHOP.catalog["i9"]], {})).buttons
     assert all(button["aria-label"] for button in buttons)
     assert [("disabled" in b) for b in buttons] == [True, True, False, False]
 
 
 def test_both_checkpoints_stand_side_by_side() -> None:
     session = changed(SHOP, Session(), "add", "i20")
-    html = view.recommendations(session, SHOP.answers(session), {})
+    html = view.render("recommendations", session, SHOP.answers(session), {})
     assert html.count("<section") == 2
     assert all(words in html for words in ("one</h3>", "two</h3>", "in both lists", "in the other"))
 
@@ -115,9 +115,9 @@ def test_both_checkpoints_stand_side_by_side() -> None:
 def test_an_explanation_says_its_numbers() -> None:
     terms = (TermScore("a<b", math.log(0.5)), TermScore("c", math.log(0.25)))
     drops = (HistoryScore("i20", math.log(3)), HistoryScore("i9", -math.log(2)))
-    text = Seen(view.explanation(Explanation("i13", ("a<b", "c"), math.log(0.2), terms, drops), SHOP.catalog)).text
+    text = Seen(view.render("explanation", Explanation("i13", ("a<b", "c"), math.log(0.2), terms, drops), SHOP.catalog)).text
     assert all(word in text for word in ("a<b", "50 %", "25 %", "20 % in all", "3 ×", "÷ 2", HOSTILE))
-    only = view.explanation(Explanation("i13", ("c",), -1.0, terms[1:], (HistoryScore("i9", None),)), SHOP.catalog)
+    only = view.render("explanation", Explanation("i13", ("c",), -1.0, terms[1:], (HistoryScore("i9", None),)), SHOP.catalog)
     assert "the only one" in only
 
 
