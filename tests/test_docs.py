@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+import grlm_hf
 from grlm_hf.evaluation.report import load_report, markdown_table
 from grlm_hf.evaluation.report.tables import Table, methods_table
 from grlm_hf.files import read_json
@@ -146,3 +148,21 @@ def test_what_contributing_says_of_the_checks() -> None:
     named = {word for call in called for word in " ".join(call).split()}
     assert {"test", "lint", "test-gpu"} < named
     assert named <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+
+
+def test_the_reference_lists_the_public_names() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^from grlm_hf import (.*)$", text, re.MULTILINE)
+    assert sorted(", ".join(listed).split(", ")) == sorted(set(grlm_hf.__all__) - {"__version__"})
+    for name in set(grlm_hf.__all__) - {"__version__"}:
+        home = getattr(grlm_hf, name)
+        assert f"::: {home.__module__}.{name}\n" in text
+
+
+def test_the_changes_name_what_exists() -> None:
+    """Each name of the package in the right column of the table of changed names."""
+    table = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("| before | now |", 1)[1].split("\n\n", 1)[0]
+    named = [name for line in table.splitlines() for name in re.findall(r"`(grlm_hf\.[\w.]+)`", line.rsplit(" | ", 1)[-1])]
+    assert len(named) > 15
+    for name in named:
+        pkgutil.resolve_name(name)
