@@ -6,8 +6,10 @@ import importlib.util
 import pkgutil
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from toys import toy_grlm
 
 import grlm_hf
 from grlm_hf.evaluation.report import load_report, markdown_table
@@ -105,6 +107,22 @@ def test_the_table_of_one_model_for_two_domains() -> None:
     spec.loader.exec_module(module)
     kept = read_json(ROOT / "benchmarks" / "results" / "cross-domain.json")
     assert module.markdown(kept["rows"]) in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_the_picture_of_the_trie_can_be_drawn(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("trie_picture", ROOT / "docs" / "trie.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    grlm = toy_grlm("trie")
+    grlm.save_pretrained(tmp_path / "checkpoint")
+    module.main(str(tmp_path / "checkpoint"), "i20,i15", tmp_path / "trie.svg")
+    drawn = ElementTree.parse(tmp_path / "trie.svg").getroot()
+    texts = [text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "history"
+    found = {r.identifier for r in grlm.recommend(["i20", "i15"], 6, num_beams=11, edge_wise=True)}
+    assert len({text.split(" → ")[1] for text in texts if " → " in text}) == len(found) > 4
 
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
