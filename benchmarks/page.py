@@ -94,14 +94,14 @@ def page() -> str:
         "",
         "# Benchmarks",
         "",
-        "Every figure is out of a file in `benchmarks/results`, made by the command that stands there, and is put here by `python "
-        "benchmarks/page.py`. Machines: two shared CPU cores unless a line says otherwise, so ratios mean more than times.",
+        "Every figure comes from a file in `benchmarks/results`, which the command beside it makes; `python benchmarks/page.py` writes this "
+        "page. Machines: two shared CPU cores unless a line states another, so ratios mean more than times.",
         "",
         "## Quality",
         "",
-        "All users, the full catalog, ties in ascending order of item ids, settings chosen on validation users only; how to read it: "
-        "[evaluation](evaluation.md). Published by "
-        "others on the splits of Beauty and Sports: [beside other systems](comparison.md#published-figures).",
+        "All users, the full catalog, ties in ascending order of item ids, settings chosen on validation users only: "
+        "[evaluation](evaluation.md). Figures that others published on the splits of Beauty and Sports: "
+        "[beside other systems](comparison.md#published-figures).",
         "",
     ]
     files = {path.stem: load(path) for path in sorted(RESULTS.glob("*.json"))}
@@ -116,7 +116,7 @@ def page() -> str:
     for start, title in {**MEASURED, **others}.items():
         lines += measured(start, title)
     for name, found in files.items():
-        if isinstance(found, dict) and not {"methods", "sets", "rows"} & found.keys():  # these stand in datasets.md and evaluation.md
+        if isinstance(found, dict) and not {"methods", "sets", "rows"} & found.keys():  # those of datasets.md and evaluation.md
             lines += account(name, ACCOUNTS.get(name, name))
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,7 +1,7 @@
-"""Hook of mkdocs: what the pages of docs/ link to outside of it is part of the site, too.
+"""Hook of mkdocs: adds the files outside docs/ that pages link to.
 
-Written for GitHub, a page says ``../benchmarks/results/x.png``; on the site, whose root is docs/, that file stands at
-``benchmarks/results/x.png``.
+Links are written for GitHub, as ``../benchmarks/results/x.png``. The root of the site is docs/, so the file is ``benchmarks/results/x.png``
+there, and the links are changed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    if page.file.src_uri in PAGES:  # they stand at the root, beside docs/
+    if page.file.src_uri in PAGES:  # at the root, beside docs/
         return markdown.replace("](docs/", "](")
     return re.sub(r"\]\(\.\./README\.md", "](index.md", markdown).replace("](../", "](")

@@ -9,15 +9,16 @@ import sys
 from html import escape
 from pathlib import Path
 
-from grlm_hf import GRLMForRecommendation
+from grlm_hf import GRLMForRecommendation, Rules
 from grlm_hf.space.trie_view import Branch, tree, walk
 
+PICTURE = Path(__file__).with_name("trie.svg")
 ROW, CHAR, GAP, TOP = 26, 6.6, 46, 22
 COLOURS = {"kept": "#0f766e", "found": "#64748b", "given up": "#94a3b8", "ruled out": "#b91c1c"}
 
 
 def draw(branch: Branch, x: float, row: int, parts: list[str]) -> tuple[int, float]:
-    """Adds a branch and all below it, its first line in `row`; returns the next free row and the right edge."""
+    """Adds a branch and all branches below it, beginning in line `row`. Returns the next free row and the right edge."""
     label = escape(", ".join(branch.label) or "history")
     place = f" → {branch.place}." if branch.place else ""
     text = f"{label} {branch.probability:.0%}{place}" if branch.label else label
@@ -40,18 +41,18 @@ def draw(branch: Branch, x: float, row: int, parts: list[str]) -> tuple[int, flo
     return max(next_row, row + 1), edge
 
 
-def main(checkpoint: str, history: str) -> None:
+def main(checkpoint: str, history: str, output: Path = PICTURE) -> None:
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
-    items = history.split(",")
-    best = grlm.recommend(items, k=6, num_beams=20, edge_wise=True)
-    root = tree(walk(grlm, items, 20, {}), [r.term_id for r in best], dead_ends=1)
+    items, beams = history.split(","), min(20, len(grlm.trie))
+    best = grlm.recommend(items, k=6, num_beams=beams, edge_wise=True)
+    root = tree(walk(grlm, items, beams, Rules()), [r.identifier for r in best], dead_ends=1)
     parts: list[str] = []
     rows, width = draw(root, 12, 0, parts)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 12:.0f} {TOP + rows * ROW}" font-family="monospace" font-size="11">'
     )
     back = '<rect width="100%" height="100%" rx="8" fill="#f8fafc"/>'
-    (Path(__file__).parent / "trie.svg").write_text("\n".join([head, back, *parts, "</svg>"]) + "\n", encoding="utf-8")
+    output.write_text("\n".join([head, back, *parts, "</svg>"]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

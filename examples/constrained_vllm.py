@@ -1,4 +1,4 @@
-"""vLLM on a checkpoint: recommending on a running engine, and the constraint for single requests beside ordinary ones.
+"""A checkpoint on vLLM: recommendations from a running engine, and the constraint for single requests among ordinary ones.
 
 python examples/constrained_vllm.py [grlm-quickstart/checkpoint]
 """
@@ -16,11 +16,11 @@ from grlm_hf.vllm import recommend, sample
 
 def main(checkpoint: str = "grlm-quickstart/checkpoint", **engine: Any) -> LLM:
     llm = LLM(checkpoint, logits_processors=["grlm_hf.vllm:TrieConstrainedLogitsProcessor"], **engine)
-    grlm = GRLMForRecommendation.from_pretrained(checkpoint)  # on transformers: for prompts, and to compare with
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)  # on transformers, for prompts and for comparison
     history = [item.item_id for item in grlm.catalog.items[:2]]
 
     for r in recommend(llm, history, k=3, exclude_seen=True):
-        print(f"{r.score:6.2f}  {r.item_id}  {', '.join(r.term_id)}")
+        print(f"{r.score:6.2f}  {r.item_id}  {', '.join(r.identifier)}")
     print("drawn at random:", [r.item_id for r in sample(llm, history, 3, seed=0)])
     assert recommend(llm, history, k=3)[0].item_id == grlm.recommend(history, k=3)[0].item_id
 

@@ -1,4 +1,4 @@
-"""A dataset repository of `grlm dataset`, read with nothing but `datasets`: from a folder, or from the Hub by its name.
+"""A dataset repository of `grlm dataset`, read with `datasets` alone: from a folder, or from the Hub by its name.
 
 python examples/hub_dataset.py [grlm-quickstart/datasets]
 """
@@ -15,7 +15,7 @@ def main(repository: str = "grlm-quickstart/datasets") -> None:
     term_ids = load_dataset(repository, "term_ids", split="train")
     print(items[0]["title"], term_ids[0]["terms"], sep="\n  ")
 
-    cases = load_dataset(repository, "cases")  # what an evaluation asks: a history, and the item that came next
+    cases = load_dataset(repository, "cases")  # of the evaluation: a history, and the item that came next
     print({split: len(rows) for split, rows in cases.items()}, cases["test"][0])
 
     sft = load_dataset(repository, "sft", split="train")  # what any TRL script trains on

@@ -1,4 +1,4 @@
-"""A living catalog: an item that no training saw is recommended at once, changed, taken away; and kept for the next start.
+"""A living catalog: an item that was not in training is recommended at once, changed, saved with the checkpoint, and removed.
 
 python examples/new_items.py [grlm-quickstart/checkpoint]
 """
@@ -24,7 +24,7 @@ def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
     history = [item.item_id for item in grlm.catalog.items[1:3]]
     ranks = {r.item_id: n for n, r in enumerate(grlm.recommend(history, k=len(grlm.catalog)), 1)}
     print(f"after {history}: {old.item_id} is at place {ranks[old.item_id]}, new-1 at {ranks['new-1']} of {len(ranks)}")
-    print("after it comes", [r.item_id for r in grlm.recommend(["new-1"], k=3, exclude_seen=True)])
+    print("after it", [r.item_id for r in grlm.recommend(["new-1"], k=3, exclude_seen=True)])
 
     grlm.update_items([replace(new, price=9.99)])  # its Term ID stays
     with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +33,7 @@ def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
 
     grlm.remove_items(["new-1"])
     assert "new-1" not in grlm.catalog
-    print(f"taken away: version {grlm.version}, {len(grlm.catalog)} items")
+    print(f"removed: version {grlm.version}, {len(grlm.catalog)} items")
 
 
 if __name__ == "__main__":

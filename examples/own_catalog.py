@@ -1,4 +1,4 @@
-"""From a CSV of products and one of events to a recommender, in Python. (On the command line: docs/own-catalog.md.)
+"""From a CSV of products and a CSV of events to a recommender, in Python. (On the command line: docs/own-catalog.md.)
 
 python examples/own_catalog.py my-shop my-run
 """
@@ -31,7 +31,7 @@ def main(shop: str = "my-shop", output: str = "my-run", *settings: str) -> None:
             *settings,  # such as train.epochs=1
         ],
     )
-    report = run(recipe)  # neighbours, Term IDs, quality, dataset, priors, training, evaluation; run again, it keeps what is finished
+    report = run(recipe)  # neighbours, Term IDs, quality, dataset, priors, training, evaluation; a second run keeps finished stages
     for name, figures in report.methods.items():
         print(f"{name:>16}  recall@10 {figures['recall@10'].value:.4f}  ndcg@10 {figures['ndcg@10'].value:.4f}")
 
@@ -39,7 +39,7 @@ def main(shop: str = "my-shop", output: str = "my-run", *settings: str) -> None:
     history = [grlm.catalog.items[0].item_id]
     print("after", grlm.catalog[history[0]].title)
     for r in grlm.recommend(history, k=3, exclude_seen=True, prior="own" if grlm.prior else None):
-        print(f"{r.score:7.2f}  {r.item_id}  {', '.join(r.term_id)}  {r.title}")
+        print(f"{r.score:7.2f}  {r.item_id}  {', '.join(r.identifier)}  {r.title}")
 
 
 if __name__ == "__main__":

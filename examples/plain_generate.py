@@ -1,4 +1,4 @@
-"""Plain transformers: any causal LM's generate(), held to a catalog by our logits processor. Same items and scores as recommend().
+"""Plain transformers: generate() of any causal LM, limited to a catalog by our logits processor. Same items and scores as recommend().
 
 python examples/plain_generate.py [grlm-quickstart/checkpoint]
 """
@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grlm_hf import GRLMForRecommendation, TrieConstrainedLogitsProcessor
-from grlm_hf.identifiers.terms import parse
 
 
 def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
@@ -33,9 +32,9 @@ def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
     )
     texts = grlm.tokenizer.batch_decode(out.sequences[:, prompt.shape[1] :], skip_special_tokens=True)
     for text, score in list(zip(texts, out.sequences_scores.tolist(), strict=True))[:5]:
-        term_id = parse(text)
-        assert term_id is not None
-        print(f"{score:6.2f}  {text.strip()}  {[item.item_id for item in grlm.catalog.items_of(term_id)]}")
+        identifier = grlm.catalog.scheme.parse(text)
+        assert identifier is not None
+        print(f"{score:6.2f}  {text.strip()}  {[item.item_id for item in grlm.catalog.items_of(identifier)]}")
 
     found = grlm.recommend(history, k=1)[0]
     assert abs(found.score - out.sequences_scores[0].item()) < 1e-3

@@ -1,4 +1,4 @@
-"""Recommend under rules: what is in stock, cheap enough, not seen, without some terms; certified, and explained.
+"""Recommend under rules: only cheap items, none of the history, none with a banned term; certified and explained.
 
 python examples/recommend_with_rules.py [grlm-quickstart/checkpoint]
 """
@@ -16,7 +16,7 @@ def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
     print("after", *(grlm.catalog[i].title for i in history), sep="\n  ")
 
     cheap = [item.item_id for item in grlm.catalog if item.price is None or item.price < 100]
-    banned = grlm.recommend(history, k=1)[0].term_id[0]
+    banned = grlm.recommend(history, k=1)[0].identifier[0]
     found = grlm.recommend(history, k=3, allow=cheap, banned_terms=[banned], exclude_seen=True, exact=True)
     print(f"\ncheap, unseen, nothing with the term {banned!r}; certified: {found.certified}, after {found.forwards} forwards")
     for r in found:

@@ -1,4 +1,4 @@
-"""Train a checkpoint further with GRPO: rollouts of the constrained search, rewarded for what item-kNN thinks of them.
+"""Train a checkpoint further with GRPO: rollouts come from the constrained search, their reward from item-kNN.
 
 python examples/rl.py [grlm-quickstart/checkpoint] [grlm-quickstart/datasets] [checkpoint-grpo] [steps]
 """
@@ -22,7 +22,7 @@ def main(
         prompts=64,
         rollouts=16,
         learning_rate=4e-4,
-        beta=2.0,  # keeps it near the checkpoint; without, it ends at item-kNN's own ranking
+        beta=2.0,  # keeps the policy near the checkpoint; without it, training ends at item-kNN's own ranking
         rewards=RewardWeights(exact_hit=0.0, collaborative=1.0),
     )
     result = make_grpo(checkpoint, datasets, output, config)

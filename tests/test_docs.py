@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from toys import toy_grlm
 
+import grlm_hf
 from grlm_hf.evaluation.report import load_report, markdown_table
 from grlm_hf.evaluation.report.tables import Table, methods_table
 from grlm_hf.files import read_json
@@ -105,6 +109,22 @@ def test_the_table_of_one_model_for_two_domains() -> None:
     assert module.markdown(kept["rows"]) in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 
+def test_the_picture_of_the_trie_can_be_drawn(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("trie_picture", ROOT / "docs" / "trie.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    grlm = toy_grlm("trie")
+    grlm.save_pretrained(tmp_path / "checkpoint")
+    module.main(str(tmp_path / "checkpoint"), "i20,i15", tmp_path / "trie.svg")
+    drawn = ElementTree.parse(tmp_path / "trie.svg").getroot()
+    texts = [text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[0] == "history"
+    found = {r.identifier for r in grlm.recommend(["i20", "i15"], 6, num_beams=11, edge_wise=True)}
+    assert len({text.split(" → ")[1] for text in texts if " → " in text}) == len(found) > 4
+
+
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
@@ -146,3 +166,21 @@ def test_what_contributing_says_of_the_checks() -> None:
     named = {word for call in called for word in " ".join(call).split()}
     assert {"test", "lint", "test-gpu"} < named
     assert named <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+
+
+def test_the_reference_lists_the_public_names() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^from grlm_hf import (.*)$", text, re.MULTILINE)
+    assert sorted(", ".join(listed).split(", ")) == sorted(set(grlm_hf.__all__) - {"__version__"})
+    for name in set(grlm_hf.__all__) - {"__version__"}:
+        home = getattr(grlm_hf, name)
+        assert f"::: {home.__module__}.{name}\n" in text
+
+
+def test_the_changes_name_what_exists() -> None:
+    """Each name of the package in the right column of the table of changed names."""
+    table = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("| before | now |", 1)[1].split("\n\n", 1)[0]
+    named = [name for line in table.splitlines() for name in re.findall(r"`(grlm_hf\.[\w.]+)`", line.rsplit(" | ", 1)[-1])]
+    assert len(named) > 15
+    for name in named:
+        pkgutil.resolve_name(name)

@@ -58,7 +58,7 @@ def test_on_a_checkpoint(name: str, made: Path, capsys: pytest.CaptureFixture[st
     assert {
         "recommend_with_rules": "certified: True",
         "plain_generate": "is what recommend() says",
-        "new_items": "taken away: version 3, 600 items",
+        "new_items": "removed: version 3, 600 items",
     }[name] in said
 
 
