@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import TermID, normalise
-from grlm_hf.indexing.words import LONGEST, STOP_WORDS, UNITS, WEAK_WORDS, brand_words, words
+from grlm_hf.indexing.words import LONGEST, SAME_UNIT, STOP_WORDS, UNITS, WEAK_WORDS, brand_words, word_list, words
 
 logger = logging.getLogger(__name__)
 
@@ -25,38 +25,13 @@ Resolver = Literal["term", "attribute", "append", "rank"]
 RESOLVERS: tuple[Resolver, ...] = get_args(Resolver)
 """The ways of `resolve`."""
 
-_SAME_UNIT = {
-    "ounce": "oz ozs ounces floz",
-    "gram": "g gm gr gms grams",
-    "ml": "milliliter milliliters millilitre millilitres",
-    "liter": "l liters litre litres",
-    "pound": "lb lbs pounds",
-    "inch": "inches",
-    "foot": "ft feet",
-    "yard": "yd yds yards",
-    "gallon": "gal gallons",
-    "watt": "w watts",
-    "volt": "v volts",
-    "count": "ct counts",
-    "piece": "pc pcs pieces pce",
-    "pack": "pk packs",
-    "kg": "kgs",
-    "mg cm mm cc quart pint gauge mah gb tb hz": "",
-}
-_UNIT = {name: unit.split()[0] if more else name for unit, more in _SAME_UNIT.items() for name in (*unit.split(), *more.split())}
+_UNIT = {name: unit.split()[0] if more else name for unit, more in SAME_UNIT.items() for name in (*unit.split(), *more.split())}
 _NUMBER = r"(?<![\w.,/-])(\d{1,2}[ -]\d{1,2}/\d{1,2}|\d{1,2}/\d{1,2}|\d+(?:[.,]\d+)?)"
 _SIZE = re.compile(rf"{_NUMBER}(?:\s*-\s*|\s*)(?:fl\.?\s*|fluid\s+)?(?:({'|'.join(sorted(_UNIT, key=len, reverse=True))})\b|([\"”″]))")
 _PACK = re.compile(r"\b(pack|set|box|case|lot|bag|bundle) of (\d+|two|three|four|five|six|eight|ten|twelve)\b")
 _RATED = re.compile(r"\b(spf|size|no\.?|model|grade|level)\s*[#:]?\s*(\d[\w.+-]*)")
 _LETTERED = re.compile(r"\b(xxs|xs|xxxl|xxl|xl|x-large|x-small|small|medium|large)\b")
-_COLOURS = (
-    "amber aqua beige black blonde blue bronze brown brunette burgundy camel champagne charcoal chrome clear copper coral crimson cyan "
-    "ebony emerald fuchsia gold golden gray green grey indigo ivory jade khaki lavender lilac lime magenta maroon mauve mint mocha mustard "
-    "navy nude ochre olive orange peach pearl pink plum purple red rose ruby rust sand sapphire scarlet silver tan taupe teal turquoise "
-    "violet walnut white wine yellow"
-)
-_SHADES = "light dark deep pale bright hot soft medium matte metallic neon pastel royal sky navy baby forest ash dusty rose lime off jet"
-_COLOUR = re.compile(rf"\b((?:{'|'.join(_SHADES.split())})[\s-]+)?({'|'.join(_COLOURS.split())})\b")
+_COLOUR = re.compile(rf"\b((?:{'|'.join(word_list('shades'))})[\s-]+)?({'|'.join(word_list('colours'))})\b")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ prior knowledge except English stop words and plural endings.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 from tqdm import tqdm
 
@@ -19,35 +21,23 @@ from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
 
 
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+_LISTS = json.loads((files("grlm_hf") / "indexing" / "words.json").read_text(encoding="utf-8"))
 
 
-UNITS = _set(
-    "cc cm count ct dozen ea feet fl floz fluid foot ft gal gallon gm gr gram grams inch inches kg lb lbs liter liters litre mg milliliter "
-    "ml mm ounce ounces oz ozs pc pcs piece pieces pk pkg pound pounds quart volt volts watt watts yard yards yd"
-)
-STOP_WORDS = UNITS | _set(  # end a phrase and are never a term
-    "a about above after all also am amp an and any approx approximately are as at away be been before being below between both but by "
-    "can could de did do does down du each eight ein else et etc few five for four from get gets go had half has have he her here him his "
-    "how i if in into is it it's its itself just la le les let like made make makes many may me more most much my nbsp never no nor not "
-    "now of off on once one only or other our out over own per quot six so some such ten than that the their them then there these they "
-    "this those three through to too twelve two under until up upon us use used uses using very via w was we were what when where which "
-    "while who will with within without would you your yours"
-)
-WEAK_WORDS = _set(  # packaging and sales words: terms only if they name the product or little else is left
-    "add allow allows assorted authentic available bag best better bonus bottle box brand bulk bundle buy case choice collection "
-    "compatibility contain contains customer deal description design designed detail details discontinued easily edition ensure ensures "
-    "exclusive experience extensive extra feature features following free genuine good great guarantee guaranteed help helps high ideal "
-    "image include included including item jumbo kit large long lot low manufacturer mega mini money new offer original pack package "
-    "packaging pair perfect please plus price pro product proud provide provides quality quantity refill regular sale sample sell "
-    "series set ship shipping shop single size sized small special specification specifications style super surpasses tall top total "
-    "trademark travel tube twin type ultimate ultra unique unit usa value variety various vary version want warranty way ways well"
-)
+def word_list(name: str) -> list[str]:
+    """The words of a list in ``words.json``."""
+    return " ".join(_LISTS[name]).split()
+
+
+UNITS = frozenset(word_list("units"))
+STOP_WORDS = UNITS | frozenset(word_list("stop_words"))  # end a phrase and are never a term
+WEAK_WORDS = frozenset(word_list("weak_words"))  # packaging and sales words: terms only if they name the product or little else is left
+AUDIENCE = frozenset(word_list("audience"))  # not types of product
+_COMPANY = frozenset(word_list("company"))
+SAME_UNIT: dict[str, str] = _LISTS["same_unit"]
+"""A unit → its other spellings."""
 PROGRESS_FROM = 20_000  # items; fewer take too little time for a progress bar
 FILLERS = ("product", "item", "general", "other", "plain", "standard", "basic", "common")  # terms of items without text; up to 8 terms
-AUDIENCE = _set("adult baby boy child children girl kid ladies lady man men unisex woman women")  # not types of product
-_COMPANY = _set("beauty brands co company corp corporation cosmetics gmbh group inc international llc ltd products sa usa")
 LONGEST = 30  # letters of a word; longer words are noise
 _DESCRIPTION = 300  # characters read of a description; the paper reads 150
 _SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
