@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grlm_hf.doctor.environment import examine_environment
-from grlm_hf.doctor.findings import Examination, Finding, examined, text_report
+from grlm_hf.doctor.findings import Examination, Finding, examined, run_checks, text_report
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def examine(target: str | Path, engine: str | Path | None = None) -> list[Examin
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    folder, published, names = Path(target), False, None
+    folder, names = Path(target), None
+    published = not folder.is_dir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the checks find what libraries warn of
-        if not folder.is_dir():
+        if published:
             try:
                 folder, names = _fetched(str(target))
-                published = True
             except Exception as error:  # the network, the name, the disk
                 return [examined(str(target), "unknown", {}, [_unreadable(str(target), error)])]
         kind = _kind(folder)
@@ -85,21 +85,18 @@ def _one(
 
         catalog, found = examine_catalog(folder)
         return examined(target, kind, {} if catalog is None else {"catalog": repr(catalog)}, found), None
-    some = sorted(p.name for p in folder.iterdir())[:5]
-    error = ValueError(f"It holds {', '.join(some) or 'nothing'}: no {CONFIG_FILE}, {DATASET_FACTS} or {CATALOG_FILE}.")
-    return examined(target, kind, {}, [_unreadable(target, error)]), None
+    some = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+    return examined(target, kind, {}, [_unreadable(target, f"It holds {some}: no {CONFIG_FILE}, {DATASET_FACTS} or {CATALOG_FILE}.")]), None
 
 
-def _unreadable(target: str, error: Exception) -> Finding:
-    return Finding(
-        "error", "target", " ".join(str(error).split())[:400], "There is nothing here to examine.",
-        "Name a folder that grlm wrote (checkpoint, dataset, catalog, or the output of grlm run), or ORG/NAME on the Hub.", target,
-    )  # fmt: skip
+def _unreadable(target: str, error: object) -> Finding:
+    return Finding("error", "target", " ".join(str(error).split())[:400], "There is nothing here to examine.",
+                   "Name a folder that grlm wrote (checkpoint, dataset, catalog, or the output of grlm run), or ORG/NAME on the Hub.",
+                   target)  # fmt: skip
 
 
 def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> list[Finding]:
     from grlm_hf.decoding.rules import MIN_BEAMS
-    from grlm_hf.doctor.findings import run_checks
     from grlm_hf.doctor.generation import engine as check
 
     if engine is None:
@@ -118,7 +115,7 @@ def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> li
                     "Write names and values in YAML, such as `max-logprobs: 40`.", str(engine))
         ]  # fmt: skip
     left = any(f.check == "sampler-defaults" for f in found)
-    return run_checks([check], arguments, left, parts.needed, str(engine), where=str(engine))
+    return run_checks([check], arguments, left, parts.needed, where=str(engine))
 
 
 def _run(folder: Path, engine: str | Path | None) -> list[Examination]:
@@ -130,7 +127,6 @@ def _run(folder: Path, engine: str | Path | None) -> list[Examination]:
             found.append(one)
     parts, tables = read.get("checkpoint"), read.get("datasets")
     if parts is not None and tables is not None:
-        from grlm_hf.doctor.findings import run_checks
         from grlm_hf.doctor.run import together
 
         found.append(examined(str(folder), "run", {}, run_checks([together], parts, tables, where=str(folder))))
@@ -142,8 +138,7 @@ def _fetched(repo_id: str) -> tuple[Path, list[str] | None]:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    from grlm_hf.hub import explained as explained
-    from grlm_hf.hub import fetch_checkpoint
+    from grlm_hf.hub import explained, fetch_checkpoint
     from grlm_hf.layout import CARD
 
     api = HfApi()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,15 @@ def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
 def _rows(rows: list[dict[str, Any]], where: str) -> Iterator[Finding]:
     ids = Counter(str(row.get("item_id")) for row in rows)
     if twice := [i for i, n in ids.items() if n > 1]:
-        yield Finding(
-            "error", "duplicate-ids", f"{len(twice)} duplicate item ids, such as {twice[0]!r}.",
-            "An id must name one item; such a catalog does not load.", "Keep one row per item in the items file, then: grlm terms.", where,
-        )  # fmt: skip
-    bad = [(row.get("item_id"), terms) for row in rows if not _legal(terms := row.get("terms"))]
-    if bad:
-        item, terms = bad[0]
-        yield Finding(
-            "error", "illegal-term-ids", f"{len(bad)} of {len(rows)} items have an illegal Term ID, such as {item!r}: {terms!r}.",
-            "Terms are normalised (lower case, hyphens, no brackets or commas); other terms cannot be written and read again.",
-            "Pass each term through grlm_hf.identifiers.terms.normalise, or create them again: grlm terms.", where,
-        )  # fmt: skip
+        yield Finding("error", "duplicate-ids", f"{len(twice)} duplicate item ids, such as {twice[0]!r}.",
+                      "An id must name one item; such a catalog does not load.",
+                      "Keep one row per item in the items file, then: grlm terms.", where)  # fmt: skip
+    if illegal := [(row.get("item_id"), terms) for row in rows if not _legal(terms := row.get("terms"))]:
+        item, terms = illegal[0]
+        yield Finding("error", "illegal-term-ids",
+                      f"{len(illegal)} of {len(rows)} items have an illegal Term ID, such as {item!r}: {terms!r}.",
+                      "Terms are normalised (lower case, hyphens, no brackets or commas); other terms cannot be written and read again.",
+                      "Pass each term through grlm_hf.identifiers.terms.normalise, or create them again: grlm terms.", where)  # fmt: skip
 
 
 def _legal(terms: Any) -> bool:
@@ -65,28 +62,20 @@ def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
     sharing = sum(map(len, catalog.collisions.values()))
     tid, worst = max(catalog.collisions.items(), key=lambda entry: len(entry[1]))
     share = sharing / len(catalog)
-    yield Finding(
-        "warning" if share > MUCH_SHARED or len(worst) > CROWD else "info",
-        "collisions",
-        f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID; at most {len(worst)} items have the same: [{', '.join(tid)}].",
-        "The model cannot distinguish items with one Term ID; they are ranked in the order of their ids.",
-        "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one.",
-        where,
-    )
+    yield Finding("warning" if share > MUCH_SHARED or len(worst) > CROWD else "info", "collisions",
+                  f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID; at most {len(worst)} items have the same: "
+                  f"[{', '.join(tid)}].", "The model cannot distinguish items with one Term ID; they are ranked in the order of their ids.",
+                  "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one.",
+                  where)  # fmt: skip
 
 
 def _same_items(catalog: Catalog, where: str) -> Iterator[Finding]:
-    groups: dict[Any, list[str]] = {}
+    groups: dict[Any, list[str]] = defaultdict(list)
     for i in catalog:
-        groups.setdefault((i.title, i.brand, i.categories, i.description, i.price, i.domain), []).append(i.item_id)
-    same = [ids for ids in groups.values() if len(ids) > 1]
-    if same:
+        groups[i.title, i.brand, i.categories, i.description, i.price, i.domain].append(i.item_id)
+    if same := [ids for ids in groups.values() if len(ids) > 1]:
         extra = sum(map(len, same)) - len(same)
-        yield Finding(
-            "warning" if extra > MUCH_REPEATED * len(catalog) else "info",
-            "duplicate-items",
-            f"{extra} of {len(catalog)} items repeat all the text of another, such as {same[0][:2]}.",
-            "A repeated item splits the history of one product and takes a second place in the list.",
-            "Give variants of one product one item_id in items and interactions before grlm terms.",
-            where,
-        )
+        yield Finding("warning" if extra > MUCH_REPEATED * len(catalog) else "info", "duplicate-items",
+                      f"{extra} of {len(catalog)} items repeat all the text of another, such as {same[0][:2]}.",
+                      "A repeated item splits the history of one product and takes a second place in the list.",
+                      "Give variants of one product one item_id in items and interactions before grlm terms.", where)  # fmt: skip

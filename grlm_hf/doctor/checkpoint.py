@@ -40,9 +40,6 @@ def examine_checkpoint(folder: Path, published: bool = False, names: list[str] |
     return parts, [*found, *run_checks(checks, parts, where=str(folder))]
 
 
-# --- what was trained and what is served -----------------------------------------------------------------------------------------------
-
-
 def _stated(parts: Parts) -> Iterator[Finding]:
     if parts.grlm is None:
         return
@@ -50,10 +47,8 @@ def _stated(parts: Parts) -> Iterator[Finding]:
     parts.facts |= {"objective": parts.grlm.objective, "history": f"{parts.grlm.history}, {parts.grlm.max_history} items"}
     for name, allowed in (("objective", OBJECTIVES), ("history", HISTORIES), ("scheme", SCHEMES)):
         if (value := getattr(parts.grlm, name)) not in allowed:
-            yield Finding(
-                "error", "config", f"{name} is {value!r}; expected one of {tuple(allowed)}.", "The checkpoint does not load.",
-                "Restore the file that the training wrote.", where,
-            )  # fmt: skip
+            yield Finding("error", "config", f"{name} is {value!r}; expected one of {tuple(allowed)}.", "The checkpoint does not load.",
+                          "Restore the file that the training wrote.", where)  # fmt: skip
     if parts.grlm.max_history < 1:
         yield Finding("error", "config", f"max_history is {parts.grlm.max_history}.", "A prompt needs at least one item.",
                       "Restore the file that the training wrote.", where)  # fmt: skip
@@ -71,81 +66,69 @@ def _prompts(parts: Parts) -> Iterator[Finding]:
 
 
 def _tokenizer(parts: Parts) -> Iterator[Finding]:
-    t, where = parts.tokenizer, str(parts.folder)
-    if t is None:
+    if (t := parts.tokenizer) is None:
         return
     if parts.grlm is not None and parts.grlm.tokenizer_hash != (found := tokenizer_hash(t)):
-        yield Finding(
-            "error", "tokenizer-changed", f"The tokenizer has hash {found}; the model was trained with {parts.grlm.tokenizer_hash!r}.",
-            "Texts become other tokens than in training.", "Restore the tokenizer files of the training.", where,
-        )  # fmt: skip
+        yield Finding("error", "tokenizer-changed",
+                      f"The tokenizer has hash {found}; the model was trained with {parts.grlm.tokenizer_hash!r}.",
+                      "Texts become other tokens than in training.", "Restore the tokenizer files of the training.")  # fmt: skip
     for name in ("eos", "pad"):
         if getattr(t, f"{name}_token_id") is None:
-            yield Finding(
-                "error", f"{name}-missing", f"The tokenizer has no {name.upper()} token.",
-                "An identifier ends in EOS." if name == "eos" else "It pads the prompts of a batch.",
-                f"tokenizer.{name}_token = ...; tokenizer.save_pretrained(FOLDER). It must be the same as in training.", where,
-            )  # fmt: skip
+            yield Finding("error", f"{name}-missing", f"The tokenizer has no {name.upper()} token.",
+                          "An identifier ends in EOS." if name == "eos" else "It pads the prompts of a batch.",
+                          f"tokenizer.{name}_token = ...; tokenizer.save_pretrained(FOLDER). It must be the same as in "
+                          "training.")  # fmt: skip
     if t.eos_token_id is not None and t.eos_token_id == t.pad_token_id:
-        yield Finding(
-            "warning", "pad-is-eos", f"EOS and pad are one token, {t.eos_token!r}.",
-            "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot tell padding from an end.",
-            "Choose another pad token of the vocabulary before training: tokenizer.pad_token = '<|endoftext|>'.", where,
-        )  # fmt: skip
+        yield Finding("warning", "pad-is-eos", f"EOS and pad are one token, {t.eos_token!r}.",
+                      "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot tell padding from "
+                      "an end.",
+                      "Choose another pad token of the vocabulary before training: tokenizer.pad_token = '<|endoftext|>'.")  # fmt: skip
     if t.padding_side != "left":
-        yield Finding(
-            "warning", "padding-side", f"The tokenizer pads on the {t.padding_side}.",
-            "With several prompts generate() continues after the padding of the shorter ones, and writes nonsense.",
-            "tokenizer.padding_side = 'left'; tokenizer.save_pretrained(FOLDER).", where,
-        )  # fmt: skip
+        yield Finding("warning", "padding-side", f"The tokenizer pads on the {t.padding_side}.",
+                      "With several prompts generate() continues after the padding of the shorter ones, and writes nonsense.",
+                      "tokenizer.padding_side = 'left'; tokenizer.save_pretrained(FOLDER).")  # fmt: skip
 
 
 def _trie_and_catalog(parts: Parts) -> Iterator[Finding]:
     if parts.trie is not None and parts.catalog is not None and parts.trie.of != parts.catalog.identifiers_hash:
-        yield Finding(
-            "warning", "trie-catalog", f"{TRIE_FILE} is of other identifiers ({len(parts.trie):,}) than the catalog "
-            f"({len(parts.catalog.identifiers):,}).",
-            "recommend builds it again at each load; a tool that reads the file alone recommends removed items.",
-            SAVE_AGAIN, str(parts.folder / TRIE_FILE),
-        )  # fmt: skip
+        yield Finding("warning", "trie-catalog", f"{TRIE_FILE} is of other identifiers ({len(parts.trie):,}) than the catalog "
+                      f"({len(parts.catalog.identifiers):,}).",
+                      "recommend builds it again at each load; a tool that reads the file alone recommends removed items.", SAVE_AGAIN,
+                      str(parts.folder / TRIE_FILE))  # fmt: skip
 
 
 def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
     if parts.tokenizer is None or parts.catalog is None:
         return
-    identifiers, trie, where = parts.catalog.identifiers, parts.trie, str(parts.folder / TRIE_FILE)
-    chosen = range(len(identifiers))
-    if len(identifiers) > ALL_ENCODED:
-        chosen = sorted(random.Random(0).sample(chosen, ALL_ENCODED))  # type: ignore[assignment]
+    identifiers, trie = parts.catalog.identifiers, parts.trie
+    chosen = sorted(random.Random(0).sample(range(len(identifiers)), min(len(identifiers), ALL_ENCODED)))
     try:
         paths = identifier_tokens(parts.tokenizer, parts.catalog.scheme, [identifiers[i] for i in chosen])
     except ValueError as error:
-        yield Finding(
-            "error", "tokenizer-merges", str(error), "An item's tokens would depend on the text around it.",
-            "Train with another model's tokenizer.", str(parts.folder),
-        )  # fmt: skip
+        yield Finding("error", "tokenizer-merges", str(error), "An item's tokens would depend on the text around it.",
+                      "Train with another model's tokenizer.")  # fmt: skip
         return
     if trie is None or trie.of != parts.catalog.identifiers_hash:  # then it is not used
         return
-    said = f"{TRIE_FILE} was made with the tokenizer {trie.tokenizer_hash!r}, the checkpoint has {tokenizer_hash(parts.tokenizer)}"
-    saved = trie.paths()
+    saved, current = trie.paths(), tokenizer_hash(parts.tokenizer)
     differ = [n for n, i in enumerate(chosen) if i >= len(saved) or saved[i].tolist() != list(paths[n])]
-    if differ or trie.tokenizer_hash != tokenizer_hash(parts.tokenizer):
+    if differ or trie.tokenizer_hash != current:
         more = f"; {len(differ):,} of {len(chosen):,} identifiers have other tokens" if differ else ""
-        yield Finding(
-            "error", "trie-tokenizer", f"{said}{more}.", "The search would follow tokens of no identifier.",
-            f"Remove {TRIE_FILE} (it is built again), or write it again with save_pretrained.", where,
-        )  # fmt: skip
+        yield Finding("error", "trie-tokenizer",
+                      f"{TRIE_FILE} was made with the tokenizer {trie.tokenizer_hash!r}, the checkpoint has {current}{more}.",
+                      "The search would follow tokens of no identifier.",
+                      f"Remove {TRIE_FILE} (it is built again), or write it again with save_pretrained.",
+                      str(parts.folder / TRIE_FILE))  # fmt: skip
 
 
 def _lengths(parts: Parts) -> Iterator[Finding]:
-    if parts.tokenizer is None or parts.catalog is None or parts.grlm is None or parts.grlm.history not in HISTORIES:
+    if parts.tokenizer is None or parts.catalog is None or parts.grlm is None:
+        return
+    if parts.grlm.history not in HISTORIES or parts.grlm.max_history < 1:
         return
     try:
         request_tokens(parts.tokenizer, ["a"])
     except Exception:  # the chat template has its own check
-        return
-    if parts.grlm.max_history < 1:
         return
     c, rng, history = parts.catalog, random.Random(0), parts.grlm.history
     drawn = rng.sample(range(len(c)), min(len(c), 1000))
@@ -159,58 +142,43 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
     typical = longest([[rng.choice(drawn) for _ in range(parts.grlm.max_history)] for _ in range(_HISTORIES)])[_HISTORIES // 2]
     parts.facts["tokens"] = f"identifiers up to {depth}, a prompt of {parts.grlm.max_history} items about {typical}"
     parts.needed = typical + depth + 1
+    context = (parts.config or {}).get("max_position_embeddings")
+    lengthen = "Create the dataset with a larger mixture.max_tokens, and train again."
     limits: list[tuple[str, Any, str]] = [
-        (
-            "max_position_embeddings of config.json",
-            (parts.config or {}).get("max_position_embeddings"),
-            "Use a model of longer context.",
-        ),
+        ("max_position_embeddings of config.json", context, "Use a model of longer context."),
         ("model_max_length of the tokenizer", parts.tokenizer.model_max_length, "Set tokenizer.model_max_length to the model's own limit."),
-        (
-            "max_tokens of the training",
-            parts.grlm.max_tokens or None,
-            "Create the dataset with a larger mixture.max_tokens, and train again.",
-        ),
+        ("max_tokens of the training", parts.grlm.max_tokens or None, lengthen),
     ]
     for name, limit, fix in limits:
         if not isinstance(limit, int):
             continue
         if limit < one + depth + 1:
-            yield Finding(
-                "error", "length", f"{name} is {limit}; one item, its answer and EOS take up to {one + depth + 1} tokens.",
-                "Prompts or identifiers are cut off.", fix, str(parts.folder),
-            )  # fmt: skip
+            yield Finding("error", "length", f"{name} is {limit}; one item, its answer and EOS take up to {one + depth + 1} tokens.",
+                          "Prompts or identifiers are cut off.", fix)  # fmt: skip
         elif limit < typical + depth + 1:
-            yield Finding(
-                "warning", "length", f"{name} is {limit}; {parts.grlm.max_history} items (max_history) and an answer take about "
-                f"{typical + depth + 1} tokens.",
-                "The oldest items of longer histories are left out; other tools may cut identifiers instead.",
-                f"Lower mixture.max_history. {fix}", str(parts.folder),
-            )  # fmt: skip
+            yield Finding("warning", "length", f"{name} is {limit}; {parts.grlm.max_history} items (max_history) and an answer take about "
+                          f"{typical + depth + 1} tokens.",
+                          "The oldest items of longer histories are left out; other tools may cut identifiers instead.",
+                          f"Lower mixture.max_history. {fix}")  # fmt: skip
     for name in ("max_new_tokens", "max_length"):
         limit = (parts.generation or {}).get(name)
         least = depth + 1 if name == "max_new_tokens" else one + depth + 1
         if isinstance(limit, int) and limit < least:
-            yield Finding(
-                "warning", "length", f"{name} of generation_config.json is {limit}; the longest identifier needs {least}.",
-                "generate() and vLLM use it as their default and truncate identifiers.", f"Remove {name}, or set it to {least} or more.",
-                str(parts.folder / "generation_config.json"),
-            )  # fmt: skip
+            yield Finding("warning", "length", f"{name} of generation_config.json is {limit}; the longest identifier needs {least}.",
+                          "generate() and vLLM use it as their default and truncate identifiers.",
+                          f"Remove {name}, or set it to {least} or more.", str(parts.folder / "generation_config.json"))  # fmt: skip
 
 
 def _weights(parts: Parts) -> Iterator[Finding]:
-    ids = [] if parts.tokenizer is None else [max(parts.tokenizer.get_vocab().values(), default=-1) + 1]
-    needed = max(ids, default=None)
-    yield from weights(parts.folder, parts.config or {}, needed, parts.facts)
-    names = (parts.config or {}).get("architectures")
+    needed = None if parts.tokenizer is None else max(parts.tokenizer.get_vocab().values(), default=-1) + 1
+    config = parts.config or {}
+    yield from weights(parts.folder, config, needed, parts.facts)
+    names = config.get("architectures")
     if parts.config is not None and not (isinstance(names, list) and any(str(n).endswith(("CausalLM", "LMHeadModel")) for n in names)):
-        yield Finding(
-            "warning", "architecture", f"architectures of config.json is {names!r}; expected a causal language model.",
-            "vLLM and pipeline() choose the class by this name.", "Save it with AutoModelForCausalLM.", str(parts.folder / "config.json"),
-        )  # fmt: skip
-    parts.facts["model"] = (
-        f"{(parts.config or {}).get('model_type', '?')} ({', '.join(map(str, names)) if isinstance(names, list) else '?'})"
-    )
+        yield Finding("warning", "architecture", f"architectures of config.json is {names!r}; expected a causal language model.",
+                      "vLLM and pipeline() choose the class by this name.", "Save it with AutoModelForCausalLM.",
+                      str(parts.folder / "config.json"))  # fmt: skip
+    parts.facts["model"] = f"{config.get('model_type', '?')} ({', '.join(map(str, names)) if isinstance(names, list) else '?'})"
 
 
 def _generation(parts: Parts) -> Iterator[Finding]:
@@ -219,9 +187,9 @@ def _generation(parts: Parts) -> Iterator[Finding]:
 
 def _chat_template(parts: Parts) -> Iterator[Finding]:
     if parts.tokenizer is not None:
-        yield from chat_template(parts.tokenizer, str(parts.folder))
+        yield from chat_template(parts.tokenizer)
 
 
 def _files(parts: Parts) -> Iterator[Finding]:
-    yield from unsafe_files(parts.names, CUSTOM_GENERATE, str(parts.folder), None if parts.published else parts.folder)
+    yield from unsafe_files(parts.names, CUSTOM_GENERATE, None if parts.published else parts.folder)
     yield from card(parts.folder, parts.published)

@@ -69,9 +69,7 @@ def _whole(tables: Tables) -> Iterator[Finding]:
         check_folder(tables.folder)
     except (ValueError, KeyError, TypeError) as error:
         found = "schema" if "this grlm-hf reads" in str(error) else "broken-file"
-        yield Finding(
-            "error", found, str(error), "Training and evaluation refuse it, or lack the missing part.", _REMAKE, str(tables.folder)
-        )
+        yield Finding("error", found, str(error), "Training and evaluation refuse it, or lack the missing part.", _REMAKE)
     if tables.facts:
         tables.about |= {n: tables.facts[n] for n in ("title", "split", "history", "max_history") if n in tables.facts}
 
@@ -86,34 +84,30 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
     other = [i.item_id for i, tid in zip(c.items, c.term_ids, strict=True) if stated and stated.get(i.item_id) != tid]
     if other or (stated and len(stated) != len(c)):
         some = f", such as {other[0]!r}" if other else ""
-        yield Finding(
-            "error", "tables-disagree", f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} "
-            f"items{some}.",
-            "A reader of the table trains on other identifiers than those that are served.", _REMAKE, str(tables.folder / "term_ids"),
-        )  # fmt: skip
+        yield Finding("error", "tables-disagree",
+                      f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} " f"items{some}.",
+                      "A reader of the table trains on other identifiers than those that are served.", _REMAKE,
+                      str(tables.folder / "term_ids"))  # fmt: skip
 
 
 def _prompts(tables: Tables) -> Iterator[Finding]:
-    facts = tables.facts or {}
-    history = facts.get("history", "term_ids")
-    if not facts:
+    if not (facts := tables.facts or {}):
         return
+    history, where = facts.get("history", "term_ids"), str(tables.folder / DATASET_FACTS)
     if history not in HISTORIES:
-        yield Finding("error", "config", f"history is {history!r}; expected one of {HISTORIES}.", "No prompt can be written.", _REMAKE,
-                      str(tables.folder / DATASET_FACTS))  # fmt: skip
+        yield Finding(
+            "error", "config", f"history is {history!r}; expected one of {HISTORIES}.", "No prompt can be written.", _REMAKE, where
+        )
         return
     mixture = facts.get("mixture")
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
     if facts.get("prompt_hash") != (written := prompt_hash(history)):
-        yield Finding(
-            "error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
-            "A model trained on it would be prompted differently than in training.", _REMAKE, str(tables.folder / DATASET_FACTS),
-        )  # fmt: skip
+        yield Finding("error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
+                      "A model trained on it would be prompted differently than in training.", _REMAKE, where)  # fmt: skip
     elif stated is not None and stated != templates_hash():
         yield Finding(
             "warning", "prompt-drift", f"Its tasks were written with templates of hash {stated!r}; this grlm-hf has {templates_hash()}.",
-            "Prompts for recommendations are unchanged; those for search phrases, wishes or titles have changed.", _REMAKE,
-            str(tables.folder / DATASET_FACTS),
+            "Prompts for recommendations are unchanged; those for search phrases, wishes or titles have changed.", _REMAKE, where,
         )  # fmt: skip
 
 
@@ -122,37 +116,28 @@ def _cases(tables: Tables) -> Iterator[Finding]:
         tables.cases[part] = cases_of(_rows(tables, "cases", part, ["user_id", "history", "target"]))
         tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
     if not any(tables.cases.values()):
-        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE,
-                      str(tables.folder))  # fmt: skip
-    if tables.catalog is None:
+        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)  # fmt: skip
+    if (known := tables.catalog) is None:
         return
-    known = tables.catalog
     strange = {i for cases in tables.cases.values() for c in cases for i in (*c.history, c.target) if i not in known}
     strange |= {r["item_id"] for p in ("train", "validation", "test") for r in _rows(tables, "interactions", p, ["item_id"])
                 if r["item_id"] not in known}  # fmt: skip
     if strange:
-        yield Finding(
-            "error", "unknown-items", f"{len(strange)} items of interactions or cases are not in the catalog, such as "
-            f"{min(map(str, strange))!r}.",
-            "They can neither be in a prompt nor be recommended.", _REMAKE, str(tables.folder),
-        )  # fmt: skip
+        yield Finding("error", "unknown-items", f"{len(strange)} items of interactions or cases are not in the catalog, such as "
+                      f"{min(map(str, strange))!r}.", "They can neither be in a prompt nor be recommended.", _REMAKE)  # fmt: skip
 
 
 def _interactions(tables: Tables) -> Iterator[Finding]:
     """A user's held-out items must not be among the training events, unless the user also had the item before."""
-    held = _held_out(tables, ("validation", "test"))
-    trained: Counter[tuple[str, str]] = Counter()
-    for row in _rows(tables, "interactions", "train", ["user_id", "item_id"]):
-        if row["user_id"] in held:
-            trained[row["user_id"], row["item_id"]] += 1
+    held, events = _held_out(tables, ("validation", "test")), _rows(tables, "interactions", "train", ["user_id", "item_id"])
+    trained = Counter((row["user_id"], row["item_id"]) for row in events if row["user_id"] in held)
     leaks = [(user, c.target) for user, cases in held.items() for c in cases if trained[user, c.target] > c.history.count(c.target)]
     if leaks:
-        yield Finding(
-            "error", "target-leakage", f"{len(leaks)} held-out targets are among their users' training interactions, such as item "
-            f"{leaks[0][1]!r} of user {leaks[0][0]!r}.",
-            "The model has seen the answers: every figure measured on it is too high.",
-            f"Split before training. {_REMAKE}", str(tables.folder / "interactions"),
-        )  # fmt: skip
+        yield Finding("error", "target-leakage",
+                      f"{len(leaks)} held-out targets are among their users' training interactions, such as item "
+                      f"{leaks[0][1]!r} of user {leaks[0][0]!r}.",
+                      "The model has seen the answers: every figure measured on it is too high.", f"Split before training. {_REMAKE}",
+                      str(tables.folder / "interactions"))  # fmt: skip
 
 
 def _held_out(tables: Tables, parts: tuple[str, ...]) -> dict[str, list[Case]]:
@@ -166,28 +151,25 @@ def _held_out(tables: Tables, parts: tuple[str, ...]) -> dict[str, list[Case]]:
 def _users(tables: Tables) -> Iterator[Finding]:
     where = str(tables.folder / "cases")
     for part, cases in tables.cases.items():
-        asked = Counter((c.user_id, c.history, c.target) for c in cases)
-        once = str((tables.facts or {}).get("split")) == "leave-one-out"
-        users = Counter(c.user_id for c in cases)
-        twice = [u for u, n in users.items() if n > 1] if once else sorted({key[0] for key, n in asked.items() if n > 1})
+        if (tables.facts or {}).get("split") == "leave-one-out":
+            twice = [user for user, n in Counter(c.user_id for c in cases).items() if n > 1]
+        else:
+            repeated = Counter((c.user_id, c.history, c.target) for c in cases)
+            twice = sorted({user for (user, _, _), n in repeated.items() if n > 1})
         if twice:
-            yield Finding(
-                "error", "duplicate-users", f"{len(twice)} users have several {part} cases instead of one, such as {twice[0]!r}.",
-                "They count several times in every metric, and the intervals are too narrow.",
-                f"Keep one row per user (or join their events) in the interactions. {_REMAKE}", where,
-            )  # fmt: skip
+            yield Finding("error", "duplicate-users", f"{len(twice)} users have several {part} cases instead of one, such as {twice[0]!r}.",
+                          "They count several times in every metric, and the intervals are too narrow.",
+                          f"Keep one row per user (or join their events) in the interactions. {_REMAKE}", where)  # fmt: skip
     alike: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for c in tables.cases.get("test", []):
         if len(c.history) + 1 >= _ALIKE:
             alike[*c.history, c.target].add(c.user_id)
-    same = [sorted(users) for users in alike.values() if len(users) > 1]
-    if same:
-        yield Finding(
-            "warning", "duplicate-users", f"{sum(map(len, same)) - len(same)} users have the same history as another ({_ALIKE} events or "
-            f"more), such as {same[0][:2]}.",
-            "One person under two ids: a test target of one may be a training event of the other.",
-            "Drop or join them in the interactions before grlm dataset.", where,
-        )  # fmt: skip
+    if same := [sorted(users) for users in alike.values() if len(users) > 1]:
+        yield Finding("warning", "duplicate-users",
+                      f"{sum(map(len, same)) - len(same)} users have the same history as another ({_ALIKE} events or "
+                      f"more), such as {same[0][:2]}.",
+                      "One person under two ids: a test target of one may be a training event of the other.",
+                      "Drop or join them in the interactions before grlm dataset.", where)  # fmt: skip
 
 
 def _examples(tables: Tables) -> Iterator[Finding]:
@@ -196,9 +178,8 @@ def _examples(tables: Tables) -> Iterator[Finding]:
     if catalog is None:
         return
     known = set(map(catalog.scheme.write, catalog.identifiers))
-    leaks: list[str] = []
-    named: list[str] = []
-    keyed, stale, total = 0, [], 0
+    leaks, named, stale = list[str](), list[str](), list[str]()
+    keyed = total = 0
     for split, parts in (("train", ("validation", "test")), ("validation", ("test",))):
         held = _held_out(tables, parts)
         for row in _rows(tables, "sft", split, ["task", "key", "prompt", "completion"]):
@@ -218,23 +199,18 @@ def _examples(tables: Tables) -> Iterator[Finding]:
     tables.about["training examples"] = f"{total:,}"
     where = str(tables.folder / "sft")
     if leaks:
-        yield Finding(
-            "error", "target-leakage", f"{len(leaks)} training examples contain a held-out target of their user, such as one of user "
-            f"{leaks[0]!r}.",
-            "The model memorises the answers: every figure measured on it is too high.", f"Split first. {_REMAKE}", where,
-        )  # fmt: skip
+        yield Finding("error", "target-leakage",
+                      f"{len(leaks)} training examples contain a held-out target of their user, such as one of user " f"{leaks[0]!r}.",
+                      "The model memorises the answers: every figure measured on it is too high.", f"Split first. {_REMAKE}",
+                      where)  # fmt: skip
     plain = [user for user in named if not user.isdigit() and len(user) > 2]  # a number in a title may equal an id by chance
     if plain or len(named) > keyed / 2:
-        yield Finding(
-            "error", "user-ids", f"{len(named)} prompts contain the id of their user, such as {(plain or named)[0]!r}.",
-            "The model can memorise users, which does not help new ones; and every checkpoint would leak people's ids.",
-            f"Write prompts with grlm_hf.tasks.prompts, which uses no ids. {_REMAKE}", where,
-        )  # fmt: skip
+        yield Finding("error", "user-ids", f"{len(named)} prompts contain the id of their user, such as {(plain or named)[0]!r}.",
+                      "The model can memorise users, which does not help new ones; and every checkpoint would leak people's ids.",
+                      f"Write prompts with grlm_hf.tasks.prompts, which uses no ids. {_REMAKE}", where)  # fmt: skip
     if stale:
-        yield Finding(
-            "error", "stale-examples", f"{len(stale)} answers are no Term ID of the catalog, such as {stale[0][:80]}.",
-            "They were written with another catalog: the trie excludes what the model learns.", _REMAKE, where,
-        )  # fmt: skip
+        yield Finding("error", "stale-examples", f"{len(stale)} answers are no Term ID of the catalog, such as {stale[0][:80]}.",
+                      "They were written with another catalog: the trie excludes what the model learns.", _REMAKE, where)  # fmt: skip
 
 
 def _leaks(shown: Counter[str], case: Case, catalog: Catalog, history: str) -> bool:
@@ -250,5 +226,5 @@ def _leaks(shown: Counter[str], case: Case, catalog: Catalog, history: str) -> b
 
 def _files(tables: Tables) -> Iterator[Finding]:
     names = (p.relative_to(tables.folder).as_posix() for p in tables.folder.rglob("*") if p.is_file())
-    yield from unsafe_files(names, {}, str(tables.folder))
+    yield from unsafe_files(names, {})
     yield from card(tables.folder, tables.published)

@@ -38,17 +38,14 @@ def _libraries(facts: dict[str, Any]) -> Iterator[Finding]:
     source = Path(__file__).parents[2] / "pyproject.toml"  # of a checkout; the metadata of its installation may be older
     try:
         declared, python = metadata.requires(_DISTRIBUTION) or [], metadata.metadata(_DISTRIBUTION)["Requires-Python"]
-        if (
-            source.is_file()
-            and (stated := tomllib.loads(source.read_text(encoding="utf-8")).get("project", {})).get("name") == _DISTRIBUTION
-        ):
+        stated = tomllib.loads(source.read_text(encoding="utf-8")).get("project", {}) if source.is_file() else {}
+        if stated.get("name") == _DISTRIBUTION:
             extras = stated["optional-dependencies"].items()
             declared = [*stated["dependencies"], *(f'{line}; extra == "{extra}"' for extra, lines in extras for line in lines)]
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "warning", "installation", "grlm-hf is imported from a folder and not installed.",
-            "Its requirements are not known, and vLLM does not find its plugin.", "pip install grlm-hf, or pip install -e . in its folder.",
-        )  # fmt: skip
+        yield Finding("warning", "installation", "grlm-hf is imported from a folder and not installed.",
+                      "Its requirements are not known, and vLLM does not find its plugin.",
+                      "pip install grlm-hf, or pip install -e . in its folder.")  # fmt: skip
         return
     yield from compare_libraries(declared, python or "", facts)
 
@@ -62,7 +59,7 @@ def compare_libraries(declared: list[str], python: str, facts: dict[str, Any]) -
         yield Finding("error", "python", f"Python {platform.python_version()}; expected {python}.", "The code needs that version.",
                       "Create an environment with another Python: uv venv --python 3.12.")  # fmt: skip
     missing: dict[str, list[str]] = {}
-    extras: dict[str, set[bool]] = {}
+    extras: dict[str, None] = {}  # in the order of the requirements
     seen: set[str] = set()
     for line in declared:
         try:
@@ -72,29 +69,23 @@ def compare_libraries(declared: list[str], python: str, facts: dict[str, Any]) -
         extra = _extra(str(need.marker or ""))
         if need.name.lower() == _DISTRIBUTION or (need.marker and not need.marker.evaluate({"extra": extra})):
             continue
+        extras.setdefault(extra)
         try:
             found = metadata.version(need.name)
         except metadata.PackageNotFoundError:
             missing.setdefault(extra, []).append(str((need.specifier and f"{need.name}{need.specifier}") or need.name))
-            extras.setdefault(extra, set()).add(False)
             continue
-        extras.setdefault(extra, set()).add(True)
         fits = need.specifier.contains(found, prereleases=True)
         if not extra or need.name not in facts:
             facts[need.name] = f"{found}" + ("" if fits else f" (expected {need.specifier})")
         if not fits and need.name not in seen:
             seen.add(need.name)
-            yield Finding(
-                "warning" if extra else "error", "library-version", f"{need.name} {found}; expected {need.specifier}.",
-                "Interfaces change between versions; the tests passed in that range.",
-                f'pip install "{need.name}{need.specifier}"',
-            )  # fmt: skip
+            yield Finding("warning" if extra else "error", "library-version", f"{need.name} {found}; expected {need.specifier}.",
+                          "Interfaces change between versions; the tests passed in that range.",
+                          f'pip install "{need.name}{need.specifier}"')  # fmt: skip
     for name in missing.pop("", []):
         yield Finding("error", "library-missing", f"{name} is not installed.", "grlm-hf needs it.", f'pip install "{name}"')
-    whole = [e for e, there in extras.items() if e and e not in missing]
-    facts["extras"] = ", ".join(whole) or "none"
-    if "" in missing:
-        return
+    facts["extras"] = ", ".join(e for e in extras if e and e not in missing) or "none"
     part = {extra: names for extra, names in missing.items() if extra != "dev"}
     if part:
         facts["extras not installed"] = "; ".join(f"{extra} ({', '.join(n.split('>')[0].split('<')[0] for n in names)})"
@@ -116,12 +107,11 @@ def _torch(facts: dict[str, Any]) -> Iterator[Finding]:
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if there else []
     facts["GPU"] = ", ".join(f"{g.name} {g.total_memory / 2**30:.0f} GiB" for g in gpus) or f"none (torch built for {built or 'CPU'})"
     if not there and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")):
-        yield Finding(
-            "warning", "gpu", "There is an NVIDIA driver, but torch sees no GPU"
-            + (f" (it is built for CUDA {built})." if built else " (it is built for the CPU)."),
-            "Everything runs on the CPU, for a large model about a hundred times slower.",
-            "Install the torch of your CUDA version (https://pytorch.org/get-started), and check nvidia-smi and CUDA_VISIBLE_DEVICES.",
-        )  # fmt: skip
+        yield Finding("warning", "gpu",
+                      f"There is an NVIDIA driver, but torch sees no GPU (it is built for {f'CUDA {built}' if built else 'the CPU'}).",
+                      "Everything runs on the CPU, for a large model about a hundred times slower.",
+                      "Install the torch of your CUDA version (https://pytorch.org/get-started), and check nvidia-smi and "
+                      "CUDA_VISIBLE_DEVICES.")  # fmt: skip
 
 
 def _faiss(facts: dict[str, Any]) -> Iterator[Finding]:
@@ -160,26 +150,22 @@ def _vllm(facts: dict[str, Any]) -> Iterator[Finding]:
         return
     facts["vLLM"] = next((line.split()[1] for line in said.splitlines() if line.startswith("vllm ")), "?")
     if not any("grlm_hf" in e.value for e in metadata.entry_points(group="vllm.logits_processors")):
-        yield Finding(
-            "info", "vllm", "The logits processor of grlm-hf is not among vLLM's plugins.", "vllm serve does not load it by itself.",
-            "Install this grlm-hf again, or pass --logits-processors grlm_hf.vllm:TrieConstrainedLogitsProcessor.",
-        )  # fmt: skip
+        yield Finding("info", "vllm", "The logits processor of grlm-hf is not among vLLM's plugins.",
+                      "vllm serve does not load it by itself.",
+                      "Install this grlm-hf again, or pass --logits-processors grlm_hf.vllm:TrieConstrainedLogitsProcessor.")  # fmt: skip
 
 
 def _disk(facts: dict[str, Any]) -> Iterator[Finding]:
     from huggingface_hub.constants import HF_HOME
 
     home = Path(HF_HOME)
-    places = {"here": Path.cwd(), "HF_HOME": _existing(home)}
-    for name, place in places.items():
+    for name, place in {"here": Path.cwd(), "HF_HOME": _existing(home)}.items():
         free = shutil.disk_usage(place).free
         facts[f"disk, {name}"] = f"{free / 1e9:.1f} GB free ({home if name == 'HF_HOME' else place})"
         if free < _LOW:
-            yield Finding(
-                "error" if free < _FULL else "warning", "disk", f"{free / 1e9:.1f} GB are free at {place}.",
-                "A model of 4 billion parameters takes 8 GB, its training several times that.",
-                "Free some space (hf cache prune), or set HF_HOME to a larger disk.",
-            )  # fmt: skip
+            yield Finding("error" if free < _FULL else "warning", "disk", f"{free / 1e9:.1f} GB are free at {place}.",
+                          "A model of 4 billion parameters takes 8 GB, its training several times that.",
+                          "Free some space (hf cache prune), or set HF_HOME to a larger disk.")  # fmt: skip
     if not os.access(_existing(home), os.W_OK):
         yield Finding("error", "hf-home", f"HF_HOME ({home}) cannot be written to.", "Models and datasets cannot be downloaded.",
                       "export HF_HOME=/path/to/your/folder")  # fmt: skip
@@ -193,10 +179,8 @@ def _existing(path: Path) -> Path:
 def _hub(facts: dict[str, Any]) -> Iterator[Finding]:
     from huggingface_hub import constants, get_token
 
-    facts["Hub"] = f"{constants.ENDPOINT}, token {'present' if get_token() else 'absent'}" + (
-        ", offline" if constants.HF_HUB_OFFLINE else ""
-    )
+    facts["Hub"] = f"{constants.ENDPOINT}, token {'present' if get_token() else 'absent'}"
     if constants.HF_HUB_OFFLINE:
-        yield Finding(
-            "info", "offline", "HF_HUB_OFFLINE is set.", "Only cached repositories can be loaded by name.", "unset HF_HUB_OFFLINE"
-        )
+        facts["Hub"] += ", offline"
+        why = "Only cached repositories can be loaded by name."
+        yield Finding("info", "offline", "HF_HUB_OFFLINE is set.", why, "unset HF_HUB_OFFLINE")

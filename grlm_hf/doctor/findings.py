@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 LEVELS = ("error", "warning", "info")
@@ -62,20 +62,16 @@ def examined(target: str, kind: str, facts: dict[str, Any], findings: Iterable[F
 
 
 def run_checks(checks: Iterable[Callable[..., Iterable[Finding]]], *subject: Any, where: str = "") -> list[Finding]:
-    """The findings of the checks. A check that raises is itself a finding, and the others still run."""
+    """The findings of the checks, by default at `where`. A check that raises is itself a finding, and the others still run."""
     found: list[Finding] = []
     for check in checks:
         try:
-            found.extend(check(*subject))
+            found.extend(f if f.where else replace(f, where=where) for f in check(*subject))
         except Exception as error:
             name = check.__name__.strip("_").replace("_", "-")
-            found.append(
-                Finding(
-                    "error", "not-examined", f"The check {name} failed: {type(error).__name__}: {str(error)[:300]}",
-                    "A file has an unexpected form, so this was not examined.",
-                    "Check what the message names; if the files are correct, report this as a bug.", where,
-                )
-            )  # fmt: skip
+            reason = f"The check {name} failed: {type(error).__name__}: {str(error)[:300]}"
+            fix = "Check what the message names; if the files are correct, report this as a bug."
+            found.append(Finding("error", "not-examined", reason, "A file has an unexpected form, so this was not examined.", fix, where))
     return found
 
 
@@ -85,17 +81,16 @@ def text_report(examination: Examination, colour: bool = False) -> str:
     def paint(text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
-    def block(label: str, text: str) -> str:
-        return textwrap.fill(text, _WIDTH, initial_indent=f"    {label}: ", subsequent_indent="         ", break_on_hyphens=False,
-                             break_long_words=False)  # fmt: skip
+    def wrapped(text: str, indent: int) -> str:
+        return textwrap.fill(text, _WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
 
     lines = [paint(f"{examination.kind} {examination.target}" if examination.kind != examination.target else examination.kind, "1")]
     width = max(map(len, examination.facts), default=0)
     lines += [f"  {name.ljust(width)}  {value}" for name, value in examination.facts.items()]
     for f in examination.findings:
-        head = textwrap.fill(f"{f.level}: {f.check}: {f.found}" + (f" ({f.where})" if f.where else ""), _WIDTH, subsequent_indent="    ",
-                             break_on_hyphens=False, break_long_words=False)  # fmt: skip
-        lines += ["", paint(f.level, _COLOURS[f.level]) + head[len(f.level) :], block("why", f.why), block("fix", f.fix)]
+        head = wrapped(f"{f.level}: {f.check}: {f.found}" + (f" ({f.where})" if f.where else ""), 4)
+        lines += ["", paint(f.level, _COLOURS[f.level]) + head[len(f.level) :]]
+        lines += [wrapped(f"    {label}: {text}", 9) for label, text in (("why", f.why), ("fix", f.fix))]
     counts = [f"{n} {name}{'' if n == 1 else 's'}" for level, name in zip(LEVELS, ("error", "warning", "note"), strict=True)
               if (n := len(examination.of(level)))]  # fmt: skip
     lines += ["", ", ".join(counts) if counts else paint("No problems found.", "32")]

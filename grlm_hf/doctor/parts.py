@@ -90,8 +90,7 @@ def read_tokenizer(parts: Parts) -> Iterator[Finding]:
 
 def read_catalog(parts: Parts) -> Iterator[Finding]:
     parts.catalog, found = examine_catalog(parts.folder)
-    if parts.catalog is not None:
-        c = parts.catalog
+    if (c := parts.catalog) is not None:
         parts.facts["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs" + (f", {len(c.domains)} domains" if c.domains else "")
     yield from found
 
@@ -99,10 +98,8 @@ def read_catalog(parts: Parts) -> Iterator[Finding]:
 def read_trie(parts: Parts) -> Iterator[Finding]:
     path = parts.folder / TRIE_FILE
     if not path.is_file():
-        yield Finding(
-            "info", "trie", f"There is no {TRIE_FILE}.", "It is built again at each load, which takes a minute for a million items.",
-            SAVE_AGAIN, str(path),
-        )  # fmt: skip
+        yield Finding("info", "trie", f"There is no {TRIE_FILE}.",
+                      "It is built again at each load, which takes a minute for a million items.", SAVE_AGAIN, str(path))  # fmt: skip
         return
     try:
         parts.trie = Trie.load(path)

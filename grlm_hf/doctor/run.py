@@ -17,11 +17,9 @@ def together(parts: Parts, tables: Tables) -> Iterator[Finding]:
         for name in ("prompt_hash", "history", "max_history", "max_tokens"):
             here, there = getattr(parts.grlm, name), facts.get(name, {"history": "term_ids", "max_tokens": 0}.get(name))
             if here != there:
-                yield Finding(
-                    "error" if name in ("prompt_hash", "history") else "warning",
-                    "prompt-drift", f"The checkpoint was trained with {name} {here!r}, the dataset has {there!r}.",
-                    "The model's prompts differ from the dataset's: one of them is older.", again, where,
-                )  # fmt: skip
+                yield Finding("error" if name in ("prompt_hash", "history") else "warning", "prompt-drift",
+                              f"The checkpoint was trained with {name} {here!r}, the dataset has {there!r}.",
+                              "The model's prompts differ from the dataset's: one of them is older.", again, where)  # fmt: skip
     if parts.catalog is None or tables.catalog is None:
         return
     ours = dict(zip((i.item_id for i in tables.catalog), tables.catalog.term_ids, strict=True))
@@ -29,7 +27,6 @@ def together(parts: Parts, tables: Tables) -> Iterator[Finding]:
     lacking = [i for i in ours if i not in parts.catalog] if facts.get("split") != "unseen-items" else []
     if other or lacking:
         differs = f"{len(other)} items have other Term IDs" if other else f"{len(lacking)} items are missing"
-        yield Finding(
-            "error", "catalog-differs", f"In the checkpoint's catalog {differs}, such as {(other or lacking)[0]!r}.",
-            "The model learnt other identifiers than it must write, or some items can never be recommended.", again, where,
-        )  # fmt: skip
+        yield Finding("error", "catalog-differs", f"In the checkpoint's catalog {differs}, such as {(other or lacking)[0]!r}.",
+                      "The model learnt other identifiers than it must write, or some items can never be recommended.", again,
+                      where)  # fmt: skip

@@ -27,10 +27,9 @@ def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts
 
     files, missing = _files(folder)
     if missing:
-        yield Finding(
-            "error", "missing-file", f"{len(missing)} files of weights are missing, such as {missing[0]}.", "The model cannot be loaded.",
-            "Download or copy the checkpoint again; resume an unfinished training: grlm train.", str(folder),
-        )  # fmt: skip
+        yield Finding("error", "missing-file", f"{len(missing)} files of weights are missing, such as {missing[0]}.",
+                      "The model cannot be loaded.",
+                      "Download or copy the checkpoint again; resume an unfinished training: grlm train.")  # fmt: skip
     if not files:
         return
     kinds: Counter[str] = Counter()
@@ -48,19 +47,15 @@ def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts
                     if tensor.is_floating_point() and not _finite(tensor):
                         broken.append(name)
         except (SafetensorError, OSError, RuntimeError) as error:
-            yield Finding(
-                "error", "broken-file", f"{path.name} is not a complete safetensors file: {error}", "The model cannot be loaded.",
-                "Download or copy it again; a full disk leaves such files.", str(path),
-            )  # fmt: skip
+            yield Finding("error", "broken-file", f"{path.name} is not a complete safetensors file: {error}", "The model cannot be loaded.",
+                          "Download or copy it again; a full disk leaves such files.", str(path))  # fmt: skip
     facts["weights"] = ", ".join(f"{n:,} × {kind}" for kind, n in kinds.most_common())
     if broken:
-        yield Finding(
-            "error", "not-finite", f"{len(broken)} tensors have NaN or infinity, such as {broken[0]}.",
-            "Every score becomes NaN, or the search finds nothing.",
-            "Use an earlier checkpoint; train with a lower train.learning_rate, or in bf16 instead of fp16.", str(folder),
-        )  # fmt: skip
-    yield from _types(kinds, config, str(folder))
-    yield from _rows(rows, config, needed_rows, str(folder))
+        yield Finding("error", "not-finite", f"{len(broken)} tensors have NaN or infinity, such as {broken[0]}.",
+                      "Every score becomes NaN, or the search finds nothing.",
+                      "Use an earlier checkpoint; train with a lower train.learning_rate, or in bf16 instead of fp16.")  # fmt: skip
+    yield from _types(kinds, config)
+    yield from _rows(rows, config, needed_rows)
 
 
 def _files(folder: Path) -> tuple[list[Path], list[str]]:
@@ -80,47 +75,34 @@ def _files(folder: Path) -> tuple[list[Path], list[str]]:
 def _finite(tensor: Any) -> bool:
     import torch
 
-    flat = tensor.reshape(-1)
-    for start in range(0, flat.numel(), _PART):
-        part = flat[start : start + _PART]
-        if part.element_size() == 1:  # float8 has no isfinite
-            part = part.float()
-        if not bool(torch.isfinite(part).all()):
-            return False
-    return True
+    parts = tensor.reshape(-1).split(_PART)
+    return all(bool(torch.isfinite(p.float() if p.element_size() == 1 else p).all()) for p in parts)  # float8 has no isfinite
 
 
-def _types(kinds: Counter[str], config: dict[str, Any], where: str) -> Iterator[Finding]:
+def _types(kinds: Counter[str], config: dict[str, Any]) -> Iterator[Finding]:
     stated = config.get("dtype") or config.get("torch_dtype")
     if not kinds:
         return
-    (most, _), *_rest = kinds.most_common()
+    most, _ = kinds.most_common(1)[0]
     if stated and str(stated) != most:
-        yield Finding(
-            "warning", "dtype", f"config.json states {stated}, the weights are {most}.",
-            "dtype='auto' loads them as config.json states: scores differ from the evaluation, or memory doubles.",
-            f"Save the model again as it was trained, or set \"dtype\": \"{most}\" in config.json.", where,
-        )  # fmt: skip
+        yield Finding("warning", "dtype", f"config.json states {stated}, the weights are {most}.",
+                      "dtype='auto' loads them as config.json states: scores differ from the evaluation, or memory doubles.",
+                      f"Save the model again as it was trained, or set \"dtype\": \"{most}\" in config.json.")  # fmt: skip
     if "float16" in kinds:
-        yield Finding(
-            "info", "dtype", "There are float16 weights.", "float16 overflows above 65,504; log-probabilities lose digits.",
-            "Prefer bfloat16 or float32 for training and serving, if the hardware has it.", where,
-        )  # fmt: skip
+        yield Finding("info", "dtype", "There are float16 weights.", "float16 overflows above 65,504; log-probabilities lose digits.",
+                      "Prefer bfloat16 or float32 for training and serving, if the hardware has it.")  # fmt: skip
 
 
-def _rows(rows: dict[str, int], config: dict[str, Any], needed: int | None, where: str) -> Iterator[Finding]:
+def _rows(rows: dict[str, int], config: dict[str, Any], needed: int | None) -> Iterator[Finding]:
     stated = config.get("vocab_size") if isinstance(config.get("vocab_size"), int) else None
     for name, found in rows.items():
         if stated is not None and stated != found:
-            yield Finding(
-                "error", "vocabulary", f"config.json states vocab_size {stated}, {name} has {found} rows.", "The model cannot be loaded.",
-                "Save the model again: model.save_pretrained writes both.", where,
-            )  # fmt: skip
+            yield Finding("error", "vocabulary", f"config.json states vocab_size {stated}, {name} has {found} rows.",
+                          "The model cannot be loaded.", "Save the model again: model.save_pretrained writes both.")  # fmt: skip
             return
     have = min(rows.values(), default=stated)
     if have is not None and needed is not None and needed > have:
-        yield Finding(
-            "error", "vocabulary", f"The tokenizer makes ids up to {needed - 1}, the model has {have} embeddings.",
-            "A prompt with such a token raises an index error, or crashes the process on a GPU.",
-            "Restore the tokenizer that the model was trained with; or model.resize_token_embeddings(len(tokenizer)), and train.", where,
-        )  # fmt: skip
+        yield Finding("error", "vocabulary", f"The tokenizer makes ids up to {needed - 1}, the model has {have} embeddings.",
+                      "A prompt with such a token raises an index error, or crashes the process on a GPU.",
+                      "Restore the tokenizer that the model was trained with; or model.resize_token_embeddings(len(tokenizer)), and "
+                      "train.")  # fmt: skip
