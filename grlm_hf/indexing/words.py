@@ -20,7 +20,6 @@ from tqdm import tqdm
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
 
-
 _LISTS = json.loads((files("grlm_hf") / "indexing" / "words.json").read_text(encoding="utf-8"))
 
 
