@@ -94,8 +94,8 @@ def page() -> str:
         "",
         "# Benchmarks",
         "",
-        "Every figure comes from a file in `benchmarks/results`, which the command beside it makes; `python benchmarks/page.py` writes this "
-        "page. Machines: two shared CPU cores unless a line states another, so ratios mean more than times.",
+        "Every figure comes from a file in `benchmarks/results`, which the command beside it makes; `python benchmarks/page.py` writes "
+        "this page. Machines: two shared CPU cores unless a line states another, so ratios mean more than times.",
         "",
         "## Quality",
         "",
