@@ -84,14 +84,12 @@ def check_item(item: Item) -> None:
     who = f"item {item.item_id!r}"
     if not isinstance(item.item_id, str) or not item.item_id or len(item.item_id) > MAX_ID or clean(item.item_id) != item.item_id:
         raise ValueError(f"{who:.400}: an id has 1 to {MAX_ID} characters, no spaces around it, and no two spaces or a tab within.")
-    for name in ("title", "brand", "description", "domain"):
-        value = getattr(item, name)
-        if not isinstance(value, str) or len(value) > MAX_FIELD:
+    texts = {name: (getattr(item, name),) for name in ("title", "brand", "description", "domain")} | {"categories": item.categories}
+    for name, values in texts.items():
+        if not all(isinstance(value, str) and len(value) <= MAX_FIELD for value in values):
             raise ValueError(f"{who}: {name} is no text of up to {MAX_FIELD:,} characters.")
     if not item.title.strip():
         raise ValueError(f"{who} has an empty title.")
-    if not all(isinstance(c, str) and len(c) <= MAX_FIELD for c in item.categories):
-        raise ValueError(f"{who}: categories are not all texts.")
     if item.price is not None and not (math.isfinite(item.price) and item.price >= 0):
         raise ValueError(f"{who}: price {item.price} is not a finite, non-negative number; leave it empty where unknown.")
 

@@ -25,7 +25,6 @@ MAX_TERMS = 16
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 History = Annotated[list[ItemId], Field(min_length=1, max_length=MAX_HISTORY)]
 Term = Annotated[str, Field(min_length=1, max_length=MAX_TERM)]
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class _Request(BaseModel):
@@ -94,7 +93,7 @@ class ItemFields(_Request):
     title: Annotated[str, Field(min_length=1, max_length=1_000)]
     brand: Annotated[str, Field(max_length=1_000)] = ""
     categories: Annotated[list[Annotated[str, Field(max_length=1_000)]], Field(max_length=64)] = []
-    description: Text = ""
+    description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     price: float | None = Field(None, ge=0, le=1e12)
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -80,16 +79,13 @@ class Service:
         self.batcher = Batcher(grlm, self.options.max_batch, self.options.max_wait_ms / 1000, self.options.queue)
         self.batcher.searched = self._searched
         self.metrics.waiting.set_function(lambda: len(self.batcher))
+        self.metrics.version.set_function(lambda: self.current.number)
+        self.metrics.items.set_function(lambda: len(self.current.catalog))
         self.stopping = False
-        self._show()
 
     def _searched(self, histories: int, forwards: int) -> None:
         self.metrics.batch.observe(histories)
         self.metrics.forwards.inc(forwards)
-
-    def _show(self) -> None:
-        self.metrics.version.set(self.current.number)
-        self.metrics.items.set(len(self.current.catalog))
 
     def version_of(self, answers: Sequence[Recommendations]) -> int:
         """The number of the version that the answers to a request were computed on."""
@@ -160,7 +156,7 @@ class Service:
             if len(self.state.kept) < 2:
                 raise Refused(409, f"There is no version before {self.current.number} to go back to.")
             try:
-                return self.state.read(self.state.kept[-2])
+                return self.state.read(self.state.kept[-2]).catalog
             except (ValueError, TypeError, KeyError) as error:
                 raise Refused(409, f"Version {self.state.kept[-2]} cannot be read: {error}") from error
 
@@ -195,7 +191,6 @@ class Service:
         finally:
             self._changes.release()
         (version,) = committed
-        self._show()
         log.info("catalog changed", extra={"facts": {"version": version.number, "items": len(version.catalog)}})
         return version
 
@@ -205,11 +200,7 @@ class Service:
         if not self._uploads.acquire(blocking=False):
             raise Refused(429, "Another upload is under way; try again later.", "uploads")
         try:
-            handle, name = tempfile.mkstemp(prefix=".upload-", suffix=".parquet", dir=self.state.folder)
-            os.close(handle)
-            try:
-                yield Path(name)
-            finally:
-                os.unlink(name)
+            with tempfile.NamedTemporaryFile(prefix=".upload-", suffix=".parquet", dir=self.state.folder) as file:
+                yield Path(file.name)
         finally:
             self._uploads.release()

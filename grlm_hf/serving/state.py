@@ -99,7 +99,7 @@ class State:
         problems = []
         for number in reversed(stated):
             try:
-                found = self._read(number)
+                found = self.read(number)
             except (ValueError, TypeError, KeyError) as error:
                 problems.append(f"version {number}: {error}")
                 continue
@@ -134,11 +134,8 @@ class State:
             return present
         raise ValueError(f"{pointer} has schema {values['schema']}; this grlm-hf reads up to {SCHEMA}. pip install -U grlm-hf")
 
-    def read(self, number: int) -> Catalog:
-        """The catalog of a kept version. Raises ``ValueError`` if it is damaged."""
-        return self._read(number).catalog
-
-    def _read(self, number: int) -> Version:
+    def read(self, number: int) -> Version:
+        """A kept version. Raises ``ValueError``, ``TypeError`` or ``KeyError`` if it is damaged."""
         folder = self._path(number)
         facts = read_json(folder / "version.json")
         file = folder / CATALOG_FILE

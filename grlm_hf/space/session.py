@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -283,8 +284,6 @@ def with_own(shop: Shop, session: Session, title: str, description: str) -> Sess
             raise ValueError(f"The {name} has {len(text)} characters; up to {LIMITS[name]} are read here. Shorten it.")
     if len(session.own) >= LIMITS["own"]:
         raise ValueError(f"Up to {LIMITS['own']} own items can be kept here; forget one first.")
-    taken = {item.item_id for item in session.own}
-    number = 1
-    while (item_id := f"yours-{number}") in taken or any(item_id in grlm.catalog for grlm in shop.checkpoints.values()):
-        number += 1
+    taken: list[Container[str]] = [{item.item_id for item in session.own}, *(grlm.catalog for grlm in shop.checkpoints.values())]
+    item_id = next(name for n in count(1) if not any((name := f"yours-{n}") in ids for ids in taken))
     return replace(session, own=(*session.own, Item(item_id, title, description=description)), message="", why=item_id)

@@ -7,14 +7,17 @@ another, are gathered here by terms. Under the trie objective their probabilitie
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from grlm_hf.decoding.rules import Rules
 from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.trie.ranges import RangeMax
 
 if TYPE_CHECKING:
     from grlm_hf.modeling.recommender import GRLMForRecommendation
@@ -53,10 +56,6 @@ class Branch:
 
 def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, rules: Rules) -> list[Reached]:
     """Repeats the search of ``recommend(history, rules=rules, num_beams=…, edge_wise=True)`` and returns all nodes where it stopped."""
-    import torch
-
-    from grlm_hf.trie.ranges import RangeMax
-
     index = grlm.shelf.index
     walker, catalog = index.walker, index.catalog
     (adjustment,) = index.adjustments(rules, [history])
@@ -64,12 +63,6 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
     identifiers = [catalog.identifiers[leaf] for leaf in index.trie.leaf]
     prompt = grlm.prompts(index, [[catalog.position(i) for i in history]])
     reached: list[Reached] = []
-
-    def stop(lo: int, hi: int, log_prob: float, fate: str, complete: bool) -> None:
-        first, last = min(identifiers[lo:hi]), max(identifiers[lo:hi])  # all identifiers between them share what these two share
-        same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-        reached.append(Reached(first[:same], log_prob, complete, fate))
-
     with torch.inference_mode():
         prefixes = grlm.engine.prefixes(grlm.batch(index, prompt))
         expanded, log_prob = prefixes.root(), np.zeros(1)
@@ -83,7 +76,8 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
             chosen = live[np.argsort(-key[live], kind="stable")[:num_beams]]
             for i in sorted(set(range(len(key))) - set(chosen.tolist())):
                 fate = "ruled out" if key[i] == -np.inf else "found" if over[i] else "given up"
-                stop(int(expanded.lo[i]), int(expanded.hi[i]), float(child_log_prob[i]), fate, bool(single[i]))
+                below = identifiers[expanded.lo[i] : expanded.hi[i]]
+                reached.append(Reached(tuple(os.path.commonprefix(below)), float(child_log_prob[i]), bool(single[i]), fate))
             if not len(chosen):
                 return reached
             slot, at = expanded.slot[expanded.row[chosen]], have[chosen]

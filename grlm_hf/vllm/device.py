@@ -105,7 +105,7 @@ class DeviceRows:
         """Copies the requests added since the last call to the device."""
         if not self._staged:
             return
-        for trie in {id(s.trie): s.trie for s in self._staged.values() if s.trie}.values():
+        for trie in self._tries.values():
             trie.flush()
         device = self.states.device
         at = put(list(self._staged), device)

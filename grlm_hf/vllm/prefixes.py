@@ -23,12 +23,11 @@ MAX_CHILDREN = 128
 
 @dataclass(frozen=True)
 class _Request:
-    """The tokens before a choice; the children there; the number of last tokens that are a run whose log-probabilities are needed; the
-    number of first tokens that were computed before."""
+    """The tokens before a choice, of which `known` were computed before and those of `run` need log-probabilities; the children there."""
 
-    text: list[int]
+    prefix: list[int]
+    run: list[int]
     children: list[int]
-    run: int
     known: int
 
 
@@ -78,8 +77,8 @@ class VLLMPrefixes:
         for node, text in enumerate(self._texts[at] for at in slot.tolist()):
             children = token[first[node] : first[node] + count[node]].tolist()
             for begin in range(0, len(children), MAX_CHILDREN):
-                forced = int(runs[node]) if begin == 0 else 0
-                requests.append(_Request(text, children[begin : begin + MAX_CHILDREN], forced, int(known[node])))
+                start = len(text) - (int(runs[node]) if begin == 0 else 0)
+                requests.append(_Request(text[:start], text[start:], children[begin : begin + MAX_CHILDREN], int(known[node])))
                 place.append((node, begin))
         answers = self._forced(requests) if self._forcing else self._prefilled(requests)
         self.forwards += 1
@@ -95,23 +94,17 @@ class VLLMPrefixes:
 
     def _forced(self, requests: Sequence[_Request]) -> list[_Scores]:
         """The answers of an engine that writes forced tokens."""
-        start = [len(r.text) - r.run for r in requests]
-        options: list[dict[str, Any]] = [
-            {"max_tokens": r.run + 1, "logprob_token_ids": r.children, "extra_args": {KEY: r.text[at:]}}
-            for r, at in zip(requests, start, strict=True)
-        ]
-        outputs = self._generate([r.text[:at] for r, at in zip(requests, start, strict=True)], options)
+        options = [{"max_tokens": len(r.run) + 1, "logprob_token_ids": r.children, "extra_args": {KEY: r.run}} for r in requests]
         found = []
-        for request, output in zip(requests, outputs, strict=True):
+        for request, output in zip(requests, self._generate([r.prefix for r in requests], options), strict=True):
             flat = output.outputs[0].logprobs
-            at = flat.start_indices  # of each token written: its own log-probability, then those of the children
-            last = at[request.run] + 1
-            found.append(([flat.logprobs[i] for i in at[: request.run]], flat.logprobs[last : last + len(request.children)]))
+            *run, end = flat.start_indices  # of each token written: its own log-probability, then those of the children
+            found.append(([flat.logprobs[at] for at in run], flat.logprobs[end + 1 : end + 1 + len(request.children)]))
         return found
 
     def _prefilled(self, requests: Sequence[_Request]) -> list[_Scores]:
         """The answers of any other engine."""
-        texts = [r.text for r in requests]
+        texts = [r.prefix + r.run for r in requests]
         options: list[dict[str, Any]] = [
             {"logprob_token_ids": r.children, "prompt_logprobs": 0 if r.run else None, "skip_reading_prefix_cache": False} for r in requests
         ]
@@ -125,8 +118,7 @@ class VLLMPrefixes:
         found = []
         for request, output in zip(requests, outputs, strict=True):
             prompt, flat = output.prompt_logprobs, output.outputs[0].logprobs  # in the latter the sampled token comes first
-            places = range(len(request.text) - request.run, len(request.text))
-            run = [prompt.logprobs[prompt.start_indices[at]] for at in places]
+            run = [prompt.logprobs[prompt.start_indices[len(request.prefix) + at]] for at in range(len(request.run))]
             found.append((run, flat.logprobs[1 : 1 + len(request.children)]))
         return found
 

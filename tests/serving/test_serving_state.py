@@ -54,7 +54,7 @@ def test_the_last_version_comes_back_with_its_trie(tmp_path: Path) -> None:
     assert (found.number, found.catalog, s.kept) == (3, THIRD, (2, 3))
     assert found.trie is not None
     assert found.trie.of == THIRD.identifiers_hash
-    assert s.read(2) == SECOND
+    assert s.read(2).catalog == SECOND
     assert sorted(p.name for p in (tmp_path / "s" / "versions").iterdir()) == ["2", "3"]
     with pytest.raises(ValueError, match="in use by another"):
         State(tmp_path / "s")
