@@ -1,8 +1,8 @@
-"""What a split gives away: held-out targets that training holds, people who stand there twice, items that cannot be told apart."""
+"""Leakage and ambiguity of a split: held-out targets in training, duplicate users, items with one Term ID."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.markdown import table
 
 ALIKE = 5
-"""Events from which on two users with the same ones in the same order are hardly two."""
+"""From this many events on, two users with the same history are probably one."""
 _ROWS = {
     "targets_trained_on": "whose target stands among its own user's training events more often than in its history (leakage)",
     "twins": f"with the very events of another user's case, {ALIKE} events or more (one person twice?)",
@@ -22,25 +22,23 @@ _ROWS = {
 
 
 def audit(events: Iterable[tuple[str, str]], cases: Sequence[Case], catalog: Catalog) -> dict[str, int]:
-    """Counts of the cases of which something is to be known before their figures are believed, and of the items that share a Term ID.
+    """Counts the cases whose figures need care, and the items that share a Term ID.
 
     Args:
         events: (user_id, item_id) of all training events.
-        cases: what is asked.
-        catalog: what can be recommended.
     """
-    asked = {c.user_id for c in cases}
+    users = {c.user_id for c in cases}
     trained: Counter[tuple[str, str]] = Counter()
     known = set()
     for user, item in events:
         known.add(item)
-        if user in asked:
+        if user in users:
             trained[user, item] += 1
     of_term_id = Counter(catalog.term_ids)
-    alike: dict[tuple[str, ...], set[str]] = {}
+    alike: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for c in cases:
         if len(c.history) + 1 >= ALIKE:
-            alike.setdefault((*c.history, c.target), set()).add(c.user_id)
+            alike[*c.history, c.target].add(c.user_id)
     return {
         "cases": len(cases),
         "targets_trained_on": sum(trained[c.user_id, c.target] > c.history.count(c.target) for c in cases),
@@ -54,15 +52,15 @@ def audit(events: Iterable[tuple[str, str]], cases: Sequence[Case], catalog: Cat
 
 
 def audit_table(found: dict[str, Any]) -> str:
-    """An `audit` as Markdown."""
-    rows = [[f"cases {said}", f"{found[key]:,}", share(found[key], found["cases"])] for key, said in _ROWS.items()]
+    """An `audit` as a Markdown table."""
+    rows = [[f"cases {label}", f"{found[key]:,}", share(found[key], found["cases"])] for key, label in _ROWS.items()]
     shared = found["items_sharing_a_term_id"]
     rows.append(["items that share their Term ID with another", f"{shared:,}", share(shared, found["items"])])
     return table([f"of {found['cases']:,} cases and {found['items']:,} items", "number", "share"], rows)
 
 
 def share(part: int, whole: int) -> str:
-    """``1.5 %``; so that neither a few of many are none, nor almost all of them all."""
+    """A percentage such as ``1.5 %``, with more digits where it would round to 0 or 100 without being it."""
     for digits in (1, 2, 3, 4):
         text = f"{100 * part / max(whole, 1):.{digits}f}"
         if part in (0, whole) or float(text) not in (0, 100):

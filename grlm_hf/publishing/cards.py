@@ -1,75 +1,50 @@
-"""The cards of published datasets and catalogs: YAML that the Hub reads, Markdown that people read. Of checkpoints: `model_card`.
+"""The cards of published datasets: YAML for the Hub, Markdown for people, from the templates in ``model_cards``.
 
-Every figure comes from the facts of the folder that the card stands in. Text that a user gave is escaped: it is shown as it is, and can
-neither break the YAML nor bring headings, HTML or tables of its own.
+Every figure comes from the facts of the card's folder. A user's text is escaped: it can neither break the YAML nor add headings, HTML or
+tables.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from grlm_hf.layout import PLACE, TAGS
+import yaml
+from jinja2 import Environment, StrictUndefined, Template
+
+from grlm_hf.layout import TAGS
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
-from grlm_hf.publishing.audit import audit_table
+from grlm_hf.publishing.audit import audit_table, share
 from grlm_hf.publishing.licenses import license_fields
-from grlm_hf.publishing.limits import dataset_limits
 
-TABLES = {
-    "items": "What can be recommended.",
-    "interactions": "Who had what, in which order; one row an event.",
-    "neighbors": "The items most alike by text: what an item's terms were chosen in view of.",
-    "collaborative": "The items that a sequence model finds closest to each, from who had what.",
-    "term_ids": "The identifier of each item.",
-    "cases": "The questions of an evaluation: after this history, which item comes?",
-    "sft": "Training examples as chat messages, which any TRL script trains on.",
-}
-COLUMNS = {
-    "item_id": "the item's id, unique among `items`",
-    "title": "its title, never empty",
-    "brand": "its brand; empty where unknown",
-    "categories": "its categories, root to leaf",
-    "description": "its description; empty where unknown",
-    "price": "its price in the source's currency; null where unknown",
-    "domain": "the catalog it comes from, where several are joined; else empty",
-    "user_id": "the user's id",
-    "position": "how many of the user's events stand before it: in training, or in the question that asks for it",
-    "timestamp": "unix seconds; null where unknown",
-    "neighbors": "ids of the nearest items, closest first",
-    "scores": "their similarities, in the same order",
-    "terms": "the Term ID: its words, most important first",
-    "history": "ids of the items before, oldest first",
-    "target": "the id of the item that came next",
-    "task": "which training task the example is of",
-    "key": "the user or item it was made from",
-    "prompt": "the user's turn, as messages with `role` and `content`",
-    "completion": "the assistant's turn: what is learnt, in some tasks behind a part of the history",
-}
-"""What each column of the tables that grlm-hf writes means, wherever it stands."""
-
-SPLITS = {
-    "leave-one-out": "Leave-one-out: each user's last event is the test target, the one before it the validation target, the rest trains. "
-    "Users with fewer than three events only train.",
-    "leave-one-out-per-domain": "Leave-one-out within each domain: a user's last event of a domain is a test target, the one before it a "
-    "validation target, the rest trains. Users with too few events of a domain only train there.",
-    "time": "By time: all events are cut at two points in time. Events after the second are test targets, those between the two are "
-    "validation targets; each is asked with all that its user had before.",
-    "unseen-items": "Unseen items: some items never occur in training, nor do their texts; half of them are validation targets, half test "
-    "targets. Each is asked with the training items that its user had before.",
-    "given": "As the source gives it: which events train, validate and test is stated in its files.",
-}
+_FILTERS: dict[str, Callable[..., str]] = {"escaped": escaped, "number": number, "one_line": one_line, "paragraphs": paragraphs}
 
 
-def section(title: str, *parts: str) -> str:
-    body = "\n\n".join(filter(None, parts))
-    return f"## {title}\n\n{body}" if body else ""
+def _shipped(name: str) -> str:
+    """The text of ``model_cards/{name}``: inside the package in a wheel, beside it in a checkout."""
+    inside = files("grlm_hf") / "model_cards" / name
+    source = inside if inside.is_file() else Path(__file__).parents[2] / "model_cards" / name
+    return source.read_text(encoding="utf-8")
 
 
-# --- cards ---------------------------------------------------------------------------------------------------------------------------
+def template(kind: str) -> Template:
+    """The jinja2 template of a card, ``model_cards/{kind}.md``."""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters |= _FILTERS
+    return environment.from_string(_shipped(f"{kind}.md"))
+
+
+def finished(text: str) -> str:
+    """A rendered card without surplus blank lines, ending in one newline."""
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+_WORDS: dict[str, dict[str, str]] = yaml.safe_load(_shipped("dataset.yaml"))
+TABLES, COLUMNS, SPLITS = _WORDS["tables"], _WORDS["columns"], _WORDS["splits"]
+"""The meaning of each table, of each column in every table, and of each split."""
 
 
 def dataset_card(
@@ -78,11 +53,14 @@ def dataset_card(
     """The card of a dataset folder.
 
     Args:
-        facts: what ``grlm_dataset.json`` holds, `statistics` included; `license` (with `license_name`, `license_link`), `language`,
-            `audit`, `terms`, `quality`, `neighbors`, `collaborative`, `domains`, `mixture`, `skipped_events` and `provenance` are optional.
+        facts: the content of ``grlm_dataset.json`` with its `statistics`. Optional: `license` (with `license_name`, `license_link`),
+            `language`, `audit`, `terms`, `quality`, `neighbors`, `collaborative`, `domains`, `mixture`, `skipped_events`, `provenance`.
         configs: as in the YAML: `config_name`, `data_files`, `default`.
         columns: config → column → its type.
-        attached: names of the other files beside the card; plots are shown, the others linked.
+        attached: names of the other files beside the card; the card shows plots and links the others.
+
+    Raises:
+        ValueError: a licence or language that the Hub would not read.
     """
     from huggingface_hub import DatasetCardData
 
@@ -90,17 +68,17 @@ def dataset_card(
     license: dict[str, Any] = {}
     if facts.get("license"):
         license = license_fields(facts["license"], facts.get("license_name", ""), facts.get("license_link", ""))
+    names, rows = [c["config_name"] for c in configs], statistics["rows"]
     header = DatasetCardData(
         pretty_name=one_line(facts["title"]) or "Term-ID dataset",
         language=_languages(facts.get("language")),
         license=license.pop("license", None),
         task_categories=["text-generation", "other"],
         tags=TAGS,
-        size_categories=[_size(sum(sum(splits.values()) for splits in statistics["rows"].values()))],
+        size_categories=[_size(sum(sum(splits.values()) for splits in rows.values()))],
         **license,
         configs=[dict(c) for c in configs],
     )
-    names, rows = [c["config_name"] for c in configs], statistics["rows"]
     counts = (
         [f"`{c}`{' (default)' if c == names[0] else ''}", ", ".join(f"{s}: {n:,}" for s, n in rows[c].items()), TABLES.get(c, "")]
         for c in names
@@ -110,49 +88,43 @@ def dataset_card(
         for c in names
         for n, (column, type_) in enumerate(columns[c].items())
     )
-    quality, provenance = facts.get("quality") or {}, dict(facts.get("provenance") or {})
-    said = provenance.pop("files", None) or []
-    provenance.pop("outputs", None)  # files of the data folder, none of which stands here
-    if isinstance(dropped := provenance.get("dropped"), Mapping):  # how many, not whose
+    quality_files = [name for name in attached if name.startswith("quality")]
+    others = [name for name in attached if name not in ("dataset.png", *quality_files)]
+    provenance = dict(facts.get("provenance") or {})
+    sources = provenance.pop("files", None) or []
+    provenance.pop("outputs", None)  # files of the data folder, which the dataset does not have
+    if isinstance(dropped := provenance.get("dropped"), Mapping):  # the numbers only, not the ids
         provenance["dropped"] = {reason: found.get("count") if isinstance(found, Mapping) else found for reason, found in dropped.items()}
-    text = template("dataset").substitute(
+    sections = {
+        "Term IDs": joined(bullets(facts.get("terms") or {}), _term_table(statistics["term_ids"])),
+        "Quality of the Term IDs": joined(quality_section(facts.get("quality") or {}), *_shown(quality_files)),
+        "Collisions and leakage": audit_table(facts["audit"]) if facts.get("audit") else "",
+        "Neighbours": bullets(facts.get("neighbors") or {}),
+        "Collaborative neighbours": bullets(facts.get("collaborative") or {}),
+        "Domains": bullets(facts.get("domains") or {}),
+        "Training examples": _mixture(facts),
+    }
+    text = template("dataset").render(
         header=header.to_yaml(),
-        title=escaped(facts["title"]) or "Term-ID dataset",
-        notice=paragraphs(facts["notice"]),
-        snippet=_snippet(configs),
+        facts=facts,
+        statistics=statistics,
+        audit=facts.get("audit") or {},
+        share=share,
+        first_splits=[(c["config_name"], c["data_files"][0]["split"]) for c in configs],
         counts=table(["config", "rows", "what"], counts),
-        schema=facts["schema"],
         columns=table(["config", "column", "type", "what"], described),
-        statistics=_statistics_table(statistics),
-        plot="![History lengths, item popularity and events over time](dataset.png)" if "dataset.png" in attached else "",
-        split=_split(facts),
-        terms=section("Term IDs", bullets(facts.get("terms") or {}), _term_table(statistics["term_ids"])),
-        quality=section(
-            "Quality of the Term IDs",
-            quality_section(quality),
-            *_shown([name for name in attached if name.startswith("quality")]),
-        ),
-        audit=section("Collisions and leakage", audit_table(facts["audit"])) if facts.get("audit") else "",
-        limits="\n".join(f"- {line}" for line in dataset_limits(facts)),
-        neighbors="\n\n".join(
-            section(title, bullets(facts.get(key) or {}))
-            for title, key in (("Neighbours", "neighbors"), ("Collaborative neighbours", "collaborative"), ("Domains", "domains"))
-        ),
-        mixture=section("Training examples", _mixture(facts)),
-        provenance=section(
-            "Where the data come from",
-            bullets(provenance),
-            _files_table(said),
-            *_shown([name for name in attached if name != "dataset.png" and not name.startswith("quality")]),
-        ),
+        statistics_table=_statistics_table(statistics),
+        attached=attached,
+        splits=SPLITS,
+        sections=sections.items(),
+        provenance=joined(bullets(provenance), _files_table(sources), *_shown(others)),
     )
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+    return finished(text)
 
 
-def _split(facts: Mapping[str, Any]) -> str:
-    said = f"{SPLITS.get(facts['split'], escaped(facts['split']))} Prompts show the last {facts['max_history']} items of a history."
-    skipped = facts.get("skipped_events")
-    return said + (f" {number(skipped)} held-out events are no case, since their users had nothing before them." if skipped else "")
+def joined(*parts: str) -> str:
+    """The non-empty parts as paragraphs."""
+    return "\n\n".join(filter(None, parts))
 
 
 def _languages(given: Any) -> list[str] | None:
@@ -170,17 +142,6 @@ def _size(rows: int) -> str:
     return "n<1K" if power < 1 else f"{names[power - 1]}<n<{names[power]}" if power < len(names) else "n>1T"
 
 
-def _snippet(configs: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["from datasets import load_dataset", "", f'repo = "{PLACE}"']
-    for config in configs:
-        name, split = config["config_name"], config["data_files"][0]["split"]
-        lines.append(f'{name} = load_dataset(repo, "{name}", split="{split}")')
-    last, split = configs[-1]["config_name"], configs[-1]["data_files"][0]["split"]
-    lines += ["", "# row by row, without downloading all of it first"]
-    lines += [f'for row in load_dataset(repo, "{last}", split="{split}", streaming=True):', "    print(row)", "    break"]
-    return "\n".join(lines)
-
-
 def _statistics_table(statistics: Mapping[str, Any]) -> str:
     rows = [["items", number(statistics["items"])]]
     rows += [[f"items of {escaped(name)}", number(count)] for name, count in statistics.get("domains", {}).items()]
@@ -195,7 +156,7 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
     spread = {name: statistics[name] for name in ("events_per_user", "events_per_item") if name in statistics}
     head = ["", *next(iter(spread.values()))] if spread else []
     quantiles = table(head, ([words(name), *map(number, values.values())] for name, values in spread.items()))
-    return "\n\n".join(filter(None, (table(["", "all splits"], rows), quantiles)))
+    return joined(table(["", "all splits"], rows), quantiles)
 
 
 def _term_table(terms: Mapping[str, Any]) -> str:
@@ -230,20 +191,18 @@ def _mixture(facts: Mapping[str, Any]) -> str:
         for task, values in found.items():
             parts = [f"{number(values[f'{part}_mean'])} / {number(values[f'{part}_max'])}" for part in ("prompt", "completion")]
             lengths.append([escaped(task), split, number(values["examples"]), *parts])
-    parts = [
+    return joined(
         table(["task", "split", "examples", "prompt, characters (mean / longest)", "completion"], lengths),
-        _a_row_each("task", {task: {k: v for k, v in values.items() if k != "examples"} for task, values in tasks.items()}),
+        _row_each("task", {task: {k: v for k, v in values.items() if k != "examples"} for task, values in tasks.items()}),
         bullets(mixture),
         f"Prompts have the hash `{one_line(facts['prompt_hash'])}`." if lengths and facts.get("prompt_hash") else "",
-    ]
-    return "\n\n".join(filter(None, parts))
+    )
 
 
-def _a_row_each(first: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row each, a column a fact; nested facts share a cell."""
-    cells: dict[str, dict[str, str]] = {}
+def _row_each(first: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table with one row per name and one column per fact; nested facts share a cell."""
+    cells: dict[str, dict[str, str]] = {name: {} for name in rows}
     for name, facts in rows.items():
-        cells[name] = {}
         for key, value in facts.items():
             if isinstance(value, Mapping):
                 cells[name][key] = ", ".join(f"{words(k)}: {number(v)}" for k, v in flat(value).items()) or "–"
@@ -253,10 +212,10 @@ def _a_row_each(first: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     return table([first, *map(words, columns)], ([escaped(name), *(row.get(c, "–") for c in columns)] for name, row in cells.items()))
 
 
-def _files_table(said: Any) -> str:
-    """Source files: name → sha256 or facts, or a list of facts with a `name`, or several such lists by what the files are."""
+def _files_table(sources: Any) -> str:
+    """Source files: name → sha256 or facts, or a list of facts with a `name`, or several such lists by the role of the files."""
     rows: dict[str, dict[str, Any]] = {}
-    by_role = said if isinstance(said, Mapping) and all(isinstance(v, list) for v in said.values()) else {"": said}
+    by_role = sources if isinstance(sources, Mapping) and all(isinstance(v, list) for v in sources.values()) else {"": sources}
     for role, some in by_role.items():
         if isinstance(some, Mapping):
             some = [{"name": name, **(value if isinstance(value, Mapping) else {"sha256": value})} for name, value in some.items()]
@@ -264,15 +223,8 @@ def _files_table(said: Any) -> str:
             facts = {k: v for k, v in file.items() if not isinstance(v, Mapping)} if isinstance(file, Mapping) else {"name": file}
             name = str(facts.pop("name", "")) or f"{len(rows) + 1}"
             rows[name] = ({"role": role} if role else {}) | facts
-    return _a_row_each("file", rows)
+    return _row_each("file", rows)
 
 
 def _shown(names: Sequence[str]) -> list[str]:
     return [f"![{Path(n).stem}]({n})" if n.endswith(".png") else f"More: [{n}]({n})" for n in sorted(names)]
-
-
-def template(kind: str) -> Template:
-    """The card template ``model_cards/{kind}.md``: shipped inside the wheel, beside the package in a checkout."""
-    inside = files("grlm_hf") / "model_cards" / f"{kind}.md"
-    source = inside if inside.is_file() else Path(__file__).parents[2] / "model_cards" / f"{kind}.md"
-    return Template(source.read_text(encoding="utf-8"))

@@ -34,27 +34,25 @@ def save_datasets(
     files: Sequence[str | Path] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes tables (config → split → rows) as a dataset repository: parquet files, a card whose YAML names the configs, the catalog,
-    and the facts, with the tables' statistics, as ``grlm_dataset.json``.
+    """Writes tables (config → split → rows) as a dataset repository for ``load_dataset``: parquet files, card, catalog, and the facts
+    with the tables' statistics as ``grlm_dataset.json``.
 
-    ``load_dataset(folder, config)`` reads it here as well as from the Hub. The first table with rows is the default. A split without
-    rows gets no file, since `datasets` cannot load one; its card and facts count it as 0. Replaces `folder` as a whole, or not at all.
+    The first table with rows is the default config. A split without rows gets no file, since `datasets` cannot load one; card and facts
+    count it as 0. `folder` is replaced as a whole, or not at all.
 
     Args:
-        facts: at least `title`, `notice`, `split` and `max_history`, and see `grlm_hf.publishing.cards.dataset_card`; JSON values.
-        files: plots and reports that go beside the card (``quality.png``, ``statistics.json``, ...), each under its own name.
-        shard_bytes: a split larger than that in memory is written as several files of about this size. Rows pass through in batches, so
-            no table is ever held a second time.
+        facts: JSON values: at least `title`, `notice`, `split` and `max_history`; see `grlm_hf.publishing.cards.dataset_card`.
+        files: plots and reports for the folder (``quality.png``, ``statistics.json``, ...), each under its own name.
+        shard_bytes: a split that is larger in memory is written, batch by batch, as several files of about this size.
 
     Raises:
-        ValueError: no table has rows; names of tables or splits that `datasets` would not read; `files` that are missing or whose names
-            are taken; a licence or language in `facts` that the Hub would not read.
+        ValueError: no table has rows; `datasets` would not read the name of a table or split; one of `files` is missing, or its name is
+            taken; the Hub would not read a licence or language in `facts`.
     """
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1.")
-    kept = {config: {split: rows for split, rows in splits.items() if len(rows)} for config, splits in tables.items()}
-    kept = {config: splits for config, splits in kept.items() if splits}
-    if not kept:
+    filled = {config: {split: rows for split, rows in splits.items() if len(rows)} for config, splits in tables.items()}
+    if not (kept := {config: splits for config, splits in filled.items() if splits}):
         raise ValueError("No table has a row; there is nothing to write.")
     for name in [*tables, *(split for splits in tables.values() for split in splits)]:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -68,8 +66,8 @@ def save_datasets(
             for split, rows in splits.items():
                 shards = _write_shards(rows, new / config, split, shard_bytes, digest)
                 data_files.append({"split": split, "path": f"{config}/{split}-*-of-{shards:05d}.parquet"})
-            # load_dataset caches a local folder by its name and its card's YAML alone: without the digest it would serve an older
-            # folder of this name, or what this folder held before.
+            # load_dataset caches a local folder by its name and its card's YAML: without the digest it would return the rows of an
+            # older folder of this name.
             about = {"config_name": config, "description": f"content {digest.hexdigest()[:16]}", "data_files": data_files}
             configs.append(about if configs else {**about, "default": True})
         catalog.save_pretrained(new)
@@ -79,13 +77,13 @@ def save_datasets(
         for name, path in attached.items():
             shutil.copyfile(path, new / name)
         all_tables = {config: dict(splits) for config, splits in tables.items()}
-        said = {**facts, "schema": DATASET_SCHEMA, "statistics": dataset_statistics(all_tables, catalog, events)}
+        complete = {**facts, "schema": DATASET_SCHEMA, "statistics": dataset_statistics(all_tables, catalog, events)}
         if "train" in kept.get("interactions", {}) and "test" in kept.get("cases", {}):
-            said["audit"] = _audit(kept["interactions"]["train"], kept["cases"]["test"], catalog)
+            complete["audit"] = _audit(kept["interactions"]["train"], kept["cases"]["test"], catalog)
         columns = {config: _types(next(iter(splits.values()))) for config, splits in kept.items()}
         shown = [*attached, *([PLOT] if events is not None else [])]
-        (new / CARD).write_text(dataset_card(said, configs, columns, shown), encoding="utf-8")
-        write_json(new / DATASET_FACTS, said)
+        (new / CARD).write_text(dataset_card(complete, configs, columns, shown), encoding="utf-8")
+        write_json(new / DATASET_FACTS, complete)
 
 
 def _attachments(files: Sequence[str | Path], configs: Mapping[str, Any]) -> dict[str, Path]:
@@ -113,12 +111,10 @@ def _write_shards(rows: Dataset, folder: Path, split: str, shard_bytes: int, dig
     for n in range(shards):
         path = folder / f"{split}-{n:05d}-of-{shards:05d}.parquet"
         part = rows.select(range(n * len(rows) // shards, (n + 1) * len(rows) // shards)).with_format("arrow")
-        # Into a Python file: on a full disk pyarrow's own can end the whole process where Python raises an error. Chunks cut by content
-        # and a page index: a later version uploads little but what changed, and readers fetch only the pages they ask for.
-        with (
-            open(path, "wb") as file,
-            pq.ParquetWriter(file, schema, use_content_defined_chunking=True, write_page_index=True) as writer,
-        ):
+        # A Python file raises an error on a full disk, where pyarrow's own can end the process. With content-defined chunks a later
+        # version uploads little more than its changes; with a page index readers fetch single pages.
+        options = {"use_content_defined_chunking": True, "write_page_index": True}
+        with open(path, "wb") as file, pq.ParquetWriter(file, schema, **options) as writer:
             for batch in part.iter(_BATCH):
                 writer.write_table(batch.cast(schema))
         with open(path, "rb") as written:
@@ -146,10 +142,10 @@ def _types(rows: Dataset) -> dict[str, str]:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Makes sure that a dataset folder is whole: every table that its card names is there, in all its shards, with the rows of its facts.
+    """Checks that a dataset folder has all shards of every table in its card, with as many rows as its facts state.
 
     Raises:
-        ValueError: what is missing or broken.
+        ValueError: something is missing or broken.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -171,6 +167,6 @@ def check_folder(folder: str | Path) -> None:
                 rows = sum(pq.read_metadata(path).num_rows for path in found)
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{folder}: {part['path']} is not readable parquet ({error}). Make it again: grlm dataset.") from error
-            said = facts.get("statistics", {}).get("rows", {}).get(config["config_name"], {}).get(part["split"], rows)
-            if rows != said:
-                raise ValueError(f"{folder}: {part['path']} has {rows} rows, its facts say {said}. Make it again: grlm dataset.")
+            stated = facts.get("statistics", {}).get("rows", {}).get(config["config_name"], {}).get(part["split"], rows)
+            if rows != stated:
+                raise ValueError(f"{folder}: {part['path']} has {rows} rows, its facts say {stated}. Make it again: grlm dataset.")

@@ -19,7 +19,7 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
     """The YAML fields of a licence: an id of the Hub's list (https://huggingface.co/docs/hub/repositories-licenses), or ``other`` with a
     `name` (an id of your own, like ``shop-data-1.0``) and a `link` (a URL, or ``LICENSE``, a file in the repository).
 
-    The list grows, so only the form of an id is checked here; the Hub refuses unknown ones before anything is uploaded.
+    Only the form of an id is checked, because the list grows; the Hub refuses unknown ids before an upload.
 
     Raises:
         ValueError: an id of another form; ``other`` without a name or link; or a name or link with another licence.
@@ -44,8 +44,8 @@ class LicensedCard:
     """A card with a licence in its YAML.
 
     Attributes:
-        license: its id; or, of a dry run, why there is none yet.
-        file: the licence file in the repository that the card links to; "" for none.
+        license: its id; in a dry run the reason why the card has none.
+        file: the linked licence file in the repository; "" for none.
     """
 
     text: str
@@ -54,11 +54,11 @@ class LicensedCard:
 
 
 def license_card(card: str, license: str | None, name: str, link: str, *, folder: str | Path, dry_run: bool = False) -> LicensedCard:
-    """The card with a licence, by default the one that it states (`licensed`).
+    """The card with a licence, by default its own (`licensed`).
 
     Args:
-        folder: where the licence file is that the card may link to.
-        dry_run: a card without a licence is no error yet.
+        folder: the folder of the linked licence file, if there is one.
+        dry_run: a missing licence is no error.
 
     Raises:
         ValueError: as `licensed`; or `folder` does not hold the licence file.
@@ -76,7 +76,7 @@ def license_card(card: str, license: str | None, name: str, link: str, *, folder
 
 
 def licensed(card: str, license: str | None = None, name: str = "", link: str = "") -> tuple[str, str]:
-    """The card with this licence in its YAML, by default the one that it states; and the licence.
+    """The card with this licence in its YAML, by default its own; and the licence's id.
 
     Raises:
         ValueError: no licence is given or stated, or an illegal one (see `license_fields`); or the card's YAML is broken.

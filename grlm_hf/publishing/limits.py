@@ -1,9 +1,9 @@
-"""A card's figures in words: which method is better, and what cannot be concluded. Every number is from a report or a dataset's facts."""
+"""The figures of a checkpoint's card in words: which method is better, and what cannot be concluded."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from grlm_hf.evaluation.diversity import HEAD
@@ -20,37 +20,32 @@ def is_ours(method: str) -> bool:
 
 
 def verdicts(report: Report) -> Iterator[str]:
-    """The model alone, and the best method that it is part of, against the best method without it."""
+    """Compares the model alone, and the best method with the model, with the best method without it."""
     methods = {name: m[MAIN].value for name, m in report.methods.items() if MAIN in m and name != "grlm_free"}
     ours, others = ({n: v for n, v in methods.items() if is_ours(n) == mine} for mine in (True, False))
     if not ours or not others:
         return
     rival = max(others, key=others.__getitem__)
-    for name in dict.fromkeys(["grlm", max(ours, key=ours.__getitem__)]):
-        if name not in ours:
-            continue
-        said = f"{MAIN}: {escaped(name)} reaches {ours[name]:.4f}, the best method without the language model, {escaped(rival)}, "
-        said += f"{others[rival]:.4f}."
-        for e in [e for e in report.comparisons if e.metric == MAIN and {e.a, e.b} == {name, rival}][:1]:
+    for name in dict.fromkeys([*(["grlm"] if "grlm" in ours else []), max(ours, key=ours.__getitem__)]):
+        text = f"{MAIN}: {escaped(name)} reaches {ours[name]:.4f}, the best method without the language model, {escaped(rival)}, "
+        text += f"{others[rival]:.4f}."
+        if e := next((e for e in report.comparisons if e.metric == MAIN and {e.a, e.b} == {name, rival}), None):
             sign = 1 if e.a == name else -1
             low, high = sorted((sign * e.low, sign * e.high))
             p = f"p = {e.p:.4f}" if e.p_holm is None else f"p = {e.p_holm:.4f} (Holm)"
             verdict = "it is better" if low > 0 else "it is worse" if high < 0 else "no difference is shown"
-            said += f" Paired difference {sign * e.difference:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {verdict}."
-        yield said
+            text += f" Paired difference {sign * e.difference:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {verdict}."
+        yield text
 
 
 def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None) -> Iterator[str]:
-    """Sentences on what a checkpoint's record (`grlm_hf.publishing.record`) cannot prove."""
+    """Sentences on what the record of a checkpoint (`grlm_hf.publishing.record`) does not prove."""
     if report is None:
         yield "Nothing was measured; see Results."
     else:
         yield from _of_report(report)
-    if facts and (found := facts.get("audit")) and found["items_sharing_a_term_id"]:
-        shared = found["items_sharing_a_term_id"]
-        yield (
-            f"{shared:,} items ({share(shared, found['items'])}) share their Term ID with another: the model itself cannot tell them apart."
-        )
+    if facts and (found := facts.get("audit")) and (n := found["items_sharing_a_term_id"]):
+        yield f"{n:,} items ({share(n, found['items'])}) share their Term ID with another: the model itself cannot tell them apart."
     if training is None:
         yield "Its training was not recorded, so it cannot be repeated from this card."
     yield "It has learnt what the people in its data chose, with their habits and biases; who is not among them may be served worse."
@@ -89,30 +84,11 @@ def _of_report(report: Report) -> Iterator[str]:
             )
     if "coverage" in grlm:
         reached = share(round(grlm["coverage"].value * p.candidates), p.candidates)
-        said = f"Of the catalog, {reached} of the items are among anyone's first {10 if p.rates_at is None else p.rates_at}"
+        text = f"Of the catalog, {reached} of the items are among anyone's first {10 if p.rates_at is None else p.rates_at}"
         if (tail := grlm.get("tail_share@10")) is not None:
-            said += f"; {100 * tail.value:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
-            said += f"{HEAD:.0%} of the training events".replace("%", " %")
-        yield said + "."
+            text += f"; {100 * tail.value:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
+            text += f"{HEAD:.0%} of the training events".replace("%", " %")
+        yield text + "."
     better = [n for n, m in report.methods.items() if not is_ours(n) and MAIN in m and MAIN in grlm and m[MAIN].value > grlm[MAIN].value]
     if better:
         yield f"Alone it is below {', '.join(map(escaped, better))} in mean {MAIN}."
-
-
-def dataset_limits(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Sentences on what a dataset cannot tell, from its facts."""
-    statistics, audit = facts["statistics"], facts.get("audit") or {}
-    if "events" in statistics:
-        untimed = statistics["events"] - statistics["timed_events"]
-        yield "It holds what people had, not what they were shown: what somebody does not have may be unknown to them, not unwanted."
-        yield f"{number(untimed)} of {number(statistics['events'])} events have no known time." if untimed else "All events have a time."
-        without = statistics["items"] - statistics["items_with_events"]
-        yield f"{number(without)} of {number(statistics['items'])} items have no event."
-    if audit.get("targets_never_trained"):
-        cold, cases = audit["targets_never_trained"], audit["cases"]
-        yield f"{number(cold)} of {number(cases)} test cases ({share(cold, cases)}) ask for an item without a training event."
-    if shared := statistics["term_ids"]["items_that_share_one"]:
-        yield f"{number(shared)} items share their Term ID with another: a model that writes Term IDs cannot tell them apart."
-    if not facts.get("language"):
-        yield "The language of its texts is not stated."
-    yield "User ids are those of the source; whoever publishes it makes sure that the licence and the people in it allow that."

@@ -1,4 +1,4 @@
-"""The card of a checkpoint, made of its own files alone: the same files, the same bytes. Figures come from the report kept in it."""
+"""The card of a checkpoint, from its own files alone: the same files give the same bytes. Figures come from the report in its record."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ from grlm_hf.evaluation.report.tables import protocol_note, protocol_words, tabl
 from grlm_hf.evaluation.schema import Report, plain
 from grlm_hf.files import read_json, write_text
 from grlm_hf.layout import CARD, CARD_FOLDER, CONFIG_FILE, TAGS
-from grlm_hf.markdown import escaped, number, one_line, paragraphs, table
+from grlm_hf.markdown import escaped, number, one_line, table
 from grlm_hf.publishing.audit import audit_table
-from grlm_hf.publishing.cards import quality_section, section, template
+from grlm_hf.publishing.cards import finished, joined, quality_section, template
 from grlm_hf.publishing.limits import MAIN, checkpoint_limits, is_ours, verdicts
 from grlm_hf.publishing.record import recorded
 
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 _METHODS = {"sft": "Supervised fine-tuning", "grpo": "GRPO", "dpo": "DPO"}
 _SHOWN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
-_FEW = 10  # recommendations in the code of a card, of a catalog that has as many
+_FEW = 10  # maximum number of recommendations in the code of a card
 _UNNAMED = "Generative recommender with Term IDs"
 NO_REPORT = (
     "This checkpoint carries no evaluation report, so nothing is claimed of how well it recommends. `grlm evaluate` measures it and writes "
@@ -40,7 +41,7 @@ def write_model_card(checkpoint: str | Path) -> None:
 
 
 def model_card(checkpoint: str | Path, title: str = "") -> str:
-    """The card of a checkpoint folder, from what `grlm_hf.publishing.record` keeps in it; without a licence, which publishing adds.
+    """The card of a checkpoint folder, from its record (`grlm_hf.publishing.record`); without a licence, which publishing adds.
 
     Args:
         title: of a checkpoint that has no record of its data.
@@ -53,26 +54,41 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
     training, facts, report = recorded(folder)
     about = facts or training or {}
     title = one_line(about.get("title") or title) or _UNNAMED
-    few = min(_FEW, len(catalog.identifiers))
-    text = template("model").substitute(
+    parameters, dtypes = _parameters(folder)
+
+    def picture(name: str, label: str) -> str:
+        return f"![{label}]({CARD_FOLDER}/{name}.png)" if (folder / CARD_FOLDER / f"{name}.png").is_file() else ""
+
+    sections = {}
+    if facts:
+        quality = quality_section((facts.get("dataset") or {}).get("quality") or {})
+        sections["Collisions and leakage"] = joined(*_audit(facts, report))
+        sections["Quality of the Term IDs"] = joined(quality, picture("quality", "Quality of the Term IDs"))
+    text = template("model").render(
         header=_header(title, training, facts, report, (folder / "custom_generate").is_dir()),
-        title=escaped(title),
-        what=_what(folder, catalog, training),
-        notice=paragraphs(about.get("notice") or ""),
+        title=title,
+        about=about,
+        catalog=catalog,
+        config=config,
+        kind=read_json(folder / "config.json").get("model_type", ""),
+        parameters=parameters,
+        dtypes=dtypes,
+        training=training,
         history=", ".join(repr(i.item_id) for i in catalog.items[:2]),
-        k=few,
-        scores=f"{_prior(folder)}The last {config['max_history']} items of a history are read. Scores are natural-log probabilities, "
-        f"normalised over {_OVER[config['objective']]}.",
-        results=_results(report, folder) if report else NO_REPORT,
-        audit=section("Collisions and leakage", *_audit(facts, report)) if facts else "",
-        quality=section("Quality of the Term IDs", *_term_ids(facts, folder)) if facts else "",
-        training=_training(training, folder),
-        limits="\n".join(f"- {line}" for line in checkpoint_limits(training, facts, report)),
+        k=min(_FEW, len(catalog.identifiers)),
+        prior=_prior(folder),
+        normalised_over=_OVER[config["objective"]],
+        report=report,
+        no_report=NO_REPORT,
+        **(_results(report) if report else {}),
+        picture=picture,
+        sections=sections.items(),
+        runs=_runs(training),
+        methods=_METHODS,
+        log_table=table(["the last training", ""], _log_rows(folder / "training_log.json")),
+        limits=checkpoint_limits(training, facts, report),
     )
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
-
-
-# --- the head ------------------------------------------------------------------------------------------------------------------------
+    return finished(text)
 
 
 def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None, custom: bool) -> str:
@@ -81,9 +97,9 @@ def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] |
     base = (training or {}).get("base_model") or None
     language = ((facts or {}).get("dataset") or {}).get("language")
     used = dict.fromkeys(filter(None, (about.get("datasets") for about in (training, facts) if about)))
-    # "transformers" and "text-generation" are what the Hub knows: it then shows code that loads the model, and counts downloads
     more: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
-    data = ModelCardData(
+    # With the names "transformers" and "text-generation" the Hub shows code that loads the model, and counts downloads.
+    return ModelCardData(
         language=[language] if isinstance(language, str) else language or None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -93,21 +109,18 @@ def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] |
         **more,
         model_name=title if report else None,
         eval_results=list(_eval_results(report, next(iter(used), ""))) if report else None,
-    )
-    return data.to_yaml()
+    ).to_yaml()
 
 
 def _eval_results(report: Report, dataset: str) -> Iterator[Any]:
-    """Every metric of every method that the model takes part in, as the Hub's `EvalResult`."""
+    """Every finite metric of the model alone and with priors, as the Hub's `EvalResult`."""
     from huggingface_hub import EvalResult
 
     p = report.protocol
     how, part = (*map(str.strip, p.split.rpartition(",")[::2]),)
     name = one_line(report.dataset) or "unnamed"
-    for method, metrics in report.methods.items():
-        if not is_ours(method):
-            continue
-        for metric, found in metrics.items():
+    for method in filter(is_ours, report.methods):
+        for metric, found in report.methods[method].items():
             if math.isfinite(found.value):
                 yield EvalResult(
                     task_type="text-generation",
@@ -125,39 +138,15 @@ def _eval_results(report: Report, dataset: str) -> Iterator[Any]:
                 )
 
 
-# --- what it is, and how it came about -----------------------------------------------------------------------------------------------
-
-
-def _what(folder: Path, catalog: Catalog, training: dict[str, Any] | None) -> str:
-    count, dtypes = _parameters(folder)
-    kind = read_json(folder / "config.json").get("model_type", "")
-    said = [
-        "A language model that recommends by writing Term IDs, identifiers of plain words, with the catalog it recommends from "
-        "([GRLM, arXiv 2601.06798](https://arxiv.org/abs/2601.06798)): "
-        f"{len(catalog):,} items under {len(catalog.identifiers):,} Term IDs. It is of the type {escaped(kind)} and has {count:,} "
-        f"parameters ({', '.join(dtypes)})."
-    ]
-    if training:
-        base = training.get("base_model")
-        if training["method"] == "sft" and training["start"] == "scratch":
-            said.append("It was trained from scratch: it knows this catalog and nothing else.")
-        elif base:
-            said.append(f"It was made from [{escaped(base)}](https://huggingface.co/{base}).")
-        else:
-            said.append(f"It was made from a checkpoint named {escaped(training['start'])}.")
-    return " ".join(said)
-
-
 def _prior(folder: Path) -> str:
+    """The components of the checkpoint's own prior with their weights; "" for none."""
     path = folder / "prior" / "prior.json"
-    if not path.is_file():
-        return ""
-    parts = ", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in read_json(path)["components"])
-    return f'A prior lies beside the weights, of {parts}: `grlm.recommend(history, prior="own")` heeds it, the calls above do not. '
+    components = read_json(path)["components"] if path.is_file() else []
+    return ", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in components)
 
 
 def _parameters(folder: Path) -> tuple[int, list[str]]:
-    """How many the weights hold, and of which types; from the heads of the files alone."""
+    """The number of parameters and their types, from the headers of the safetensors files."""
     count, dtypes = 0, set()
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -169,31 +158,17 @@ def _parameters(folder: Path) -> tuple[int, list[str]]:
     return count, sorted(dtypes)
 
 
-def _training(training: dict[str, Any] | None, folder: Path) -> str:
-    parts = [_recipe(training)] if training else ["How it was trained was not recorded."]
-    log = folder / "training_log.json"
-    rows = _log_rows(read_json(log)) if log.is_file() else []
-    rows.append(["energy", "not measured"])
-    parts.append(table(["the last training", ""], rows))
-    if (folder / CARD_FOLDER / "training.png").is_file():
-        parts.append(f"![Loss and validation metrics by epoch]({CARD_FOLDER}/training.png)")
-    return "\n\n".join(parts)
-
-
-def _recipe(training: dict[str, Any]) -> str:
-    earlier = [_recipe(training["before"])] if training.get("before") else []
-    method = _METHODS.get(training["method"], escaped(training["method"]))
-    data = escaped(training.get("datasets") or training.get("title") or "data that were not named")
-    used = ", ".join(f"{name} {found}" for name, found in training["versions"].items())
-    processes = "one process" if training["processes"] == 1 else f"{number(training['processes'])} processes"
-    said = f"{method} on {data}; {processes} on {escaped(training['device'])}, with {escaped(used)}. "
-    said += f"Prompts have the hash `{one_line(training['prompt_hash'])}`, the recipe `{one_line(training['recipe_hash'])}`:"
-    shown = yaml.safe_dump(_one_lined(training["recipe"]), sort_keys=False, allow_unicode=True, width=10**9).rstrip()
-    return "\n\n".join([*earlier, said, f"<details><summary>Recipe</summary>\n\n```yaml\n{shown}\n```\n\n</details>"])
+def _runs(training: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The records of all trainings of the weights, the first one first, with versions and recipe as text."""
+    if not training:
+        return []
+    versions = ", ".join(f"{name} {found}" for name, found in training["versions"].items())
+    recipe = yaml.safe_dump(_one_lined(training["recipe"]), sort_keys=False, allow_unicode=True, width=10**9).rstrip()
+    return [*_runs(training.get("before")), {**training, "versions": versions, "recipe": recipe}]
 
 
 def _one_lined(value: Any) -> Any:
-    """Every text in it on one line: none can end the code block that it is shown in."""
+    """The value with each text on one line, so that no text can end the code block around it."""
     if isinstance(value, Mapping):
         return {one_line(key): _one_lined(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -201,46 +176,33 @@ def _one_lined(value: Any) -> Any:
     return one_line(value) if isinstance(value, str) else value
 
 
-def _log_rows(log: list[dict[str, Any]]) -> list[list[str]]:
+def _log_rows(path: Path) -> list[list[str]]:
+    """The figures of the last training, from its log; none of a training without one."""
+    log: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     rows = []
     if runtimes := [entry["train_runtime"] for entry in log if "train_runtime" in entry]:
         rows.append(["time of the run that finished it (parts before an interruption not counted), s", number(round(runtimes[-1], 1))])
-    for key, said in (("step", "steps"), ("epoch", "epochs"), ("train_loss", "mean training loss"), ("eval_loss", "last validation loss")):
+    for key, label in (("step", "steps"), ("epoch", "epochs"), ("train_loss", "mean training loss"), ("eval_loss", "last validation loss")):
         if found := [entry[key] for entry in log if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])]:
-            rows.append([said, number(found[-1])])
-    return rows
+            rows.append([label, number(found[-1])])
+    return [*rows, ["energy", "not measured"]]
 
 
-# --- what was measured ---------------------------------------------------------------------------------------------------------------
-
-
-def _results(report: Report, folder: Path) -> str:
-    written = tables(report)
-    (whole,) = written.pop("methods")
+def _results(report: Report) -> dict[str, Any]:
+    """The values of the template's section Results."""
+    by_kind = tables(report)
+    (whole,) = by_kind.pop("methods")
     at = [i for i, name in enumerate(whole.head) if i == 0 or name in _SHOWN]
     kept = [[row[i] for i in at] for row in whole.rows]
     rows = tuple(tuple(replace(cell, note=cell.note.replace(" ", "\u00a0")) for cell in row) for row in kept)  # unbroken intervals
-    main = replace(whole, head=tuple(whole.head[i] for i in at), rows=rows)
-    protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain(report.protocol).items())
-    free = " `grlm_free` is the model writing without the trie." if "grlm_free" in report.methods else ""
-    beside = " `grlm+…` adds a prior to the model's own scores." if any("grlm+" in m for m in report.methods) else ""
-    parts = [
-        f"{escaped(protocol_note(report))} `grlm` is this model alone.{beside}{free} Brackets are 95 % bootstrap intervals over users.",
-        "\n".join(f"- {line}" for line in verdicts(report)),
-        main.markdown(intervals=True),
-        _picture(folder, "report", "Metrics of each method, with 95 % intervals"),
-        "<details><summary>Protocol, all metrics, tests, slices</summary>",
-        f"Protocol: {escaped(protocol)}.",
-        *(t.markdown(intervals=True) for t in [whole, *(t for some in written.values() for t in some)]),
-        _picture(folder, "comparisons", "Differences between methods; hollow where the 95 % interval holds 0"),
-        _picture(folder, "slices", "Recall of each method by slice"),
-        "</details>",
-    ]
-    return "\n\n".join(filter(None, parts))
-
-
-def _picture(folder: Path, name: str, said: str) -> str:
-    return f"![{said}]({CARD_FOLDER}/{name}.png)" if (folder / CARD_FOLDER / f"{name}.png").is_file() else ""
+    return {
+        "protocol_note": protocol_note(report),
+        "fused": any("grlm+" in method for method in report.methods),
+        "verdicts": verdicts(report),
+        "main_table": replace(whole, head=tuple(whole.head[i] for i in at), rows=rows).markdown(intervals=True),
+        "protocol": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain(report.protocol).items()),
+        "all_tables": joined(*(t.markdown(intervals=True) for t in [whole, *chain.from_iterable(by_kind.values())])),
+    }
 
 
 def _audit(facts: dict[str, Any], report: Report | None) -> Iterator[str]:
@@ -259,8 +221,3 @@ def _audit(facts: dict[str, Any], report: Report | None) -> Iterator[str]:
             f"Items that share a Term ID are ranked in a fixed order. How much that order is worth, {MAIN} by the rules "
             f"{' / '.join(map(escaped, rules))}: {'; '.join(values)}."
         )
-
-
-def _term_ids(facts: dict[str, Any], folder: Path) -> Iterator[str]:
-    yield quality_section((facts.get("dataset") or {}).get("quality") or {})
-    yield _picture(folder, "quality", "Quality of the Term IDs")

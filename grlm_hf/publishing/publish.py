@@ -17,12 +17,12 @@ from grlm_hf.publishing.record import recorded
 
 @dataclass(frozen=True)
 class Published:
-    """What a push uploaded, or, in a dry run, would upload.
+    """The content of a push, or of a dry run.
 
     Attributes:
         url: of the repository; ``None`` after a dry run.
         files: name → size in bytes.
-        license: the id that the card states; or, after a dry run, why it states none.
+        license: the id in the card; after a dry run possibly the reason why the card has none.
         card: README.md in the repository.
     """
 
@@ -52,16 +52,13 @@ def publish(
 ) -> Published:
     """Pushes a folder: a checkpoint as a model repository, a dataset or catalog folder as a dataset repository.
 
-    Nothing is published without a licence: `license` goes into the card's YAML in the same commit, unless the card states one already.
-
     Args:
-        license: an id of the Hub's list, such as ``cc-by-4.0``; or ``other`` with a name and a link
-            (`grlm_hf.publishing.licenses.license_fields`).
-        dry_run: upload nothing.
+        license: of the card, required unless the card has one; see `grlm_hf.publishing.licenses.license_fields`.
+        dry_run: upload nothing; a missing licence is then reported in `Published.license`.
 
     Raises:
-        ValueError: the folder holds none of these, or not all of it; the card's figures are of another version of the checkpoint; no
-            licence, or one that the Hub would not read (a dry run reports a missing one instead); and as `push_folder`.
+        ValueError: another or an incomplete folder; the card's figures are of another version of the checkpoint; no licence, or one that
+            the Hub would not read; and as `push_folder`.
     """
     folder = Path(folder)
     if (folder / CONFIG_FILE).is_file():
@@ -71,11 +68,11 @@ def publish(
     else:
         raise ValueError(f"{folder} holds neither a checkpoint ({CONFIG_FILE}) nor a dataset or catalog ({CATALOG_FILE}).")
     check_name(repo_id)
-    catalog = Catalog.from_pretrained(folder)  # a broken one is not published
+    catalog = Catalog.from_pretrained(folder)  # raises for a broken one
     if (folder / DATASET_FACTS).is_file():
         check_folder(folder)
     if repo_type == "model":
-        recorded(folder)  # figures of other weights are not published
+        recorded(folder)  # raises for figures of other weights
     if (folder / CARD).is_file():
         card = card_text(folder / CARD)
     else:

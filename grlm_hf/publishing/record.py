@@ -1,7 +1,7 @@
-"""What a checkpoint's card is made of, kept beside the weights in the folder ``card``: how it was trained, and what was measured on it.
+"""The record of a checkpoint in its folder ``card``, from which its card is made.
 
-card/training.json  settings, seed, data, versions; of a checkpoint that was trained further also those before
-card/facts.json     what the evaluation knew of the data, and a digest of what was measured
+card/training.json  settings, seed, data, versions; also those of earlier trainings
+card/facts.json     the data of the evaluation, and a digest of the measured checkpoint
 card/report.json    the report, and its pictures
 """
 
@@ -37,15 +37,14 @@ def record_training(
     datasets: str | Path,
     facts: Mapping[str, Any],
 ) -> None:
-    """Writes ``card/training.json`` into a finished checkpoint. Paths of this machine are left out, their last part is kept.
+    """Writes ``card/training.json`` into a finished checkpoint. Of a path on this machine only the last part is recorded.
 
     Args:
         method: "sft", "grpo" or "dpo".
         settings: of the method, JSON values.
-        start: what the weights were before: "scratch", a Hub id or a folder. Of a folder that holds a record, that record is kept in
-            this one as `before`.
+        start: the origin of the weights: "scratch", a Hub id or a folder, whose own record becomes `before`.
         datasets: folder or Hub id.
-        facts: of the datasets (``grlm_dataset.json``).
+        facts: the content of ``grlm_dataset.json``.
     """
     from accelerate import PartialState
 
@@ -85,12 +84,12 @@ def record_training(
 def record_report(
     checkpoint: str | Path, report: Report, *, datasets: str | Path, facts: Mapping[str, Any], audit: Mapping[str, int]
 ) -> None:
-    """Puts an evaluation into the checkpoint's ``card`` folder, in the place of an older one, as a whole.
+    """Replaces the evaluation in the checkpoint's ``card`` folder.
 
     Args:
         report: of `grlm_hf.evaluation.evaluate`.
-        datasets: folder or Hub id of what it was measured on; the picture of its Term IDs' quality is taken from a folder.
-        facts: of the datasets.
+        datasets: folder or Hub id of the test data; a folder's ``quality.png`` is copied.
+        facts: the content of ``grlm_dataset.json``.
         audit: of `grlm_hf.publishing.audit`.
     """
     from grlm_hf.evaluation.report.plots import figures, save_png
@@ -118,10 +117,10 @@ def record_report(
 
 
 def recorded(checkpoint: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Report | None]:
-    """How the checkpoint was trained, what is known of the data, and the report; each ``None`` where it was not kept.
+    """The training, the facts of the data, and the report; each ``None`` if it was not recorded.
 
     Raises:
-        ValueError: a file that is broken or of another schema; or the report is of another version of this checkpoint.
+        ValueError: a file is broken or of another schema; or the report is of another version of this checkpoint.
     """
     training, facts = _read(checkpoint / TRAINING), _read(checkpoint / FACTS)
     if facts is None:
@@ -135,7 +134,7 @@ def recorded(checkpoint: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | 
 
 
 def content_digest(checkpoint: Path) -> str:
-    """Identifies what a checkpoint recommends by: its weights, priors, items and settings."""
+    """A digest of the files that determine recommendations: weights, priors, items, settings and tokenizer."""
     digest = hashlib.sha256()
     for path in sorted(checkpoint.rglob("*")):
         name = path.relative_to(checkpoint).as_posix()
@@ -146,7 +145,7 @@ def content_digest(checkpoint: Path) -> str:
 
 
 def hub_id(place: str | Path) -> str:
-    """The Hub id that a place is, "" for a folder."""
+    """The place if it is a Hub id; "" for a folder."""
     return str(place) if _HUB_ID.fullmatch(str(place)) and not Path(place).exists() else ""
 
 

@@ -1,12 +1,12 @@
-"""What a dataset is like, in numbers and in one plot: computed from its tables, written into its facts and its card."""
+"""Statistics of a dataset's tables, for its facts and its card, and a plot of its events."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +22,12 @@ _BATCH = 10_000  # rows held at once where a column cannot be counted as a whole
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """The ``interactions`` of all splits together, counted.
+    """Counts of the ``interactions`` of all splits.
 
     Attributes:
-        per_user: int64 `[n_users]`, events of each user that has any.
-        per_item: int64 `[n_items]`, events of each item that has any.
-        times: int64 `[n_timed]`, unix seconds of the events whose time is known.
+        per_user: int64 `[n_users]`, number of events of each user with events.
+        per_item: int64 `[n_items]`, number of events of each item with events.
+        times: int64 `[n_timed]`, unix seconds of the events with a known time.
     """
 
     per_user: np.ndarray
@@ -52,10 +52,10 @@ def count_events(splits: dict[str, Dataset]) -> Events:
 
 
 def dataset_statistics(tables: dict[str, dict[str, Dataset]], catalog: Catalog, events: Events | None) -> dict[str, Any]:
-    """Statistics of the tables (config → split → rows) as plain JSON values. What a table that is absent or empty would tell is left out.
+    """Statistics of the tables (config → split → rows) as JSON values, without those of absent or empty tables.
 
-    `density` is the share of all (user, item) pairs that an event would fill were none repeated: events / (users · items). Quantiles are
-    the lower ones of whole counts. Times are days in UTC. `sft` has lengths in characters.
+    `density` is events / (users · items). Quantiles are lower ones of integer counts. Times are days in UTC. `sft` has lengths in
+    characters.
     """
     found: dict[str, Any] = {"rows": {config: {split: len(rows) for split, rows in splits.items()} for config, splits in tables.items()}}
     found["items"] = len(catalog)
@@ -89,7 +89,7 @@ def _quantiles(counts: np.ndarray) -> dict[str, float]:
 def _day(seconds: int) -> str:
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
-    except (OverflowError, ValueError, OSError):  # a year that no calendar here knows
+    except (OverflowError, ValueError, OSError):  # a year out of range
         return f"{seconds} s"
 
 
@@ -108,47 +108,37 @@ def _terms(catalog: Catalog) -> dict[str, Any]:
 
 
 def _examples(rows: Dataset) -> dict[str, dict[str, float]]:
-    """Per task: examples, and mean and longest prompt and completion in characters; empty for a table of another form."""
+    """For each task the number of examples, and the mean and maximum length of prompts and completions; empty for other columns."""
     if not {"task", "prompt", "completion"} <= set(rows.column_names):
         return {}
-    counts: Counter[str] = Counter()
-    total: dict[tuple[str, str], float] = Counter()  # type: ignore[assignment]
-    longest: dict[tuple[str, str], int] = {}
-    for tasks, lengths in _message_lengths(rows):
-        for task in set(tasks):
-            mask = np.array([t == task for t in tasks])
-            counts[task] += int(mask.sum())
-            for part, values in lengths.items():
-                total[task, part] += float(values[mask].sum())
-                longest[task, part] = max(longest.get((task, part), 0), int(values[mask].max()))
-    return {
-        task: {
-            "examples": counts[task],
-            **{
-                f"{part}_{name}": value
-                for part in ("prompt", "completion")
-                for name, value in (("mean", total[task, part] / counts[task]), ("max", longest[task, part]))
-            },
-        }
-        for task in sorted(counts)
-    }
+    import pandas as pd
+
+    batches = rows.select_columns(["task", "prompt", "completion"]).with_format("arrow").iter(_BATCH)
+    lengths = pd.concat(
+        pd.DataFrame(
+            {"task": [intern(str(t)) for t in b["task"].to_pylist()]} | {part: _lengths(b[part]) for part in ("prompt", "completion")}
+        )
+        for b in batches
+    )
+    found: dict[str, dict[str, float]] = {}
+    for task, of_task in lengths.groupby("task"):
+        found[str(task)] = {"examples": len(of_task)}
+        for part in ("prompt", "completion"):
+            found[str(task)] |= {f"{part}_mean": float(of_task[part].mean()), f"{part}_max": int(of_task[part].max())}
+    return found
 
 
-def _message_lengths(rows: Dataset) -> Iterator[tuple[list[str], dict[str, np.ndarray]]]:
+def _lengths(column: Any) -> np.ndarray:
+    """The number of characters of each text, or of the contents of each list of messages {role, content}. `[n_rows]`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for batch in rows.select_columns(["task", "prompt", "completion"]).with_format("arrow").iter(_BATCH):
-        lengths = {}
-        for part in ("prompt", "completion"):
-            column = batch.column(part).combine_chunks()
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                lengths[part] = pc.utf8_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-            else:  # a list of messages {role, content}
-                content = pc.utf8_length(pc.struct_field(pc.list_flatten(column), "content")).fill_null(0)
-                parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-                lengths[part] = np.bincount(parents, content.to_numpy(zero_copy_only=False), minlength=len(batch))
-        yield [str(task) for task in batch.column("task").to_pylist()], lengths
+    column = column.combine_chunks()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.utf8_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    content = pc.utf8_length(pc.struct_field(pc.list_flatten(column), "content")).fill_null(0)
+    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    return np.bincount(parents, content.to_numpy(zero_copy_only=False), minlength=len(column))
 
 
 def plot_events(events: Events, path: str | Path) -> None:

@@ -112,7 +112,7 @@ def _card(title: str, repo_id: str, placed: Sequence[tuple[str, str]]) -> str:
             where, read = f"[{name}](https://huggingface.co/{name})", ""
             header.setdefault("models", []).append(name)
         parts.append(f"Checkpoint: {where}; {len(catalog):,} items under {len(catalog.identifiers):,} Term IDs{read}.")
-    return template("space").substitute(
+    return template("space").render(
         title=json.dumps(title), heading=escaped(title), gradio=GRADIO, python="{}.{}".format(*sys.version_info),
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(), parts="\n".join(f"- {p}" for p in parts),
         repo=repo_id,
