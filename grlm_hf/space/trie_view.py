@@ -77,7 +77,8 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
             for i in sorted(set(range(len(key))) - set(chosen.tolist())):
                 fate = "ruled out" if key[i] == -np.inf else "found" if over[i] else "given up"
                 below = identifiers[expanded.lo[i] : expanded.hi[i]]
-                reached.append(Reached(tuple(os.path.commonprefix(below)), float(child_log_prob[i]), bool(single[i]), fate))
+                shared = tuple(os.path.commonprefix(below))  # noqa: RUF071  of tuples it is the common prefix of terms
+                reached.append(Reached(shared, float(child_log_prob[i]), bool(single[i]), fate))
             if not len(chosen):
                 return reached
             slot, at = expanded.slot[expanded.row[chosen]], have[chosen]
