@@ -14,7 +14,7 @@ from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, PLACE
 # nothing that would be unpickled or run
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]
 _PICTURES = tuple(f"{CARD_FOLDER}/{name}.png" for name in ("report", "comparisons", "slices", "training"))
-# what a push removes of an earlier version; a licence, a notebook or a picture that somebody added there stays
+# files of an earlier version that a push removes; a licence, a notebook or a picture that somebody added stays
 _DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md", *_PICTURES)
 
 
@@ -25,7 +25,7 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     """Downloads a model repository's checkpoint files (weights as safetensors only) and returns the local folder.
 
     Raises:
-        ValueError: neither a folder nor a repository that can be read.
+        ValueError: no repository that can be read.
     """
     from huggingface_hub import snapshot_download
 
@@ -80,13 +80,13 @@ def push_folder(
         if private != bool(info.private):
             how = ("public", "Say that it may be (--public)") if private else ("private", "Make it public in its settings first")
             raise ValueError(f"{repo_id} exists and is {how[0]}. {how[1]}, or name another repository.")
-        there = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.sha))
-        ours = bool(there & {CATALOG_FILE, DATASET_FACTS, f"checkpoint/{CATALOG_FILE}"})  # a Space may hold its checkpoint
-        gone = sorted(name for name in there - set(content) if ours and name.endswith(_DATA))
+        old = set(api.list_repo_files(repo_id, repo_type=repo_type, revision=info.sha))
+        ours = bool(old & {CATALOG_FILE, DATASET_FACTS, f"checkpoint/{CATALOG_FILE}"})  # a Space may hold its checkpoint
+        gone = sorted(name for name in old - set(content) if ours and name.endswith(_DATA))
         operations: list[Any] = [CommitOperationDelete(name) for name in gone]
         operations += [CommitOperationAdd(name, path) for name, path in sorted(content.items())]
-        said = message or f"Upload {folder.name} with grlm-hf"
-        api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=said, parent_commit=info.sha)
+        message = message or f"Upload {folder.name} with grlm-hf"
+        api.create_commit(repo_id, operations, repo_type=repo_type, commit_message=message, parent_commit=info.sha)
     return str(url)
 
 
@@ -118,7 +118,7 @@ def check_name(repo_id: str) -> None:
 
 @contextmanager
 def explained(repo_id: str, wanted: str = CATALOG_FILE) -> Iterator[None]:
-    """Turns the Hub's errors about a repository that is read into a ``ValueError`` that says what to do."""
+    """Turns the Hub's errors on reading a repository into a ``ValueError`` that says what to do."""
     from huggingface_hub import errors as hub
 
     try:
@@ -139,7 +139,7 @@ def explained(repo_id: str, wanted: str = CATALOG_FILE) -> Iterator[None]:
 
 @contextmanager
 def _pushing(folder: Path, repo_id: str) -> Iterator[None]:
-    """Says of a failed push what readers see now, and what to do."""
+    """Turns errors of a push into ones that say what readers see now, and what to do."""
     try:
         yield
     except ValueError:
@@ -148,7 +148,7 @@ def _pushing(folder: Path, repo_id: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (409, 412):
             raise ValueError(
-                f"Somebody else changed {repo_id} during this push, which therefore changed nothing. Look at what is there now; to replace "
+                f"Somebody else changed {repo_id} during this push, which therefore changed nothing. Look at its new version; to replace "
                 "it, push again."
             ) from error
         if status in (401, 403, 404):
@@ -156,6 +156,6 @@ def _pushing(folder: Path, repo_id: str) -> Iterator[None]:
                 f"You may not write to {repo_id} ({clean(error)}). Is it the right name? Log in with a token that may: hf auth login."
             ) from error
         raise ConnectionError(
-            f"The push of {folder} to {repo_id} broke off ({clean(error)}). Readers see what was there before, or all of this version, "
-            "never a mixture. Push again: what was uploaded is kept."
+            f"The push of {folder} to {repo_id} broke off ({clean(error)}). Readers see the old version or all of this one, never a "
+            "mixture. Push again: uploaded files are kept."
         ) from error

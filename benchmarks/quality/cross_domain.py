@@ -2,7 +2,7 @@
 
     python benchmarks/quality/cross_domain.py runs/cross-domain        # joint/, beauty/ and sports/, each with its report.json
 
-Both are asked for the same users' last items of a domain, and rank the items of that domain. Writes results/cross-domain.json and prints
+Both have the same cases, the users' last items of a domain, and rank the items of that domain. Writes results/cross-domain.json and prints
 the table of docs/evaluation.md.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,22 +89,42 @@ def evaluate(
     print(_json(report.to_json()) if as_json else text_table(report))
 
 
+@dataclass(frozen=True)
+class _Allowed:
+    exclude_seen: Annotated[bool, Parameter(negative=())] = False
+    """Leave out items of the history."""
+    domain: str = ""
+    """Recommend only items of this domain."""
+    allow: str = ""
+    """Recommend only these item ids, separated by commas."""
+    exclude: str = ""
+    """Leave out these item ids."""
+    ban_terms: str = ""
+    """Leave out items with one of these terms in their Term ID."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    num_beams: int | None = None
+    """Beam width; by default at least 20."""
+    edge_wise: Annotated[bool, Parameter(negative=())] = False
+    """Search from choice to choice: fewer forward passes, slightly other beams."""
+    exact: Annotated[bool, Parameter(negative=())] = False
+    """Find the true best and certify them."""
+    deadline_ms: float | None = None
+    """With --exact: stop after this many milliseconds, and say what may be missing."""
+    length_penalty: float = 0.0
+    """Rank by log p / tokens ** this; above 0 favours long Term IDs."""
+
+
 @app.command
 def recommend(
     checkpoint: str,
     *,
     history: str,
     k: int = 10,
-    exclude_seen: Annotated[bool, Parameter(negative=())] = False,
-    domain: str = "",
-    allow: str = "",
-    exclude: str = "",
-    ban_terms: str = "",
-    num_beams: int | None = None,
-    edge_wise: Annotated[bool, Parameter(negative=())] = False,
-    exact: Annotated[bool, Parameter(negative=())] = False,
-    deadline_ms: float | None = None,
-    length_penalty: float = 0.0,
+    allowed: Annotated[_Allowed, Parameter(name="*")] = _Allowed(),
+    search: Annotated[_Search, Parameter(name="*")] = _Search(),
     as_json: Json = False,
 ) -> None:
     """Recommend the next items after a history.
@@ -118,45 +138,21 @@ def recommend(
     history
         Item ids, oldest first, separated by commas.
     k
-        How many items.
-    exclude_seen
-        Leave out items of the history.
-    domain
-        Recommend only items of this domain.
-    allow
-        Recommend only these item ids, separated by commas.
-    exclude
-        Never these item ids.
-    ban_terms
-        No item whose Term ID has one of these terms.
-    num_beams
-        Width of the search; by default at least 20.
-    edge_wise
-        Search from choice to choice: fewer forward passes, slightly other beams.
-    exact
-        Find the true best and certify them.
-    deadline_ms
-        With --exact: the best found in so many milliseconds, and what may be missing.
-    length_penalty
-        Rank by log p / tokens ** this; above 0 favours long Term IDs.
+        Number of items.
     """
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
-
-    def listed(text: str) -> list[str]:
-        return [part.strip() for part in text.split(",") if part.strip()]
-
-    check_items(grlm.catalog, [*listed(history), *listed(allow), *listed(exclude)])
-    if domain:
-        check_domain(grlm.catalog, domain)
+    items, allow, exclude = _listed(history), _listed(allowed.allow), _listed(allowed.exclude)
+    check_items(grlm.catalog, [*items, *allow, *exclude])
+    if allowed.domain:
+        check_domain(grlm.catalog, allowed.domain)
     found = grlm.recommend(
-        listed(history), k, exclude_seen=exclude_seen, domain=domain or None, allow=listed(allow) if allow else None,
-        exclude=listed(exclude), banned_terms=listed(ban_terms), num_beams=num_beams, edge_wise=edge_wise, exact=exact,
-        deadline_ms=deadline_ms, length_penalty=length_penalty,
+        items, k, exclude_seen=allowed.exclude_seen, domain=allowed.domain or None, allow=allow if allowed.allow else None, exclude=exclude,
+        banned_terms=_listed(allowed.ban_terms), **asdict(search),
     )  # fmt: skip
-    if exact and not found.certified:
+    if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
     print(_json([r.to_dict() for r in found]) if as_json else listing(found))
@@ -192,15 +188,15 @@ def explain(
         raise ValueError("--exclude-seen chooses the recommendation to explain, --item names one; give one of them.")
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
-    asked = [part.strip() for part in history.split(",") if part.strip()]
-    check_items(grlm.catalog, [*asked, *([item] if item else [])])
+    items = _listed(history)
+    check_items(grlm.catalog, [*items, *([item] if item else [])])
     if not item:
-        found = grlm.recommend(asked, 1, exclude_seen=exclude_seen)
+        found = grlm.recommend(items, 1, exclude_seen=exclude_seen)
         if not found:
             raise ValueError("Nothing is left to recommend; name an item with --item.")
         item = found[0].item_id
-    said = grlm.explain(asked, item)
-    print(_json(asdict(said)) if as_json else explained(said, grlm.catalog))
+    explanation = grlm.explain(items, item)
+    print(_json(asdict(explanation)) if as_json else explained(explanation, grlm.catalog))
 
 
 @app.command
@@ -268,6 +264,10 @@ def push(
     )
     listing = {"would_upload": found.listing().splitlines()} if found.url is None else {"url": found.url}
     print(_json({"repo_id": repo_id, **listing}) if as_json else found.url or found.listing())
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _json(value: Any) -> str:

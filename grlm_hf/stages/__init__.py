@@ -1,5 +1,5 @@
-"""The stages of the path, ``neighbors → terms → quality → dataset → priors → train → hybrid → evaluate``: each one function that reads
-files and writes files (`identify`, `dataset`, `priors`, `model`); `chain` runs those whose inputs or settings have changed."""
+"""The stages ``neighbors → terms → quality → dataset → priors → train → hybrid → evaluate``: each is a function that reads files and writes
+files (`identify`, `dataset`, `priors`, `model`). `chain` runs the stages with changed inputs or settings."""
 
 from grlm_hf.stages.chain import run
 from grlm_hf.stages.dataset import make_dataset, make_split

@@ -1,4 +1,4 @@
-"""The chain of stages, and which of them still have to run."""
+"""The chain of stages, and which of them have to run."""
 
 from __future__ import annotations
 

@@ -36,15 +36,19 @@ if TYPE_CHECKING:
     from grlm_hf.indexing.neighbors import Neighbors
     from grlm_hf.priors.sequence import SequenceConfig
 
-STATISTICS_FILE = "statistics.json"  # what dataset_scripts write beside the tables
-_WATCHED = 5_000  # validation cases that choose the sequence model's best epoch
+STATISTICS_FILE = "statistics.json"  # written by dataset_scripts beside the tables
+_WATCHED = 5_000  # validation cases on which the sequence model's best epoch is chosen
 _PICTURES = ("quality.png", "quality.md")
 
 
 def make_split(histories: Sequence[History], how: str, seed: int, domains: dict[str, str] | None = None) -> Split:
-    """Cuts histories as `DataConfig.split` says; `domains` is each item's, where the cut goes by domain.
+    """Splits histories as `DataConfig.split` says.
 
-    Raises ``ValueError`` when nothing is left to validate on or to test on.
+    Args:
+        domains: item_id → its domain, for a split by domain.
+
+    Raises:
+        ValueError: an unknown split; or no validation or no test case is left.
     """
     if how == "leave-one-out":
         split = leave_one_out(histories)
@@ -84,8 +88,12 @@ def make_dataset(
 
     Args:
         quality: folder of `make_quality`, for the card.
-        sequence_model: what finds collaborative neighbours, where the mixture asks for them and names no file; its half-trained state is
-            kept in `work`, by default beside `output` until that is whole, so that a killed run goes on where it stopped.
+        sequence_model: finds collaborative neighbours, where the mixture has them and names no file.
+        work: keeps the state of the sequence model's training, so that a killed run is resumed; by default beside `output`, until that is
+            written.
+
+    Raises:
+        ValueError: `output` holds other files; `quality` is no folder of `make_quality`; data or settings that cannot be used.
     """
     mixture, read = mixture or MixtureConfig(), read or DataConfig()
     check_replaceable(output, DATASET_FACTS)
@@ -94,7 +102,7 @@ def make_dataset(
     if quality is not None and not (Path(quality) / QUALITY_FILE).is_file():
         raise ValueError(f"{quality} holds no {QUALITY_FILE}; name the folder that `grlm quality` wrote, or none.")
     catalog = Catalog.from_pretrained(catalog_folder)
-    if read.limit:  # histories lose events then, some of them all
+    if read.limit:  # histories lose events of items beyond the limit, some of them all
         read = replace(read, unknown_items="drop", short_users="drop" if read.short_users == "error" else read.short_users)
     events = find_data(data, "interactions", "sequences")
     histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items)
@@ -124,13 +132,13 @@ def make_dataset(
         facts["neighbors"] = found.facts
     together = None
     if mixture.collaborative and not mixture.neighbors:
-        k = mixture.neighbors_per_item * math.ceil(mixture.collaborative)  # a second example of an item asks for the next ones
-        key = fingerprint("sequence", [events, Path(catalog_folder)], [read, sequence_model, seed])  # a state of other data is of no use
+        k = mixture.neighbors_per_item * math.ceil(mixture.collaborative)  # a second example of an item has the next neighbours
+        key = fingerprint("sequence", [events, Path(catalog_folder)], [read, sequence_model, seed])  # no state of other data is resumed
         together = _collaborative(catalog, split, sequence_model, k, work or kept / key, seed, mixture.neighbors_from)
         facts["collaborative"] = together.facts
         tables["collaborative"] = {"train": together.to_dataset()}
     made = make_mixture(
-        _taught(catalog, histories, split), split.train, mixture, seed,
+        _trainable(catalog, histories, split), split.train, mixture, seed,
         neighbors=None if together is None else {row["item_id"]: row["neighbors"] for row in together.to_dataset()},
     )  # fmt: skip
     validation = validation_sequences(
@@ -152,7 +160,7 @@ def _public(mixture: MixtureConfig) -> dict[str, Any]:
 
 
 def _earlier_facts(data: str | Path, catalog_folder: str | Path, quality: str | Path | None) -> tuple[dict[str, Any], list[Path]]:
-    """What earlier programs and stages stated of the data, and files of theirs for the dataset folder."""
+    """Facts that earlier programs and stages wrote, and their files for the dataset folder."""
     facts: dict[str, Any] = {}
     files: list[Path] = []
     if (path := Path(catalog_folder) / TERMS_FACTS).is_file():
@@ -167,8 +175,8 @@ def _earlier_facts(data: str | Path, catalog_folder: str | Path, quality: str | 
     return facts, files
 
 
-def _taught(catalog: Catalog, histories: Sequence[History], split: Split) -> Catalog:
-    """The items that examples may be made of: of unseen items not even the text is learnt, or they would be no new ones."""
+def _trainable(catalog: Catalog, histories: Sequence[History], split: Split) -> Catalog:
+    """The items that examples may be made of. Unseen items are left out: if their texts were learnt, they would not be new."""
     if split.name != "unseen-items":
         return catalog
     return catalog.remove({i for h in histories for i in h.items} - {i for h in split.train for i in h.items})

@@ -1,4 +1,4 @@
-"""Items → neighbours → Term IDs → what these are worth."""
+"""Items → neighbours → Term IDs → their quality."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_data(data: str | Path, *stems: str) -> Path:
-    """The table of a data folder that has one of these names. Raises ``ValueError`` naming what the folder should hold."""
+    """The table of a data folder with one of these names. Raises ``ValueError`` that names the expected tables."""
     folder = Path(data)
     if not str(data) or not folder.is_dir():
         raise ValueError(f"No data folder at {str(data)!r}; expected one with items.* and interactions.* (csv, jsonl or parquet).")
@@ -47,14 +47,17 @@ def make_neighbors(
 ) -> Neighbors:
     """Finds each item's similar items and writes them to `output`, a parquet file.
 
-    Embeddings are kept in `work` while it runs, so a killed run goes on where it stopped; named by nobody, they stand beside `output`
-    until it is whole.
+    Args:
+        work: keeps finished embeddings, so that a killed run is resumed; by default beside `output`, until that is written.
+
+    Raises:
+        ValueError: `output` is a folder or another file; data that cannot be used.
     """
     from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
 
     output = Path(output)
     if output.is_dir():
-        raise ValueError(f"{output} is a folder; name the file that the neighbours are to be, such as {output / NEIGHBORS_FILE}.")
+        raise ValueError(f"{output} is a folder; name a file for the neighbours, such as {output / NEIGHBORS_FILE}.")
     if output.is_file() and not Neighbors.written(output):
         raise ValueError(f"{output} is no file of neighbours, and will not be replaced by one. Choose another name.")
     kept = Path(work) if work is not None else output.parent / f".{output.name}-embeddings"
@@ -74,20 +77,20 @@ def make_terms(
     neighbors: str | Path | None = None,
     work: str | Path | None = None,
 ) -> Catalog:
-    """Gives every item a Term ID and writes the catalog to `output`: ``catalog.parquet``, how it was made (``terms.json``), the neighbours.
+    """Gives every item a Term ID and writes the catalog to `output`: ``catalog.parquet``, its settings (``terms.json``), the neighbours.
 
     Args:
-        neighbors: file of `make_neighbors`; without it they are found here, with default settings, where terms are to be made.
-        work: where a language model's answers are kept, so that a killed run goes on where it stopped; by default beside `output`.
+        neighbors: file of `make_neighbors`; by default they are found here, with default settings, where the generator needs them.
+        work: keeps a language model's answers, so that a killed run is resumed; by default beside `output`.
 
     Raises:
-        ValueError: what the settings refuse; neighbours of other items.
-        Incomplete: only a part of a language model's answers was asked for (`LLMConfig.part`).
+        ValueError: settings that do not go together; neighbours of other items.
+        Incomplete: the settings name a part of a language model's work (`LLMConfig.part`), and other parts are missing.
     """
     config, read, output = config or TermsConfig(), read or DataConfig(), Path(output)
     if config.llm.part and config.generator in ("extract", "file"):
         raise ValueError(
-            f"Parts ({config.llm.part}) are of a language model's work, and terms.generator is {config.generator!r}: "
+            f"Only a language model's work has parts ({config.llm.part}), and terms.generator is {config.generator!r}: "
             "leave --part out, or name the generator: terms.generator=vllm."
         )
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
@@ -123,13 +126,13 @@ def make_terms(
         write_json(new / TERMS_FACTS, facts | more)
         if found is not None:
             found.save(new / NEIGHBORS_FILE)
-    if work is None and config.generator not in ("extract", "file"):  # which must not cost another run its answers
+    if work is None and config.generator not in ("extract", "file"):  # those two must not remove another run's answers
         shutil.rmtree(kept, ignore_errors=True)
     return catalog
 
 
 def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be made: terms.generator=extract.") -> list[TermID]:
-    """The items' Term IDs from a file, in their order. Raises ``ValueError``, with the hint, when an item has none."""
+    """The items' Term IDs from a file, in the order of the items. Raises ``ValueError``, with the hint, where an item has none."""
     given = load_term_ids(path)
     if missing := [i.item_id for i in items if i.item_id not in given]:
         raise ValueError(f"{len(missing)} of {len(items)} items have no Term ID in {path}, such as {missing[:3]}; {hint}")
@@ -146,14 +149,14 @@ def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neig
     found = Neighbors.load(path)
     if found.item_ids != tuple(item.item_id for item in items):
         raise ValueError(
-            f"{path} holds the neighbours of {len(found.item_ids)} items, which are not the {len(items)} items read, in their order. "
+            f"{path} holds the neighbours of {len(found.item_ids)} items; expected those of the {len(items)} items read, in their order. "
             "Find them again: grlm neighbors."
         )
     return found
 
 
 def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) -> tuple[Catalog, dict[str, Any]]:
-    """The catalog after the controlled vocabulary and the resolver, and what they did."""
+    """The catalog after the controlled vocabulary and the resolver, and facts about both."""
     from grlm_hf.indexing.collisions import collision_report, resolve
 
     facts: dict[str, Any] = {}
@@ -162,7 +165,7 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
         from grlm_hf.indexing.vocabulary import limit_vocabulary
 
         limited = limit_vocabulary(term_ids, config.vocabulary)
-        term_ids, allowed = limited.term_ids, set(limited.vocabulary.kept)  # what tells items apart is of the vocabulary, too
+        term_ids, allowed = limited.term_ids, set(limited.vocabulary.kept)  # the resolver takes words of the vocabulary only
         facts["vocabulary"] = limited.facts
     before = collision_report(items, term_ids)
     term_ids = resolve(items, term_ids, how=config.resolver, allowed=allowed)
@@ -175,9 +178,15 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
 def make_quality(
     catalog_folder: str | Path, output: str | Path, config: QualityConfig | None = None, *, name: str = "ours"
 ) -> dict[str, Any]:
-    """Measures the Term IDs of a catalog folder (`make_terms`), beside another set if given; writes quality.json, .md and .png to `output`.
+    """Measures the Term IDs of a catalog folder (`make_terms`) and of `config.compare`; writes quality.json, .md and .png to `output`.
 
-    Neighbours are read from the catalog folder, and found anew where it has none.
+    Neighbours are read from the catalog folder, and found here where it has none.
+
+    Args:
+        name: of the catalog's Term IDs in the result.
+
+    Raises:
+        ValueError: no catalog folder; `output` holds other files; a file of other items.
     """
     from grlm_hf.indexing.neighbors import find_neighbors
     from grlm_hf.indexing.quality.measure import compare, measure
@@ -209,8 +218,8 @@ def make_quality(
 
 
 def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
-    """Term IDs from a file without putting them into normal form: whether they are is one of the measures."""
-    read_term_ids(path, items, "name a file of the same items, or compare with none: quality.compare=")  # says what is missing
+    """Term IDs from a file as written, since one measure counts those that are in normal form."""
+    read_term_ids(path, items, "name a file of the same items, or compare with none: quality.compare=")  # checks that none is missing
     rows = {clean(row["item_id"]): row["terms"] for _, row in read_rows(path)}
 
     def terms(given: Any) -> list[str]:

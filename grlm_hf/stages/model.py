@@ -44,13 +44,17 @@ def make_checkpoint(
     seed: int = 0,
     teacher: str | Path | None = None,
 ) -> GRLMForRecommendation | None:
-    """Trains on a dataset repository (folder or Hub id) and writes the checkpoint; resumes from what an earlier try left in `work`.
+    """Trains on a dataset repository (folder or Hub id) and writes the checkpoint.
 
-    Under ``accelerate launch`` or ``torchrun`` every process calls it alike; the main one writes and returns the recommender, the others
-    wait and return ``None``. With `config.hub` the finished checkpoint is pushed, too.
+    Under ``accelerate launch`` or ``torchrun`` every process calls this function; the main one writes and returns the recommender, the
+    others wait and return ``None``. With `config.hub` the finished checkpoint is pushed, too.
 
     Args:
-        teacher: file of the sequence model that `config.distill` asks for; by default the one that it names.
+        work: keeps the state of the training, so that a killed run is resumed; by default beside `output`, until that is written.
+        teacher: file of the sequence model for `config.distill`; by default the file that it names.
+
+    Raises:
+        ValueError: `output` holds other files; a dataset repository of another prompt; distillation without a teacher.
     """
     from grlm_hf.evaluation.unseen import known_catalog
     from grlm_hf.priors.sequence import SequenceModel
@@ -65,27 +69,27 @@ def make_checkpoint(
             f"{datasets} was made with other prompts (hash {facts['prompt_hash']}; this grlm-hf writes {written}). "
             "Make it again with this version: grlm dataset."
         )
-    if work is None:  # named by all that the result depends on: never resumed from with other settings
+    if work is None:  # its name depends on everything that the result depends on, so no training with other settings is resumed
         given = local_paths(datasets, config.model, str(teacher or config.distill.model))
         key = fingerprint("train", given, [config, seed, str(datasets), written])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
     catalog = Catalog.from_pretrained(datasets)
     rows = facts.get("statistics", {}).get("rows", {})
-    watched = config.validation_examples and rows.get("sft", {}).get("validation", 1)
-    if facts["split"] == UNSEEN:  # what is held out is to be new to the checkpoint: in no trie, no loss and no vocabulary
-        catalog, watched = known_catalog(catalog, train_histories(datasets)), 0
+    validates = config.validation_examples and rows.get("sft", {}).get("validation", 1)
+    if facts["split"] == UNSEEN:  # items that are held out must be new to the checkpoint: in no trie, no loss and no vocabulary
+        catalog, validates = known_catalog(catalog, train_histories(datasets)), 0
     known = {item.item_id for item in catalog}
     stops = config.early_stopping.metric and rows.get("cases", {}).get("validation", 1)
     cases = [c for c in (load_cases(datasets, "validation") if stops else ()) if known.issuperset([*c.history, c.target])]
     model = (teacher or config.distill.model) if config.distill.weight else None
     if config.distill.weight and not model:
-        raise ValueError("train.distill.weight asks for a teacher, and there is none; name its file as train.distill.model.")
+        raise ValueError("train.distill.weight needs a teacher, and none is given; name its file as train.distill.model.")
     grlm = train(
         catalog,
         load_table(datasets, "sft", "train"),
         work,
         config,
-        validation=load_table(datasets, "sft", "validation") if watched else None,
+        validation=load_table(datasets, "sft", "validation") if validates else None,
         cases=cases,
         max_history=facts["max_history"],
         history=history,

@@ -1,4 +1,4 @@
-"""Dataset repository → recommenders without a language model; and, with a checkpoint, how much each counts beside it."""
+"""Dataset repository → recommenders without a language model; and, with a checkpoint, their weights beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UNSEEN = "unseen-items"  # the split of `hold_out_items`
 TUNING_FILE = "tuning.json"  # in the folder of the priors
-_WATCHED = 3000  # validation users on whom the sequence model is watched, and the weights of combinations are chosen
+_WATCHED = 3000  # validation cases on which the sequence model's best epoch and the weights of combinations are chosen
 
 
 def make_priors(
@@ -30,13 +30,13 @@ def make_priors(
     work: str | Path | None = None,
     seed: int = 0,
 ) -> Fused:
-    """Makes and tunes the recommenders of `config.methods` and weighs its combinations, on validation users; writes the folder `output`:
-    a `grlm_hf.priors.fused.Fused` of all of them, and ``tuning.json`` with what was chosen.
+    """Fits the recommenders of `config.methods` and weighs its combinations; writes the folder `output`: a `grlm_hf.priors.fused.Fused` of
+    all of them, and ``tuning.json`` with the chosen settings and weights.
 
     Args:
-        datasets: a dataset repository, folder or Hub id. Only its training events are learnt from.
-        sequence_model: of the method ``sasrec``.
-        work: a folder that keeps its half-trained state.
+        datasets: a dataset repository, folder or Hub id. Training events are learnt from; validation cases choose settings and weights.
+        sequence_model: settings of the method ``sasrec``.
+        work: keeps the state of its training.
 
     Raises:
         ValueError: a dataset without validation cases.
@@ -92,11 +92,11 @@ def make_hybrid(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Weighs each of `config.hybrids` beside the checkpoint's language model, on validation users; writes what was found to the file
-    `output`, and puts the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
+    """Weighs each of `config.hybrids` beside the checkpoint's language model, on validation cases; writes the weights to the file `output`,
+    and the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
 
     Raises:
-        ValueError: a checkpoint on the Hub (it would have to be changed), or a hybrid of priors that were not made.
+        ValueError: a checkpoint on the Hub, which cannot be changed.
     """
     from grlm_hf.layout import PRIOR_FOLDER
     from grlm_hf.modeling.hybrid import tune_hybrid
@@ -105,7 +105,7 @@ def make_hybrid(
 
     config = config or PriorsConfig()
     if not Path(checkpoint).is_dir():
-        raise ValueError(f"{checkpoint} is no folder; a prior is put into a local checkpoint.")
+        raise ValueError(f"{checkpoint} is no folder; a prior is written into a local checkpoint. Download it, or name another.")
     grlm, fused = GRLMForRecommendation.from_pretrained(checkpoint), Fused.load(priors)
     cases = sample_cases(load_cases(datasets, "validation"), config.hybrid_users, seed)
     found: dict[str, Any] = {}

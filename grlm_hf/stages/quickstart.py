@@ -1,4 +1,4 @@
-"""The quickstart: the synthetic sample shop through the very recipe that real data take."""
+"""The quickstart: the synthetic sample shop, through the same recipe as real data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ QUICKSTART = Recipe(
 
 
 def quickstart_recipe(output: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Writes the sample shop to ``output/data`` (unless it is there) and returns the recipe that runs on it, with `settings` applied.
+    """Writes the sample shop to ``output/data``, unless it exists, and returns its recipe with `settings` applied.
 
     Raises:
-        ValueError: a setting that does not exist or is wrong; then nothing is written.
+        ValueError: an unknown setting or an illegal value; then nothing is written.
     """
     recipe = override(QUICKSTART, settings)
     data = Path(output) / "data"

@@ -35,20 +35,18 @@ def make_grpo(
 ) -> dict[str, Any]:
     """Trains a checkpoint further with GRPO on the training histories of a dataset repository, and writes the new checkpoint.
 
-    Resumes from what an earlier try left in `work`.
-
     Args:
         checkpoint, datasets: folders or Hub ids.
-        work: kept until the checkpoint is written; by default beside `output`, named by all that the result depends on.
-        measure: rank all items for all validation users, before and after; test users are never asked.
+        work: keeps the state of the training, so that a killed run is resumed; by default beside `output`, until that is written.
+        measure: rank all items for all validation cases, before and after; test cases are not used.
 
     Returns:
-        What it brought, also in ``training_result.json`` of the checkpoint: with `measure`, `users`, `methods` (`start`, `end`: metric →
-        mean) and `comparisons` (`grlm_hf.evaluation.significance.compare`); of GRPO also `valid_rollouts`, the share of all its rollouts
-        that are Term IDs of the catalog.
+        The effect, also in ``training_result.json`` of the checkpoint: with `measure`, `users`, `methods` (`start`, `end`: metric → mean)
+        and `comparisons` (`grlm_hf.evaluation.significance.Comparison`); of GRPO also `valid_rollouts`, the share of its rollouts that are
+        Term IDs of the catalog.
 
     Raises:
-        ValueError: an item that the catalog lacks, and what `grlm_hf.training.grpo.train_grpo` raises.
+        ValueError: an item that the catalog lacks; and as `grlm_hf.training.grpo.train_grpo`.
     """
     from grlm_hf.training.grpo import train_grpo
 
@@ -75,7 +73,7 @@ def make_dpo(
     seed: int = 0,
     measure: bool = True,
 ) -> dict[str, Any]:
-    """The same with DPO on beam negatives (`grlm_hf.training.dpo`); arguments, result and errors as of `make_grpo`."""
+    """The same with DPO on beam negatives (`grlm_hf.training.dpo`); arguments, result and errors as in `make_grpo`."""
     from grlm_hf.training.dpo import train_dpo
 
     config = config or DPOConfig()
@@ -109,7 +107,7 @@ def _trained(
         work = Path(output).parent / f".{Path(output).name}-{name}-{key}"
     work = Path(work)
     saved_as = grlm.model.dtype
-    to_device(grlm.model.float())  # small steps would be lost in bfloat16
+    to_device(grlm.model.float())  # small steps round to nothing in bfloat16
     cases = load_cases(datasets, "validation") if measure else []
     before = _measured("start", grlm, cases, exclude_seen, work)
     train(grlm, histories, work / "training")
@@ -137,7 +135,7 @@ def _trained(
     write_json(Path(output) / RESULT_FILE, result)
     try:
         facts = dataset_facts(datasets)
-    except ValueError:  # tables that others wrote have none
+    except ValueError:  # tables that other programs wrote have none
         facts = {}
     record_training(output, name, asdict(settings[0]), seed=seed, start=str(checkpoint), datasets=datasets, facts=facts)
     write_model_card(output)
@@ -146,12 +144,12 @@ def _trained(
 
 
 def _histories(datasets: str | Path, grlm: GRLMForRecommendation) -> list[History]:
-    """The training histories; neither validation nor test items are among them."""
+    """The training histories, without validation and test events."""
     histories = train_histories(datasets)
     if strangers := {item for h in histories for item in h.items} - {i.item_id for i in grlm.catalog}:
         raise ValueError(
-            f"{datasets} has {len(strangers)} items that the checkpoint's catalog lacks, such as {min(strangers)!r}; they do not belong "
-            "together. Name the datasets that the checkpoint was trained on."
+            f"{datasets} has {len(strangers)} items that the checkpoint's catalog lacks, such as {min(strangers)!r}. Name the datasets "
+            "that the checkpoint was trained on."
         )
     return histories
 
