@@ -29,25 +29,16 @@ _SCHEME_KEY = b"grlm_scheme"  # a file without it holds Term IDs
 
 
 class Catalog:
-    """Items with their identifiers. Immutable: `add`, `remove` and `update` return another catalog.
+    """Items with their identifiers, in the same order and in normal form. Immutable: `add`, `remove` and `update` return another catalog.
 
     Items that share an identifier are in ascending order of item_id, compared as strings. This tie order holds wherever a shared identifier
-    is expanded into a ranking.
-
-    Args:
-        items: the items; item ids must be unique.
-        identifiers: the identifier of each item, in the same order, in normal form.
-        scheme: what an identifier is; Term IDs by default.
-
-    Raises:
-        ValueError: lengths differ, no items, a duplicate item_id, an empty title, an illegal identifier.
+    is expanded into a ranking. Raises `ValueError` for different lengths, no items, a duplicate item_id, an empty title, an illegal
+    identifier.
     """
 
     def __init__(self, items: Iterable[Item], identifiers: Iterable[Identifier], scheme: Scheme = TERMS):
         self._set(tuple(items), tuple(map(scheme.validate, identifiers)), scheme)
-        if len(self.items) != len(self.item_identifiers):
-            found = f"{len(self.items)} items and {len(self.item_identifiers)} {scheme.noun}s"
-            raise ValueError(f"Found {found}; expected one {scheme.noun} an item.")
+        _check_lengths(self.items, self.item_identifiers, scheme)
         if not self.items:
             raise ValueError("A catalog needs at least one item; found none.")
         for position, item in enumerate(self.items):
@@ -113,10 +104,10 @@ class Catalog:
 
     @cached_property
     def _groups(self) -> dict[Identifier, tuple[int, ...]]:
-        groups: dict[Identifier, list[int]] = {}
+        groups: dict[Identifier, list[int]] = {identifier: [] for identifier in self.item_identifiers}
         for position in sorted(range(len(self)), key=lambda p: self.items[p].item_id):
-            groups.setdefault(self.item_identifiers[position], []).append(position)
-        return {identifier: tuple(groups[identifier]) for identifier in dict.fromkeys(self.item_identifiers)}
+            groups[self.item_identifiers[position]].append(position)
+        return {identifier: tuple(group) for identifier, group in groups.items()}
 
     @cached_property
     def identifiers(self) -> tuple[Identifier, ...]:
@@ -126,10 +117,8 @@ class Catalog:
     @cached_property
     def identifiers_hash(self) -> str:
         """Hash of `identifiers` and their order. A saved trie states it, so that a trie of another catalog is recognised."""
-        digest = hashlib.sha256()
-        for identifier in self.identifiers:
-            digest.update(("\t".join(identifier) + "\n").encode())
-        return digest.hexdigest()[:16]
+        lines = ("\t".join(identifier) + "\n" for identifier in self.identifiers)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
     @cached_property
     def collisions(self) -> dict[Identifier, tuple[Item, ...]]:
@@ -166,10 +155,7 @@ class Catalog:
             raise ValueError(f"The catalog has no domain {domain!r}; its domains are {known}.") from None
 
     def domain(self, name: str) -> Catalog:
-        """The catalog of one domain's items, in their order here; its `trie` holds their identifiers alone.
-
-        Raises ``ValueError`` for an unknown domain and lists the known ones.
-        """
+        """The catalog of one domain's items, in their order here. Raises ``ValueError`` for an unknown domain and lists the known ones."""
         return self._kept(self.positions_in(name))
 
     def trie(self, tokenizer: Any) -> Trie:
@@ -180,10 +166,7 @@ class Catalog:
         return Trie(paths, tokenizer.eos_token_id, tokenizer_hash(tokenizer), tokenizer.pad_token_id)
 
     def add(self, items: Sequence[Item], identifiers: Sequence[Identifier]) -> Catalog:
-        """A catalog with these items added at the end; existing identifiers do not change.
-
-        Raises ``ValueError`` as for a new catalog, and for an item_id that the catalog has.
-        """
+        """A catalog with these items added at the end. Raises ``ValueError`` as for a new catalog, and for an item_id that it has."""
         if not len(items) and not len(identifiers):
             return self
         new = Catalog(items, identifiers, self.scheme)
@@ -209,13 +192,10 @@ class Catalog:
         return self._of_checked(tuple(self.items[p] for p in positions), tuple(self.item_identifiers[p] for p in positions), self.scheme)
 
     def update(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> Catalog:
-        """A catalog with these items in place of those with the same ids, with other identifiers if given.
-
-        Raises ``ValueError`` for an unknown id.
-        """
-        if identifiers is not None and len(identifiers) != len(items):
-            found = f"{len(items)} items and {len(identifiers)} {self.scheme.noun}s"
-            raise ValueError(f"Found {found}; expected one {self.scheme.noun} an item.")
+        """A catalog with these items in place of those with the same ids, and other identifiers if given. Raises ``ValueError`` for an
+        unknown id."""
+        if identifiers is not None:
+            _check_lengths(items, identifiers, self.scheme)
         new_items, new_identifiers = list(self.items), list(self.item_identifiers)
         for i, item in enumerate(items):
             position = self.position(item.item_id)
@@ -244,12 +224,8 @@ class Catalog:
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> Catalog:
-        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub. A dataset that holds only the tables
-        ``items`` and ``term_ids`` is read too, in a folder or on the Hub.
-
-        Raises:
-            ValueError: there is no catalog, it is broken, or a newer grlm-hf wrote it.
-        """
+        """Reads a catalog from a folder, a file, or a dataset or model repository on the Hub; also a dataset with only the tables ``items``
+        and ``term_ids``. Raises `ValueError` if there is no catalog, it is broken, or a newer grlm-hf wrote it."""
         path = Path(path_or_repo)
         if not path.exists():
             return fetch_catalog(str(path_or_repo), revision=revision, token=token)
@@ -295,17 +271,18 @@ class Catalog:
             return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token, card=catalog_card(self, repo_id))
 
 
+def _check_lengths(items: Sequence[Item], identifiers: Sequence[Identifier], scheme: Scheme) -> None:
+    if len(items) != len(identifiers):
+        raise ValueError(f"Found {len(items)} items and {len(identifiers)} {scheme.noun}s; expected one {scheme.noun} an item.")
+
+
 def _column(scheme: Scheme) -> str:
     return "terms" if scheme is TERMS else "identifier"
 
 
 def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Catalog:
     """The catalog of a repository: the ``catalog.parquet`` of a dataset or else of a model, or else the tables ``items`` and ``term_ids``
-    of a dataset, whoever wrote them.
-
-    Raises:
-        ValueError: there is no such repository or it holds none of these; or an item has no Term ID.
-    """
+    of a dataset, whoever wrote them. Raises `ValueError` for no such repository, one without these, or an item without a Term ID."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
 

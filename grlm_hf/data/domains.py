@@ -119,8 +119,7 @@ def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str,
     Args:
         domains: item_id → its domain.
 
-    Raises:
-        ValueError: an item without a domain.
+    Raises `ValueError` for an item without a domain.
     """
     train: list[History] = []
     validation: list[Case] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -74,12 +75,10 @@ def load_histories(
     or ISO 8601 (UTC unless it states a zone). A row per user may state a split in the columns `n_valid` and `n_test`.
 
     Args:
-        item_ids: the catalog's ids.
         short_users: ``"error"``, ``"drop"`` or ``"keep"`` for users with fewer than three items.
         unknown_items: ``"error"`` or ``"drop"`` for events on items missing from the catalog.
 
-    Raises:
-        ValueError: a missing column or id, an unreadable time, an inconsistent split, and what the two policies refuse; names the line.
+    Raises `ValueError` with the line for a missing column or id, an unreadable time, an inconsistent split, and what the policies refuse.
     """
     check_value("short_users", short_users, ShortUsers)
     check_value("unknown_items", unknown_items, UnknownItems)
@@ -160,32 +159,18 @@ def split_as_given(histories: Sequence[History]) -> Split:
     """The split stated by the file: ``History.n_valid`` and ``History.n_test`` trailing targets.
 
     Every target is one case with all earlier items of its user as history, earlier targets too. A target that is its user's first event
-    is no case; ``Split.skipped`` counts these.
-
-    Raises:
-        ValueError: no history states a target.
+    is no case; ``Split.skipped`` counts these. Raises `ValueError` if no history states a target.
     """
     if not any(h.n_valid or h.n_test for h in histories):
         raise ValueError("The interactions state no split: expected one row per user with the columns `n_valid` and `n_test`.")
-    train, cases, skipped = [], {1: [], 2: []}, 0  # type: ignore[var-annotated]
-    for h in histories:
-        first_test = len(h.items) - h.n_test
-        kept = first_test - h.n_valid
-        if kept:
-            train.append(History(h.user_id, h.items[:kept], h.timestamps[:kept]))
-        for i in range(max(kept, 1), len(h.items)):
-            cases[1 + (i >= first_test)].append(Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i] if h.timestamps else None))
-        skipped += not kept
-    return Split("given", tuple(train), tuple(cases[1]), tuple(cases[2]), skipped)
+    return _split_at("given", histories, [(len(h.items) - h.n_test - h.n_valid, len(h.items) - h.n_test) for h in histories])
 
 
 def split_by_time(histories: Sequence[History], validation: float = 0.1, test: float = 0.1) -> Split:
     """Cuts all events at two points in time: the last `test` share of events is for test, the `validation` share before it for validation.
 
-    Every event after a cut is one case with all earlier items of its user as history; the first event of a user is no case.
-
-    Raises:
-        ValueError: histories without timestamps, or shares that leave nothing to train on.
+    Every event after a cut is one case with all earlier items of its user as history; the first event of a user is no case. Raises
+    `ValueError` for histories without timestamps, or shares that leave nothing to train on.
     """
     if not histories or any(not h.timestamps for h in histories):
         raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out if times are unknown.")
@@ -195,27 +180,28 @@ def split_by_time(histories: Sequence[History], validation: float = 0.1, test: f
     first_validation, first_test = (times[min(int(len(times) * (1 - s)), len(times) - 1)] for s in (validation + test, test))
     if times[0] == first_validation:
         raise ValueError(f"No event is earlier than the first to be tested or validated ({first_validation}): nothing is left to train on.")
-    train, cases, skipped = [], {"validation": [], "test": []}, 0  # type: ignore[var-annotated]
-    for h in histories:
-        kept = sum(t < first_validation for t in h.timestamps)
+    return _split_at("time", histories, [tuple(bisect_left(h.timestamps, t) for t in (first_validation, first_test)) for h in histories])
+
+
+def _split_at(name: str, histories: Sequence[History], cuts: Sequence[tuple[int, ...]]) -> Split:
+    """Splits each history at its first validation target and its first test target, given as positions."""
+    train: list[History] = []
+    validation: list[Case] = []
+    test: list[Case] = []
+    for h, (kept, first_test) in zip(histories, cuts, strict=True):
         if kept:
             train.append(History(h.user_id, h.items[:kept], h.timestamps[:kept]))
         for i in range(max(kept, 1), len(h.items)):
-            cases["test" if h.timestamps[i] >= first_test else "validation"].append(
-                Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i])
-            )
-        skipped += not kept
-    return Split("time", tuple(train), tuple(cases["validation"]), tuple(cases["test"]), skipped)
+            case = Case(h.user_id, h.items[:i], h.items[i], h.timestamps[i] if h.timestamps else None)
+            (test if i >= first_test else validation).append(case)
+    return Split(name, tuple(train), tuple(validation), tuple(test), skipped=sum(kept == 0 for kept, _ in cuts))
 
 
 def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int = 0) -> Split:
     """Holds out items from training: half of them are validation targets, half test targets.
 
     With timestamps the held-out items are those first seen last; without, a random sample. Each user's first event with a held-out item is
-    a case with the earlier training items as history.
-
-    Raises:
-        ValueError: `share` outside (0, 1), or fewer than two items would be held out.
+    a case with the earlier training items as history. Raises `ValueError` for `share` outside (0, 1), or fewer than two held-out items.
     """
     if not 0 < share < 1:
         raise ValueError(f"share={share} must lie between 0 and 1.")
@@ -241,24 +227,19 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
                 asked.add(item)
                 cases[part[item]].append(Case(h.user_id, past, item, h.timestamps[i] if h.timestamps else None))
         if known:
-            train.append(
-                History(h.user_id, tuple(h.items[j] for j in known), tuple(h.timestamps[j] for j in known) if h.timestamps else ())
-            )
+            times = tuple(h.timestamps[j] for j in known) if h.timestamps else ()
+            train.append(History(h.user_id, tuple(h.items[j] for j in known), times))
     return Split("unseen-items", tuple(train), tuple(cases["validation"]), tuple(cases["test"]))
 
 
 def interactions_to_datasets(split: Split) -> dict[str, Dataset]:
     """The ``interactions`` table as ``{"train", "validation", "test"}``: training events, and each case's target, with positions."""
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
-    for h in split.train:
-        for i, item in enumerate(h.items):
-            rows["train"].append(
-                {"user_id": h.user_id, "item_id": item, "position": i, "timestamp": h.timestamps[i] if h.timestamps else None}
-            )
+    events = [(h.user_id, item, i, h.timestamps[i] if h.timestamps else None) for h in split.train for i, item in enumerate(h.items)]
+    rows: dict[str, list[tuple[Any, ...]]] = {"train": events}
     for name, cases in (("validation", split.validation), ("test", split.test)):
-        for c in cases:
-            rows[name].append({"user_id": c.user_id, "item_id": c.target, "position": len(c.history), "timestamp": c.timestamp})
-    return {name: rows_to_dataset(part, interaction_features()) for name, part in rows.items()}
+        rows[name] = [(c.user_id, c.target, len(c.history), c.timestamp) for c in cases]
+    features = interaction_features()
+    return {name: rows_to_dataset([dict(zip(features, row, strict=True)) for row in part], features) for name, part in rows.items()}
 
 
 def cases_to_dataset(cases: Sequence[Case]) -> Dataset:

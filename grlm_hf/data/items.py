@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,22 +29,18 @@ class Item:
     domain: str = ""
 
 
+def check_unique(item_ids: Iterable[str]) -> None:
+    """Raises `ValueError` for a repeated item id."""
+    if repeated := [item_id for item_id, count in Counter(item_ids).items() if count > 1]:
+        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
+
+
 def item_features() -> Features:
     """The columns of the ``items`` table. `item_id` and `title` are never empty; other text may be ``""``, `price` null."""
     from datasets import Features, List, Value
 
-    text = Value("string")
-    return Features(
-        {
-            "item_id": text,
-            "title": text,
-            "brand": text,
-            "categories": List(text),
-            "description": text,
-            "price": Value("float64"),
-            "domain": text,
-        }
-    )
+    text = dict.fromkeys(Item.__slots__, Value("string"))
+    return Features(text | {"categories": List(Value("string")), "price": Value("float64")})
 
 
 def items_to_dataset(items: Sequence[Item]) -> Dataset:
@@ -55,12 +52,9 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
     """Items from a CSV, JSONL or parquet file with at least the columns `item_id` and `title`.
 
     In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns that are not an `Item`'s are ignored.
+    `missing_title`: ``"error"``, or ``"fill"`` to title such an item with its brand and last category, else its item_id.
 
-    Args:
-        missing_title: ``"error"``, or ``"fill"`` to title such an item with its brand and last category, else its item_id.
-
-    Raises:
-        ValueError: no rows, a missing or duplicate item_id, an empty title, a price that is no number; names the line.
+    Raises `ValueError` with the line for no rows, a missing or duplicate item_id, an empty title, a price that is no number.
     """
     if missing_title not in ("error", "fill"):
         raise ValueError(f"missing_title is {missing_title!r}; expected 'error' or 'fill'.")
@@ -80,8 +74,7 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
 def load_term_ids(path: str | Path) -> dict[str, TermID]:
     """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised.
 
-    Raises:
-        ValueError: a missing or duplicate item_id, no terms, a term without a letter or digit; names the line.
+    Raises `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit.
     """
     found: dict[str, TermID] = {}
     for where, row in read_rows(path):
@@ -136,12 +129,4 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
                 "Give it one, or use brand and category as title: read.missing_title=fill."
             )
         title = " ".join(filter(None, (text("brand"), *categories[-1:]))) or text("item_id")
-    return Item(
-        item_id=text("item_id"),
-        title=title,
-        brand=text("brand"),
-        categories=categories,
-        description=text("description"),
-        price=price,
-        domain=text("domain"),
-    )
+    return Item(text("item_id"), title, text("brand"), categories, text("description"), price, text("domain"))

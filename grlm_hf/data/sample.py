@@ -1,4 +1,4 @@
-"""A small synthetic shop: 600 invented products in four domains, and the invented shopping of a few thousand users.
+"""A small synthetic shop for `grlm quickstart` and the tests: 600 invented products in four domains, and invented users' purchases.
 
 Nothing here is real: brands, products, prices and people are invented as offline training data for `grlm quickstart` and the tests.
 Figures measured on it show that the code works, never that a method is good: see `SYNTHETIC_NOTICE`.
@@ -101,17 +101,10 @@ def make_sample(seed: int = 0, users: int = 3000) -> Sample:
 
 def _read_kind(domain: str, texts: dict[str, Any], key: str) -> _Kind:
     kind = texts["kinds"][key]
-    words = {name: kind[f"{name}s"] for name in ("name", "material", "size", "audience")}
-    return _Kind(
-        domain=domain,
-        key=key,
-        categories=(domain, *kind["categories"]),
-        prices=(kind["prices"][0], kind["prices"][1]),
-        following=tuple(kind["following"].items()),
-        words={"name": words["name"], "does": kind["does"], **words, "colour": texts["colours"]},  # in the order of the draws
-        features=list(kind["features"].items()),
-        brands=texts["brands"],
-    )
+    words = {"name": kind["names"], "does": kind["does"]} | {name: kind[f"{name}s"] for name in ("material", "size", "audience")}
+    words["colour"] = texts["colours"]  # in the order of the draws
+    categories, following, features = (domain, *kind["categories"]), tuple(kind["following"].items()), list(kind["features"].items())
+    return _Kind(domain, key, categories, tuple(kind["prices"]), following, words, features, texts["brands"])
 
 
 def _make_products(rng: random.Random, kinds: list[_Kind], texts: dict[str, Any]) -> list[_Product]:
@@ -211,14 +204,11 @@ def _next_product(
     else:
         key = rng.choices([key for key, _ in last.kind.following], [weight for _, weight in last.kind.following])[0]
     shelf = [product for product in shelves[key] if product.item.item_id not in bought]
-    weights = []
-    for product in shelf:
-        weight = product.popularity
-        if not noise:
-            weight *= {taste[0]: _BRAND, taste[1]: _SECOND_BRAND}.get(product.item.brand, 1)
-            weight *= _STYLE if product.style == taste[2] else 1
-            weight *= _SAME_RANGE if last is not None and product.range == last.range else 1
-        weights.append(weight)
+    weights = [product.popularity for product in shelf]
+    for at, product in enumerate(() if noise else shelf):
+        weights[at] *= {taste[0]: _BRAND, taste[1]: _SECOND_BRAND}.get(product.item.brand, 1)
+        weights[at] *= _STYLE if product.style == taste[2] else 1
+        weights[at] *= _SAME_RANGE if last is not None and product.range == last.range else 1
     return rng.choices(shelf, weights)[0]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.items import Item
+from grlm_hf.data.items import Item, check_unique
 from grlm_hf.identifiers.terms import TermID, normalise
 from grlm_hf.indexing.words import LONGEST, SAME_UNIT, STOP_WORDS, UNITS, WEAK_WORDS, brand_words, word_list, words
 
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 Resolver = Literal["term", "attribute", "append", "rank"]
 RESOLVERS: tuple[Resolver, ...] = get_args(Resolver)
-"""The ways of `resolve`."""
 
 _UNIT = {name: unit.split()[0] if more else name for unit, more in SAME_UNIT.items() for name in (*unit.split(), *more.split())}
 _NUMBER = r"(?<![\w.,/-])(\d{1,2}[ -]\d{1,2}/\d{1,2}|\d{1,2}/\d{1,2}|\d+(?:[.,]\d+)?)"
@@ -36,15 +35,11 @@ _COLOUR = re.compile(rf"\b((?:{'|'.join(word_list('shades'))})[\s-]+)?({'|'.join
 
 @dataclass(frozen=True)
 class CollisionReport:
-    """Which items share a Term ID.
-
-    Attributes:
-        n_items: number of items.
-        groups: the shared Term IDs, each with its items by ascending item id; the largest group first, then by Term ID.
-    """
+    """Which items share a Term ID."""
 
     n_items: int
     groups: tuple[tuple[TermID, tuple[Item, ...]], ...]
+    """The shared Term IDs, each with its items by ascending item id; the largest group first, then by Term ID."""
 
     @property
     def n_shared(self) -> int:
@@ -84,24 +79,18 @@ def resolve(
     candidates: Sequence[Sequence[str]] | None = None,
     how: str = "term",
     allowed: Collection[str] | None = None,
+    catalog: Catalog | None = None,
 ) -> list[TermID]:
     """Resolves collisions between items whose own texts differ.
 
     In each group one item keeps the identifier: the first by `item_id` (as text), unless an item's text has nothing that the others lack;
     then that one. The other items get a new identifier, if there is one that no item has or had:
 
-    - ``"term"`` replaces the last, least important term by a distinguishing word of the item's own text:
-
-      1. a word without stop words; if none helps, an `attributes` term; then a single letter;
-      2. among these the one that the fewest other items of the group have;
-      3. among these the first in title, brand, description and categories (leaf first), but packaging words, then numbers (with their
-         unit: ``8-oz``) last.
-    - ``"attribute"`` replaces it by an attribute that buyers choose between (`attributes`, English); if none helps, by a word as above:
-
-      1. the rarest in the group;
-      2. among these the first of: colour (``navy-blue``), size (``8-ounce``, ``2-inch``, ``x-large``), pack (``pack-of-2``), rating
-         (``spf-30``), brand;
-      3. within a kind the first in reading order.
+    - ``"term"`` replaces the last, least important term by a word of the item's text (no stop word; if none helps, an `attributes` term,
+      then a single letter): the rarest in the group; of these the first in title, brand, description and categories (leaf first), but
+      packaging words, then numbers (with their unit: ``8-oz``) last.
+    - ``"attribute"`` replaces it by one of the item's `attributes`, the rarest in the group, of these the first; if none helps, by a word
+      as in ``"term"``.
     - ``"append"`` adds a word as in ``"term"`` after the last term. As written, neither of ``[a, b, c]`` and ``[a, b]`` is a prefix of the
       other in a trie, so both stay legal; but an LLM that is held to exactly n terms cannot write the longer one.
     - ``"rank"`` changes nothing: the items are ranked one after the other, by ascending item id.
@@ -116,10 +105,59 @@ def resolve(
         candidates: for each item the terms to try, best first, instead of the words of its text; normalised here.
         how: one of `RESOLVERS`.
         allowed: the only terms that may be inserted, such as those of a controlled vocabulary; None: any.
+        catalog: whose identifiers count as taken and do not change (`resolve_new`).
 
     Raises `ValueError` for an unknown `how`, unequal lengths, a repeated item id or an empty Term ID.
     """
-    return _resolve(items, term_ids, candidates, how, None, allowed)
+    if how not in RESOLVERS:
+        raise ValueError(f"how is {how!r}; expected one of {', '.join(RESOLVERS)}.")
+    if not len(items) == len(term_ids) == len(items if candidates is None else candidates):
+        found = f"{len(items)} items, {len(term_ids)} Term IDs" + ("" if candidates is None else f", {len(candidates)} candidates")
+        raise ValueError(f"Expected equal numbers of items, Term IDs and candidates; found {found}.")
+    check_unique(item.item_id for item in items)
+    if not all(term_ids):
+        raise ValueError(f"Item {items[list(map(bool, term_ids)).index(False)].item_id!r} has an empty Term ID; give it at least one term.")
+
+    def old_items(term_id: TermID) -> tuple[Item, ...]:
+        return () if catalog is None else catalog.items_of(term_id)
+
+    resolved, taken = list(term_ids), set(term_ids)
+    groups: defaultdict[TermID, list[int]] = defaultdict(list)
+    for at in sorted(range(len(items)), key=lambda at: items[at].item_id):
+        groups[term_ids[at]].append(at)
+    shared = sorted(t for t, group in groups.items() if len(group) > 1 or old_items(t))
+    for term_id in shared if how != "rank" else ():
+        old = old_items(term_id)
+        options: dict[frozenset[str], list[tuple[int, str]]] = {}  # the words of a text → its candidates, with their class
+        alike: defaultdict[frozenset[str], list[int]] = defaultdict(list)  # the words of a text → the new items with that text
+        for at in groups[term_id]:
+            own = _options(items[at], how) if candidates is None else [(0, t) for t in map(normalise, candidates[at]) if t]
+            text = frozenset(word for _, word in own)
+            options.setdefault(text, own)
+            alike[text].append(at)
+        texts = {*alike, *(frozenset(word for _, word in _options(item, how)) for item in old)}
+        holders = Counter(word for text in texts for word in text)  # word → number of different texts of the group with it
+        helpful = {w for w, n in holders.items() if n < len(texts) and w not in term_id and (allowed is None or w in allowed)}
+        useful = {  # a stable sort keeps the first of equals
+            text: sorted((o for o in own if o[1] in helpful), key=lambda o: (o[0], holders[o[1]])) for text, own in options.items()
+        }
+        changing = list(alike)
+        if not old:
+            changing.remove(min(alike, key=lambda text: bool(useful[text])))  # it keeps the identifier; the first of equals
+        for text in changing:
+            for _, word in useful[text]:
+                changed = (*term_id, word) if how == "append" else (*term_id[:-1], word)
+                if changed not in taken and not old_items(changed):
+                    taken.add(changed)
+                    for at in alike[text]:
+                        resolved[at] = changed
+                    break
+
+    def sharing(ids: Sequence[TermID]) -> int:
+        return sum(n for t, n in Counter(ids).items() if n > 1 or old_items(t))
+
+    logger.info("Items that share a Term ID: %d of %d before, %d after.", sharing(term_ids), len(items), sharing(resolved))
+    return resolved
 
 
 def resolve_new(
@@ -138,71 +176,7 @@ def resolve_new(
     """
     if known := [item.item_id for item in items if item.item_id in catalog]:
         raise ValueError(f"{len(known)} items are in the catalog already, such as {known[0]!r}; pass new ones only.")
-    return _resolve(items, term_ids, candidates, how, catalog)
-
-
-def _resolve(
-    items: Sequence[Item],
-    term_ids: Sequence[TermID],
-    candidates: Sequence[Sequence[str]] | None,
-    how: str,
-    catalog: Catalog | None,
-    allowed: Collection[str] | None = None,
-) -> list[TermID]:
-    if how not in RESOLVERS:
-        raise ValueError(f"how is {how!r}; expected one of {', '.join(RESOLVERS)}.")
-    if not len(items) == len(term_ids) == len(items if candidates is None else candidates):
-        found = f"{len(items)} items, {len(term_ids)} Term IDs" + ("" if candidates is None else f", {len(candidates)} candidates")
-        raise ValueError(f"Expected equal numbers of items, Term IDs and candidates; found {found}.")
-    if repeated := [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]:
-        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
-    if not all(term_ids):
-        raise ValueError(f"Item {items[list(map(bool, term_ids)).index(False)].item_id!r} has an empty Term ID; give it at least one term.")
-
-    resolved, taken = list(term_ids), set(term_ids)
-    groups: defaultdict[TermID, list[int]] = defaultdict(list)
-    for at in sorted(range(len(items)), key=lambda at: items[at].item_id):
-        groups[term_ids[at]].append(at)
-    shared = sorted(t for t, group in groups.items() if len(group) > 1 or (catalog is not None and catalog.positions_of(t)))
-    for term_id in shared if how != "rank" else ():
-        old = catalog.items_of(term_id) if catalog is not None else ()
-        options: dict[frozenset[str], list[tuple[int, str]]] = {}  # the words of a text → its candidates, with their class
-        alike: defaultdict[frozenset[str], list[int]] = defaultdict(list)  # the words of a text → the new items with that text
-        for at in groups[term_id]:
-            own = _options(items[at], how) if candidates is None else [(0, t) for t in map(normalise, candidates[at]) if t]
-            text = frozenset(word for _, word in own)
-            options.setdefault(text, own)
-            alike[text].append(at)
-        texts = {*alike, *(frozenset(word for _, word in _options(item, how)) for item in old)}
-        holders = Counter(word for text in texts for word in text)  # word → number of different texts of the group with it
-        useful = {
-            text: sorted(  # stable: the first of equals
-                (
-                    (kind, word)
-                    for kind, word in options[text]
-                    if holders[word] < len(texts) and word not in term_id and (allowed is None or word in allowed)
-                ),
-                key=lambda option: (option[0], holders[option[1]]),
-            )
-            for text in alike
-        }
-        changing = list(alike)
-        if not old:
-            changing.remove(min(alike, key=lambda text: bool(useful[text])))  # it keeps the identifier; the first of equals
-        for text in changing:
-            for _, word in useful[text]:
-                changed = (*term_id, word) if how == "append" else (*term_id[:-1], word)
-                if changed not in taken and not (catalog is not None and catalog.positions_of(changed)):
-                    taken.add(changed)
-                    for at in alike[text]:
-                        resolved[at] = changed
-                    break
-
-    def sharing(ids: Sequence[TermID]) -> int:
-        return sum(n for t, n in Counter(ids).items() if n > 1 or (catalog is not None and catalog.positions_of(t)))
-
-    logger.info("Items that share a Term ID: %d of %d before, %d after.", sharing(term_ids), len(items), sharing(resolved))
-    return resolved
+    return resolve(items, term_ids, candidates, how, catalog=catalog)
 
 
 def _options(item: Item, how: str) -> list[tuple[int, str]]:

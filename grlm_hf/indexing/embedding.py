@@ -11,13 +11,14 @@ import importlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import replacing
@@ -40,15 +41,13 @@ def item_text(item: Item) -> str:
 def tfidf_embedder(texts: Iterable[str], dim: int = 256, seed: int = 0) -> SentenceTransformer:
     """A `SentenceTransformer` fitted on `texts`, which are read once: TF-IDF in `dim` dimensions, without a download.
 
-    With at most `dim` words, cosines are those of TF-IDF. With more words, a Gaussian random projection estimates them without bias and
+    With at most `dim` words, cosines are those of TF-IDF. With more words, a Gaussian random projection R estimates them without bias and
     with a standard error of about dim ** -.5 (Johnson and Lindenstrauss, 1984). On product titles it finds better neighbours than a
-    truncated SVD of the same dimension, which flattens the items of one category into near ties. It is our own code because scikit-learn's
-    vectoriser gives no sentence-transformers model: this one is saved, loaded and encoded with like any other embedder.
+    truncated SVD of the same dimension, which flattens the items of one category into near ties.
 
-    The model's one module is a `StaticEmbedding`: word w has the row idf(w) · R[w], and a text is the mean of its words' rows, which
-    has the direction of its TF-IDF vector times R. It encodes tens of thousands of texts per second. Words are lower-cased runs of
-    letters, marks and digits with at least one letter. Words in fewer than two texts connect nothing and are left out; a text with no other
-    words gets the zero vector. idf(w) = ln((1 + n) / (1 + df(w))) + 1, as in scikit-learn. The order of `texts` does not matter.
+    The model's one module is a `StaticEmbedding`: word w has the row idf(w) · R[w], idf(w) = ln((1 + n) / (1 + df(w))) + 1, and a text is
+    the mean of its words' rows. Words are lower-cased runs of letters, marks and digits with at least one letter; those of fewer than two
+    texts connect nothing and are left out, and a text with no other words gets the zero vector. The order of `texts` does not matter.
 
     Raises `ValueError` for `dim` < 1.
     """
@@ -136,10 +135,7 @@ def fingerprint(model: SentenceTransformer) -> str:
 
 
 class Shards:
-    """float32 `[n_items, d]` in memory-mapped files. ``shards[int array]`` and ``shards[slice]`` read these rows, `np.asarray` all.
-
-    All parts but the last have the same length.
-    """
+    """float32 `[n_items, d]` in memory-mapped files of equal length, except the last. An int array or a slice selects rows."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self._parts, self._size = parts, len(parts[0])
@@ -190,7 +186,6 @@ def embed(
     """float32 `[n_items, d]`: rows of length 1, or zero for a text that the embedder maps to zero, such as an empty one.
 
     Args:
-        items: at least one.
         embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder` fitted on these items.
         batch_size: texts encoded at once.
         prompt: as in `prompt_text`.
@@ -212,31 +207,19 @@ def embed(
         raise ValueError(f"shard_size must be at least 1; found {shard_size}.")
     several = device_names(devices)
     if embedder is None:
-        model = tfidf_embedder(map(item_text, items))
-    elif isinstance(embedder, str):
-        model = load_embedder(embedder, device="cpu" if several else None)
-    else:
-        model = embedder
+        embedder = tfidf_embedder(map(item_text, items))
+    model = load_embedder(embedder, device="cpu" if several else None) if isinstance(embedder, str) else embedder
     before = prompt_text(model, prompt)
     folder = None if work is None else Path(work)
     owner = "" if folder is None else fingerprint(model)
 
     starts = range(0, len(items), shard_size)
+    bar = tqdm(starts, desc="embedding", unit="shard", disable=len(starts) < 2 or len(items) <= _PROGRESS_FROM)
     with _encoder(model, several, before, batch_size, show=_PROGRESS_FROM < len(items) <= shard_size) as encode:
-        parts = []
-        for number, start in enumerate(_bar(starts, shown=len(starts) > 1 and len(items) > _PROGRESS_FROM)):
+        parts: list[np.ndarray] = []
+        for start in bar:
             some = items[start : start + shard_size]
-            texts = [item_text(item) for item in some]
-            path = None if folder is None else folder / _SHARD.format(number)
-            key = "" if folder is None else _key(owner, before, texts)
-            part = None if path is None else _read_shard(path, key, len(texts))
-            if part is None:
-                part = _unit(np.asarray(encode(texts), dtype=np.float32), some, texts)
-                if path is not None:
-                    _write_shard(path, key, part)
-                    part = _read_shard(path, key, len(texts))
-            assert part is not None
-            parts.append(part)
+            parts.append(encode(some) if folder is None else _shard(folder / _SHARD.format(len(parts)), [owner, before], some, encode))
     if folder is None:
         return np.concatenate(parts)
     for stale in set(folder.glob("vectors-*.safetensors")) - {folder / _SHARD.format(number) for number in range(len(parts))}:
@@ -246,26 +229,22 @@ def embed(
 
 @contextmanager
 def _encoder(model: SentenceTransformer, devices: list[str], prompt: str, batch_size: int, show: bool) -> Iterator[Any]:
-    """A function from texts to vectors, on one device or a pool of processes."""
+    """A function from items to their vectors, float32 `[n, d]` of length 1, on one device or a pool of processes."""
     where: dict[str, Any] = {"device": devices[0]} if len(devices) == 1 else {}
 
-    def encode(texts: list[str]) -> Any:
+    def encode(items: Sequence[Item]) -> np.ndarray:
         if len(devices) > 1 and not where:  # started only when there is something to encode
             where["pool"] = model.start_multi_process_pool(devices)
         # encode_document, since some models have a separate part for documents
-        return model.encode_document(texts, prompt=prompt, batch_size=batch_size, show_progress_bar=show, **where)
+        texts = list(map(item_text, items))
+        found = model.encode_document(texts, prompt=prompt, batch_size=batch_size, show_progress_bar=show, **where)
+        return _unit(np.asarray(found, dtype=np.float32), items, texts)
 
     try:
         yield encode
     finally:
         if "pool" in where:
             model.stop_multi_process_pool(where["pool"])
-
-
-def _bar(starts: range, shown: bool) -> Iterable[int]:
-    from tqdm import tqdm
-
-    return tqdm(starts, desc="embedding", unit="shard", disable=not shown)
 
 
 def _unit(vectors: np.ndarray, items: Sequence[Item], texts: Sequence[str]) -> np.ndarray:
@@ -282,15 +261,19 @@ def _unit(vectors: np.ndarray, items: Sequence[Item], texts: Sequence[str]) -> n
     return np.where(norms > 0, vectors / np.where(norms > 0, norms, 1), 0).astype(np.float32)
 
 
-def _key(owner: str, prompt: str, texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps([owner, prompt, texts]).encode()).hexdigest()
-
-
-def _write_shard(path: Path, key: str, vectors: np.ndarray) -> None:
+def _shard(path: Path, how: list[str], items: Sequence[Item], encode: Callable[[Sequence[Item]], np.ndarray]) -> np.ndarray:
+    """A memory-mapped shard: the file at `path` if it was written for these items and this encoder, else a new one."""
     from safetensors.numpy import save_file
 
-    with replacing(path) as new:
-        save_file({"vectors": vectors}, new, {"key": key, "rows": str(len(vectors)), "dim": str(vectors.shape[1])})
+    key = hashlib.sha256(json.dumps([*how, list(map(item_text, items))]).encode()).hexdigest()
+    found = _read_shard(path, key, len(items))
+    if found is None:
+        vectors = encode(items)
+        with replacing(path) as new:
+            save_file({"vectors": vectors}, new, {"key": key, "rows": str(len(vectors)), "dim": str(vectors.shape[1])})
+        found = _read_shard(path, key, len(items))
+    assert found is not None
+    return found
 
 
 def _read_shard(path: Path, key: str, rows: int) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -89,10 +89,8 @@ class Extractor:
         """
         if len(near) != len(items):
             raise ValueError(f"Found {len(items)} items and the neighbours of {len(near)}; expected one sequence of neighbours per item.")
-        offers: dict[Item, _Offer] = {}
-        for item in itertools.chain(items, *near):
-            if item not in offers:
-                offers[item] = _offer(self.reader.read(item), self.settled, self.kinds)
+        distinct = dict.fromkeys(itertools.chain(items, *near))
+        offers = {item: _offer(self.reader.read(item), self.settled, self.kinds) for item in distinct}
         return [self._choose(offers[item], [offers[other] for other in n], n_terms) for item, n in zip(items, near, strict=True)]
 
     def _choose(self, offer: _Offer, near: Sequence[_Offer], n_terms: int) -> TermID:
@@ -156,19 +154,18 @@ def _heads(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> set[s
 
 
 def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozenset[str]) -> _Offer:
-    weights: dict[str, float] = {}
     levels = [(runs, (_ABOVE_LEAF if level else _IN_LEAF) / max(1, len(runs))) for level, runs in enumerate(fields.categories)]
     in_title = _split(fields.title, settled)
-    weights.update(dict.fromkeys(in_title, _IN_TITLE))
+    weights = dict.fromkeys(in_title, _IN_TITLE)
     for runs, weight in [*levels, (fields.description, _IN_DESCRIPTION)]:
         for term in _split(runs, settled):
             weights[term] = max(weight, weights.get(term, 0))
-    types: Counter[str] = Counter()
-    types.update(dict.fromkeys(_heads(fields.title[:1], settled), 1.5))  # type: ignore[arg-type]
-    types.update(dict.fromkeys(_heads(fields.title[1:], settled), 0.5))  # type: ignore[arg-type]
-    types.update(dict.fromkeys(kinds.intersection(in_title), 3))
-    for leaf in fields.categories[:1]:
-        types.update(dict.fromkeys(_heads(leaf, settled), 3 / max(1, len(leaf))))  # type: ignore[arg-type]
+    evidence = [(_heads(fields.title[:1], settled), 1.5), (_heads(fields.title[1:], settled), 0.5), (kinds.intersection(in_title), 3.0)]
+    evidence += [(_heads(leaf, settled), 3 / max(1, len(leaf))) for leaf in fields.categories[:1]]
+    types: defaultdict[str, float] = defaultdict(float)
+    for terms, value in evidence:
+        for term in terms:
+            types[term] += value
     return _Offer(weights, {t: v for t, v in types.items() if t not in AUDIENCE}, "-".join(fields.brand))
 
 
@@ -190,11 +187,7 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
     """
     if n_terms < 1:
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
-    if neighbors.item_ids != tuple(item.item_id for item in items):
-        raise ValueError(
-            f"The neighbours are of {len(neighbors.item_ids)} items that are not the {len(items)} given ones in their order. "
-            "Call find_neighbors on the same items."
-        )
+    neighbors.check_items(items)
     extractor, offers = Extractor._fit(items)
     bar = tqdm(enumerate(offers), desc="choosing terms", unit=" items", total=len(offers), disable=len(offers) < PROGRESS_FROM)
     return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in bar]
@@ -205,13 +198,11 @@ class TermExtender:
 
     Words are counted on the catalog; neighbours are found among old and new items; the catalog's own Term IDs do not change. The catalog
     may change between calls: an item is embedded when first seen, and words are counted again when more than a tenth of the catalog was
-    added or removed. New items are counted too if they are more than a tenth of the catalog.
+    added or removed. New items are counted too if they are more than a tenth of the catalog. Threads may share one.
 
     Args:
         n_neighbors: number of similar items considered for a new item's terms.
         embedder: a `SentenceTransformer`, the name or folder of one, or None for `tfidf_embedder`, fitted when words are counted.
-
-    It keeps the catalog's items and their vectors, float32 `[n_items, d]`. Threads may share one.
     """
 
     def __init__(self, n_neighbors: int = 5, embedder: SentenceTransformer | str | None = None):

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,39 +31,9 @@ from grlm_hf.settings import Count, Limit, check_settings
 PROMPT_VERSION = "1"
 TERM_CHARS = 32  # longest term as written; longer ones are sentences
 
-_ASPECTS = (
-    "what kind of product it is",
-    "what it is for",
-    "its most telling feature",
-    "who or what it suits",
-    "what sets it apart from products like it",
-    "what it is made of",
-    "its look, taste or scent",
-    "its maker or line",
-)
-_TASK = """\
-Describe a product in exactly {n} terms, so that similar products get similar terms and no two products get the same ones.
-
-Rules:
-- Write the terms in this order: {aspects}.
-- A term is one common word in its base form (singular, infinitive), in the language of the product's text.
-- Use a short phrase only where no word will do.
-- For everything that the product shares with the similar products below, use the very word that fits all of them, not a synonym.
-- Let at least one term, late in the list, hold for this product alone.
-- No term twice. No sizes, prices or model numbers, unless nothing else tells the product apart.
-
-Product:
-{item}
-
-Similar products, closest first:
-{near}
-{taken}
-Answer with the {n} terms and nothing else, like [{example}]."""
-_EXAMPLE = ("kettle", "boil", "gooseneck", "barista", "walnut-handle", "steel", "matte", "studio")
-_TAKEN = """
-Already taken by other products, so your answer must differ in at least one term:
-{lines}
-"""
+_PROMPT = json.loads((files("grlm_hf") / "indexing" / "terms_prompt.json").read_text(encoding="utf-8"))
+_TASK, _TAKEN = ("\n".join(_PROMPT[name]) for name in ("task", "taken"))
+_ASPECTS, _EXAMPLE = _PROMPT["aspects"], _PROMPT["example"]
 _NONE = "(none)"
 _LETTER, _INNER, _LAST = r"[\p{L}\p{N}]", r"[\p{L}\p{M}\p{N} '.\-]", r"[\p{L}\p{M}\p{N}]"
 
@@ -99,12 +70,8 @@ class LLMConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """Term IDs written by a model, with statistics.
-
-    Attributes:
-        term_ids: one per item, in order: `n_terms` different terms in normal form.
-        facts: JSON-ready: model, prompt version and hash, numbers of answers that were requested again, changed, repaired.
-    """
+    """Term IDs written by a model, one per item: `n_terms` different terms in normal form. `facts` are JSON-ready: model, prompt version
+    and hash, numbers of answers that were requested again, changed, repaired."""
 
     term_ids: list[TermID]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -129,15 +96,13 @@ def request(
     """The user message that requests an item's terms.
 
     Args:
-        near: its neighbours, closest first.
+        near: its neighbours, closest first; `near_terms`: their identifiers, in the second pass.
         description: characters of the item's description; half as many of a neighbour's.
-        near_terms: the neighbours' identifiers, in the second pass.
         taken: identifiers from which the answer must differ.
     """
-    lines = []
-    for at, other in enumerate(near):
-        known = f" → {render(near_terms[at])}" if near_terms else ""
-        lines.append(f"{at + 1}. {_about(other, description // 2, '; ')}{known}")
+    lines = [f"{at}. {_about(other, description // 2, '; ')}" for at, other in enumerate(near, 1)]
+    if near_terms:
+        lines = [f"{line} → {render(terms)}" for line, terms in zip(lines, near_terms, strict=True)]
     return _TASK.format(
         n=n_terms,
         aspects="; ".join(_ASPECTS[:n_terms]),
@@ -149,14 +114,9 @@ def request(
 
 
 def _about(item: Item, description: int, apart: str) -> str:
-    parts = [f"Title: {_cut(item.title, 200)}"]
-    if item.brand:
-        parts.append(f"Brand: {_cut(item.brand, 60)}")
-    if item.categories:
-        parts.append(f"Category: {_cut(' > '.join(item.categories[-3:]), 120)}")
-    if item.description and description:
-        parts.append(f"Description: {_cut(item.description, description)}")
-    return apart.join(parts)
+    fields = [("Title", item.title, 200), ("Brand", item.brand, 60), ("Category", " > ".join(item.categories[-3:]), 120)]
+    fields += [("Description", item.description if description else "", description)]
+    return apart.join(f"{name}: {_cut(text, most)}" for name, text, most in fields if text or name == "Title")
 
 
 def _cut(text: str, most: int) -> str:
@@ -193,8 +153,7 @@ def generate_terms(
     config = config or LLMConfig()
     if not 3 <= n_terms <= len(_ASPECTS):
         raise ValueError(f"n_terms is {n_terms}; expected 3 to {len(_ASPECTS)}.")
-    if neighbors.item_ids != tuple(item.item_id for item in items):
-        raise ValueError(f"The neighbours are not of the {len(items)} given items in their order. Call find_neighbors on the same items.")
+    neighbors.check_items(items)
     near = [neighbors.of(at) for at in range(len(items))]
 
     def ask(name: str, positions: Sequence[int], message: Callable[[int], str]) -> list[TermID]:
@@ -208,10 +167,9 @@ def generate_terms(
     faults = {at for at, terms in enumerate(first) if len(set(terms)) < n_terms}
     term_ids = [mend(item, terms, n_terms) for item, terms in zip(items, first, strict=True)]
 
-    groups: defaultdict[TermID, list[int]] = defaultdict(list)
-    for at in sorted(range(len(items)), key=lambda at: items[at].item_id):
-        groups[term_ids[at]].append(at)
-    sharing = {at for group in groups.values() for at in group[1:]}
+    by_id = sorted(range(len(items)), key=lambda at: items[at].item_id)
+    kept = {term_ids[at]: at for at in reversed(by_id)}  # of items that share a Term ID the first by item_id keeps it
+    sharing = set(by_id).difference(kept.values())
     again = {"needed": sorted(faults | sharing), "all": range(len(items)), "none": ()}[config.second_pass]
 
     def second_message(at: int) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from grlm_hf.indexing.embedding import Shards, needs
 from grlm_hf.settings import check_value
@@ -42,8 +44,7 @@ class Index:
     Attributes:
         kind: "exact", "ivf", "ivf-sq8" (IVF with one byte per number) or "hnsw".
         rows: int64 `[n]`, the rows of the indexed vectors, ascending: all that are not zero.
-        raw: the faiss index.
-        on_gpu: its copy on a GPU, if there is one.
+        raw, on_gpu: the faiss index, and its copy on a GPU, if there is one.
         effort: width of the search: lists (`nprobe`) or candidates (`efSearch`); 0 if exact.
         recall: share of the true nearest neighbours found, measured by `recall_of` on `queries` of the vectors; 1 if exact.
     """
@@ -68,9 +69,10 @@ class Index:
         """(scores float32, rows of the vectors int64), both `[n_queries, fetch]`, best first; row -1 after the last one found."""
         faiss = needs("faiss")
         params = None
-        if self.kind != "exact":
-            how = faiss.SearchParametersHNSW(efSearch=max(self.effort, fetch)) if self.kind == "hnsw" else None
-            params = how or faiss.SearchParametersIVF(nprobe=self.effort)
+        if self.kind == "hnsw":
+            params = faiss.SearchParametersHNSW(efSearch=max(self.effort, fetch))
+        elif self.kind != "exact":
+            params = faiss.SearchParametersIVF(nprobe=self.effort)
         index = self.raw if self.on_gpu is None or fetch > _MOST_ON_GPU else self.on_gpu
         scores, found = index.search(queries, fetch, params=params)
         return scores, np.where(found < 0, -1, self.rows[found])
@@ -82,8 +84,7 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
     Args:
         k: number of neighbours of a query; `recall` is recall@k.
         kind: as in `choose_index`.
-        recall: an approximate index doubles the width of its search until the measured recall@k reaches this. If it cannot, the log says
-            so.
+        recall: an approximate index doubles the width of its search until the measured recall@k reaches this; else the log says so.
         memory: limit in bytes; 0: four fifths of `available_memory`.
 
     Deterministic on one thread. Raises `ValueError` as `choose_index` does.
@@ -106,7 +107,7 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
     widest = min(getattr(raw, "nlist", len(rows)), _WIDEST[kind])
     index = replace(index, effort=min(32 if kind == "hnsw" else 8, widest), queries=len(queries))
     while True:
-        index = replace(index, recall=_recall(index, vectors, queries, floor, k))
+        index = replace(index, recall=recall_of(index, vectors, queries, k, floor))
         if index.recall >= recall or index.effort >= widest:
             break
         index = replace(index, effort=min(2 * index.effort, widest))
@@ -116,12 +117,10 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
 
 
 def choose_index(n: int, dim: int, wanted: str, memory: int) -> str:
-    """The kind of index for `n` vectors in `memory` bytes.
+    """The kind of index for `n` vectors in `memory` bytes: "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond.
 
-    "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond. If "auto" or "ivf" does not fit, it becomes IVF with one byte per number.
-    Candidates are scored again with the original vectors, so compression costs only recall, which is measured.
-
-    Raises `ValueError` for an unknown kind, and when none fits: with the memory needed, the memory allowed, and what to do.
+    If "auto" or "ivf" does not fit, it becomes IVF with one byte per number: candidates are scored again with the original vectors, so
+    compression costs only recall, which is measured. Raises `ValueError` for an unknown kind, and when none fits.
     """
     check_value("index", wanted, IndexKind)
     first = wanted if wanted != "auto" else "exact" if n <= EXACT_UP_TO else "ivf"
@@ -151,8 +150,6 @@ def index_bytes(kind: str, n: int, dim: int) -> int:
 
 def available_memory() -> int:
     """Bytes that this process can still allocate: Linux's available memory, within the limit of its control group (v2)."""
-    import os
-
     if not Path("/proc/meminfo").is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     info = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -174,8 +171,6 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
     numbers, and sort in catalog order. When candidates beyond the fetched ones may tie with the last score, more are fetched: as many as
     needed from an exact index, up to `_MOST_FETCHED` from an approximate one. Rows with equal vectors are searched once.
     """
-    from tqdm import tqdm
-
     exact, n = index.kind == "exact", len(index.rows)
     neighbors = np.full((len(rows), k), -1, dtype=np.int64)
     scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
@@ -213,13 +208,10 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
     return neighbors, scores
 
 
-def recall_of(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, k: int) -> float:
+def recall_of(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, k: int, floor: np.ndarray | None = None) -> float:
     """recall@k of the index: of the `k` neighbours that `search` finds for each row of `queries`, the share that scores no lower than the
-    k-th of a brute-force search. So any of several tied neighbours counts."""
-    return _recall(index, vectors, queries, _true_floor(vectors, index.rows, queries, k), k)
-
-
-def _recall(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, floor: np.ndarray, k: int) -> float:
+    k-th of a brute-force search (`floor`, if known). So any of several tied neighbours counts."""
+    floor = _true_floor(vectors, index.rows, queries, k) if floor is None else floor
     _, scores = search(index, vectors, queries, k)
     kept = min(k, len(index.rows) - 1)
     return float((scores[:, :kept] >= floor[:, None]).mean())

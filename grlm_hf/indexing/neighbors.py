@@ -8,7 +8,6 @@ position, so the closest true neighbour is kept even if it is an exact duplicate
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from grlm_hf.data.items import Item
+from grlm_hf.data.items import Item, check_unique
 from grlm_hf.files import write_parquet
 from grlm_hf.indexing.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
 from grlm_hf.indexing.index import Index, IndexKind, build_index, search
@@ -69,7 +68,6 @@ class Neighbors:
     """The `k` nearest items of each item, closest first; equal scores in catalog order.
 
     Attributes:
-        item_ids: `n_items` ids, the order of the rows.
         indices: int32 `[n_items, k]`, positions in `item_ids`, never the row's own; -1 where there are fewer than `k`.
         scores: float32 `[n_items, k]`, cosine similarity in [-1, 1], descending along a row; -inf where `indices` is -1.
         facts: how they were found, for a dataset card; JSON-ready.
@@ -90,6 +88,14 @@ class Neighbors:
                     f"Neighbors.{name} must be {np.dtype(dtype)} [{len(self.item_ids)} items, k]; found {array.dtype} {list(array.shape)}."
                 )
 
+    def check_items(self, items: Sequence[Item]) -> None:
+        """Raises `ValueError` when the neighbours are of other items, or of these in another order."""
+        if self.item_ids != tuple(item.item_id for item in items):
+            raise ValueError(
+                f"The neighbours are of {len(self.item_ids)} items that are not the {len(items)} given ones in their order. "
+                "Call find_neighbors on the same items."
+            )
+
     def of(self, position: int) -> list[int]:
         """Positions of one item's neighbours, closest first, without the missing ones."""
         return [int(i) for i in self.indices[position] if i >= 0]
@@ -101,13 +107,9 @@ class Neighbors:
 
         there = self.indices >= 0
         ids, ends = pa.array(self.item_ids, pa.string()), np.concatenate([[0], there.sum(axis=1).cumsum()]).astype(np.int32)
-        columns = {
-            "item_id": ids,
-            "neighbors": pa.ListArray.from_arrays(ends, ids.take(pa.array(self.indices[there]))),
-            "scores": pa.ListArray.from_arrays(ends, pa.array(self.scores[there])),
-        }
+        near, scores = (pa.ListArray.from_arrays(ends, part) for part in (ids.take(pa.array(self.indices[there])), self.scores[there]))
         features = Features({"item_id": Value("string"), "neighbors": List(Value("string")), "scores": List(Value("float32"))})
-        return Dataset(pa.table(columns, schema=features.arrow_schema))
+        return Dataset(pa.table([ids, near, scores], schema=features.arrow_schema))
 
     @classmethod
     def from_dataset(cls, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> Neighbors:
@@ -154,10 +156,9 @@ class Neighbors:
 
         try:
             table = pq.read_table(path, columns=["item_id", "neighbors", "scores"])
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} is no readable parquet file of neighbours: there is no such file.") from error
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is no readable parquet file of neighbours: {str(error).splitlines()[0]}") from error
+            reason = "there is no such file." if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+            raise ValueError(f"{path} is no readable parquet file of neighbours: {reason}") from error
         stated = (table.schema.metadata or {}).get(_FACTS_KEY)
         if stated is None:
             raise ValueError(f"{path} was not written by Neighbors.save: its metadata state no schema. Find the neighbours again.")
@@ -216,9 +217,7 @@ def find_neighbors(
     given = {"k": k, "embedder": embedder if isinstance(embedder, str) else None, "min_score": min_score}
     config = replace(config or NeighborsConfig(), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     item_ids = tuple(item.item_id for item in items)
-    repeated = [item_id for item_id, count in Counter(item_ids).items() if count > 1]
-    if repeated:
-        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
+    check_unique(item_ids)
     if not items:
         raise ValueError("There are no items to find neighbours of; pass at least one.")
     device_names(config.devices)  # before a model is loaded

@@ -38,21 +38,13 @@ Near = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The kept terms, and the replacements of all others. Made by `limit_vocabulary`.
+    """The kept terms, and the replacements of all others. Made by `limit_vocabulary`."""
 
-    Attributes:
-        kept: the kept terms, most frequent first; ties in alphabetical order.
-        uses: number of items with each kept term.
-        company: for each kept term the other kept terms of its items → number of items with both.
-        near: each removed term → the nearest kept terms.
-        embedded: whether an embedder measured the similarity.
-    """
-
-    kept: tuple[str, ...]
-    uses: tuple[int, ...]
-    company: tuple[Mapping[str, int], ...]
-    near: Mapping[str, Near]
-    embedded: bool = False
+    kept: tuple[str, ...]  # most frequent first; ties in alphabetical order
+    uses: tuple[int, ...]  # number of items with each kept term
+    company: tuple[Mapping[str, int], ...]  # for each kept term the other kept terms of its items → number of items with both
+    near: Mapping[str, Near]  # each removed term → the nearest kept terms
+    embedded: bool = False  # whether an embedder measured the similarity
 
     @property
     def mapping(self) -> dict[str, tuple[str, float]]:
@@ -64,12 +56,8 @@ class Vocabulary:
         """Term IDs with kept terms only, each of the same length.
 
         Kept terms stay. Each other term, the most important first, is replaced by the nearest kept term that the item does not have yet.
-        A term unknown to the vocabulary is compared by the same rule, with that item's kept terms as its company. So the result depends
-        only on the Term ID and the vocabulary.
-
-        Args:
-            term_ids: of any items, terms in normal form.
-            embedder: the one given to `limit_vocabulary`, needed for unknown terms.
+        A term unknown to the vocabulary is compared by the same rule, with that item's kept terms as its company, and needs the embedder
+        given to `limit_vocabulary`, if any. So the result depends only on the Term ID and the vocabulary.
 
         Raises `ValueError` when a Term ID has more terms than the vocabulary, or an embedder is missing.
         """
@@ -111,7 +99,7 @@ class Vocabulary:
 
     @property
     def _depth(self) -> int:
-        return max((len(near) for near in self.near.values()), default=_SPARE)
+        return max(map(len, self.near.values()), default=_SPARE)
 
     @cached_property
     def _space(self) -> _Space:
@@ -160,35 +148,22 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Limited:
-    """The result of `limit_vocabulary`.
+    """The result of `limit_vocabulary`."""
 
-    Attributes:
-        term_ids: one per item, with kept terms only.
-        vocabulary: the kept terms, and the replacements of the others.
-        n_terms_before: number of different terms before.
-        n_changed: items with at least one replaced term.
-        n_shared_before, n_shared: items that share their Term ID with another item.
-    """
-
-    term_ids: list[TermID]
+    term_ids: list[TermID]  # with kept terms only
     vocabulary: Vocabulary
-    n_terms_before: int
-    n_changed: int
-    n_shared_before: int
+    n_terms_before: int  # different terms
+    n_changed: int  # items with at least one replaced term
+    n_shared_before: int  # items that share their Term ID with another item
     n_shared: int
 
     @property
     def facts(self) -> dict[str, int | float]:
         """The counts as plain values, for JSON. `mean_similarity`: of removed terms to their replacements."""
         similarities = [similarity for _, similarity in self.vocabulary.mapping.values()]
-        return {
-            "n_terms_before": self.n_terms_before,
-            "n_terms": len(self.vocabulary.kept),
-            "n_changed": self.n_changed,
-            "n_shared_before": self.n_shared_before,
-            "n_shared": self.n_shared,
-            "mean_similarity": round(math.fsum(similarities) / max(1, len(similarities)), 6),
-        }
+        counts = {"n_terms_before": self.n_terms_before, "n_terms": len(self.vocabulary.kept), "n_changed": self.n_changed}
+        shared = {"n_shared_before": self.n_shared_before, "n_shared": self.n_shared}
+        return {**counts, **shared, "mean_similarity": round(math.fsum(similarities) / max(1, len(similarities)), 6)}
 
 
 def limit_vocabulary(term_ids: Sequence[TermID], size: int, embedder: SentenceTransformer | str | None = None) -> Limited:
@@ -199,12 +174,7 @@ def limit_vocabulary(term_ids: Sequence[TermID], size: int, embedder: SentenceTr
     ln(1 + items with both) · ln(1 + items / items with the company). With an embedder it is the cosine of the terms' embeddings, with
     hyphens read as spaces. The search is exact; ties by frequency, then alphabet. Deterministic; the order of the items does not matter.
 
-    Args:
-        term_ids: one per item, terms in normal form.
-        size: number of terms to keep, at least the length of a Term ID.
-        embedder: a `SentenceTransformer`, or the name or folder of one.
-
-    Raises `ValueError` for no Term IDs or too small a size.
+    Raises `ValueError` for no Term IDs, or a size below the length of a Term ID.
     """
     if not term_ids:
         raise ValueError("There are no Term IDs; pass at least one.")

@@ -19,19 +19,12 @@ _SHARD_KEY = b"grlm_answers_of"
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The form to which a writer constrains its answers.
+    """The form to which a writer constrains its answers."""
 
-    Attributes:
-        pattern: regular expression in llguidance's syntax, as `Writer.write` takes it.
-        max_new_tokens: tokens of the longest match.
-        matches: a check in Python that an answer has the form; other answers are refused.
-        text: names the form in an error, such as "5 terms in brackets".
-    """
-
-    pattern: str
-    max_new_tokens: int
-    matches: Callable[[str], bool]
-    text: str
+    pattern: str  # regular expression in llguidance's syntax, as `Writer.write` takes it
+    max_new_tokens: int  # tokens of the longest match
+    matches: Callable[[str], bool]  # a check in Python that an answer has the form; other answers are refused
+    text: str  # names the form in an error, such as "5 terms in brackets"
 
 
 def sharded_answers(
@@ -45,15 +38,12 @@ def sharded_answers(
     part: str = "",
     title: str = "answers",
 ) -> list[str]:
-    """One answer for each item, in order.
-
-    Answers are written to `folder` in files of `shard_size`. The file of an earlier run is reused if writer, form, items and messages are
-    the same.
+    """One answer for each item, in order, written to `folder` in files of `shard_size`. The file of an earlier run is reused if writer,
+    form, items and messages are the same.
 
     Args:
         message: position in `item_ids` → the user message, made shard by shard.
-        part: "2/8" asks for every eighth shard only, beginning with the third; "" for all. See `parse_part`.
-        title: of the progress bar.
+        part: "2/8" requests every eighth shard only, beginning with the third; "" all.
 
     Raises:
         ValueError: the writer broke the form, or as `Writer.write`.

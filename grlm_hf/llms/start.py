@@ -6,14 +6,7 @@ from typing import Any
 
 
 def start(model: str, **options: Any) -> Any:
-    """vLLM's offline engine, ``vllm.LLM``, on a checkpoint's folder or Hub id.
-
-    Args:
-        options: of ``vllm.LLM``.
-
-    Raises:
-        ImportError: vLLM is missing or does not import.
-    """
+    """vLLM's offline engine on a checkpoint's folder or Hub id, with options of ``vllm.LLM``. Raises `ImportError` without vLLM."""
     try:
         from vllm import LLM
     except ImportError as error:

@@ -31,7 +31,6 @@ class Writer(Protocol):
 
         `max_new_tokens` must be enough for the longest match. Raises `ValueError` for a message that is too long for the model.
         """
-        ...
 
 
 def make_writer(
@@ -106,12 +105,7 @@ class TransformersWriter:
         pad = self._eos[0] if pad is None else pad  # masked: its value does not matter
         room = getattr(self._lm.config, "max_position_embeddings", None) or 1 << 30
         _check_lengths(prompts, room - max_new_tokens)
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self._eos,
-            pad_token_id=pad,
-        )
+        greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=self._eos, pad_token_id=pad)
         self._lm.generation_config = greedy  # else generate() adds the checkpoint's settings, such as a repetition penalty
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda at: (-len(prompts[at]), at))  # batches of similar length need little padding

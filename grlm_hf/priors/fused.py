@@ -88,10 +88,7 @@ class Fused:
     @cached_property
     def known(self) -> np.ndarray:
         """bool `[n_items]`: the items known to any component with a weight above 0."""
-        found = np.zeros(len(self.item_ids), bool)
-        for name, weight in self.weights.items():
-            found |= (self._columns[name] >= 0) & (weight > 0)
-        return found
+        return np.any([(self._columns[name] >= 0) & (weight > 0) for name, weight in self.weights.items()], axis=0)
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
@@ -200,12 +197,10 @@ def tune_weights(
     All weights start at 1. Of equally good weights the lowest is chosen.
 
     Args:
-        parts: name → float32 `[cases, n_items]`, log-probabilities, as from `Fused.parts`; some thousands of cases are enough.
-        cases: of validation users, never test users.
-        item_ids: the order of the columns.
+        parts: name → float32 `[cases, n_items]`, log-probabilities, as from `Fused.parts`.
+        cases: of validation users, never test users; some thousands are enough.
 
-    Raises:
-        ValueError: no cases or parts, or a part of another shape.
+    Raises `ValueError` for no cases or parts, or a part of another shape.
     """
     if not parts:
         raise ValueError("There are no scorers to weigh; pass at least one.")

@@ -74,12 +74,10 @@ class ItemKNN:
     """Made by `fit`. W is a sparse matrix of compressed rows: row `a` is at ``first[a] : first[a + 1]``.
 
     Attributes:
-        item_ids: the order of rows and columns.
         counts: int64 `[n_items]`, events of each item in the training histories.
         first: int64 `[n_items + 1]`.
         items: int32, the columns of each row, ascending.
         weights: float32, above 0.
-        config: the settings of `fit`.
     """
 
     kind: ClassVar[str] = "knn"
@@ -97,9 +95,7 @@ class ItemKNN:
         Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with the targets of its own split.
         """
         config, ids = config or KNNConfig(), tuple(item_ids)
-        rows = training_rows(ids, list(histories))
-        counts = np.bincount(np.fromiter((r for row in rows for r in row), np.int64), minlength=len(ids))
-        return cls._weighed(ids, counts, _count_pairs(rows, len(ids), config.max_distance), config)
+        return cls._weighed(ids, *_counted(ids, histories, config.max_distance), config)
 
     @classmethod
     def _weighed(cls, ids: tuple[str, ...], counts: np.ndarray, pairs: _Pairs, config: KNNConfig) -> ItemKNN:
@@ -195,19 +191,21 @@ def tune_knn(
     takes about as long as scoring the cases.
     """
     start, ids = start or KNNConfig(), tuple(item_ids)
-    rows = training_rows(ids, list(histories))
-    counts = np.bincount(np.fromiter((r for row in rows for r in row), np.int64), minlength=len(ids))
-    pairs = _count_pairs(rows, len(ids), start.max_distance)
+    counts, pairs = _counted(ids, histories, start.max_distance)
     targets = Targets(ids, cases, exclude_seen)
     return coordinate_search(start, GRID, lambda config: targets.measure(ItemKNN._weighed(ids, counts, pairs, config)))[0]
 
 
-def _count_pairs(rows: Sequence[Sequence[int]], n: int, max_distance: int) -> _Pairs:
+def _counted(ids: tuple[str, ...], histories: Iterable[History], max_distance: int) -> tuple[np.ndarray, _Pairs]:
+    """int64 `[n_items]` events of each item, and the pairs."""
+    rows, n = training_rows(ids, list(histories)), len(ids)
     flat = np.fromiter((r for row in rows for r in row), np.int64)
+    counts = np.bincount(flat, minlength=n)
     user = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     found = []
     for distance in range(1, min(max_distance + 1, max(map(len, rows), default=1))):
         same = user[distance:] == user[:-distance]
         cell, times = np.unique(flat[:-distance][same] * n + flat[distance:][same], return_counts=True)
         found.append((cell // n, cell % n, np.full(len(cell), distance), times))
-    return _Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True))) if found else _Pairs(*[np.zeros(0, np.int64)] * 4)
+    found = found or [(np.zeros(0, np.int64),) * 4]
+    return counts, _Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

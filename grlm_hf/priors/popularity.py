@@ -16,17 +16,11 @@ from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 @dataclass(frozen=True, eq=False)
 class Popularity:
-    """Made by `fit`.
-
-    Attributes:
-        item_ids: the order of columns.
-        counts: int64 `[n_items]`, events of each item in the training histories.
-    """
+    """Made by `fit`."""
 
     kind: ClassVar[str] = "popularity"
-
     item_ids: tuple[str, ...]
-    counts: np.ndarray
+    counts: np.ndarray  # int64 [n_items], events of each item in the training histories
 
     @classmethod
     def fit(cls, item_ids: Iterable[str], train: Iterable[History]) -> Popularity:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from grlm_hf.data.interactions import History
+from grlm_hf.data.items import check_unique
 
 
 class Scorer(Protocol):
@@ -35,10 +35,8 @@ def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list
 
     Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with its held-out items.
     """
+    check_unique(item_ids)
     row = {item: n for n, item in enumerate(item_ids)}
-    if len(row) < len(item_ids):
-        some = next(item for item, n in Counter(item_ids).items() if n > 1)
-        raise ValueError(f"Item ids must be unique; {len(item_ids) - len(row)} are repeated, such as {some!r}.")
     rows = []
     for history in histories:
         if history.n_valid or history.n_test:

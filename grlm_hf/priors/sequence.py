@@ -68,10 +68,8 @@ class SequenceModel:
     """A trained sequence decoder.
 
     Attributes:
-        item_ids: the order of rows and columns.
         counts: int64 `[n_items]`, how often each item occurs in the training histories of two items or more.
         net: the network, a `GPTNeoXModel` with one token per item, in evaluation mode.
-        config: its settings.
         log: one entry per epoch: `epoch` from 1, `loss` (mean negative log-likelihood of a target, nats, with dropout) and, with
             validation cases, `recall@10`.
     """
@@ -94,11 +92,8 @@ class SequenceModel:
         return self.counts > 0
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: log p(next item | history), natural log; a row's probabilities sum to 1. Seen items are not left out.
-
-        Unknown items and items without training events are dropped from a history. If none remains, an item's score is the log of its
-        share of the training events, plus one event per item. All rows are in memory at once, so call it in chunks.
-        """
+        """float32 `[n, n_items]`: log p(next item | history); see `Scorer`. Items without training events are dropped from a history; if
+        none remains, an item's score is the log of its share of the training events, plus one event per item."""
         import torch
 
         net = self.net
@@ -124,14 +119,8 @@ class SequenceModel:
     def neighbors(self, k: int = 5) -> Neighbors:
         """Each item's `k` nearest items by the cosine of their embeddings. Items without training events are left out on both sides."""
         indices, scores = nearest(self.item_vectors, k)
-        facts = {
-            "n_items": len(self.item_ids),
-            "k": k,
-            "embedder": "item embeddings of a sequence decoder",
-            "dim": self.config.width,
-            "epochs": len(self.log),
-            "never_seen": int((self.counts == 0).sum()),
-        }
+        facts = {"n_items": len(self.item_ids), "k": k, "embedder": "item embeddings of a sequence decoder", "dim": self.config.width}
+        facts |= {"epochs": len(self.log), "never_seen": int((self.counts == 0).sum())}
         return Neighbors(item_ids=self.item_ids, indices=indices, scores=scores, facts=facts)
 
     def save(self, path: str | Path) -> None:

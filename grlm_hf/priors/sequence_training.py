@@ -40,7 +40,6 @@ def train_sequence_model(
 
     Args:
         item_ids: the catalog's ids, in the order of the model's rows and columns.
-        histories: training histories, without held-out items.
         validation: cases whose recall@10, without seen items, is measured after each epoch. With `config.patience` the best epoch's
             weights are kept, otherwise those of the last epoch, when the learning rate has decayed.
         seed: 0 or more; for the initial weights, the order of examples and dropout.
@@ -83,7 +82,7 @@ def train_sequence_model(
             epoch, place = divmod(facts["step"], per_epoch)
             if not batches or place == 0:
                 batches = _batches(lengths, config.batch_positions, seed, epoch)
-            _seed(seed, facts["step"])
+            torch.manual_seed(int(np.random.SeedSequence([seed, facts["step"]]).generate_state(1)[0]))
             loss = _step(net, optimizer, [pieces[n] for n in batches[place]], _rate(facts["step"], total, config), config)
             facts["step"] += 1
             if not math.isfinite(loss):
@@ -143,12 +142,6 @@ def _optimizer(net: Any, config: SequenceConfig) -> Any:
 
 def _rate(step: int, total: int, config: SequenceConfig) -> float:
     return config.learning_rate * min(1.0, (step + 1) / max(1.0, config.warmup * total)) * (1 + float(np.cos(np.pi * step / total))) / 2
-
-
-def _seed(seed: int, step: int) -> None:
-    import torch
-
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
 def _step(net: Any, optimizer: Any, pieces: Sequence[Sequence[int]], rate: float, config: SequenceConfig) -> float:

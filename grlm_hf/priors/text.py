@@ -56,13 +56,10 @@ class TextKNN:
     """Made by `fit`; `following` adapts it to a changed catalog.
 
     Attributes:
-        item_ids: the order of rows and columns.
         vectors: float16 `[n_items, d]`, embeddings of length 1; zero for a text that the embedder maps to zero.
         digests: int64 `[n_items]`, hashes of the texts: an item is embedded again when its text changes.
-        config: the settings.
-        embedder: the name or folder of a sentence-transformers model; "" for a TF-IDF embedder, stored in `words` and `rows`.
-        words: tokenizer of the TF-IDF embedder as JSON.
-        rows: its weights, float16 `[n_words, d]`.
+        embedder: the name or folder of a sentence-transformers model; "" for a TF-IDF embedder with the tokenizer `words` (JSON) and the
+            weights `rows`, float16 `[n_words, d]`.
     """
 
     kind: ClassVar[str] = "text"
@@ -76,11 +73,8 @@ class TextKNN:
 
     @classmethod
     def fit(cls, items: Sequence[Item], embedder: str = "", config: TextConfig | None = None) -> TextKNN:
-        """Embeds the items' texts.
-
-        Args:
-            embedder: the name or folder of a sentence-transformers model; empty: TF-IDF fitted on these items
-                (`grlm_hf.indexing.embedding.tfidf_embedder`), which is saved with the vectors.
+        """Embeds the items' texts with the sentence-transformers model of that name or folder, or else with TF-IDF fitted on these items
+        (`grlm_hf.indexing.embedding.tfidf_embedder`), which is saved with the vectors.
 
         Raises ``ValueError`` for no items, a repeated id or an unreadable model; ``ImportError`` naming what to install.
         """
@@ -115,9 +109,8 @@ class TextKNN:
             return np.asarray(embed(items, self._model)).astype(np.float16)
         # as StaticEmbedding of sentence-transformers: the mean of the words' rows. So `recommend` does not need that library
         vectors = np.zeros((len(items), self.rows.shape[1]), np.float32)
-        for vector, found in zip(
-            vectors, self._tokenizer.encode_batch([item_text(i) for i in items], add_special_tokens=False), strict=True
-        ):
+        texts = self._tokenizer.encode_batch([item_text(i) for i in items], add_special_tokens=False)
+        for vector, found in zip(vectors, texts, strict=True):
             if found.ids:
                 vector[:] = self.rows[found.ids].mean(0, dtype=np.float32)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -246,7 +246,7 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
 
 
 def test_the_wrong_neighbours_are_refused(tmp_path, neighbors):
-    with pytest.raises(ValueError, match="neighbours are not of"):
+    with pytest.raises(ValueError, match="items that are not the"):
         generate_terms(ITEMS[1:], neighbors, Scripted([]), tmp_path)
     with pytest.raises(ValueError, match="3 to 8"):
         generate_terms(ITEMS, neighbors, Scripted([]), tmp_path, 9)

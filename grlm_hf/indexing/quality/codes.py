@@ -46,12 +46,12 @@ def sort_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def count_shared(once: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """int64 `[n_pairs]`: number of terms that the rows `left` and `right` of a table without repeats have in common."""
-    found = [np.zeros(0, np.int64)]
+    found = np.zeros(len(left), np.int64)
     step = max(1, _BLOCK // once.shape[1] ** 2)
     for some in (slice(at, at + step) for at in range(0, len(left), step)):
         a = once[left[some]]
-        found.append(((a[:, :, None] == once[right[some]][:, None, :]) & (a > 0)[:, :, None]).sum(axis=(1, 2)))
-    return np.concatenate(found)
+        found[some] = ((a[:, :, None] == once[right[some]][:, None, :]) & (a > 0)[:, :, None]).sum(axis=(1, 2))
+    return found
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.data.items import Item
+from grlm_hf.data.items import Item, check_unique
 from grlm_hf.identifiers.terms import normalise
 from grlm_hf.indexing.collisions import collisions
 from grlm_hf.indexing.quality.codes import branching, count_shared, sort_rows, spearman, to_table, without_repeats
@@ -45,8 +45,6 @@ def measure(
     Term IDs may be illegal: lists of any length with terms in any form.
 
     Args:
-        items: at least one; ids must be unique.
-        term_ids: one per item.
         neighbors: of these items in this order, for `agreement`.
         paths: each item's identifier as token ids (`grlm_hf.tokens.identifier_tokens`), for `tokens` and the trie of tokens.
         tokenizer: the name of the tokenizer of `paths`.
@@ -66,8 +64,7 @@ def measure(
           (None if one is constant).
         - ``alignment`` of a Term ID with the item's text (title, brand, categories, description) and with its title only: share of
           ``items`` with a word of a term in it, mean share of an item's ``terms`` with all their words in it; for their ``own`` Term IDs,
-          and for Term IDs ``shuffled`` so that no item has its own. Words are those of `grlm_hf.indexing.words.words`, split at hyphens
-          and without English plurals; in scripts without spaces any part of the text counts.
+          and for Term IDs ``shuffled`` so that no item has its own. See `grlm_hf.indexing.quality.text`.
         - ``tokens`` (None without `paths`): identifier length in tokens: mean, median, percentiles, max, and pairs (length, items).
         - ``trie``: of ``terms`` and of ``tokens`` (None without `paths`), see `branching`.
 
@@ -136,8 +133,7 @@ def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors 
     for name, rows in (("Term IDs", term_ids), ("token paths", paths)):
         if rows is not None and len(rows) != len(items):
             raise ValueError(f"Found {len(items)} items and {len(rows)} {name}; expected one per item.")
-    if repeated := [item_id for item_id, count in Counter(item.item_id for item in items).items() if count > 1]:
-        raise ValueError(f"Item ids must be unique; {len(repeated)} are repeated, such as {repeated[0]!r}.")
+    check_unique(item.item_id for item in items)
     for item, term_id in zip(items, term_ids, strict=True):
         if isinstance(term_id, str) or not isinstance(term_id, Sequence) or not all(isinstance(term, str) for term in term_id):
             raise ValueError(f"The Term ID of item {item.item_id!r} is {term_id!r}; expected a list of texts, one per term.")
@@ -145,11 +141,7 @@ def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors 
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
     if neighbors is None:
         return
-    if neighbors.item_ids != tuple(item.item_id for item in items):
-        raise ValueError(
-            f"The neighbours are of {len(neighbors.item_ids)} items that are not the {len(items)} given ones in their order. "
-            "Call find_neighbors on the same items."
-        )
+    neighbors.check_items(items)
     if not np.isfinite(neighbors.scores[neighbors.indices >= 0]).all():
         raise ValueError("Some neighbours have no finite score; expected cosine similarities. Find the neighbours again: find_neighbors.")
 
@@ -215,14 +207,10 @@ def _collisions(items: Sequence[Item], term_ids: Sequence[Sequence[str]]) -> dic
     found = collisions([tuple(term_id) for term_id in term_ids])
     groups = sorted(found, key=lambda group: (-len(group), tuple(term_ids[group[0]])))
     sharing = sum(map(len, groups))
-    shown = [
-        {
-            "terms": [_shown(term) for term in term_ids[group[0]]],
-            "items": len(group),
-            "titles": [_shown(items[at].title) for at in group[:_TITLES]],
-        }
-        for group in groups[:_GROUPS]
-    ]
+    shown = []
+    for group in groups[:_GROUPS]:
+        titles = [_shown(items[at].title) for at in group[:_TITLES]]
+        shown.append({"terms": list(map(_shown, term_ids[group[0]])), "items": len(group), "titles": titles})
     return {
         "distinct": len(items) - sharing + len(groups),
         "groups": len(groups),
@@ -275,12 +263,6 @@ def _token_lengths(table: np.ndarray, tokenizer: str) -> dict[str, Any]:
     lengths = np.count_nonzero(table, axis=1)
     values, counts = np.unique(lengths, return_counts=True)
     p90, p99 = np.percentile(lengths, (90, 99), method="inverted_cdf").tolist()
-    return {
-        "tokenizer": tokenizer,
-        "mean": float(lengths.mean()),
-        "median": float(np.median(lengths)),
-        "p90": int(p90),
-        "p99": int(p99),
-        "max": int(lengths.max()),
-        "lengths": np.stack([values, counts], axis=1).tolist(),
-    }
+    middle = {"mean": float(lengths.mean()), "median": float(np.median(lengths))}
+    upper = {"p90": int(p90), "p99": int(p99), "max": int(lengths.max())}
+    return {"tokenizer": tokenizer, **middle, **upper, "lengths": np.stack([values, counts], axis=1).tolist()}

@@ -114,16 +114,8 @@ def _first(reports: Sequence[dict[str, Any]], part: str) -> list[Any]:
 
 
 def _markdown(comparison: dict[str, Any]) -> str:
-    lines = [
-        "# Quality of the Term IDs",
-        "",
-        escaped(_note(comparison)),
-        "",
-        markdown_table(comparison),
-        "",
-        "![the same as pictures](quality.png)",
-        "",
-    ]
+    parts = ["# Quality of the Term IDs", escaped(_note(comparison)), markdown_table(comparison), "![the same as pictures](quality.png)"]
+    lines = ["\n\n".join(parts), ""]
     for name, report in comparison["sets"].items():
         if groups := report["collisions"]["groups_shown"]:
             lines += [f"## {escaped(name)}: largest groups of items that share a Term ID", ""]

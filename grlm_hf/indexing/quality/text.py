@@ -1,4 +1,7 @@
-"""Overlap of Term IDs with their items' own texts, and with other items' texts as the chance level."""
+"""Overlap of Term IDs with their items' own texts, and with other items' texts as the chance level.
+
+Words are split at hyphens and lose English plurals; in scripts without spaces any part of the text counts.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
@@ -43,12 +47,7 @@ def alignment(items: Sequence[Item], vocabulary: Sequence[str], once: np.ndarray
     read = [frozenset(), *map(_read, vocabulary)]
     unspaced = [frozenset(filter(_UNSPACED.search, term)) for term in read]
     some_unspaced = {code for code, parts in enumerate(unspaced) if parts}
-    progress: Any = range(len(items))
-    if len(items) >= _PROGRESS_FROM:
-        from tqdm import tqdm
-
-        progress = tqdm(progress, desc="text alignment", unit=" items")
-
+    progress = tqdm(range(len(items)), desc="text alignment", unit=" items", disable=len(items) < _PROGRESS_FROM)
     codes = [[code for code in row if code] for row in once.tolist()]
     total = np.zeros((2, 2, 2))  # [own or shuffled, text or title, items or terms]
     for at in progress:
