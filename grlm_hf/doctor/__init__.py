@@ -23,13 +23,10 @@ _STAGES = ("checkpoint", "datasets", "catalog")
 
 
 def examine(target: str | Path, engine: str | Path | None = None) -> list[Examination]:
-    """Examines a folder or a repository on the Hub: a checkpoint, a dataset, a catalog; or all of them in the folder of a run.
+    """Examines a folder or a repository on the Hub: a checkpoint, a dataset, a catalog; or each stage in the folder of a run.
 
     Args:
         engine: YAML file of a vLLM engine for the checkpoint, as for ``vllm serve --config``.
-
-    Returns:
-        One `Examination`; for a run's folder one for each stage.
     """
     import warnings
 
@@ -45,10 +42,9 @@ def examine(target: str | Path, engine: str | Path | None = None) -> list[Examin
                 folder, names = _fetched(str(target))
             except Exception as error:  # the network, the name, the disk
                 return [examined(str(target), "unknown", {}, [_unreadable(str(target), error)])]
-        kind = _kind(folder)
-        if kind != "run":
-            return [_one(folder, kind, str(target), published, names, engine)[0]]
-        return _run(folder, engine)
+        if (kind := _kind(folder)) == "run":
+            return _run(folder, engine)
+        return [_one(folder, kind, str(target), published, names, engine)[0]]
 
 
 def _kind(folder: Path) -> str:

@@ -59,6 +59,4 @@ def unsafe_files(names: Iterable[str], ours: Mapping[str, str], read: Path | Non
 
 
 def _is_ours(name: str, ours: Mapping[str, str], read: Path | None) -> bool:
-    if name not in ours:
-        return False
-    return read is None or (read / name).read_text(encoding="utf-8", errors="replace") == ours[name]
+    return name in ours and (read is None or (read / name).read_text(encoding="utf-8", errors="replace") == ours[name])

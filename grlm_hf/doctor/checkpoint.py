@@ -182,12 +182,11 @@ def _weights(parts: Parts) -> Iterator[Finding]:
 
 
 def _generation(parts: Parts) -> Iterator[Finding]:
-    yield from generation(parts.generation, parts.tokenizer, str(parts.folder / "generation_config.json"))
+    return generation(parts.generation, parts.tokenizer, str(parts.folder / "generation_config.json"))
 
 
 def _chat_template(parts: Parts) -> Iterator[Finding]:
-    if parts.tokenizer is not None:
-        yield from chat_template(parts.tokenizer)
+    return chat_template(parts.tokenizer) if parts.tokenizer is not None else iter(())
 
 
 def _files(parts: Parts) -> Iterator[Finding]:

@@ -63,14 +63,13 @@ class Arguments:
             return cls(constrain)
         if constrain is False:
             raise ValueError(f"grlm_constrain is false, but {PREFIX}{min(given)} implies a constraint; leave out one of the two.")
-        banned = [(text, normalise(text)) for text in _texts(given, "ban_terms") or ()]
-        for text, term in banned:
-            if not term:
-                raise ValueError(f"grlm_ban_terms holds {text[:50]!r}, which is no term: it has no letter or digit.")
+        banned = _texts(given, "ban_terms") or ()
+        if (text := next((text for text in banned if not normalise(text)), None)) is not None:
+            raise ValueError(f"grlm_ban_terms holds {text[:50]!r}, which is no term: it has no letter or digit.")
         rules = Rules(
             allow=_texts(given, "allow"),
             exclude=(_texts(given, "exclude") or ()) + (_texts(given, "seen") or ()),
-            banned_terms=tuple(term for _, term in banned),
+            banned_terms=tuple(map(normalise, banned)),
             domain=_text(given, "domain"),
         )
         return cls(True, _text(given, "catalog") or DEFAULT, rules)
@@ -82,12 +81,10 @@ def named_catalogs(value: str | None = None) -> dict[str, Path]:
     Raises:
         ValueError: it has another form, repeats a name, or uses the name ``default``.
     """
-    if value is None:
-        value = os.environ.get(CATALOGS, "")
     found: dict[str, Path] = {}
-    for entry in filter(None, (part.strip() for part in value.split(","))):
-        name, equals, folder = (part.strip() for part in entry.partition("="))
-        if not (name and equals and folder):
+    for entry in filter(None, map(str.strip, (os.environ.get(CATALOGS, "") if value is None else value).split(","))):
+        name, _, folder = map(str.strip, entry.partition("="))
+        if not (name and folder):
             raise ValueError(f"{CATALOGS} holds {entry!r}; expected name=/folder,other=/folder.")
         if name == DEFAULT or name in found:
             taken = "is the catalog of the checkpoint" if name == DEFAULT else "is there twice"

@@ -32,17 +32,13 @@ _log = logging.getLogger("grlm_hf.vllm")
 
 @lru_cache(maxsize=256)
 def log_once(message: str) -> None:
-    """A warning, once a process."""
+    """Logs a warning once a process."""
     _log.warning(message)
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """One version of a catalog.
-
-    Attributes:
-        objective: what scores are normalised over (`grlm_hf.layout.OBJECTIVES`).
-    """
+    """One version of a catalog. `objective`: what scores are normalised over (`grlm_hf.layout.OBJECTIVES`)."""
 
     name: str
     index: SearchIndex
@@ -71,11 +67,10 @@ class Loaded:
             return None
         if rules not in self._compiled:
             catalog = self.index.catalog
-            exclude = [i for i in rules.exclude if i in catalog]
+            exclude, domain = [i for i in rules.exclude if i in catalog], rules.domain
             allow = None if rules.allow is None else [i for i in rules.allow if i in catalog]
             if len(exclude) + len(allow or ()) < len(rules.exclude) + len(rules.allow or ()):
                 log_once(f"A request names items that catalog {self.name!r} does not hold; they are ignored.")
-            domain = rules.domain
             if domain is not None and domain not in catalog.domains:
                 log_once(f"A request names a domain that catalog {self.name!r} does not hold; it may only end.")
                 allow, domain = [], None
@@ -186,8 +181,7 @@ class Catalogs:
 
     def get(self, name: str) -> Loaded | None:
         """The last version of a catalog that could be read; ``None`` if none could. A changed file is read again."""
-        folder = self.folders.get(name)
-        before = self._loaded.get(name)
+        folder, before = self.folders.get(name), self._loaded.get(name)
         if folder is None:
             return None
         instead = "the version before stays in use" if before else "requests for it may only end"

@@ -22,11 +22,7 @@ def start_for_searches(model: str, **options: Any) -> Any:
 
 
 class VLLMEngine(Engine):
-    """A running ``vllm.LLM`` as an engine for every search, with every rule and prior.
-
-    Args:
-        llm: a ``vllm.LLM``, best from `start_for_searches`.
-    """
+    """A running ``vllm.LLM``, best from `start_for_searches`, as an engine for every search, with every rule and prior."""
 
     name = "vLLM's engine"
 

@@ -37,9 +37,7 @@ _Scores = tuple[list[float], list[float]]  # log-probabilities of a request's ru
 class VLLMPrefixes:
     """See `grlm_hf.engines.protocol.Prefixes`. One round of requests counts as a forward.
 
-    Args:
-        llm: a ``vllm.LLM``.
-        forcing: the engine has the processor `grlm_hf.vllm.forced.ForcedTokens`.
+    `forcing`: the engine of the ``vllm.LLM`` has the processor `grlm_hf.vllm.forced.ForcedTokens`.
     """
 
     def __init__(self, llm: Any, batch: Batch, forcing: bool = False):
@@ -127,8 +125,7 @@ class VLLMPrefixes:
 
         if not texts:
             return []
-        common: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
-        common["skip_clone"] = True
+        common = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True, "skip_clone": True}
         unconstrained = {"grlm_constrain": False}  # the model's own scores, whatever our other processor does
         params = [SamplingParams(**(common | o | {"extra_args": unconstrained | o.get("extra_args", {})})) for o in options]
         return self._llm.generate([{"prompt_token_ids": text} for text in texts], params, use_tqdm=False)

@@ -27,11 +27,11 @@ else:
 
 
 class TrieConstrainedLogitsProcessor(*_INTERFACES):  # type: ignore[misc]
-    """Limits the requests that ask for it to the identifiers of a catalog; does not change other requests.
+    """Limits requests to the identifiers of a catalog; does not change requests without a constraint.
 
-    A request asks by ``SamplingParams(extra_args={"grlm_constrain": True, ...})``, over HTTP by ``vllm_xargs`` (`arguments.KEYS`). The
-    engine can ask for all requests (``additional_config={"grlm": {"constrain": "always"}}``). The catalog is that of the checkpoint, or one
-    that the environment variable ``GRLM_CATALOGS`` names. The identifier begins where the prompt ends, and the text ends with it.
+    ``SamplingParams(extra_args={"grlm_constrain": True, ...})`` constrains one request, over HTTP ``vllm_xargs`` (`arguments.KEYS`);
+    ``additional_config={"grlm": {"constrain": "always"}}`` constrains all. The catalog is that of the checkpoint, or one from the
+    environment variable ``GRLM_CATALOGS``. The identifier begins where the prompt ends, and the text ends with it.
 
     Legal next tokens get their log-probability, over the whole vocabulary or over all children of the trie's node, as the checkpoint was
     trained (`GRLMConfig.objective`); all others get ``-inf``. EOS after a complete identifier has 0. So under
@@ -68,8 +68,7 @@ class TrieConstrainedLogitsProcessor(*_INTERFACES):  # type: ignore[misc]
                 log_once(_PLACEHOLDERS)
 
     def is_argmax_invariant(self) -> bool:
-        """False: it changes what greedy decoding writes."""
-        return False
+        return False  # it changes what greedy decoding writes
 
     def update_state(self, batch_update: Any) -> None:
         """V1: requests removed, added and moved."""
@@ -187,9 +186,8 @@ def _scores(loaded: Loaded, walks: list[_Walk], logits: torch.Tensor) -> tuple[t
         return put(found, logits.device)
 
     valid = padded(np.ones_like(legal))
-    return next_scores(
-        logits, padded(token), valid, padded(legal), padded(closes), put(tail, logits.device), loaded.eos, loaded.objective
-    )  # fmt: skip
+    padding = padded(token), valid, padded(legal), padded(closes)
+    return next_scores(logits, *padding, put(tail, logits.device), loaded.eos, loaded.objective)
 
 
 def _advance(loaded: Loaded, walks: list[_Walk]) -> np.ndarray:

@@ -11,10 +11,7 @@ _known: weakref.WeakKeyDictionary[Any, GRLMForRecommendation] = weakref.WeakKeyD
 
 
 def of_engine(llm: Any) -> GRLMForRecommendation:
-    """The recommender on an engine; always the same one, so that items added to it stay.
-
-    Args:
-        llm: a ``vllm.LLM`` on a GRLM checkpoint.
+    """The recommender on a ``vllm.LLM`` with a GRLM checkpoint; always the same one, so that items added to it stay.
 
     Raises:
         ValueError: the engine serves another model, or reports no log-probabilities.
