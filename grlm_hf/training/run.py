@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from grlm_hf.files import write_json
 from grlm_hf.training.resume import last_whole_checkpoint
@@ -19,23 +19,6 @@ _PATCHED = ("forward", "_original_forward")
 """Attributes that TRL, accelerate and `grlm_hf.training.policy` set on a model that they train."""
 _MEANINGLESS = ("clipped_ratio", "terminated_length", "mean_token_accuracy", "logits/")
 """Parts of the names of logged values that mean nothing for completions of a constrained search."""
-
-
-class TrainingSettings(Protocol):
-    """What the settings of every training have (`grlm_hf.training.config.TrainConfig`, `GRPOConfig`, `DPOConfig`)."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def bf16(self) -> bool: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...
-    @property
-    def save_steps(self) -> int: ...
 
 
 def require_trl() -> Any:
@@ -51,11 +34,12 @@ def require_trl() -> Any:
     return trl
 
 
-def trl_settings(kind: type, config: TrainingSettings, work: Path, seed: int, **own: Any) -> Any:
+def trl_settings(kind: type, config: Any, work: Path, seed: int, **own: Any) -> Any:
     """TRL's settings of one training: those that all of them share, and its own, which win.
 
     Args:
         kind: TRL's class of settings, such as ``trl.GRPOConfig``.
+        config: our settings: `TrainConfig`, `GRPOConfig` or `DPOConfig`.
     """
     import torch
 

@@ -89,7 +89,8 @@ def train(
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
     log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
     stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
-    facts = GRLMConfig(prompt_hash=prompt_hash(history), tokenizer_hash=tokenizer_hash(tokenizer), **stated)  # type: ignore[arg-type]
+    hashes = {"prompt_hash": prompt_hash(history, catalog.scheme), "tokenizer_hash": tokenizer_hash(tokenizer)}
+    facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name)  # type: ignore[arg-type]
     with patches_removed(model):
         # 4. TRL's trainer
         more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
@@ -157,9 +158,14 @@ def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset
     import torch
     from transformers import AutoTokenizer
 
+    added = catalog.scheme.added_tokens(catalog.identifiers)
     if config.model != "scratch":
-        return load_given(config), AutoTokenizer.from_pretrained(config.model)
+        model, tokenizer = load_given(config), AutoTokenizer.from_pretrained(config.model)
+        if added and tokenizer.add_tokens(added) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer))
+        return model, tokenizer
     tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
+    tokenizer.add_tokens(added)
     model = make_model(config.scratch, tokenizer, seed)
     if not torch.cuda.is_available():  # for short texts on a CPU the fused kernels take longer; half as long again for a whole step
         model.set_attn_implementation("eager")

@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from toys import TERM_IDS, brute_force, toy_catalog, toy_model, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
+from grlm_hf.data.interactions import History
 from grlm_hf.identifiers import SCHEMES, scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE
+from grlm_hf.tasks.mixture import make_mixture
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import identifier_tokens, part_of_tokens
+from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
+from grlm_hf.training.sft import train
 
 
 class ToyCodes:
@@ -171,6 +175,20 @@ def test_term_ids_are_written_as_ever(tmp_path: Path) -> None:
     stated = json.loads((tmp_path / "codes" / CONFIG_FILE).read_text())
     assert (stated["schema"], stated["scheme"]) == (2, "toy-codes")
     assert prompt_hash() == "8aa87385c6dcfd7e" != prompt_hash(scheme=CODES)
+
+
+@pytest.mark.parametrize("objective", ["vocabulary", "trie"])
+def test_a_model_from_scratch_learns_identifiers_with_tokens_of_their_own(objective: str, tmp_path: Path) -> None:
+    catalog = catalog_of(CODES)
+    ids = [item.item_id for item in catalog]
+    mixture = make_mixture(catalog, [History(f"u{n}", (ids[n], ids[(n + 1) % 12], ids[(n + 2) % 12])) for n in range(12)]).dataset
+    shape = ScratchConfig(hidden_size=32, intermediate_size=64, layers=1, heads=2, kv_heads=1, head_dim=16, vocab_size=300)
+    config = TrainConfig(objective=objective, max_steps=3, batch_size=8, scratch=shape)
+    grlm = train(catalog, mixture, tmp_path, config)
+    assert grlm is not None
+    assert grlm.config.scheme == "toy-codes"
+    assert grlm.trie.depth == 3  # one token a code, and the newline
+    assert len(grlm.recommend(ids[:2], 12)) == 12
 
 
 def test_an_unknown_scheme_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
