@@ -7,15 +7,21 @@ VLLM = .venv-vllm
 DATASETS = .venv-datasets
 BROWSER = .venv-browser
 QUICKSTART = grlm-quickstart/report.json
+WORKERS = logical
+XDIST = --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+ALL = -m "not vllm and not gpu and not browser"
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test test-vllm test-browser test-gpu test-published lint docs bench bench-serving clean
+.PHONY: quickstart test coverage test-vllm test-browser test-gpu test-published lint docs bench bench-serving clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
 
-test: $(DEV)  ## all tests that need no GPU
-	$(BIN)/python -m pytest -m "not vllm and not gpu and not browser"
+test: $(DEV)  ## all tests that need no GPU, a process for each core, up to eight: make test WORKERS=1
+	$(BIN)/python -m pytest -n $(WORKERS) $(XDIST) $(ALL)
+
+coverage: $(DEV)  ## the same, and which lines of the package run: in the tests' own process, not in those that they start
+	$(BIN)/python -m pytest -n $(WORKERS) $(XDIST) --cov=grlm_hf --cov-report=term --cov-report=html $(ALL)
 
 test-vllm: $(VLLM)/.installed $(QUICKSTART)  ## the tests that need vLLM, on the CPU, in an environment of its own
 	GRLM_QUICKSTART=grlm-quickstart $(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm

@@ -23,7 +23,7 @@ from grlm_hf.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"))
-TINY = ["train.scratch.hidden_size=32", "train.scratch.intermediate_size=64", "train.scratch.vocab_size=1024", "train.epochs=1"]
+TINY = ["train.scratch.hidden_size=32", "train.scratch.intermediate_size=64", "train.scratch.vocab_size=1024", "train.max_steps=2"]
 SHORTER = {
     **{verb: [*TINY, "evaluate.resamples=20"] for verb in ("run", "train", "quickstart")},
     "grpo": ["grpo.steps=2", "grpo.prompts=4", "grpo.rollouts=4"],
@@ -126,6 +126,7 @@ def started(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run(page: str, started: Path, shell: Shell, hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = [b for b in blocks(page) if not b.why and b.language in ("python", "bash", "yaml")]

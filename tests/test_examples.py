@@ -15,7 +15,7 @@ from grlm_hf.data.sample import write_sample
 
 FOLDER = Path(__file__).parents[1] / "examples"
 SCRIPTS = FOLDER.parent / "dataset_scripts"
-TINY = ["train.scratch.hidden_size=32", "train.scratch.intermediate_size=64", "train.scratch.vocab_size=1024", "train.epochs=1"]
+TINY = ["train.scratch.hidden_size=32", "train.scratch.intermediate_size=64", "train.scratch.vocab_size=1024", "train.max_steps=2"]
 
 
 def program(path: Path) -> Any:
@@ -31,7 +31,7 @@ def program(path: Path) -> Any:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with my-shop/ in CSV and my-run/, by own_catalog.py."""
     folder = tmp_path_factory.mktemp("examples")
-    write_sample(folder / "sample", users=120)
+    write_sample(folder / "sample", users=60)
     program(SCRIPTS / "to_csv.py").main([str(folder / "sample"), str(folder / "my-shop")])
     program(FOLDER / "own_catalog.py").main(str(folder / "my-shop"), str(folder / "my-run"), *TINY, "evaluate.resamples=20")
     return folder
