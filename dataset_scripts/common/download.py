@@ -61,9 +61,7 @@ def download(url: str, folder: Path, page: str, pause: float = 2.0) -> Path:
         if failures < ATTEMPTS:
             time.sleep(pause * 2 ** (failures - 1))
     kept = f" {had:,} bytes are kept in {part}; the same call resumes." if had > 0 else ""
-    raise ValueError(
-        f"{url} could not be downloaded: {problem}.{kept} Or download {target.name} from {page} into {folder} and retry."
-    )
+    raise ValueError(f"{url} could not be downloaded: {problem}.{kept} Or download {target.name} from {page} into {folder} and retry.")
 
 
 def _fetch(url: str, part: Path) -> bool:
