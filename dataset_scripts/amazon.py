@@ -4,10 +4,10 @@ python dataset_scripts/amazon.py beauty --year 2014 --reviews reviews_Beauty_5.j
 python dataset_scripts/amazon.py software --year 2023 --category Software --download raw
 grlm run recipes/beauty-cpu.yaml --data beauty --output runs/beauty --set terms.generator=extract
 
-The files, one pair a category, plain or .gz:
+The files, one pair per category, plain or .gz:
   2014  reviews_CATEGORY.json.gz (or the 5-core reviews_CATEGORY_5.json.gz), meta_CATEGORY.json.gz
   2018  CATEGORY.json.gz (or CATEGORY_5.json.gz), meta_CATEGORY.json.gz
-  2023  CATEGORY.jsonl.gz, meta_CATEGORY.jsonl.gz; an item is a parent_asin, so that variants are one
+  2023  CATEGORY.jsonl.gz, meta_CATEGORY.jsonl.gz; an item is a parent_asin, so variants are one item
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOSTS = {
     2018: "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2",
     2023: "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw",
 }
-FILES = {  # reviews and metadata below the host
+FILES = {  # paths of reviews and metadata on the host
     2014: ("reviews_{}.json.gz", "meta_{}.json.gz"),
     2018: ("categoryFiles/{}.json.gz", "metaFiles2/meta_{}.json.gz"),
     2023: ("review_categories/{}.jsonl.gz", "meta_categories/meta_{}.jsonl.gz"),
@@ -67,7 +67,7 @@ def read_items(file: RawFile, year: int) -> Iterator[RawItem]:
 
 
 def _longest(paths: Any) -> Any:
-    """Of several category paths the first of the longest ones."""
+    """The first of the longest category paths."""
     paths = [p for p in paths if isinstance(p, list)] if isinstance(paths, list) else []
     return max(paths, key=len, default=())
 
@@ -80,15 +80,13 @@ def _brand(brand: Any) -> Any:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--year", type=int, choices=sorted(FILES), required=True, help="which collection the files are of")
-    group = parser.add_argument_group("raw files: given, or fetched")
+    parser.add_argument("--year", type=int, choices=sorted(FILES), required=True, help="year of the collection")
+    group = parser.add_argument_group("raw files: local, or downloaded")
     group.add_argument("--reviews", type=Path, nargs="+", default=[], metavar="FILE")
     group.add_argument("--metadata", type=Path, nargs="+", default=[], metavar="FILE")
-    group.add_argument(
-        "--category", help="as the files' names have it, such as All_Beauty; also the items' domain, unless --domain is given"
-    )
-    group.add_argument("--download", type=Path, metavar="DIR", help="fetch the category's files into DIR, going on where a fetch broke off")
-    group.add_argument("--host", help="fetch from this address instead (a mirror)")
+    group.add_argument("--category", help="as in the files' names, such as All_Beauty; also the items' domain, unless --domain is given")
+    group.add_argument("--download", type=Path, metavar="DIR", help="download the category's files into DIR; resumes interrupted downloads")
+    group.add_argument("--host", help="download from this address instead (a mirror)")
     args = parser.parse_args(argv)
     if args.category and not args.domain:
         args.domain = args.category.replace("_", " ")
@@ -98,16 +96,14 @@ def main(argv: list[str] | None = None) -> None:
         year, page = args.year, PAGES[args.year]
         check_output(args.folder, [p for p in (*args.reviews, *args.metadata, args.download) if p])
         if args.download and not args.category:
-            raise ValueError(f"--download needs --category, such as {'All_Beauty' if year > 2014 else 'Beauty'}; {page} lists them.")
+            raise ValueError(f"--download needs --category, such as {'All_Beauty' if year > 2014 else 'Beauty'}; see {page}.")
         fetched = [[args.host or HOSTS[year], name.format(args.category)] for name in FILES[year]]
         for given, place in zip((args.reviews, args.metadata), fetched, strict=True):
             if args.download and not given:
                 given.append(download("/".join(place), args.download, page))
         if not (args.reviews and args.metadata):
             names = " and ".join(Path(name.format(args.category or "CATEGORY")).name for name in FILES[year])
-            raise ValueError(
-                f"Expected --reviews and --metadata: {names} from {page}. Or let them be fetched: --category NAME --download DIR."
-            )
+            raise ValueError(f"Expected --reviews and --metadata: {names} from {page}. Or download them: --category NAME --download DIR.")
         files = {"reviews": open_files(args.reviews, settings.max_bad_lines), "items": open_files(args.metadata, settings.max_bad_lines)}
         events = Events(settings, per_second=1000 if year == 2023 else 1)
         for file in files["reviews"]:

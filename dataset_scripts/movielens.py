@@ -4,8 +4,7 @@ python dataset_scripts/movielens.py movies --data ml-32m.zip
 python dataset_scripts/movielens.py movies --size 1m --download raw --min-rating 4
 grlm run recipes/beauty-cpu.yaml --data movies --output runs/movies --set terms.generator=extract
 
-A film's title keeps its year; its genres are its categories. The zip is read as it is, or the folder it unpacks to. Research use: see the
-README inside.
+A film's title keeps its year; its genres are its categories. Reads the zip or its unpacked folder. For research use: see its README.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ NAMES = ("ratings.csv", "ratings.dat")
 
 
 def find_files(data: Path, max_bad_lines: int) -> tuple[RawFile, RawFile]:
-    """The ratings and the films in a MovieLens zip or folder. Raises ``ValueError`` where they are not."""
+    """The files of ratings and films in a MovieLens zip or folder. Raises ``ValueError`` if they are missing."""
     if data.is_dir():
         found = [p for name in NAMES for p in sorted(data.rglob(name))]
         if len(found) == 1:
@@ -42,16 +41,16 @@ def find_files(data: Path, max_bad_lines: int) -> tuple[RawFile, RawFile]:
                 if len(found) == 1 and films[0] in archive.namelist():
                     return RawFile(data, max_bad_lines, str(found[0])), RawFile(data, max_bad_lines, films[0])
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{data} is not a whole zip file ({error}). Fetch it again from {PAGE}.") from error
+            raise ValueError(f"{data} is not a complete zip file ({error}). Download it again from {PAGE}.") from error
     else:
-        raise ValueError(f"No file or folder at {data}. Fetch a zip from {PAGE}, or with --size 1m --download DIR.")
+        raise ValueError(f"No file or folder at {data}. Download a zip from {PAGE}, or use --size 1m --download DIR.")
     raise ValueError(
-        f"{data} holds {len(found)} of {' or '.join(NAMES)} with movies beside; expected one pair, as in ml-32m.zip from {PAGE}."
+        f"{data} has {len(found)} files {' or '.join(NAMES)} with a file of movies; expected one pair, as in ml-32m.zip from {PAGE}."
     )
 
 
 def rows(file: RawFile, names: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """The rows of a .csv file (UTF-8) or a ``::`` .dat file: Latin-1, of the 10M set UTF-8."""
+    """The rows of a .csv file (UTF-8) or a ``::`` .dat file (Latin-1; UTF-8 in the 10M set)."""
     if file.name.endswith(".csv"):
         for row in file.csv_rows():
             if missing := set(names) - set(row):
@@ -72,18 +71,18 @@ def read_items(file: RawFile) -> Iterator[RawItem]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    group = parser.add_argument_group("raw files: given, or fetched")
-    group.add_argument("--data", type=Path, help="a MovieLens zip, or the folder that it unpacks to")
-    group.add_argument("--size", choices=sorted(SIZES), help="which set to fetch")
-    group.add_argument("--download", type=Path, metavar="DIR", help="fetch the zip into DIR, going on where a fetch broke off")
-    group.add_argument("--host", default=HOST, help="fetch from this address instead (a mirror)")
+    group = parser.add_argument_group("raw files: local, or downloaded")
+    group.add_argument("--data", type=Path, help="a MovieLens zip or its unpacked folder")
+    group.add_argument("--size", choices=sorted(SIZES), help="set to download")
+    group.add_argument("--download", type=Path, metavar="DIR", help="download the zip into DIR; resumes interrupted downloads")
+    group.add_argument("--host", default=HOST, help="download from this address instead (a mirror)")
     args = parser.parse_args(argv)
 
     def work() -> dict[str, Any]:
         settings = read_settings(args)
         check_output(args.folder, [p for p in (args.data, args.download) if p])
         if args.data is None and not (args.size and args.download):
-            raise ValueError(f"Expected --data ml-32m.zip (from {PAGE}), or --size 1m --download DIR to have it fetched.")
+            raise ValueError(f"Expected --data ml-32m.zip (from {PAGE}), or --size 1m --download DIR.")
         data = args.data or download(f"{args.host}/{SIZES[args.size]}.zip", args.download, PAGE)
         ratings, films = find_files(data, settings.max_bad_lines)
         events = Events(settings)

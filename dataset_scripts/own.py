@@ -1,11 +1,11 @@
-"""Your own tables, under whatever column names they have, as a data folder: items.parquet, interactions.parquet, statistics.json.
+"""Your own tables, with any column names, as a data folder: items.parquet, interactions.parquet, statistics.json.
 
 python dataset_scripts/own.py shop --items products.csv --interactions orders.csv --item-id sku --title name --user-id customer \\
     --timestamp ordered_at --categories section --category-separator '>'
 grlm run recipes/beauty-cpu.yaml --data shop --output runs/shop --set terms.generator=extract
 
-Both files may be CSV with a header or JSON lines (.csv, .jsonl, .json; also .gz) or .parquet, whatever their size; a table of orders that
-holds the products' titles may stand for both. Tables that have our columns already need no such program: give their folder to grlm run.
+Both files may be CSV with a header or JSON lines (.csv, .jsonl, .json; also .gz) or .parquet, of any size. A table of orders with the
+products' titles may be used for both. Tables that already have our columns need no conversion: pass their folder to grlm run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def rows(file: RawFile, args: argparse.Namespace, needed: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table. Raises ``ValueError`` where its first row lacks a needed column."""
+    """The rows of a table. Raises ``ValueError`` if its first row lacks a needed column."""
     name = file.path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         found: Iterator[dict[str, Any]] = file.parquet_rows()
@@ -34,10 +34,10 @@ def rows(file: RawFile, args: argparse.Namespace, needed: list[str]) -> Iterator
     elif name.endswith((".csv", ".tsv")):
         found = file.csv_rows(args.encoding, "\t" if name.endswith(".tsv") else args.delimiter)
     else:
-        raise ValueError(f"{file.path} is none of the formats read here: .csv, .tsv, .jsonl, .json (also .gz), .parquet.")
+        raise ValueError(f"{file.path} has no known format; expected .csv, .tsv, .jsonl, .json (also .gz) or .parquet.")
     for number, row in enumerate(found):
         if number == 0 and (missing := [column for column in needed if column not in row]):
-            raise ValueError(f"{file.path} has no column {missing}; found {sorted(row)}. Name yours: --help lists the options.")
+            raise ValueError(f"{file.path} has no column {missing}; found {sorted(row)}. Name your columns: --help lists the options.")
         yield row
 
 
@@ -46,17 +46,17 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser, duplicates="exact")
     parser.add_argument("--items", type=Path, required=True, metavar="FILE")
     parser.add_argument("--interactions", type=Path, required=True, metavar="FILE")
-    group = parser.add_argument_group("columns of the items; those not named are looked for under our own names")
+    group = parser.add_argument_group("columns of the items; by default they have our names")
     for column in ("item-id", "title", "brand", "categories", "description", "price"):
         group.add_argument(f"--{column}", default=column.replace("-", "_"), metavar="COLUMN", help="default %(default)s")
-    group.add_argument("--domain-column", default="domain", metavar="COLUMN", help="default %(default)s; where it is empty, --domain")
-    group.add_argument("--category-separator", default=">", metavar="TEXT", help="parts the categories in a text (default %(default)s)")
+    group.add_argument("--domain-column", default="domain", metavar="COLUMN", help="default %(default)s; empty cells get --domain")
+    group.add_argument("--category-separator", default=">", metavar="TEXT", help="separator of categories in a text (default %(default)s)")
     group = parser.add_argument_group("columns of the interactions")
     group.add_argument("--user-id", default="user_id", metavar="COLUMN", help="default %(default)s")
-    group.add_argument("--event-item-id", metavar="COLUMN", help="the item's id, if it is called otherwise than in the items")
+    group.add_argument("--event-item-id", metavar="COLUMN", help="the item's id, if its name differs from that of the items")
     group.add_argument("--timestamp", default="timestamp", metavar="COLUMN", help="a number, a date or ISO 8601 text (default %(default)s)")
-    group.add_argument("--time-unit", choices=UNITS, default="s", help="of times that are numbers since 1970 (default %(default)s)")
-    group.add_argument("--no-times", action="store_true", help="there is no time: the order of the file is the order of events")
+    group.add_argument("--time-unit", choices=UNITS, default="s", help="unit of numeric times since 1970 (default %(default)s)")
+    group.add_argument("--no-times", action="store_true", help="no times: events are in file order")
     group.add_argument("--rating", default="rating", metavar="COLUMN", help="for --min-rating (default %(default)s)")
     group = parser.add_argument_group("CSV")
     group.add_argument("--delimiter", default=",", help="default %(default)s")

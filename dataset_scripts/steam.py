@@ -4,8 +4,8 @@ python dataset_scripts/steam.py games --reviews steam_reviews.json.gz --games st
 python dataset_scripts/steam.py games --download raw
 grlm run recipes/beauty-cpu.yaml --data games --output runs/games --set terms.generator=extract
 
-Both files hold one Python literal a line, which is parsed and never run. A user is a username, since most lines name no user_id. Times are
-days: many reviews share one, and then stay in the order of the file. Categories are the genres, then the tags that players gave.
+Both files have one Python literal per line, which is parsed and never run. A user is a username, since most lines have no user_id. Times
+are days; reviews of one day stay in file order. Categories are the genres, then the players' tags.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES = ("steam_reviews.json.gz", "steam_games.json.gz")
 def read_items(file: RawFile) -> Iterator[RawItem]:
     """The games."""
     for row in file.json_rows(loose=True):
-        if row.get("id") in (None, ""):  # the dump holds a game or two without one
+        if row.get("id") in (None, ""):  # a few games of the dump have none
             file.drop("no item", bad=False)
             continue
         categories = [name for key in ("genres", "tags") if isinstance(row.get(key), list) for name in row[key]]
@@ -40,11 +40,11 @@ def read_items(file: RawFile) -> Iterator[RawItem]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser, rated=False)
-    group = parser.add_argument_group("raw files: given, or fetched")
+    group = parser.add_argument_group("raw files: local, or downloaded")
     group.add_argument("--reviews", type=Path, metavar="FILE")
     group.add_argument("--games", type=Path, metavar="FILE")
-    group.add_argument("--download", type=Path, metavar="DIR", help="fetch the files into DIR, going on where a fetch broke off")
-    group.add_argument("--host", default=HOST, help="fetch from this address instead (a mirror)")
+    group.add_argument("--download", type=Path, metavar="DIR", help="download the files into DIR; resumes interrupted downloads")
+    group.add_argument("--host", default=HOST, help="download from this address instead (a mirror)")
     args = parser.parse_args(argv)
 
     def work() -> dict[str, Any]:
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.download:
             given = [path or download(f"{args.host}/{name}", args.download, PAGE) for path, name in zip(given, FILES, strict=True)]
         if None in given:
-            raise ValueError(f"Expected --reviews and --games: {' and '.join(FILES)} from {PAGE}. Or let them be fetched: --download DIR.")
+            raise ValueError(f"Expected --reviews and --games: {' and '.join(FILES)} from {PAGE}. Or download them: --download DIR.")
         reviews, games = open_files(given, settings.max_bad_lines)
         events = Events(settings)
         for row in reviews.json_rows(loose=True):

@@ -1,10 +1,9 @@
-"""A data folder as two CSV files, items.csv and interactions.csv: the form that the guide "Your own catalog" begins with.
+"""A data folder as two CSV files, items.csv and interactions.csv, as in the guide "Your own catalog".
 
 python dataset_scripts/to_csv.py sample my-shop
 
-Users stay in their order, events in time order. Lists of categories become paths, ``A > B > C``. A split that the source states (n_valid,
-n_test) has no column in CSV and is left out. An item without a title gets its brand and last category, an event on an unknown item is left
-out.
+Users stay in order, events are in time order. Lists of categories become paths, ``A > B > C``. A split stated by the source (n_valid,
+n_test) is left out. An item without a title gets its brand and last category; events on unknown items are left out.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from grlm_hf.stages.identify import find_data
 
 
 def to_csv(source: Path, folder: Path) -> tuple[int, int]:
-    """Writes the two files; returns the numbers of items and events. Raises ``ValueError`` for a folder that holds no such tables."""
+    """Writes the two files; returns the numbers of items and events. Raises ``ValueError`` for a folder without such tables."""
     items = load_items(find_data(source, "items"), missing_title="fill")
     histories = load_histories(
         find_data(source, "interactions", "sequences"), {i.item_id for i in items}, short_users="keep", unknown_items="drop"
     )
     timed = all(h.timestamps for h in histories)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and stays as it is. Choose another folder.")
+        raise ValueError(f"{folder} exists already and will not be changed. Choose another folder.")
     with replacing(folder) as new:
         new.mkdir()
         with open(new / "items.csv", "w", encoding="utf-8", newline="") as file:
@@ -48,7 +47,7 @@ def to_csv(source: Path, folder: Path) -> tuple[int, int]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz)")
-    parser.add_argument("folder", type=Path, help="receives the two files; must not be there yet")
+    parser.add_argument("folder", type=Path, help="receives the two files; must not exist yet")
     args = parser.parse_args(argv)
     try:
         items, events = to_csv(args.source, args.folder)

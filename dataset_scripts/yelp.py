@@ -3,8 +3,8 @@
 python dataset_scripts/yelp.py places --reviews yelp_academic_dataset_review.json --businesses yelp_academic_dataset_business.json
 grlm run recipes/beauty-cpu.yaml --data places --output runs/places --set terms.generator=extract
 
-Yelp gives the files to those who accept its terms, at https://business.yelp.com/data/resources/open-dataset/, so that they cannot be
-fetched from here. A place's description is its city and state, which tell the branches of a chain apart.
+Yelp provides the files to users who accept its terms, at https://business.yelp.com/data/resources/open-dataset/, so this program cannot
+download them. A place's description is its city and state, which distinguish the branches of a chain.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the programs of this folder share: reading, cleaning, filtering, writing."""
+"""Shared by the programs of this folder: reading, cleaning, filtering, writing."""

@@ -1,4 +1,4 @@
-"""Fetches raw files: resumes what was begun, and gives a file its name only when it is whole.
+"""Downloads raw files: resumes interrupted downloads, and gives a file its name only when it is complete.
 
 Our own code, since kept libraries resume less: pooch always begins anew, and `huggingface_hub.http_get` sends no ``If-Range``, so
 it would join the halves of two versions of a file.
@@ -22,15 +22,14 @@ CHUNK = 1 << 20
 
 
 def download(url: str, folder: Path, page: str, pause: float = 2.0) -> Path:
-    """The file at `url`, in `folder` under its own name. A file that is there already is taken as it is.
+    """Downloads `url` into `folder` under its own name, unless the file exists.
 
-    What has come so far stands in ``NAME.part``, beside it in ``NAME.part.json`` what tells one version of the file from another, so that
-    a later call goes on where this one stopped, and starts anew if the file has changed since. A cut connection is tried again, from
-    there, `ATTEMPTS` times in a row without progress.
+    ``NAME.part`` has the bytes so far and ``NAME.part.json`` the version of the file. A later call resumes from them, or starts again if
+    the file has changed. A broken connection is retried up to `ATTEMPTS` times in a row without progress.
 
     Args:
-        page: the official page that an error names, where the file can be had by hand.
-        pause: seconds before the first new attempt, doubled for each further one.
+        page: the official page for a manual download, named by errors.
+        pause: seconds before the first retry, doubled for each further one.
 
     Raises:
         ValueError: the host does not answer, or not with the file.
@@ -50,7 +49,7 @@ def download(url: str, folder: Path, page: str, pause: float = 2.0) -> Path:
             problem = "the connection was cut"
         except urllib.error.HTTPError as error:
             problem = f"{error.code} {error.reason}"
-            if error.code == 416:  # there is more in the part than in the file
+            if error.code == 416:  # the part is longer than the file
                 part.unlink()
             elif error.code < 500 and error.code not in (408, 429):
                 break
@@ -61,12 +60,12 @@ def download(url: str, folder: Path, page: str, pause: float = 2.0) -> Path:
         had = max(had, have)
         if failures < ATTEMPTS:
             time.sleep(pause * 2 ** (failures - 1))
-    kept = f" {had:,} bytes are kept in {part}; the same call goes on from there." if had > 0 else ""
-    raise ValueError(f"{url} could not be fetched: {problem}.{kept} Or fetch {target.name} from {page} into {folder}, and call again.")
+    kept = f" {had:,} bytes are kept in {part}; the same call resumes." if had > 0 else ""
+    raise ValueError(f"{url} could not be downloaded: {problem}.{kept} Or download {target.name} from {page} into {folder} and retry.")
 
 
 def _fetch(url: str, part: Path) -> bool:
-    """Appends to `part` what it lacks; whether it is whole now."""
+    """Appends the missing bytes to `part`; returns whether it is complete."""
     version_file = _version_file(part)
     known = read_json(version_file) if version_file.exists() and part.exists() else {}
     have = part.stat().st_size if known.get("url") == url and known.get("version") else 0
@@ -85,7 +84,7 @@ def _fetch(url: str, part: Path) -> bool:
         length = response.headers.get("Content-Length")
         size = have + int(length) if length else None
         version = response.headers.get("ETag", "")
-        if not version or version.startswith("W/"):  # a weak tag names no bytes
+        if not version or version.startswith("W/"):  # a weak tag does not identify the bytes
             version = response.headers.get("Last-Modified", "")
         with open(part, "ab" if resumed else "wb") as file:
             write_json(version_file, {"url": url, "version": version, "size": size})

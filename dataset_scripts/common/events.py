@@ -1,4 +1,4 @@
-"""Events as integers: collected, and which of them stay."""
+"""Events as columns of integers, and filters that select them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.raw import RawFile
 
 
 class Events:
-    """All events as columns of integers, in the order in which they were added."""
+    """All events as columns of integers, in the order of `add`."""
 
     def __init__(self, settings: Settings, timed: bool = True, per_second: int = 1):
         self.min_rating, self.timed, self.per_second = settings.min_rating, timed, per_second
@@ -22,7 +22,7 @@ class Events:
         self.users, self.items, self.times = array("i"), array("i"), array("q")
 
     def add(self, file: RawFile, user: Any, item: Any, time: Any, rating: Any = None) -> None:
-        """Adds the event of the current line of `file`, or counts there why not."""
+        """Adds the event of the current line of `file`, or counts there the reason for leaving it out."""
         if not (user := clean_id(user)):
             return file.drop("no user")
         if not (item := clean_id(item)):
@@ -43,10 +43,10 @@ class Events:
 
 
 def without_duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray, duplicates: str) -> np.ndarray:
-    """Which events stay (bool, shape [events]): of each user's events with one item the earliest, or with ``"exact"`` one for each time."""
+    """Mask of kept events, bool [events]: of each user's events with one item the earliest, or with ``"exact"`` one per time."""
     stays = np.ones(len(users), bool)
     if duplicates != "keep":
-        order = np.lexsort((times, items, users))  # stable: file order within one time
+        order = np.lexsort((times, items, users))  # stable: file order at equal times
         same = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
         if duplicates == "exact":
             same &= np.diff(times[order]) == 0
@@ -55,7 +55,7 @@ def without_duplicates(users: np.ndarray, items: np.ndarray, times: np.ndarray, 
 
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Which events stay (bool, shape [events]): the largest set in which each user and each item has at least `k` events."""
+    """Mask of kept events, bool [events]: the largest set in which each user and each item has at least `k` events."""
     stays = np.arange(len(users))
     while len(stays):
         u, i = users[stays], items[stays]

@@ -1,4 +1,4 @@
-"""Raw files read as streams: JSON lines (strict or loose), CSV, ``::`` tables and parquet, also gzipped or inside a zip."""
+"""Streaming readers of raw files: JSON lines (strict or loose), CSV, ``::`` tables and parquet, also gzipped or in a zip."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-LONGEST_LINE = 1 << 24  # bytes; real lines stay far below, a file without line ends does not
-EXAMPLES = 5  # places that a report names for each reason
+LONGEST_LINE = 1 << 24  # bytes; only files without line ends have longer lines
+EXAMPLES = 5  # reported places per reason
 
 
 class RawFile:
-    """One raw file, read once from start to end; on the way it counts its lines and rows, those left out by reason, and takes its checksum.
+    """One raw file, read once from start to end. Counts lines and rows, and those left out by reason, and computes the checksum.
 
     Args:
-        path: the file; with `member`, the zip that holds it.
-        max_bad_lines: how many lines that cannot be used are left out before the file is refused.
+        path: the file; with `member`, the zip that contains it.
+        max_bad_lines: largest number of unusable lines before the file is refused.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: the file does not exist.
     """
 
     def __init__(self, path: Path, max_bad_lines: int, member: str = ""):
@@ -38,28 +38,28 @@ class RawFile:
             raise ValueError(f"No file at {path}.")
         self.path, self.member, self.max_bad_lines = path, member, max_bad_lines
         self.name = Path(member).name or path.name
-        self.line = 0  # the current one; at the end, how many there are
-        self.rows = 0  # records so far, readable or not: a header is none, and one of CSV may take several lines
+        self.line = 0  # the current line; at the end, their number
+        self.rows = 0  # records so far, readable or not, without the header; a CSV record may have several lines
         self.bad_lines = 0
         self.dropped: dict[str, tuple[int, list[str]]] = {}
         self.bytes = path.stat().st_size
         self.sha256 = ""
 
     def drop(self, reason: str, *, bad: bool = True) -> None:
-        """Counts the current line as left out. Raises ``ValueError`` when more lines are bad than may be."""
+        """Counts the current line as left out. Raises ``ValueError`` for too many bad lines."""
         count, places = self.dropped.get(reason, (0, []))
         self.dropped[reason] = (count + 1, [*places, f"{self.name}:{self.line}"] if count < EXAMPLES else places)
         self.bad_lines += bad
         if self.bad_lines > self.max_bad_lines:
             found = "; ".join(f"{r}: {n} ({', '.join(p)}{', ...' if n > len(p) else ''})" for r, (n, p) in self.dropped.items())
             raise ValueError(
-                f"{self.path} has more than {self.max_bad_lines} lines that cannot be used. Found up to line {self.line}: {found}. "
-                "Check that it is the file the program expects (--help says which); to leave such lines out, raise --max-bad-lines."
+                f"{self.path} has more than {self.max_bad_lines} unusable lines. Found up to line {self.line}: {found}. "
+                "Check that it is the expected file (see --help); to leave out more such lines, raise --max-bad-lines."
             )
 
     def json_rows(self, loose: bool = False) -> Iterator[dict[str, Any]]:
-        """The objects of a file with one JSON object a line. `loose` also takes Python literals, as older dumps write them; nothing in
-        them is ever run."""
+        """The objects of a file with one JSON object per line. `loose` also parses Python literals, as in older dumps, without running
+        them."""
         for text in self.lines():
             if text.isspace():
                 continue
@@ -93,7 +93,7 @@ class RawFile:
                     self.drop(f"not the header's {len(header)} fields")
 
     def split_rows(self, names: Sequence[str], separator: str, encoding: str) -> Iterator[dict[str, str]]:
-        """The rows of a file without a header whose fields stand between `separator`."""
+        """The rows of a file without a header, with fields separated by `separator`."""
         for text in self.lines(encoding):
             if text.isspace():
                 continue
@@ -105,7 +105,7 @@ class RawFile:
                 self.drop(f"not {len(names)} fields parted by {separator!r}")
 
     def parquet_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of a parquet file; a place is then a row's number, from 1."""
+        """The rows of a parquet file; places are then row numbers, from 1."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -128,7 +128,7 @@ class RawFile:
                 while raw := stream.readline(LONGEST_LINE):
                     self.line += 1
                     if len(raw) == LONGEST_LINE:
-                        raise ValueError(f"{self.path}:{self.line} is longer than {LONGEST_LINE:,} bytes; expected one record a line.")
+                        raise ValueError(f"{self.path}:{self.line} is longer than {LONGEST_LINE:,} bytes; expected one record per line.")
                     try:
                         text = raw.decode("utf-8-sig" if self.line == 1 and encoding == "utf-8" else encoding)
                     except UnicodeDecodeError:
@@ -166,7 +166,7 @@ class RawFile:
 
 
 class _Watched(io.RawIOBase):
-    """A file that moves a bar, and is digested, as it is read."""
+    """A file that updates a progress bar and a checksum as it is read."""
 
     def __init__(self, file: Any, digest: Any, bar: tqdm):
         self.file, self.digest, self.bar = file, digest, bar
@@ -190,7 +190,7 @@ def _parse(text: str, loose: bool) -> Any:
         if not loose:
             return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd escapes in old texts
+        warnings.simplefilter("ignore")  # about odd escapes in old texts
         try:
             return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -198,7 +198,7 @@ def _parse(text: str, loose: bool) -> Any:
 
 
 def open_files(paths: Sequence[Path], max_bad_lines: int) -> list[RawFile]:
-    """The files of one role. Raises ``ValueError`` for one that is missing or stands twice."""
+    """The files of one role. Raises ``ValueError`` for a missing or repeated one."""
     if len({p.resolve() for p in paths}) != len(paths):
-        raise ValueError(f"A file stands twice among {', '.join(map(str, paths))}.")
+        raise ValueError(f"Duplicate file among {', '.join(map(str, paths))}.")
     return [RawFile(path, max_bad_lines) for path in paths]

@@ -1,7 +1,7 @@
 """From raw events and items to a data folder: items.parquet, interactions.parquet and statistics.json.
 
-Events are held as three integers each and every id once, as text; the items' texts stream from the raw file to parquet. So memory grows
-with the events and the distinct ids, not with the bytes of the raw files.
+An event is three integers in memory, and every id is stored once; the items' texts stream from the raw file to parquet. So memory grows
+with the number of events and distinct ids, not with the size of the raw files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MISSING_TITLE, MISSING_ITEM, DUPLICATE_ITEM = "no title", "no metadata", "item s
 
 
 class RawItem(NamedTuple):
-    """An item as a source has it, before cleaning: text may hold markup, `price` may be text, `description` a list."""
+    """An item of a source before cleaning: text may have markup, `price` may be text, `description` a list."""
 
     item_id: Any
     title: Any
@@ -41,14 +41,14 @@ class RawItem(NamedTuple):
 
 def write_folder(folder: Path, source: str, settings: Settings, events: Events, files: dict[str, list[RawFile]],
                  items: Callable[[RawFile], Iterable[RawItem]]) -> dict[str, Any]:  # fmt: skip
-    """Filters the events, reads the items' texts and writes the folder; returns what ``statistics.json`` says.
+    """Filters the events, reads the items' texts and writes the folder; returns the content of ``statistics.json``.
 
     Args:
-        files: the raw files by role; the events of those but ``"items"`` are added already.
-        items: reads one of ``files["items"]``.
+        files: the raw files by role; only those of ``"items"`` are still to be read.
+        items: reads one file of ``files["items"]``.
 
     Raises:
-        ValueError: nothing is left, or a file cannot be read.
+        ValueError: no event is left, or a file is unreadable.
     """
     users, item_of, times = (np.frombuffer(a, a.typecode) for a in (events.users, events.items, events.times))
     user_ids, item_ids = list(events.user_codes), list(events.item_codes)
@@ -60,13 +60,13 @@ def write_folder(folder: Path, source: str, settings: Settings, events: Events, 
         nonlocal users, item_of, times
         gone = np.flatnonzero(~stays)
         if len(gone):
-            told = dropped.setdefault(reason, {"count": 0, "first": []})
-            told["count"] += len(gone)
-            told["first"] += [f"user {user_ids[users[n]]}, item {item_ids[item_of[n]]}" for n in gone[: EXAMPLES - len(told["first"])]]
+            entry = dropped.setdefault(reason, {"count": 0, "first": []})
+            entry["count"] += len(gone)
+            entry["first"] += [f"user {user_ids[users[n]]}, item {item_ids[item_of[n]]}" for n in gone[: EXAMPLES - len(entry["first"])]]
             users, item_of, times = users[stays], item_of[stays], times[stays]
         if not len(users):
-            said = ", ".join(f"{name}: {told['count']:,}" for name, told in dropped.items()) or "there were none"
-            raise ValueError(f"No event of {before['interactions']:,} is left ({said}). Check the files, or filter less (--core).")
+            reasons = ", ".join(f"{name}: {entry['count']:,}" for name, entry in dropped.items()) or "there were none"
+            raise ValueError(f"No event of {before['interactions']:,} is left ({reasons}). Check the files, or filter less (--core).")
 
     keep(without_duplicates(users, item_of, times, settings.duplicates), "duplicate")
     keep(k_core(users, item_of, settings.core), f"not in the {settings.core}-core")
@@ -74,7 +74,7 @@ def write_folder(folder: Path, source: str, settings: Settings, events: Events, 
         new.mkdir()
         wanted = np.zeros(len(item_ids), bool)
         wanted[item_of] = True
-        # The core of what has metadata lies within the core of all, so that one pass over the metadata does.
+        # The core of the items with metadata is within the core of all, so one pass over the metadata is enough.
         texts = _ItemTexts(settings, {item_id: n for n, item_id in enumerate(item_ids) if wanted[n]})
         events.item_codes.clear()
         candidates = new / "candidates.parquet"
@@ -85,7 +85,7 @@ def write_folder(folder: Path, source: str, settings: Settings, events: Events, 
             keep(~missing[item_of], "item without metadata or title")
             keep(k_core(users, item_of, settings.core), f"not in the {settings.core}-core")
         users, user_ids = _by_id(users, user_ids)
-        order = np.lexsort((times, users))  # stable: file order within one time
+        order = np.lexsort((times, users))  # stable: file order at equal times
         users, item_of, times = users[order], item_of[order], times[order]
         if settings.max_history:
             ends = np.cumsum(np.bincount(users))
@@ -117,7 +117,7 @@ def write_folder(folder: Path, source: str, settings: Settings, events: Events, 
 
 
 class _ItemTexts:
-    """Reads and cleans the texts of the items in `wanted`, which then holds those without metadata or title."""
+    """Reads and cleans the texts of the items in `wanted`, which keeps those without metadata or title."""
 
     def __init__(self, settings: Settings, wanted: dict[str, int]):
         self.settings, self.wanted = settings, wanted
@@ -167,7 +167,7 @@ class _ItemTexts:
 
 
 def item_schema() -> Any:
-    """The columns of `grlm_hf.data.items.item_features`, said to pyarrow without loading `datasets`."""
+    """The columns of `grlm_hf.data.items.item_features` for pyarrow, without loading `datasets`."""
     import pyarrow as pa
 
     types = dict.fromkeys(("item_id", "title", "brand", "categories", "description", "price", "domain"), pa.string())
@@ -175,14 +175,14 @@ def item_schema() -> Any:
 
 
 def event_schema() -> Any:
-    """`user_id`, `item_id` and `timestamp` in unix seconds, null where times are unknown."""
+    """`user_id`, `item_id` and `timestamp` in unix seconds, null if times are unknown."""
     import pyarrow as pa
 
     return pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
 
 
 def _by_id(codes: np.ndarray, ids: list[str]) -> tuple[np.ndarray, list[str]]:
-    """The same ids under codes in the order of the ids as text, those that do not occur left out."""
+    """Codes in the order of the ids as text, without unused ids; and these ids."""
     present, codes = np.unique(codes, return_inverse=True)
     ids = [ids[n] for n in present]
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -237,7 +237,7 @@ def _write_batches(path: Path, schema: Any, batches: Iterable[Any]) -> int:
     import pyarrow.parquet as pq
 
     count = 0
-    # By way of a Python file: on a full disk pyarrow's own can end the whole process where Python raises an error.
+    # Written through a Python file: on a full disk pyarrow's own can end the process, where Python raises an error.
     with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -264,8 +264,8 @@ def _of_file(file: RawFile) -> dict[str, Any]:
     dropped = {reason: {"count": count, "first": places} for reason, (count, places) in file.dropped.items()}
     kept = file.rows - sum(count for count, _ in file.dropped.values())
     name = f"{file.path.name}:{file.member}" if file.member else file.path.name
-    told = {"name": name, "bytes": file.bytes, "sha256": file.sha256, "lines": file.line, "rows": file.rows}
-    return told | {"kept": kept, "dropped": dropped}
+    facts = {"name": name, "bytes": file.bytes, "sha256": file.sha256, "lines": file.line, "rows": file.rows}
+    return facts | {"kept": kept, "dropped": dropped}
 
 
 def _of_output(path: Path, rows: int) -> dict[str, Any]:

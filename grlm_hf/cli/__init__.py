@@ -16,19 +16,17 @@ from grlm_hf.files import Incomplete
 
 
 def main() -> None:
-    """Entry point of `grlm`: exit status 0, 2 for a mistake in the call or the input, 130 after Ctrl-C."""
+    """Entry point of `grlm`: exit status 0, 2 for an error in the call or the input, 130 after Ctrl-C."""
     if "--help" in sys.argv or "-h" in sys.argv:
         add_settings_help()
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # one bar a stage is ours; theirs are many and short
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # each stage has one bar of its own
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_fail(mistake(error)))
     except KeyboardInterrupt:
         sys.exit(
-            _fail(
-                "Interrupted. Run the same command again: what was finished is kept, and long work goes on from where it last wrote.", 130
-            )
+            _fail("Interrupted. Run the same command again: finished work is kept, and long work resumes from its last saved state.", 130)
         )
     except Incomplete as rest:
         say(f"grlm: {rest}")
@@ -37,16 +35,16 @@ def main() -> None:
     except Exception as error:
         if _disk_full(error):
             where = getattr(error, "filename", None) or getattr(error, "strerror", None) or error
-            sys.exit(_fail(f"The disk is full ({where}). What was written before is intact; free some space and run again."))
+            sys.exit(_fail(f"The disk is full ({where}). Earlier output is intact; free some space and run again."))
         if isinstance(error, OSError):
             sys.exit(_fail(str(error)))
         raise
 
 
 def _disk_full(error: Exception) -> bool:
-    rust = re.search(r"os error (\d+)", str(error))  # safetensors raises an error of its own, whose text has the number
+    rust = re.search(r"os error (\d+)", str(error))  # the error of safetensors has the number in its text
     number = int(rust[1]) if rust else getattr(error, "errno", None)
-    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # torch.save, whose error has no number
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # the error of torch.save has no number
         return True
     return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -1,4 +1,4 @@
-"""What the verbs share: the app, their common parameters, and what they say."""
+"""Shared by all verbs: the app, common parameters, and output for terminals."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ app = App(
     version=grlm_hf.__version__,
     help="Generative recommendation with Term IDs: from a catalog and logs to a recommender.\n\nStart with `grlm quickstart`.",
     help_format="markdown",
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
+    suppress_keyboard_interrupt=False,  # `main` tells how to resume
 )
 app.register_install_completion_command(help="Install completion of verbs and flags for your shell (bash, zsh or fish), then exit.")
 
 Json = Annotated[bool, Parameter(name=["--json"], negative=(), help="Print JSON.")]
 Settings = Annotated[list[str] | None, Parameter(name=["--set"], negative=(), help="Change one setting, as key=value; repeat for more.")]
 License = Annotated[
-    str | None, Parameter(help="Id of a licence on the Hub, such as cc-by-4.0, or other. Needed unless the card names one.")
+    str | None, Parameter(help="Id of a licence on the Hub, such as cc-by-4.0, or other. Required unless the card has one.")
 ]
 LicenseName = Annotated[str, Parameter(help="With --license other: a name, such as shop-data-1.0.")]
 LicenseLink = Annotated[str, Parameter(help="With --license other: a link, or LICENSE, a file in the folder.")]
 Public = Annotated[bool, Parameter(negative=(), help="Create the repository public; by default it is private.")]
 DryRun = Annotated[bool, Parameter(negative=(), help="Only list what would be uploaded.")]
-RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Take the settings from this recipe (YAML).")]
+RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Read settings from this recipe (YAML).")]
 
 
 def mistake(error: CycloptsError) -> str:
-    """A mistake in the call, told as all others are: in one line, with the next step."""
+    """An error of the command line as one line with the next step, like all others."""
     verb = [name for name in error.command_chain or () if name != "grlm"]
     return f"{' '.join(str(error).split())} See: {' '.join(['grlm', *verb, '--help'])}"
 
@@ -71,7 +71,7 @@ def quiet() -> None:
 
 
 def coloured() -> bool:
-    """Whether what is printed goes to a terminal that shows colours (https://no-color.org)."""
+    """Whether stdout is a terminal that shows colours (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -85,13 +85,13 @@ def listing(found: list[Any]) -> str:
     )
 
 
-def explained(said: Explanation, catalog: Catalog) -> str:
-    """An explanation for a terminal: titles beside ids, drops with a sign."""
-    width = max(len(t.term) for t in said.terms)
-    lines = [f"{catalog[said.item_id].title}  ({said.item_id})  log p {said.log_prob:.2f}", "\nIts terms, each after those before it:"]
-    lines += [f"     {t.term.ljust(width)}  log p {t.log_prob:7.2f}" for t in said.terms]
+def explained(why: Explanation, catalog: Catalog) -> str:
+    """An explanation for a terminal, with titles and signed changes."""
+    width = max(len(t.term) for t in why.terms)
+    lines = [f"{catalog[why.item_id].title}  ({why.item_id})  log p {why.log_prob:.2f}", "\nIts terms, each after those before it:"]
+    lines += [f"     {t.term.ljust(width)}  log p {t.log_prob:7.2f}" for t in why.terms]
     lines.append("\nIf an item were not in the history, oldest first, log p would change by:")
-    for h in said.history:
+    for h in why.history:
         lines.append(f"     {'–' if h.drop is None else f'{0 - h.drop:+.2f}':>7}  {catalog[h.item_id].title}  ({h.item_id})")
     return "\n".join(lines)
 

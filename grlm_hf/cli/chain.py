@@ -1,4 +1,4 @@
-"""The verbs that run the whole path: quickstart and run."""
+"""Verbs for all stages: quickstart and run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @app.command
 def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None, as_json: Json = False) -> None:
-    """Run the whole path on the embedded synthetic shop: Term IDs, dataset, training, evaluation. One to four minutes on two CPU cores.
+    """Run all stages on the included synthetic shop: Term IDs, dataset, training, evaluation. One to four minutes on two CPU cores.
 
     Parameters
     ----------
@@ -44,16 +44,16 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     recipe
         YAML file, such as recipes/beauty-cpu.yaml.
     data
-        Another data folder than the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
+        Data folder, instead of the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
     output
-        Another output folder than the recipe's.
+        Output folder, instead of the recipe's.
     """
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import run
 
     loaded = load_recipe(recipe, set_ or [])
     quiet()
-    if data is not None:  # the recipe's name and notice speak of its own data
+    if data is not None:  # the recipe's name and notice describe its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
     _show(run(loaded, say), loaded, as_json)

@@ -1,4 +1,4 @@
-"""The verbs of the data half: neighbors, terms, quality, join, dataset and dataset push."""
+"""Verbs for data: neighbors, terms, quality, join, dataset and dataset push."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grlm_hf.layout import JoinOrder, KeepUsers, MissingTitle, UnknownItems
 
 @app.command
 def neighbors(data: Path, *, output: Path = Path("neighbors.parquet"), recipe: RecipeFile = None, set_: Settings = None) -> None:
-    """Find each item's most similar items by the embeddings of their texts. Run again after an interruption, it goes on where it was.
+    """Find each item's most similar items by the embeddings of their texts. After an interruption, run the same command again to resume.
 
     Example: `grlm neighbors my-shop --set neighbors.embedder=Qwen/Qwen3-Embedding-0.6B --set neighbors.devices=cuda:0,cuda:1`
 
@@ -41,8 +41,8 @@ def terms(
     data: Path,
     *,
     output: Path,
-    neighbors: Annotated[Path | None, Parameter(help="File of `grlm neighbors`; without it they are found here.")] = None,
-    part: Annotated[str, Parameter(help="0/8 … 7/8: a language model answers for this part of the items only; for several GPUs.")] = "",
+    neighbors: Annotated[Path | None, Parameter(help="File of `grlm neighbors`; by default they are found first.")] = None,
+    part: Annotated[str, Parameter(help="0/8 … 7/8: a language model answers for one part of the items; for several GPUs.")] = "",
     recipe: RecipeFile = None,
     set_: Settings = None,
 ) -> None:
@@ -55,7 +55,7 @@ def terms(
     data
         Folder with items.csv, items.jsonl or items.parquet: item_id and title, optionally brand, categories, description, price, domain.
     output
-        Folder that receives catalog.parquet, how it was made (terms.json) and the neighbours.
+        Folder that receives catalog.parquet, its settings and statistics (terms.json) and the neighbours.
     """
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_terms
@@ -75,14 +75,14 @@ def quality(
     set_: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the Term IDs of a catalog, beside another set if one is given: legality, collisions, agreement with neighbours and text.
+    """Measure the Term IDs of a catalog, and compare another set: legality, collisions, agreement with neighbours and text.
 
     Example: `grlm quality catalog --set quality.compare=term_ids_official.jsonl.gz --set quality.compare_name=official`
 
     Parameters
     ----------
     catalog
-        Folder that `grlm terms` wrote.
+        Output folder of `grlm terms`.
     output
         Folder that receives quality.json, quality.md and quality.png.
     """
@@ -107,28 +107,28 @@ def join(
     missing_title: MissingTitle = "error",
     unknown_items: UnknownItems = "error",
 ) -> None:
-    """Join several data folders into one with a domain for each, for a catalog of all and histories across them.
+    """Join several data folders into one, each as a domain, for one catalog and histories across domains.
 
     Example: `grlm join beauty=shops/beauty sports=shops/sports --shared-users --output joined`
 
     Parameters
     ----------
     domains
-        NAME=FOLDER of each domain; the order decides ties.
+        NAME=FOLDER of each domain; ties are in this order.
     output
-        Data folder to write, which every other verb reads.
+        Data folder to write, for all other verbs.
     users
-        Table of who is the same person: user_id, and a column for each domain with their id there.
+        Table with one row per person: user_id, and one column per domain with their id there.
     shared_users
-        Equal user ids are one person.
+        Treat equal user ids as one person.
     keep_users
-        all, or shared: only those with events in two domains or more.
+        all users, or shared: those with events in at least two domains.
     order
-        auto: by time where all times are known, else one domain after the other; time; or concatenate.
+        Order of a history. auto: by time if all times are known, else domain by domain; time; or concatenate.
     missing_title
-        error, or fill with brand and category.
+        What to do with an item without a title: error, or fill it with brand and category.
     unknown_items
-        error, or drop events on items that a catalog lacks.
+        What to do with events on items missing from the catalog: error, or drop.
     """
     from grlm_hf.data.domains import join_domains, parse_sources
 
@@ -139,7 +139,7 @@ def join(
     print(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
-dataset = App(name="dataset", help="Make a dataset repository, or publish one.", help_format="markdown")
+dataset = App(name="dataset", help="Create a dataset repository, or publish one.", help_format="markdown")
 app.command(dataset)
 
 
@@ -160,9 +160,9 @@ def dataset_make(
     Parameters
     ----------
     data
-        Folder with interactions.* (user_id, item_id, optional timestamp; one row an event) or sequences.* (user_id, items).
+        Folder with interactions.* (user_id, item_id, optional timestamp; one row per event) or sequences.* (user_id, items).
     catalog
-        Folder that `grlm terms` wrote.
+        Output folder of `grlm terms`.
     output
         Folder that receives the tables; `load_dataset(output, "sft")` reads it.
     """
@@ -182,7 +182,7 @@ def dataset_make(
 def dataset_push(
     repo_id: str,
     *,
-    folder: Annotated[Path, Parameter(name=["--from"], help="What `grlm dataset` wrote.")] = Path("datasets"),
+    folder: Annotated[Path, Parameter(name=["--from"], help="Output folder of `grlm dataset`.")] = Path("datasets"),
     license: License = None,
     license_name: LicenseName = "",
     license_link: LicenseLink = "",
@@ -190,19 +190,19 @@ def dataset_push(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a dataset repository on the Hub, in one commit. A push that died is completed by the next.
+    """Publish a dataset repository on the Hub, in one commit. Run an interrupted push again to complete it.
 
     Example: `grlm dataset push my-org/my-shop --from datasets --license cc-by-4.0`
 
     Parameters
     ----------
     repo_id
-        ORG/NAME; created if need be.
+        ORG/NAME; created if it does not exist.
     """
     from grlm_hf.data.repository import dataset_facts
 
     if not folder.is_dir():
-        raise ValueError(f"No dataset folder at {folder}; name the one that `grlm dataset` wrote: --from FOLDER.")
-    dataset_facts(folder)  # says so where it is none
+        raise ValueError(f"No dataset folder at {folder}; name the output of `grlm dataset`: --from FOLDER.")
+    dataset_facts(folder)  # raises if it is no dataset
     push(folder, repo_id, license=license, license_name=license_name, license_link=license_link, public=public, dry_run=dry_run,
          as_json=as_json)  # fmt: skip

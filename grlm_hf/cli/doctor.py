@@ -1,4 +1,4 @@
-"""The verbs that tell of this installation and of what it made: doctor and version."""
+"""Verbs about this installation and its output: doctor and version."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ def doctor(
     engine: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Examine this machine; or a checkpoint, a dataset, a catalog or the folder of a run: what is amiss, why it matters, how to mend it.
+    """Examine this machine, or a checkpoint, dataset, catalog or run folder: what is wrong, why it matters, how to fix it.
 
-    Exit status 1 where something is an error.
+    Exit status 1 if any finding is an error.
 
     Example: `grlm doctor` · `grlm doctor grlm-quickstart/checkpoint` · `grlm doctor my-org/my-recommender --engine serve.yaml --json`
 
     Parameters
     ----------
     target
-        Folder or Hub id; without it this machine is examined.
+        Folder or Hub id; by default this machine.
     engine
-        Arguments of the vLLM engine that is to serve the checkpoint: the YAML file of `vllm serve --config`.
+        YAML file with the arguments of a vLLM engine for the checkpoint, as for `vllm serve --config`.
     """
     from grlm_hf.doctor import examine, examine_environment, text_report
 
     if engine is not None and not target:
-        raise ValueError("--engine goes with a checkpoint: grlm doctor CHECKPOINT --engine FILE.")
+        raise ValueError("--engine needs a checkpoint: grlm doctor CHECKPOINT --engine FILE.")
     quiet()
-    said = examine(target, engine) if target else [examine_environment()]
+    found = examine(target, engine) if target else [examine_environment()]
     if as_json:
-        print(json.dumps([asdict(one) for one in said], indent=2, ensure_ascii=False, default=str))
+        print(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False, default=str))
     else:
-        print("\n\n".join(text_report(one, coloured()) for one in said))
-    if any(one.of("error") for one in said):
+        print("\n\n".join(text_report(one, coloured()) for one in found))
+    if any(one.of("error") for one in found):
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The verbs of the model half: train, evaluate, recommend, push."""
+"""Verbs for models: train, evaluate, recommend, explain, report, push."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from grlm_hf.cli.app import (
 
 @app.command
 def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
-    """Train a recommender on a dataset repository with TRL. Run again after an interruption, it goes on from its last checkpoint.
+    """Train a recommender on a dataset repository with TRL. After an interruption, run the same command again to resume.
 
     Example: `grlm train datasets --output checkpoint --set train.model=Qwen/Qwen3-4B-Instruct-2507 --set train.bf16=true`
 
@@ -57,13 +57,13 @@ def evaluate(
     *,
     output: Path = Path("report.json"),
     part: Annotated[
-        Literal["test", "validation"], Parameter(help="Held-out users to measure; validation while choosing settings.")
+        Literal["test", "validation"], Parameter(help="Held-out cases to evaluate; validation while choosing settings.")
     ] = "test",
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a checkpoint and the baselines on every held-out user, over the full catalog.
+    """Evaluate a checkpoint and the baselines on every held-out user, over the full catalog.
 
     Example: `grlm evaluate checkpoint datasets --output report.json`
 
@@ -74,7 +74,7 @@ def evaluate(
     datasets
         Folder of `grlm dataset`, or a dataset on the Hub.
     output
-        The report; a plot is written beside it.
+        File of the report; its pictures are written beside it.
     """
     from grlm_hf.evaluation.processes import is_main
     from grlm_hf.evaluation.report import text_table
@@ -154,7 +154,7 @@ def recommend(
     )  # fmt: skip
     if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
-        say(f"grlm: the deadline came first; found {len(found)} of {k} so far.{missing}")
+        say(f"grlm: the deadline ended the search; found {len(found)} of {k} items so far.{missing}")
     print(_json([r.to_dict() for r in found]) if as_json else listing(found))
 
 
@@ -167,7 +167,7 @@ def explain(
     exclude_seen: Annotated[bool, Parameter(negative=())] = False,
     as_json: Json = False,
 ) -> None:
-    """Explain a recommendation: the log-probability of each of its terms, and what each item of the history adds to it.
+    """Explain a recommendation: the log-probability of each of its terms, and the contribution of each item of the history.
 
     Example: `grlm explain grlm-quickstart/checkpoint --history B0001,B0042`
 
@@ -180,12 +180,12 @@ def explain(
     item
         The item to explain; by default the best recommendation.
     exclude_seen
-        The best recommendation that is not in the history.
+        Explain the best recommendation that is not in the history.
     """
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     if item and exclude_seen:
-        raise ValueError("--exclude-seen chooses the recommendation to explain, --item names one; give one of them.")
+        raise ValueError("--exclude-seen chooses the recommendation to explain, --item names it; give one of the two.")
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     items = _listed(history)
@@ -193,7 +193,7 @@ def explain(
     if not item:
         found = grlm.recommend(items, 1, exclude_seen=exclude_seen)
         if not found:
-            raise ValueError("Nothing is left to recommend; name an item with --item.")
+            raise ValueError("There is nothing to recommend; name an item with --item.")
         item = found[0].item_id
     explanation = grlm.explain(items, item)
     print(_json(asdict(explanation)) if as_json else explained(explanation, grlm.catalog))
@@ -207,16 +207,16 @@ def report(
     markdown: Annotated[bool, Parameter(negative=(), help="Print Markdown tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a report as tables, pictures and a page; or several of one protocol side by side, with their differences.
+    """Show a report as tables, pictures and a page; or compare several with the same protocol.
 
     Example: `grlm report report.json` · `grlm report runs/a/report.json runs/b/report.json --output comparison`
 
     Parameters
     ----------
     reports
-        What `grlm evaluate` wrote. Two or more are compared with the first.
+        Reports of `grlm evaluate`. Two or more are compared with the first.
     output
-        Folder that receives the page and the pictures; of one report its own folder by default, of several none.
+        Folder that receives the page and the pictures; by default the folder of a single report, for several none.
     """
     from grlm_hf.evaluation.report import all_tables, compared, load_reports, render, render_comparison
 
@@ -253,9 +253,9 @@ def push(
     Parameters
     ----------
     folder
-        What `grlm train`, `grlm dataset` or `grlm terms` wrote.
+        Output folder of `grlm train`, `grlm dataset` or `grlm terms`.
     repo_id
-        ORG/NAME; created if need be.
+        ORG/NAME; created if it does not exist.
     """
     from grlm_hf.publishing.publish import publish
 

@@ -1,4 +1,4 @@
-"""The verb that answers over HTTP: serve."""
+"""The verb serve: a recommender over HTTP."""
 
 from __future__ import annotations
 
@@ -38,42 +38,42 @@ def serve(
 
     Then: `curl localhost:8000/recommend -H 'content-type: application/json' -d '{"history": ["B0001", "B0042"], "k": 5}'`
 
-    SIGTERM and Ctrl-C finish what is under way. The API key may also come in the environment, as GRLM_API_KEY.
+    SIGTERM and Ctrl-C finish running requests. The API key may also be in the environment variable GRLM_API_KEY.
 
     Parameters
     ----------
     checkpoint
         Folder or Hub id.
     host
-        Address to listen on; 0.0.0.0 for all. Set an API key then.
+        Address to listen on; 0.0.0.0 for all, with an API key.
     port
-        0 takes any free one.
+        0 chooses a free port.
     state
-        Folder that keeps changes of the catalog, through kill -9 too; without it they are lost at the end.
+        Folder that saves changes of the catalog, safe against kill -9; without it they are lost when the service stops.
     catalog
-        Folder whose catalog.parquet an empty POST /catalog/reload reads.
+        Folder with the catalog.parquet that an empty POST /catalog/reload reads.
     backend
-        transformers, or vllm for its engine.
+        transformers, or vllm to search with its engine.
     device
-        Such as cuda; by default as loaded.
+        Device of the model, such as cuda; by default where it is loaded.
     max_batch
-        Histories searched at once.
+        Largest number of histories in a search.
     max_wait_ms
-        How long a request waits for others to share its search.
+        Time that a request waits for others to share its search.
     queue
-        Requests that may wait; the next is answered 429.
+        Largest number of waiting requests; further ones are answered 429.
     max_body_mb
-        Size of a request.
+        Largest size of a request.
     max_upload_mb
-        Size of an uploaded catalog.
+        Largest size of an uploaded catalog.
     keep
-        Versions of the catalog to keep for a rollback, the current one among them.
+        Number of versions of the catalog to keep for a rollback, including the current one.
     grace_s
-        How long a stop waits for what is under way.
+        Time that a stop waits for running requests.
     api_key_file
-        File that holds the key clients must send: Authorization: Bearer KEY, or X-API-Key.
+        File with the key that clients must send: Authorization: Bearer KEY, or X-API-Key.
     log_histories
-        Write the histories asked about into the log; by default it holds no item ids.
+        Log the histories of requests; by default the log has no item ids.
     """
     from grlm_hf.serving import ServeOptions
     from grlm_hf.serving import serve as run

@@ -1,4 +1,4 @@
-"""The verb of the page to try a checkpoint with: space, and space push."""
+"""Verbs for the demo page of a checkpoint: space and space push."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from grlm_hf.cli.app import DryRun, License, LicenseLink, LicenseName, Public, a
 
 space = App(
     name="space",
-    help="Open a page to try a checkpoint with, or publish that page as a Space.\n\nExample: `grlm space grlm-quickstart/checkpoint`",
+    help="Open a demo page of a checkpoint, or publish it as a Space.\n\nExample: `grlm space grlm-quickstart/checkpoint`",
 )
 app.command(space)
 
 
 @space.default
 def run(checkpoint: str, *, compare: str = "", host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Open a page to try a checkpoint with: build a history, see recommendations and why, watch the beams choose, steer, add an item.
+    """Open a demo page of a checkpoint: build a history, see and explain recommendations, watch the beam search, steer, add an item.
 
     Example: `grlm space grlm-quickstart/checkpoint` · `grlm space my-org/model --compare my-org/other`
 
@@ -56,13 +56,13 @@ def push(
     Parameters
     ----------
     checkpoint
-        A folder, which is put inside the Space; or a Hub id, which the Space reads (a private one with its secret HF_TOKEN).
+        A folder, which is copied into the Space; or a Hub id, which the Space loads (a private one with its secret HF_TOKEN).
     repo_id
-        ORG/NAME; created if need be.
+        ORG/NAME; created if it does not exist.
     compare
         Another checkpoint, shown beside it.
     requires
-        What requirements.txt names instead of grlm-hf[space] of this version, such as a git URL.
+        Requirement in requirements.txt instead of this version of grlm-hf[space], such as a git URL.
     """
     from grlm_hf.space.push import push_space
 

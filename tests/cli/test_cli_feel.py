@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
         (("recommend", "x", "--history", "a", "--k", "many"), 'unable to convert "many" into int. See: grlm recommend --help'),
         (("run", "no-such.yaml", "--set", "x=1"), "No recipe at no-such.yaml"),
         (("train", "d", "--output", "o", "--set", "train.epoch=3"), "Did you mean 'train.epochs'?"),
-        (("doctor", "--engine", "serve.yaml"), "--engine goes with a checkpoint: grlm doctor CHECKPOINT --engine FILE."),
+        (("doctor", "--engine", "serve.yaml"), "--engine needs a checkpoint: grlm doctor CHECKPOINT --engine FILE."),
     ],
 )
 def test_a_mistake_is_one_line_with_a_next_step(args: tuple[str, ...], message: str) -> None:

@@ -125,7 +125,7 @@ def test_unknown_length(server: Server, tmp_path: Path) -> None:
 
 def test_missing_file_says_where_to_get_it(server: Server, tmp_path: Path) -> None:
     server.statuses = [404] * 9
-    with pytest.raises(ValueError, match=f"404.*fetch data.json.gz from {PAGE} into"):
+    with pytest.raises(ValueError, match=f"404.*download data.json.gz from {PAGE} into"):
         fetch(server, tmp_path)
     assert server.asked == [None]  # asking again would not help
 

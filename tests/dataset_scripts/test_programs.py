@@ -20,7 +20,7 @@ from shop_files import SCRIPTS, SEVERAL, product, read, review, run_amazon, writ
 @pytest.mark.parametrize("name", ["amazon", "movielens", "own", "steam", "yelp"])
 def test_help_teaches(name: str) -> None:
     done = subprocess.run([sys.executable, SCRIPTS / f"{name}.py", "--help"], capture_output=True, text=True, check=True)
-    for line in (f"python dataset_scripts/{name}.py", "grlm run", "--core", "what is kept, in this order", "Memory"):
+    for line in (f"python dataset_scripts/{name}.py", "grlm run", "--core", "filters, in this order", "Memory"):
         assert line in done.stdout
 
 
@@ -70,6 +70,6 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
         reviews, metadata = write_raw(tmp_path / str(count), count)
         call = [sys.executable, SCRIPTS / "amazon.py", tmp_path / "shop", "--year", "2023", "--reviews", reviews, "--metadata", metadata]
         done = subprocess.run(call, capture_output=True, text=True, check=True)
-        peaks.append(int(re.search(r"at most ([\d,]+) MB", done.stdout)[1].replace(",", "")))  # type: ignore[index]
+        peaks.append(int(re.search(r"peak memory ([\d,]+) MB", done.stdout)[1].replace(",", "")))  # type: ignore[index]
     slope = (peaks[1] - peaks[0]) * 1e6 / (lines[1] - lines[0])
     assert slope < 500, f"{slope:.0f} bytes a line, {peaks} MB"

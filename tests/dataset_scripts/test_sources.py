@@ -66,7 +66,7 @@ def test_fetched_from_a_host(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         thread.join()
     assert {item.domain for item in read(tmp_path / "shop")[0].values()} == {"Toys"}
     assert sorted(p.name for p in (tmp_path / "raw").iterdir()) == ["Toys.jsonl.gz", "meta_Toys.jsonl.gz"]
-    assert f"{host}/review_categories/Tois.jsonl.gz could not be fetched: 404" in said
+    assert f"{host}/review_categories/Tois.jsonl.gz could not be downloaded: 404" in said
 
 
 def test_loose_json_is_never_run(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_amazon_2023(tmp_path: Path) -> None:
 def test_amazon_of_another_year_is_found_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"reviewerID": "u", "asin": str(n), "unixReviewTime": 5} for n in range(20)]
     said = failed(lambda: run_amazon(tmp_path, rows, []), capsys)
-    assert "more than 10 lines" in said
+    assert "more than 10 unusable lines" in said
     assert "no user: 11 (reviews.jsonl:1, " in said
 
 
