@@ -262,7 +262,7 @@ def test_what_cannot_be_joined_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Domain 'b': no data folder at"):
         join_domains({"a": a, "b": tmp_path / "gone"}, out)
     (b / "interactions.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"Domain 'b': .* holds no interactions.\* or sequences.\*"):
+    with pytest.raises(ValueError, match=r"Domain 'b': .* has no interactions.\* or sequences.\*"):
         join_domains({"a": a, "b": b}, out)
     (b / "items.jsonl").unlink()
     with pytest.raises(ValueError, match=r"Domain 'b': .* holds no items.\*"):

@@ -176,7 +176,7 @@ def test_short_users(tmp_path: Path) -> None:
         ([{"user_id": "u", "item_id": None}], "{path}:1: user 'u' has item '', which is not among the 4 items"),
         ([{"user_id": "u", "items": "a b"}], "{path}:1: `items` must be a list of item ids; found 'a b'"),
         ([{"user_id": "u", "items": [*"abc"]}] * 2, "{path}:2: duplicate user 'u', first at {path}:1; expected one row per user"),
-        ([{"user_id": "u", "items": [*"abc"], "timestamps": [1, 2]}], "{path}:1: `timestamps` must be a list of 3 times, one an item"),
+        ([{"user_id": "u", "items": [*"abc"], "timestamps": [1, 2]}], "{path}:1: `timestamps` must be a list of 3 times, one per item"),
         ([{"user_id": "u", "items": [*"abc"], "timestamps": 5}], "{path}:1: `timestamps` must be a list of 3 times"),
         ([{"user_id": "u", "items": [*"abc"], "timestamps": "123"}], "{path}:1: `timestamps` must be a list of 3 times"),
         (one_user("abc", 1, 2, "soon"), "{path}:3: timestamp 'soon' is neither unix seconds nor ISO 8601"),

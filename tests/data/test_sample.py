@@ -68,7 +68,7 @@ def test_fewer_users_are_the_first_users(shop: Sample):
 
 
 def test_no_users_is_refused():
-    with pytest.raises(ValueError, match="users=0"):
+    with pytest.raises(ValueError, match="users is 0"):
         make_sample(users=0)
 
 
