@@ -69,15 +69,11 @@ def join_domains(
         output: the folder to write; an existing one is replaced only if this function wrote it.
         keep_users: ``"all"``, or ``"shared"``: users with events in at least two domains.
         order: ``"auto"`` as above; ``"time"`` refuses users with unknown times; ``"concatenate"`` ignores times.
-        missing_title: as in `grlm_hf.data.items.load_items`.
-        unknown_items: as in `grlm_hf.data.interactions.load_histories`; ``"drop"`` also drops unknown users of the `users` table.
+        missing_title: as in `load_items`.
+        unknown_items: as in `load_histories`; ``"drop"`` also drops unknown users of the `users` table.
 
-    Returns:
-        The content of ``domains.json``: how histories were joined, and counts.
-
-    Raises:
-        ValueError: fewer than two domains, an illegal name, a missing folder or table, unreadable rows, a `users` table that
-            names an unknown user or one user twice, no users left.
+    Returns the content of ``domains.json``: how histories were joined, and counts. Raises `ValueError` for fewer than two domains, an
+    illegal name, a missing folder or table, unreadable rows, a `users` table with an unknown or repeated user, no users left.
     """
     _check_options(sources, order, keep_users, users, shared_users)
     check_replaceable(output, DOMAINS_FILE)
