@@ -38,13 +38,8 @@ def card(folder: Path, published: bool) -> Iterator[Finding]:
 
 
 def unsafe_files(names: Iterable[str], ours: Mapping[str, str], read: Path | None = None) -> Iterator[Finding]:
-    """Files that run code when they are loaded.
-
-    Args:
-        names: relative names of all files.
-        ours: text of the Python files that grlm-hf writes.
-        read: the folder, if it is local, to compare the text of Python files with these names.
-    """
+    """Files that run code when they are loaded, by their relative names. `ours`: name → text of the Python files that grlm-hf writes; a
+    file in the folder `read` must also have that text."""
     names = sorted(names)
     if pickled := [n for n in names if n.endswith(_PICKLED)]:
         yield Finding("warning", "unsafe-files",
