@@ -115,7 +115,7 @@ def _cases(tables: Tables) -> Iterator[Finding]:
         tables.cases[part] = cases_of(_rows(tables, "cases", part, ["user_id", "history", "target"]))
         tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
     if not any(tables.cases.values()):
-        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)  # fmt: skip
+        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)
     if (known := tables.catalog) is None:
         return
     strange = {i for cases in tables.cases.values() for c in cases for i in (*c.history, c.target) if i not in known}
