@@ -22,15 +22,13 @@ def card(folder: Path, published: bool) -> Iterator[Finding]:
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        yield Finding("error", "card", f"{CARD} is not readable: {error}", "The Hub shows it first.",
-                      "Write it again in UTF-8.")  # fmt: skip
+        yield Finding("error", "card", f"{CARD} is not readable: {error}", "The Hub shows it first.", "Write it again in UTF-8.")
         return
     try:
         licensed(text)
     except ValueError as error:
         if "is broken" in str(error):
-            yield Finding("error", "card", str(error), "The Hub refuses it, and load_dataset cannot read it.",
-                          "Correct the YAML.")  # fmt: skip
+            yield Finding("error", "card", str(error), "The Hub refuses it, and load_dataset cannot read it.", "Correct the YAML.")
             return
         yield Finding(level, "licence", "The card has no licence that the Hub can read.", "Without one nobody may use what you publish.",
                       "State it when publishing: grlm push FOLDER ORG/NAME --license cc-by-4.0 (or what your data's source "
@@ -38,13 +36,8 @@ def card(folder: Path, published: bool) -> Iterator[Finding]:
 
 
 def unsafe_files(names: Iterable[str], ours: Mapping[str, str], read: Path | None = None) -> Iterator[Finding]:
-    """Files that run code when they are loaded.
-
-    Args:
-        names: relative names of all files.
-        ours: text of the Python files that grlm-hf writes.
-        read: the folder, if it is local, to compare the text of Python files with these names.
-    """
+    """Files that run code when they are loaded, by their relative names. `ours`: name → text of the Python files that grlm-hf writes; a
+    file in the folder `read` must also have that text."""
     names = sorted(names)
     if pickled := [n for n in names if n.endswith(_PICKLED)]:
         yield Finding("warning", "unsafe-files",

@@ -25,12 +25,7 @@ _HISTORIES = 50  # random ones, to estimate the length of prompts
 
 
 def examine_checkpoint(folder: Path, published: bool = False, names: list[str] | None = None) -> tuple[Parts, list[Finding]]:
-    """The parts of a checkpoint with their facts, and all findings.
-
-    Args:
-        published: whether it comes from the Hub.
-        names: of all files, if `folder` has only some of them.
-    """
+    """The parts of a checkpoint with their facts, and all findings. `names`: of all files, if `folder` has only some of them."""
     everything = names or sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     parts = Parts(folder, published, everything)
     found = run_checks([read_configs, read_tokenizer, read_catalog, read_trie, read_prior], parts, where=str(folder))

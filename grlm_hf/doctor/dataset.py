@@ -85,7 +85,7 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
     if other or (stated and len(stated) != len(c)):
         some = f", such as {other[0]!r}" if other else ""
         yield Finding("error", "tables-disagree",
-                      f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} " f"items{some}.",
+                      f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} items{some}.",
                       "A reader of the table trains on other identifiers than those that are served.", _REMAKE,
                       str(tables.folder / "term_ids"))  # fmt: skip
 
@@ -95,9 +95,8 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
         return
     history, where = facts.get("history", "term_ids"), str(tables.folder / DATASET_FACTS)
     if history not in HISTORIES:
-        yield Finding(
-            "error", "config", f"history is {history!r}; expected one of {HISTORIES}.", "No prompt can be written.", _REMAKE, where
-        )
+        expected = f"history is {history!r}; expected one of {HISTORIES}."
+        yield Finding("error", "config", expected, "No prompt can be written.", _REMAKE, where)
         return
     mixture = facts.get("mixture")
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
@@ -116,7 +115,7 @@ def _cases(tables: Tables) -> Iterator[Finding]:
         tables.cases[part] = cases_of(_rows(tables, "cases", part, ["user_id", "history", "target"]))
         tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
     if not any(tables.cases.values()):
-        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)  # fmt: skip
+        yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)
     if (known := tables.catalog) is None:
         return
     strange = {i for cases in tables.cases.values() for c in cases for i in (*c.history, c.target) if i not in known}
@@ -200,7 +199,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
     where = str(tables.folder / "sft")
     if leaks:
         yield Finding("error", "target-leakage",
-                      f"{len(leaks)} training examples contain a held-out target of their user, such as one of user " f"{leaks[0]!r}.",
+                      f"{len(leaks)} training examples contain a held-out target of their user, such as one of user {leaks[0]!r}.",
                       "The model memorises the answers: every figure measured on it is too high.", f"Split first. {_REMAKE}",
                       where)  # fmt: skip
     plain = [user for user in named if not user.isdigit() and len(user) > 2]  # a number in a title may equal an id by chance

@@ -16,40 +16,24 @@ _WIDTH = 110
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding.
+    """One finding: what was found, why it matters, and how to mend it."""
 
-    Attributes:
-        level: one of `LEVELS`.
-        check: the short fixed name of the check, such as ``padding-side``.
-        found: what was found.
-        why: why it matters.
-        fix: what to do; a command if there is one.
-        where: the file or folder.
-    """
-
-    level: str
-    check: str
+    level: str  # one of `LEVELS`
+    check: str  # the short fixed name of the check, such as "padding-side"
     found: str
     why: str
-    fix: str
-    where: str = ""
+    fix: str  # a command if there is one
+    where: str = ""  # the file or folder
 
 
 @dataclass(frozen=True)
 class Examination:
-    """All facts and findings about one target.
+    """All facts and findings about one target."""
 
-    Attributes:
-        target: what was examined: a folder, a Hub id, or ``environment``.
-        kind: environment, checkpoint, dataset, catalog, run or unknown.
-        facts: name → value, for a table.
-        findings: errors first.
-    """
-
-    target: str
-    kind: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
+    target: str  # a folder, a Hub id, or "environment"
+    kind: str  # environment, checkpoint, dataset, catalog, run or unknown
+    facts: dict[str, Any] = field(default_factory=dict)  # name → value, for a table
+    findings: tuple[Finding, ...] = ()  # errors first
 
     def of(self, level: str) -> list[Finding]:
         """The findings of one level."""

@@ -41,12 +41,8 @@ def generation(config: dict[str, Any] | None, tokenizer: Any, where: str) -> Ite
 
 
 def engine(arguments: dict[str, Any], sampler_left: bool, needed_tokens: int) -> Iterator[Finding]:
-    """The arguments of a vLLM engine for the checkpoint, named as in ``vllm serve`` or ``LLM``.
-
-    Args:
-        sampler_left: whether the checkpoint's generation config has sampler defaults.
-        needed_tokens: number of tokens of a typical prompt and its answer.
-    """
+    """The arguments of a vLLM engine, named as in ``vllm serve`` or ``LLM``. `sampler_left`: the checkpoint's generation config has sampler
+    defaults. `needed_tokens`: the length of a typical prompt and its answer."""
     given = {str(n).lstrip("-").replace("-", "_"): v for n, v in arguments.items()}
     mode = given.get("logprobs_mode", "raw_logprobs")
     if not str(mode).startswith("processed"):

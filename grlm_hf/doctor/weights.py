@@ -16,13 +16,7 @@ _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "e
 
 
 def weights(folder: Path, config: dict[str, Any], needed_rows: int | None, facts: dict[str, Any]) -> Iterator[Finding]:
-    """Findings about the weights.
-
-    Args:
-        config: ``config.json``, or {} if it is unreadable.
-        needed_rows: largest token id of tokenizer and trie, plus one, if known.
-        facts: receives the number of parameters and their type.
-    """
+    """Findings about the weights; their number and type go into `facts`. `needed_rows`: the tokenizer's largest token id plus one."""
     from safetensors import SafetensorError, safe_open
 
     files, missing = _files(folder)

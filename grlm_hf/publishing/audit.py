@@ -22,11 +22,7 @@ _ROWS = {
 
 
 def audit(events: Iterable[tuple[str, str]], cases: Sequence[Case], catalog: Catalog) -> dict[str, int]:
-    """Counts the cases whose figures need care, and the items that share a Term ID.
-
-    Args:
-        events: (user_id, item_id) of all training events.
-    """
+    """Counts the cases whose figures need care, and the items that share a Term ID. `events`: (user_id, item_id) in training."""
     users = {c.user_id for c in cases}
     trained: Counter[tuple[str, str]] = Counter()
     known = set()

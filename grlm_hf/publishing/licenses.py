@@ -41,16 +41,11 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
 
 @dataclass(frozen=True)
 class LicensedCard:
-    """A card with a licence in its YAML.
-
-    Attributes:
-        license: its id; in a dry run the reason why the card has none.
-        file: the linked licence file in the repository; "" for none.
-    """
+    """A card with a licence in its YAML."""
 
     text: str
-    license: str
-    file: str
+    license: str  # its id; in a dry run possibly the reason why the card has none
+    file: str  # the linked licence file in the repository; "" for none
 
 
 def license_card(card: str, license: str | None, name: str, link: str, *, folder: str | Path, dry_run: bool = False) -> LicensedCard:

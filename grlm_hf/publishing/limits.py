@@ -71,11 +71,8 @@ def _of_report(report: Report) -> Iterator[str]:
             f"{MAIN} of grlm is {m.value:.4f} [{m.low:.4f}, {m.high:.4f}]."
         )
     for grouping in ("history length", "target popularity"):
-        parts = {
-            label: part.methods["grlm"][MAIN].value
-            for label, part in report.slices.get(grouping, {}).items()
-            if MAIN in part.methods.get("grlm", {})
-        }
+        slices = {label: part.methods.get("grlm", {}) for label, part in report.slices.get(grouping, {}).items()}
+        parts = {label: metrics[MAIN].value for label, metrics in slices.items() if MAIN in metrics}
         if len(parts) > 1:
             low, high = min(parts, key=parts.__getitem__), max(parts, key=parts.__getitem__)
             yield (

@@ -41,10 +41,8 @@ def write_model_card(checkpoint: str | Path) -> None:
 
 
 def model_card(checkpoint: str | Path, title: str = "") -> str:
-    """The card of a checkpoint folder, from its record (`grlm_hf.publishing.record`); without a licence, which publishing adds.
-
-    Args:
-        title: of a checkpoint that has no record of its data.
+    """The card of a checkpoint folder, from its record (`grlm_hf.publishing.record`); without a licence, which publishing adds. `title` is
+    that of a checkpoint without a record of its data.
 
     Raises:
         ValueError: no checkpoint; a broken record, or one of another version of this checkpoint.

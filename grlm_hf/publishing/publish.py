@@ -17,21 +17,14 @@ from grlm_hf.publishing.record import recorded
 
 @dataclass(frozen=True)
 class Published:
-    """The content of a push, or of a dry run.
-
-    Attributes:
-        url: of the repository; ``None`` after a dry run.
-        files: name → size in bytes.
-        license: the id in the card; after a dry run possibly the reason why the card has none.
-        card: README.md in the repository.
-    """
+    """The content of a push, or of a dry run."""
 
     repo_type: str
     repo_id: str
-    url: str | None
-    files: Mapping[str, int]
-    license: str
-    card: str
+    url: str | None  # None after a dry run
+    files: Mapping[str, int]  # name → size in bytes
+    license: str  # the id in the card; after a dry run possibly the reason why the card has none
+    card: str  # README.md in the repository
 
     def listing(self) -> str:
         """The files, the licence and the card, for people."""

@@ -22,17 +22,11 @@ _BATCH = 10_000  # rows held at once where a column cannot be counted as a whole
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Counts of the ``interactions`` of all splits.
+    """Counts of the ``interactions`` of all splits."""
 
-    Attributes:
-        per_user: int64 `[n_users]`, number of events of each user with events.
-        per_item: int64 `[n_items]`, number of events of each item with events.
-        times: int64 `[n_timed]`, unix seconds of the events with a known time.
-    """
-
-    per_user: np.ndarray
-    per_item: np.ndarray
-    times: np.ndarray
+    per_user: np.ndarray  # int64 [n_users]: number of events of each user with events
+    per_item: np.ndarray  # int64 [n_items]: number of events of each item with events
+    times: np.ndarray  # int64 [n_timed]: unix seconds of the events with a known time
 
 
 def count_events(splits: dict[str, Dataset]) -> Events:

@@ -84,19 +84,12 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """The constraint of one request.
+    """The constraint of one request."""
 
-    Attributes:
-        loaded: ``None``: no such catalog; the text may only end.
-        allowed: what the rules allow (`Loaded.allowed`).
-        eos: the token that ends a text.
-        tail: the identifier has begun in the prompt, as in the steps of vLLM's own beam search.
-    """
-
-    loaded: Loaded | None
-    allowed: np.ndarray | None
-    eos: int
-    tail: bool = False
+    loaded: Loaded | None  # None: no such catalog; the text may only end
+    allowed: np.ndarray | None  # `Loaded.allowed` of the request's rules
+    eos: int  # the token that ends a text
+    tail: bool = False  # the identifier has begun in the prompt, as in the steps of vLLM's own beam search
 
 
 class Catalogs:

@@ -24,16 +24,9 @@ def of_engine(llm: Any) -> GRLMForRecommendation:
 
 
 def recommend(llm: Any, histories: Any, k: int = 10, **options: Any) -> Any:
-    """`GRLMForRecommendation.recommend` on a running engine: same options, items and scores.
+    """`GRLMForRecommendation.recommend` on a running ``vllm.LLM``: same arguments, items and scores. It needs no logits processor.
 
     Each prompt and prefix is computed once and then comes from the engine's prefix cache. Only scores of legal children are requested.
-
-    Args:
-        llm: a ``vllm.LLM`` on a GRLM checkpoint. It needs no logits processor.
-        histories: item ids, oldest first; or a list of histories.
-
-    Returns:
-        `grlm_hf.modeling.results.Recommendations`, or a list of them.
     """
     return of_engine(llm).recommend(histories, k, **options)
 
