@@ -59,8 +59,8 @@ def check_settings(settings: Any, section: str = "") -> None:
 def check_value(name: str, value: Any, kind: Any) -> None:
     """Raises ``ValueError`` if a value is none of a ``Literal``'s, or not in the `Range` of an ``Annotated`` number.
 
-    An annotation ``Annotated[float | None, Range(…)]`` allows ``None``, and one of an ``int`` whole numbers only. Of a ``dict`` each value is
-    checked. Other annotations allow everything.
+    An annotation ``Annotated[float | None, Range(…)]`` allows ``None``, and one of an ``int`` whole numbers only. Each value of a ``dict``
+    is checked. Other annotations allow everything.
     """
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
