@@ -50,14 +50,15 @@ def tokenize_mixture(
     """
     from datasets import Dataset
 
-    prompts = prompt_tokens(tokenizer, mixture["prompt"])
+    keys, tasks, turns = (mixture[name][:] for name in ("key", "task", "prompt"))  # as lists: a column reads a row at each step
+    prompts = prompt_tokens(tokenizer, turns)
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     paths: Paths = dict(zip(lines, identifier_tokens(tokenizer, catalog.scheme, catalog.identifiers), strict=True))
     number = {line: n for n, line in enumerate(lines)}
     spans = [[replace(s, text=without_specials(tokenizer, [s.text])[0]) for s in row] for row in row_spans(mixture, catalog)]
     encoded = tokenizer(["".join(s.text for s in row) for row in spans], add_special_tokens=False)
     rows: dict[str, list[Any]] = {name: [] for name in ("key", "input_ids", "completion_mask", "identifiers", "free_text")}
-    for i, (key, task, prompt, row) in enumerate(zip(mixture["key"], mixture["task"], prompts, spans, strict=True)):
+    for i, (key, task, prompt, row) in enumerate(zip(keys, tasks, prompts, spans, strict=True)):
         completion = encoded["input_ids"][i]
         counts = _token_counts(key, row, completion, paths, encoded.encodings and encoded.encodings[i], tokenizer)
         learnt = np.repeat([s.learnt for s in row], counts)
@@ -74,7 +75,7 @@ def tokenize_mixture(
             text = (learnt & np.repeat([s.kind == "text" for s in row], counts)).astype(int).tolist()
             rows["free_text"].append([*[0] * len(prompt), *text, int(row[-1].learnt and row[-1].kind == "text")])
         if identifiers:
-            above = [f"{line}\n" for line in mixture[i]["prompt"][-1]["content"].splitlines()] if task in HISTORY_TASKS else []
+            above = [f"{line}\n" for line in turns[i][-1]["content"].splitlines()] if task in HISTORY_TASKS else []
             shown = [number[line] for line in above if line in number]
             rows["identifiers"].append([*shown, *(number[line] for s in row for line in _lines(s))] if shown else [])
     if not any(map(any, rows["free_text"])):
@@ -95,8 +96,9 @@ def row_spans(mixture: Dataset, catalog: Catalog) -> list[tuple[Span, ...]]:
     known = set(map(scheme.line, catalog.identifiers))
     titles: set[str] = set()
     found = []
-    stated = mixture["spans"] if "spans" in mixture.column_names else [[]] * len(mixture)
-    for key, task, completion, own in zip(mixture["key"], mixture["task"], mixture["completion"], stated, strict=True):
+    stated = mixture["spans"][:] if "spans" in mixture.column_names else [[]] * len(mixture)
+    rows = (mixture[name][:] for name in ("key", "task", "completion"))
+    for key, task, completion, own in zip(*rows, stated, strict=True):
         text = completion[-1]["content"]
         spans = tuple(Span(**span) for span in own or ()) or default_spans(task, text, scheme)
         if own and ("".join(s.text for s in spans) != text or any(s.kind not in get_args(SpanKind) for s in spans)):
