@@ -421,7 +421,7 @@ def living_catalog(how: str) -> Any:
 @check("mixture", *HISTORIES)
 def mixture_rows(history: str) -> Any:
     made = mixture(history)
-    by_task = {task: [row for row in made.dataset if row["task"] == task] for task in TASKS}
+    by_task = {task: [row for row in made.dataset if row["task"] == task] for task in WEIGHTS}
     return {
         "rows": {task: len(rows) for task, rows in by_task.items()},
         "digests": {task: digest(rows) for task, rows in by_task.items()},
@@ -538,6 +538,11 @@ def differences(want: Any, got: Any, path: str = "") -> list[str]:
     return [] if same else [f"{path}: {want!r} before, {got!r} now"]
 
 
+def without_new(want: dict[str, Any], got: Mapping[str, Any]) -> dict[str, Any]:
+    """`got` without the keys that `want` lacks, such as a setting that was added since."""
+    return {key: without_new(want[key], value) if isinstance(value, dict) else value for key, value in got.items() if key in want}
+
+
 @functools.cache
 def expected() -> dict[str, Any]:
     return {name: value for path in EXPECTED.glob("*.json") for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -550,7 +555,7 @@ def same(name: str, got: Any) -> None:
 
 def test_nothing_is_left_unchecked() -> None:
     assert expected().keys() == CHECKS.keys()
-    assert set(WEIGHTS) == set(TASKS)
+    assert set(WEIGHTS) <= set(TASKS)  # tasks that were added since are not of version 0.1.0
 
 
 @pytest.mark.parametrize("name", sorted(CHECKS))
@@ -562,7 +567,9 @@ def test_the_dataset_made_again() -> None:
     folder = remade()
     check_folder(folder)
     same("dataset/tables", tables(folder))
-    found = differences(dataset_facts(DATASET), dataset_facts(folder))
+    before, now = dataset_facts(DATASET), dataset_facts(folder)
+    now["mixture"]["settings"] = without_new(before["mixture"]["settings"], now["mixture"]["settings"])
+    found = differences(before, now)
     assert not found, "the facts are not as in version 0.1.0:\n" + "\n".join(found)
     assert Catalog.from_pretrained(folder) == Catalog.from_pretrained(DATASET)
 

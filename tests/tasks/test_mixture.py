@@ -33,7 +33,10 @@ from grlm_hf.tasks.mixture import (
 )
 from grlm_hf.tasks.prompts import history_item, internalise_request, next_item_turns
 
-CATALOG = toy_catalog()
+TOYS = toy_catalog()
+CATALOG = Catalog(  # with all that a task may ask about
+    [replace(i, brand=f"Brand {n % 3}", categories=("Toys", f"Kind {n % 4}"), price=n + 0.5) for n, i in enumerate(TOYS)], TOYS.term_ids
+)
 IDS = [i.item_id for i in CATALOG]
 NEIGHBORS = {i: [j for j in IDS if j != i][n % 5 :] for n, i in enumerate(IDS)}
 some_histories = st.lists(st.lists(st.sampled_from(IDS), min_size=1, max_size=9), max_size=6).map(
