@@ -1,5 +1,6 @@
 """Every test runs against a Hub of its own on 127.0.0.1 and an empty cache: none reaches the network or the user's files."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -36,6 +37,17 @@ os.environ |= {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what was imported stays: collections look at what tests made only
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures have their sizes and nothing in them: to draw them takes longer than to train a toy."""
+    monkeypatch.setattr("matplotlib.figure.Figure.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,14 @@ from typing import Any
 
 import forks
 
+BLANK_PICTURES = "import matplotlib.figure; matplotlib.figure.Figure.draw = lambda *_: None; "
+
 
 class Shell:
-    """Runs blocks of bash in `folder`; its `grlm` starts at once (`forks`). The port 8000 of its commands is a free one."""
+    """Runs blocks of bash in `folder`; its `grlm` starts at once (`forks`) and draws nothing. The port 8000 of its commands is free."""
 
     def __init__(self, programs: Path):
-        forks.install(programs)
+        forks.install(programs, BLANK_PICTURES + forks.GRLM)
         self.environment = os.environ | {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.started: list[subprocess.Popen[str]] = []
         with socket.socket() as free:

@@ -93,10 +93,10 @@ def grlm(*args: str, cwd: Path | str | None = None, **env: str) -> subprocess.Co
     return run(GRLM, *args, cwd=cwd, env={**os.environ, "COLUMNS": "200", **env})
 
 
-def install(folder: Path) -> None:
+def install(folder: Path, code: str = GRLM) -> None:
     """Writes a program `grlm` into a folder."""
     program = folder / "grlm"
-    program.write_text(CLIENT.format(python=sys.executable, address=address(), code=GRLM))
+    program.write_text(CLIENT.format(python=sys.executable, address=address(), code=code))
     program.chmod(0o755)
 
 

@@ -33,7 +33,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     write_sample(folder / "sample", users=60)
     program(SCRIPTS / "to_csv.py").main([str(folder / "sample"), str(folder / "my-shop")])
-    program(FOLDER / "own_catalog.py").main(str(folder / "my-shop"), str(folder / "my-run"), *TINY, "evaluate.resamples=20")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.draw", lambda *_: None)  # no pictures
+        program(FOLDER / "own_catalog.py").main(str(folder / "my-shop"), str(folder / "my-run"), *TINY, "evaluate.resamples=20")
     return folder
 
 

@@ -25,10 +25,9 @@ from grlm_hf.training.sft import TrainConfig
 SHAPE = ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
-    data = tmp_path / "shop"
-    data.mkdir()
+def toy_recipe(folder: Path) -> Recipe:
+    data = folder / "shop"
+    data.mkdir(parents=True)
     items = [f"{i.item_id},{i.title},{i.description.replace(',', ' ')}" for i in toy_catalog()]
     (data / "items.csv").write_text("\n".join(["item_id,title,description", *items]) + "\n", encoding="utf-8")
     events = [f"{h.user_id},{item},{1000 + n}" for h in toy_histories() for n, item in enumerate(h.items)]
@@ -37,7 +36,27 @@ def recipe(tmp_path: Path) -> Recipe:
     (data / "term_ids.jsonl").write_text("\n".join(rows) + "\n")
     train = TrainConfig(objective="trie", scratch=SHAPE, epochs=2, batch_size=8, learning_rate=5e-3, validation_examples=8)
     terms = TermsConfig(generator="file", resolver="rank")
-    return Recipe(name="toy", data=str(data), output=str(tmp_path / "out"), notice="Toys only.", terms=terms, train=train)
+    return Recipe(name="toy", data=str(data), output=str(folder / "out"), notice="Toys only.", terms=terms, train=train)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, blank_pictures: None) -> Recipe:
+    return toy_recipe(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Run to its end, with pictures; not to be changed."""
+    recipe = toy_recipe(tmp_path_factory.mktemp("finished"))
+    assert ran(recipe) == list(STAGES)
+    return recipe
+
+
+@pytest.fixture
+def again(finished: Recipe, tmp_path: Path, blank_pictures: None) -> Recipe:
+    """A copy of the finished run."""
+    shutil.copytree(Path(finished.output).parent, tmp_path, dirs_exist_ok=True)
+    return replace(finished, data=str(tmp_path / "shop"), output=str(tmp_path / "out"))
 
 
 def ran(recipe: Recipe) -> list[str]:
@@ -47,10 +66,9 @@ def ran(recipe: Recipe) -> list[str]:
     return [line.split(":")[0] for line in said if "unchanged" not in line]
 
 
-def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
-    said: list[str] = []
-    report = run(recipe, said.append)
-    out = Path(recipe.output)
+def test_the_chain_and_what_it_leaves(finished: Recipe) -> None:
+    report = run(finished)  # as it stands
+    out = Path(finished.output)
     assert {p.name for p in out.iterdir()} == {
         ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "priors", "checkpoint", "hybrids.json", "report.json", "report.png",
         "report.html",
@@ -68,8 +86,8 @@ def test_the_chain_and_what_it_leaves(recipe: Recipe) -> None:
     assert load_dataset(str(out / "datasets"), "sft", split="train").column_names == ["task", "key", "prompt", "completion"]
 
 
-def test_only_what_changed_runs_again(recipe: Recipe) -> None:
-    assert ran(recipe) == list(STAGES)
+def test_only_what_changed_runs_again(again: Recipe) -> None:
+    recipe = again
     assert ran(recipe) == []
     assert ran(replace(recipe, evaluate=replace(recipe.evaluate, resamples=20))) == ["evaluate"]
     assert ran(replace(recipe, train=replace(recipe.train, epochs=1))) == ["train", "hybrid", "evaluate"]
@@ -88,19 +106,18 @@ def test_terms_from_text(recipe: Recipe) -> None:
     assert load_dataset(str(out / "datasets"), "neighbors", split="train").num_rows == len(catalog)
 
 
-def test_an_interrupted_stage_leaves_the_last_good_output(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(recipe, lambda _: None)
-    out = Path(recipe.output)
+def test_an_interrupted_stage_leaves_the_last_good_output(again: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, out = again, Path(again.output)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts}
 
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grlm_hf.data.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
-    with pytest.raises(KeyboardInterrupt):
-        run(replace(recipe, terms=TermsConfig()), lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("grlm_hf.data.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
+        with pytest.raises(KeyboardInterrupt):
+            run(replace(recipe, terms=TermsConfig()), lambda _: None)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts} == before
-    monkeypatch.undo()
     assert "terms" in ran(replace(recipe, terms=TermsConfig()))
 
 
@@ -127,9 +144,8 @@ def test_wrong_settings_are_found_before_any_work() -> None:
         load_recipe(None, ["train.objective=trie", "evaluate.free_users=5"])
 
 
-def test_other_outputs_of_ours_are_not_replaced(recipe: Recipe) -> None:
-    run(recipe, lambda _: None)
-    out = Path(recipe.output)
+def test_other_outputs_of_ours_are_not_replaced(finished: Recipe) -> None:
+    recipe, out = finished, Path(finished.output)
     for make, wrong in (
         (lambda o: make_terms(recipe.data, o, recipe.terms), "checkpoint"),
         (lambda o: make_terms(recipe.data, o, recipe.terms), "datasets"),

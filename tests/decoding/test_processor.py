@@ -374,7 +374,7 @@ def test_no_call_waits_for_an_accelerator() -> None:
     for objective in ("vocabulary", "trie"):
         for prompt_length in (None, 2):
             processor = TrieConstrainedLogitsProcessor(TRIE, objective=objective, prompt_length=prompt_length)
-            for length in (3, 4, 5, 6, 3, 4, 100, 200, 201):
+            for length in (3, 4, 5, 6, 3, 4, 66, 130, 131):  # beyond 64 and 128, where tables grow
                 ids = torch.zeros(2, length, dtype=torch.int64, device="meta")
                 out = processor(ids, torch.zeros(2, 10, dtype=torch.bfloat16, device="meta"))
                 assert (out.shape, out.dtype, out.device.type) == ((2, 10), torch.bfloat16, "meta")

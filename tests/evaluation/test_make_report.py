@@ -27,6 +27,7 @@ from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import TrainConfig
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 TOY = toy_catalog()
 EIGHT = [Item(f"n{n}", f"Blue {item.title}", description=f"{item.description} blue") for n, item in enumerate(TOY.items[:8])]
 CATALOG = TOY.add(EIGHT, [(*tid[:4], "blue") for tid in TOY.term_ids[:8]])

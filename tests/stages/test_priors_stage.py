@@ -21,6 +21,7 @@ from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.config import DistillConfig, TrainConfig
 from grlm_hf.training.scratch import ScratchConfig
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 SEQUENCE = SequenceConfig(layers=1, width=8, heads=1, epochs=2, bf16=False)
 PRIORS = PriorsConfig(
     methods=["item_knn", "sasrec", "text_knn"], combine=["sasrec+item_knn"], hybrids=["item_knn", "sasrec+item_knn"], hybrid_users=20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,13 @@ import torch
 from dataset_toys import toy_facts, toy_tables
 from toys import toy_catalog, toy_grlm
 
-with pytest.MonkeyPatch.context() as _patch:  # `tests/vllm` looks like the package vllm, of which TRL would read the version
-    _patch.setattr(sys, "path", [p for p in sys.path if Path(p).name != "tests"])
-    import trl.trainer.dpo_trainer
-    import trl.trainer.grpo_trainer  # noqa: F401
-
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.cli import app
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.stages.rl import make_grpo
 from grlm_hf.training.grpo import GRPOConfig, RewardWeights
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 SMALL = GRPOConfig(steps=2, prompts=4, rollouts=5, learning_rate=1e-3, rewards=RewardWeights(prefix=1.0))
 
 
