@@ -1,11 +1,12 @@
-"""The page: its layout and events. `grlm_hf.space.session` says what an action does, `grlm_hf.space.view` how things look."""
+"""The page: its layout and events. `grlm_hf.space.session` has the actions, `grlm_hf.space.view` the HTML."""
 
 from __future__ import annotations
 
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 MAX_VISITORS, MAX_WAITING = 1000, 64
-"""Visitors whose choices are kept, and requests that may wait at once."""
+"""Maximum numbers of visitors with stored choices, and of waiting requests."""
 
 
 def _gradio() -> Any:
@@ -105,10 +106,11 @@ class _Page:
     def show(self, session: Session) -> tuple[Any, ...]:
         answers = self.shop.answers(session)
         whole = self.shop.grlms(session)[0].catalog
-        why = {a.name: a.grlm.explain(_known(a, session), session.why) for a in answers if _has(a, session.why)}
+        explained = [a for a in answers if any(r.item_id == session.why for r in a.found or ())]
+        why = {a.name: a.grlm.explain(a.history, session.why) for a in explained}
         own = {}
         if answers and not answers[0].error:
-            own = {i.item_id: answers[0].grlm.explain(_known(answers[0], session), i.item_id) for i in session.own}
+            own = {i.item_id: answers[0].grlm.explain(answers[0].history, i.item_id) for i in session.own}
         first = next((a.found[0].title for a in answers if a.found), "")
         return (
             session,
@@ -229,28 +231,17 @@ def _price(value: Any) -> float | None:
     text = str(value or "").strip().replace(",", ".")
     if not text:
         return None
-    try:
-        price = float(text)
-    except ValueError:
-        price = math.nan
-    if not 0 <= price < math.inf:
-        raise ValueError(f"{text!r} is no price; write a number such as 12.50, or leave it empty.")
-    return price
-
-
-def _known(answer: Answer, session: Session) -> Sequence[str]:
-    return [i for i in session.history if i in answer.grlm.catalog]
-
-
-def _has(answer: Answer, item_id: str) -> bool:
-    return bool(item_id) and not answer.error and any(r.item_id == item_id for r in answer.found or ())
+    with suppress(ValueError):
+        if 0 <= (price := float(text)) < math.inf:
+            return price
+    raise ValueError(f"{text!r} is no price; write a number such as 12.50, or leave it empty.")
 
 
 def _trie(answer: Answer, session: Session, several: bool) -> str:
     if not answer.found:
         return ""
     width = min(session.beams, len(answer.grlm.catalog.identifiers))
-    reached = walk(answer.grlm, _known(answer, session), width, answer.rules)
+    reached = walk(answer.grlm, answer.history, width, answer.rules)
     titles = {r.term_id: r.title for r in reversed(answer.found)}
     ranked = list(dict.fromkeys(r.term_id for r in answer.found))
     return view.render("trie", tree(reached, ranked), [titles[t] for t in ranked], answer.name if several else "")

@@ -78,10 +78,11 @@ class Session:
 
 @dataclass(frozen=True)
 class Answer:
-    """The recommendations of one checkpoint to a visitor; `error` says in words why there are none."""
+    """The recommendations of one checkpoint after the items of the history that it has; `error` says in words why there are none."""
 
     name: str
     grlm: GRLMForRecommendation
+    history: Sequence[str] = ()
     found: Recommendations | None = None
     rules: Rules = field(default_factory=Rules)
     error: str = ""
@@ -181,8 +182,8 @@ class Shop:
                 history, min(K, len(grlm.catalog)), rules=given, search=SearchOptions(max(beams, min(K, beams)), edge_wise=True)
             )
         except ValueError as error:
-            return Answer(name, grlm, error=str(error))
-        return Answer(name, grlm, found, given)
+            return Answer(name, grlm, history, error=str(error))
+        return Answer(name, grlm, history, found, given)
 
 
 def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str]) -> Rules:

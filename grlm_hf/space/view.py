@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from grlm_hf.data.items import Item
-from grlm_hf.modeling.explain import HistoryScore
 from grlm_hf.modeling.results import Recommendation
 from grlm_hf.space.session import FACTOR
 
@@ -44,14 +44,11 @@ def _place(found: Sequence[Recommendation] | None, item_id: str) -> int:
     return next((n for n, r in enumerate(found or (), 1) if r.item_id == item_id), 0)
 
 
-def _by_drop(history: Sequence[HistoryScore]) -> list[HistoryScore]:
-    return sorted(history, key=lambda h: -(h.drop or 0))
-
-
 def _macros() -> Any:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.globals.update(STEERED=_STEERED, FACTOR=FACTOR)
-    environment.filters.update(percent=percent, times=times, exp=math.exp, facts=_facts, place=_place, by_drop=_by_drop)
+    environment.filters.update(percent=percent, times=times, exp=math.exp, facts=_facts, place=_place)
+    environment.filters["by_drop"] = partial(sorted, key=lambda h: -(h.drop or 0))
     source = (files("grlm_hf") / "space" / "view.html").read_text(encoding="utf-8")
     return environment.from_string(re.sub(r"\n\s*", "", source)).module
 

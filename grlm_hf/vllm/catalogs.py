@@ -1,7 +1,7 @@
 """The catalogs of an engine: loaded once, shared by all requests, loaded again when their file has changed.
 
-Nothing here raises once the engine runs. A request whose constraint cannot be made may only end its text. The log says why, without ids
-of items.
+Once the engine runs, nothing here raises: a request without a valid constraint may only end its text. The log states the reason, without
+item ids.
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ class Catalogs:
                 return closed
             tail = arguments.constrain is None and params.max_tokens == 1
             if tail and loaded.inner is None:
-                log_once(f"Catalog {loaded.name!r} has identifiers that end as others go on: no beams can be read from prompts.")
+                log_once(f"Catalog {loaded.name!r} has a token inside and at the end of identifiers: beams cannot be read from prompts.")
                 return closed
             return Constraint(loaded, loaded.allowed(arguments.rules), loaded.eos, tail)
-        except Exception:  # the engine serves other requests too
+        except Exception:  # an error would end the engine, and all other requests
             _log.exception("A request's constraint could not be made; the request may only end.")
             return closed
 

@@ -89,17 +89,13 @@ class DeviceRows:
         self._staged.pop(slot, None)
         if self.passive or (constraint := self.catalogs.constraint(params)) is None:
             return False
-        trie = self._trie(constraint.loaded)
+        trie, loaded = self._tries.get(id(constraint.loaded)), constraint.loaded
+        if trie is None and loaded is not None:
+            trie = self._tries[id(loaded)] = _DeviceTrie(loaded, self.states.device)
         row = trie.row(constraint.allowed, [s for s in self._slots if s and s.trie is trie]) if trie else 0
         self._slots[slot] = self._staged[slot] = _Slot(trie, row, constraint)
         self._read[slot] = -1
         return True
-
-    def _trie(self, loaded: Loaded | None) -> _DeviceTrie | None:
-        found = self._tries.get(id(loaded))
-        if found is None and loaded is not None:
-            found = self._tries[id(loaded)] = _DeviceTrie(loaded, self.states.device)
-        return found
 
     def flush(self) -> None:
         """Copies the requests added since the last call to the device."""
@@ -116,12 +112,12 @@ class DeviceRows:
 
     def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
         """Row `i` belongs to request `i` of the batch. Where tokens are proposed, a request has several rows."""
-        of: dict[tuple[int, int], list[int]] = {}
-        for i, slot in enumerate(ctx.idx_mapping_np.tolist()):
-            if (held := self._slots[slot]) is not None:
-                of.setdefault((id(held.trie), held.constraint.eos), []).append(i)
+        groups: dict[tuple[int, int], tuple[_Slot, list[int]]] = {}  # requests of one trie, with one of them
+        for i, number in enumerate(ctx.idx_mapping_np.tolist()):
+            if (slot := self._slots[number]) is not None:
+                groups.setdefault((id(slot.trie), slot.constraint.eos), (slot, []))[1].append(i)
         several = len(logits) != len(ctx.idx_mapping_np)
-        for requests in of.values():
+        for slot, requests in groups.values():
             slots = ctx.idx_mapping_np[requests]
             rows, mine = put(requests, logits.device), None
             if several:
@@ -129,15 +125,13 @@ class DeviceRows:
                 member = np.zeros(len(self._slots), bool)
                 member[slots] = True
                 mine = put(member, logits.device)[ctx.expanded_idx_mapping.long()]
-            held = self._slots[int(slots[0])]
-            assert held is not None
             raw = logits[rows]
             new = torch.full_like(raw, -torch.inf)
-            if held.trie is None:
-                new[:, held.constraint.eos] = 0.0
+            if slot.trie is None:
+                new[:, slot.constraint.eos] = 0.0
             else:
-                bound = self._bound(held.trie, slots, ctx.seq_lens_upper_bound_np[requests])
-                new.scatter_(1, *self._scores(held.trie, raw, rows, mine, ctx, bound))
+                bound = self._bound(slot.trie, slots, ctx.seq_lens_upper_bound_np[requests])
+                new.scatter_(1, *self._scores(slot.trie, raw, rows, mine, ctx, bound))
             logits.index_copy_(0, rows, new if mine is None else torch.where(mine[:, None], new, raw))
         return logits
 
