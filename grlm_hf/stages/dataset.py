@@ -118,10 +118,11 @@ def make_dataset(
     }
     if split.skipped:
         facts["skipped_events"] = split.skipped
+    identified = catalog.to_dataset()
     tables: dict[str, dict[str, Any]] = {
         "items": {"train": items_to_dataset(catalog.items)},
         "interactions": interactions_to_datasets(split),
-        "term_ids": {"train": catalog.to_dataset().select_columns(["item_id", "terms"])},
+        "term_ids": {"train": identified.select_columns(["item_id", identified.column_names[-1]])},
         "cases": {"validation": cases_to_dataset(split.validation), "test": cases_to_dataset(split.test)},
     }
     if (path := Path(catalog_folder) / NEIGHBORS_FILE).is_file():

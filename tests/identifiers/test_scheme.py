@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import TERM_IDS, brute_force, toy_catalog, toy_model, toy_tokenizer
+from toys import TERM_IDS, brute_force, toy_catalog, toy_histories, toy_model, toy_tokenizer
 
 from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import History
+from grlm_hf.data.repository import load_table
 from grlm_hf.identifiers import SCHEMES, scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE
+from grlm_hf.stages.dataset import make_dataset
+from grlm_hf.stages.model import make_checkpoint
 from grlm_hf.tasks.mixture import make_mixture
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import identifier_tokens, part_of_tokens
@@ -209,6 +212,22 @@ def test_parts_that_nobody_can_read_are_not_banned_and_not_made_from_text() -> N
         grlm.add_items([Item("new", "New")])
     assert grlm.add_items([Item("new", "New")], [("<a_2>", "<b_3>")]) == 1
     assert grlm.catalog.identifier("new") == ("<a_2>", "<b_3>")
+
+
+def test_a_dataset_and_a_training_of_another_scheme(tmp_path: Path) -> None:
+    catalog = catalog_of(CODES)
+    catalog.save_pretrained(tmp_path / "catalog")
+    rows = ({"user_id": h.user_id, "items": list(h.items)} for h in toy_histories())
+    (tmp_path / "sequences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_dataset(tmp_path, tmp_path / "catalog", tmp_path / "datasets")
+    assert Catalog.from_pretrained(tmp_path / "datasets") == catalog
+    assert load_table(tmp_path / "datasets", "term_ids", "train")["identifier"] == [list(i) for i in CODE_IDS]
+    shape = ScratchConfig(vocab_size=300, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=256)
+    config = TrainConfig(objective="trie", scratch=shape, max_steps=1, batch_size=4)
+    made = make_checkpoint(tmp_path / "datasets", tmp_path / "checkpoint", config)
+    assert made is not None
+    assert made.config.scheme == CODES.name
+    assert {r.identifier for r in made.recommend(["i20"], 12)} == set(CODE_IDS)
 
 
 def test_a_catalog_of_another_scheme_is_refused() -> None:
