@@ -56,12 +56,8 @@ def clean(value: Any) -> str:
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (``file:line``, row) from a CSV, JSONL (both also ``.gz``) or parquet file.
-
-    Raises:
-        ValueError: naming file and line, for text that is not UTF-8, broken JSON, ragged CSV rows and truncated files. For parquet it names
-            the file only.
-    """
+    """Yields (``file:line``, row) from a CSV, JSONL (both also ``.gz``) or parquet file. Raises `ValueError` naming file and line, for text
+    that is not UTF-8, broken JSON, ragged CSV rows and truncated files. For parquet it names the file only."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"No file at {path}.")
@@ -144,11 +140,8 @@ def rows_to_dataset(rows: Sequence[dict[str, Any]], features: Features) -> Datas
 
 
 def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) -> None:
-    """Refuses to replace a folder that grlm did not write. Call it before the work whose result replaces `folder`.
-
-    Raises:
-        ValueError: `folder` is a file; or it is not empty and has no file named `sign`, or has one of `never`.
-    """
+    """Refuses to replace a folder that grlm did not write. Call it before the work whose result replaces `folder`. Raises `ValueError` if
+    `folder` is a file; or it is not empty and has no file named `sign`, or has one of `never`."""
     folder = Path(folder)
     if folder.is_dir():
         found = sorted(p.name for p in folder.iterdir())
@@ -163,11 +156,8 @@ def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) 
 
 @contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """A temporary path beside `target` for a file or folder. It replaces `target` only when the block succeeds.
-
-    A folder is swapped by two renames, so a reader sees the old or the new one, never a partial one. After an error, Ctrl-C or a full disk
-    `target` is unchanged.
-    """
+    """A temporary path beside `target` for a file or folder. It replaces `target` only when the block succeeds. A folder is swapped by two
+    renames, so a reader sees the old or the new one, never a partial one. After an error, Ctrl-C or a full disk `target` is unchanged."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)

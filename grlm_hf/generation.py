@@ -78,9 +78,8 @@ def generate(
         int64 [prompts · num_return_sequences, longest]: prompt, identifier, EOS, padding. Where fewer are allowed, the rest is EOS
         behind the prompt, at a score of ``-inf``. With `return_dict_in_generate` also `sequences_scores`, float32.
 
-    Raises:
-        ValueError: the model has no catalog; or an option that the search does not have: sampling, penalties, logits processors, stopping
-            criteria, a limit of tokens that cuts identifiers.
+    Raises `ValueError` if the model has no catalog, and for an option that the search does not have: sampling, penalties, logits
+    processors, stopping criteria, a limit of tokens that cuts identifiers.
     """
     started = time.perf_counter()
     prompts = input_ids if input_ids is not None else inputs

@@ -22,11 +22,8 @@ _DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.
 
 
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Downloads a model repository's checkpoint files (weights as safetensors only) and returns the local folder.
-
-    Raises:
-        ValueError: no repository that can be read.
-    """
+    """Downloads a model repository's checkpoint files (weights as safetensors only) and returns the local folder. Raises `ValueError` for a
+    repository that cannot be read."""
     from huggingface_hub import snapshot_download
 
     with explained(repo_id):

@@ -180,10 +180,8 @@ class Recipe:
 
 def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file and ``key=value`` settings (``train.epochs=3``), over the defaults. ``${oc.env:NAME,default}`` works.
-
-    Raises:
-        ValueError: no such file, broken YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of range.
-    """
+    Raises `ValueError` for no such file, broken YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of
+    range."""
     from omegaconf import OmegaConf
 
     if path is None:

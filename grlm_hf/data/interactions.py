@@ -23,10 +23,8 @@ MIN_ITEMS = 3
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty if times are unknown.
-
-    If the file states a split, the last `n_test` items are test targets and the `n_valid` before them validation targets.
-    """
+    """A user's items in time order. `timestamps` (unix seconds) has the same length, or is empty if times are unknown. If the file states a
+    split, the last `n_test` items are test targets and the `n_valid` before them validation targets."""
 
     user_id: str
     items: tuple[str, ...]
@@ -138,10 +136,8 @@ def load_histories(
 
 
 def leave_one_out(histories: Iterable[History]) -> Split:
-    """Each user's last item is the test target, the one before it the validation target, and the rest is for training.
-
-    Users with fewer than three items are for training only.
-    """
+    """Each user's last item is the test target, the one before it the validation target, and the rest is for training. Users with fewer
+    than three items are for training only."""
     train, validation, test = [], [], []
     for history in histories:
         items = history.items
@@ -156,11 +152,9 @@ def leave_one_out(histories: Iterable[History]) -> Split:
 
 
 def split_as_given(histories: Sequence[History]) -> Split:
-    """The split stated by the file: ``History.n_valid`` and ``History.n_test`` trailing targets.
-
-    Every target is one case with all earlier items of its user as history, earlier targets too. A target that is its user's first event
-    is no case; ``Split.skipped`` counts these. Raises `ValueError` if no history states a target.
-    """
+    """The split stated by the file: ``History.n_valid`` and ``History.n_test`` trailing targets. Every target is one case with all earlier
+    items of its user as history, earlier targets too. A target that is its user's first event is no case; ``Split.skipped`` counts these.
+    Raises `ValueError` if no history states a target."""
     if not any(h.n_valid or h.n_test for h in histories):
         raise ValueError("The interactions state no split: expected one row per user with the columns `n_valid` and `n_test`.")
     return _split_at("given", histories, [(len(h.items) - h.n_test - h.n_valid, len(h.items) - h.n_test) for h in histories])
@@ -168,10 +162,8 @@ def split_as_given(histories: Sequence[History]) -> Split:
 
 def split_by_time(histories: Sequence[History], validation: float = 0.1, test: float = 0.1) -> Split:
     """Cuts all events at two points in time: the last `test` share of events is for test, the `validation` share before it for validation.
-
     Every event after a cut is one case with all earlier items of its user as history; the first event of a user is no case. Raises
-    `ValueError` for histories without timestamps, or shares that leave nothing to train on.
-    """
+    `ValueError` for histories without timestamps, or shares that leave nothing to train on."""
     if not histories or any(not h.timestamps for h in histories):
         raise ValueError("split_by_time needs a timestamp for every event; use leave_one_out if times are unknown.")
     if not (validation > 0 and test > 0 and validation + test < 1):
@@ -198,11 +190,9 @@ def _split_at(name: str, histories: Sequence[History], cuts: Sequence[tuple[int,
 
 
 def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int = 0) -> Split:
-    """Holds out items from training: half of them are validation targets, half test targets.
-
-    With timestamps the held-out items are those first seen last; without, a random sample. Each user's first event with a held-out item is
-    a case with the earlier training items as history. Raises `ValueError` for `share` outside (0, 1), or fewer than two held-out items.
-    """
+    """Holds out items from training: half of them are validation targets, half test targets. With timestamps the held-out items are those
+    first seen last; without, a random sample. Each user's first event with a held-out item is a case with the earlier training items as
+    history. Raises `ValueError` for `share` outside (0, 1), or fewer than two held-out items."""
     if not 0 < share < 1:
         raise ValueError(f"share={share} must lie between 0 and 1.")
     first: dict[str, int] = {}

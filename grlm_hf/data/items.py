@@ -72,10 +72,8 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
 
 
 def load_term_ids(path: str | Path) -> dict[str, TermID]:
-    """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised.
-
-    Raises `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit.
-    """
+    """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised. Raises
+    `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit."""
     found: dict[str, TermID] = {}
     for where, row in read_rows(path):
         terms = row.get("terms")

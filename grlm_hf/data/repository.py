@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 
 def load_table(path_or_repo: str | Path, config: str, split: str, *, revision: str | None = None, token: str | None = None) -> Dataset:
-    """One split of a table of a dataset folder or repository. Raises ``ValueError`` if there is no such table.
-
-    The files of a folder are read by their paths: ``load_dataset(folder)`` caches tables by the folder's name and card, and returns old
-    rows where a file was rewritten.
-    """
+    """One split of a table of a dataset folder or repository. Raises ``ValueError`` if there is no such table. The files of a folder are
+    read by their paths: ``load_dataset(folder)`` caches tables by the folder's name and card, and returns old rows where a file was
+    rewritten."""
     from datasets import load_dataset, load_dataset_builder
 
     place = str(path_or_repo)

@@ -81,11 +81,9 @@ class _Product:
 
 
 def make_sample(seed: int = 0, users: int = 3000) -> Sample:
-    """Generate the synthetic shop (see `SYNTHETIC_NOTICE`): 600 items, and about nine purchases for each of `users` users.
-
-    The same `seed` gives the same sample on every machine, with the same items and the same first users whatever `users` is.
-    Raises `ValueError` if `users` is below 1.
-    """
+    """Generate the synthetic shop (see `SYNTHETIC_NOTICE`): 600 items, and about nine purchases for each of `users` users. The same `seed`
+    gives the same sample on every machine, with the same items and the same first users whatever `users` is. Raises `ValueError` if `users`
+    is below 1."""
     if users < 1:
         raise ValueError(f"users is {users}; expected at least 1.")
     shop = json.loads((files("grlm_hf") / "data" / "sample_shop.json").read_text(encoding="utf-8"))

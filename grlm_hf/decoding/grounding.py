@@ -41,8 +41,7 @@ class Grounder:
         catalog: the items.
         form: ``"paper"`` or ``"code"``, see the module.
 
-    Raises:
-        ValueError: an unknown form.
+    Raises `ValueError` for an unknown form.
     """
 
     def __init__(self, catalog: Catalog, form: str = "paper"):

@@ -1,7 +1,5 @@
-"""A catalog and its trie as one immutable value: what a search reads. A living catalog is a sequence of these.
-
-It compiles a request's rules into one number an identifier, and turns identifiers back into items.
-"""
+"""A catalog and its trie as one immutable value: what a search reads. A living catalog is a sequence of these. It compiles a request's
+rules into one number an identifier, and turns identifiers back into items."""
 
 from __future__ import annotations
 
@@ -120,9 +118,8 @@ class SearchIndex:
         """What the rules add to an item's log-probability after each history: ``prior_weight · log prior``, its share of a shared
         identifier, ``-inf`` if it may not be recommended. What all histories have in common is computed once.
 
-        Raises:
-            ValueError: unknown ids, an unknown domain, a mask or prior of another shape, a negative or non-finite weight, banned terms
-                where identifiers have no terms, or ``prior="own"``, which the recommender resolves.
+        Raises `ValueError` for unknown ids, an unknown domain, a mask or prior of another shape, a negative or non-finite weight, banned
+        terms where identifiers have no terms, or ``prior="own"``, which the recommender resolves.
         """
         prior = rules.prior
         if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 2:
@@ -174,10 +171,8 @@ class SearchIndex:
         return self._adjustment(total) if changed else of_domain or ScoreAdjustment()
 
     def domain(self, name: str) -> ScoreAdjustment:
-        """Keeps a search to the items of one domain: ``-inf`` for all others. Computed once for this version of the catalog.
-
-        Raises ``ValueError`` for an unknown domain.
-        """
+        """Keeps a search to the items of one domain: ``-inf`` for all others. Computed once for this version of the catalog. Raises
+        ``ValueError`` for an unknown domain."""
         positions = self.catalog.positions_in(name)
         if (found := self._of_domain.get(name)) is None:
             by_item = np.full(len(self.catalog), -np.inf)
@@ -187,10 +182,8 @@ class SearchIndex:
         return found
 
     def term(self, text: str, where: str) -> str:
-        """The normal form of a term that a person wrote.
-
-        Raises ``ValueError`` for a text that is no term, or where people cannot read the identifiers; `where` names the argument.
-        """
+        """The normal form of a term that a person wrote. Raises ``ValueError`` for a text that is no term, or where people cannot read the
+        identifiers; `where` names the argument."""
         scheme = self.catalog.scheme
         if not scheme.readable:
             raise ValueError(f"{where} names parts of identifiers, but a {scheme.noun} has no words; name items by id instead (exclude).")

@@ -45,9 +45,8 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
         after: token ids of a trigger, such as those of ``</think>\\n``. Up to the first trigger behind the prompt a row is free text, which
             only must not end; behind it the row is an identifier. Needs `prompt_length`.
 
-    Raises:
-        ValueError: no EOS, or one that identifiers use; another tokenizer; a model whose vocabulary is smaller than the trie's; rows of ids
-            that are not rows of scores; a trigger without `prompt_length`.
+    Raises `ValueError` for no EOS, or one that identifiers use; another tokenizer; a model whose vocabulary is smaller than the trie's;
+    rows of ids that are not rows of scores; a trigger without `prompt_length`.
     """
 
     supports_continuous_batching = False

@@ -1,8 +1,6 @@
-"""A request as values: which items may be recommended and how scores are adjusted (`Rules`), and how to search (`SearchOptions`).
-
-The Python API, the command line, HTTP and vLLM all make these two values, and every check of a request that needs no catalog is here.
-`grlm_hf.decoding.index.SearchIndex.adjustments` compiles the rules for a catalog.
-"""
+"""A request as values: which items may be recommended and how scores are adjusted (`Rules`), and how to search (`SearchOptions`). The
+Python API, the command line, HTTP and vLLM all make these two values, and every check of a request that needs no catalog is here.
+`grlm_hf.decoding.index.SearchIndex.adjustments` compiles the rules for a catalog."""
 
 from __future__ import annotations
 
@@ -37,9 +35,8 @@ class Rules:
         prior_weight: λ in ``log p(identifier | history) + λ · log prior``.
         shared: one of `Shared`.
 
-    Raises:
-        ValueError: a string where a list is expected, a negative or non-finite weight, an unknown value of `shared`, or
-            ``shared="prior"`` without a prior.
+    Raises `ValueError` for a string where a list is expected, a negative or non-finite weight, an unknown value of `shared`, or
+    ``shared="prior"`` without a prior.
     """
 
     allow: Any = None
@@ -83,8 +80,7 @@ class SearchOptions:
         max_forwards: the same as a number of forward passes, for each batch.
         length_penalty: rank by ``log p / tokens ** length_penalty``. Log-probabilities alone favour identifiers of few tokens.
 
-    Raises:
-        ValueError: a value out of its range; or `deadline_ms` or `max_forwards` without `exact`.
+    Raises `ValueError` for a value out of its range; or `deadline_ms` or `max_forwards` without `exact`.
     """
 
     num_beams: int | None = None
@@ -105,12 +101,8 @@ class SearchOptions:
             raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
 
     def width(self, k: int, n: int, noun: str, results: str) -> int:
-        """The beam width for `k` results among `n` identifiers.
-
-        Raises:
-            ValueError: `num_beams` is less than `k` or more than `n`. `noun` and `results` are how the message calls identifiers and
-                what is wanted of them.
-        """
+        """The beam width for `k` results among `n` identifiers. Raises `ValueError` if `num_beams` is less than `k` or more than `n`.
+        `noun` and `results` are how the message calls identifiers and what is wanted of them."""
         least = min(k, n)
         if self.num_beams is not None and not least <= self.num_beams <= n:
             raise ValueError(f"num_beams={self.num_beams}; expected {least} (for {results}) to {n}, the number of {noun}s.")

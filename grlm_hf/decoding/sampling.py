@@ -1,8 +1,6 @@
-"""Distinct identifiers drawn at random: stochastic beam search (Kool, van Hoof and Welling, 2019).
-
-The top of ``log p + Gumbel noise`` over all identifiers is a sample without replacement. It is found top-down, by noise for each child that
-is drawn conditionally on its parent's; so every prefix is computed once, however many samples go through it, and none is thrown away.
-"""
+"""Distinct identifiers drawn at random: stochastic beam search (Kool, van Hoof and Welling, 2019). The top of ``log p + Gumbel noise`` over
+all identifiers is a sample without replacement. It is found top-down, by noise for each child that is drawn conditionally on its parent's;
+so every prefix is computed once, however many samples go through it, and none is thrown away."""
 
 from __future__ import annotations
 

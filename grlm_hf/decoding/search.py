@@ -155,8 +155,7 @@ def beam_search(
         num_beams: beam width.
         adjustments, length_penalty: as in `Ranking`.
 
-    Raises:
-        ValueError: as `Engine.prefixes`.
+    Raises `ValueError` as `Engine.prefixes` does.
     """
     prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)

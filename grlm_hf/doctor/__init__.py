@@ -1,7 +1,5 @@
-"""Finds and explains faults of this machine, a checkpoint, a dataset, a catalog or a recipe's run folder, and names the fix.
-
-An examination never raises because of its target: an unreadable file is a finding too.
-"""
+"""Finds and explains faults of this machine, a checkpoint, a dataset, a catalog or a recipe's run folder, and names the fix. An examination
+never raises because of its target: an unreadable file is a finding too."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Causal LMs of transformers as an engine. Each user's prompt is computed once, and so is every prefix, on top of its own beginning.
-
-The prefixes of a user are further query positions of one sequence. Each sees the prompt and its own ancestors through a 4-D attention mask.
-So the key-value cache is only ever appended to: no beam copies or reorders it, and a dropped prefix can be continued later.
-"""
+"""Causal LMs of transformers as an engine. Each user's prompt is computed once, and so is every prefix, on top of its own beginning. The
+prefixes of a user are further query positions of one sequence. Each sees the prompt and its own ancestors through a 4-D attention mask. So
+the key-value cache is only ever appended to: no beam copies or reorders it, and a dropped prefix can be continued later."""
 
 from __future__ import annotations
 

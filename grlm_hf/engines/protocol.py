@@ -1,8 +1,6 @@
-"""What a search asks of a language model: log-probabilities of the legal next tokens behind prefixes of the trie.
-
-Two engines implement it: `grlm_hf.engines.causal.CausalEngine` (a causal LM of transformers) and `grlm_hf.vllm.engine.VLLMEngine`.
-``tests/engines/test_conformance.py`` holds what every engine must do.
-"""
+"""What a search asks of a language model: log-probabilities of the legal next tokens behind prefixes of the trie. Two engines implement it:
+`grlm_hf.engines.causal.CausalEngine` (a causal LM of transformers) and `grlm_hf.vllm.engine.VLLMEngine`.
+``tests/engines/test_conformance.py`` holds what every engine must do."""
 
 from __future__ import annotations
 
@@ -121,11 +119,8 @@ class Engine(ABC):
         """Computes the prompts. Raises ``ValueError`` where the model lacks an ability that the searches need."""
 
     def language_model(self, purpose: str) -> Any:
-        """The model itself, a ``torch.nn.Module``.
-
-        Raises:
-            ValueError: the engine gives no access to it; `purpose` says what needs it.
-        """
+        """The model itself, a ``torch.nn.Module``. Raises `ValueError` if the engine gives no access to it; `purpose` says what needs
+        it."""
         raise ValueError(f"{purpose} needs the model itself, which {self.name} keeps; load the checkpoint with backend='transformers'.")
 
 

@@ -1,8 +1,6 @@
-"""Items that share a Term ID (collisions), and how to separate them (GRLM, arXiv 2601.06798: 2–3 % of the items share one).
-
-A collision is no error: its items are ranked one after the other (`Catalog`: by ascending item id). But each takes a rank, so items with
-different texts should get different identifiers.
-"""
+"""Items that share a Term ID (collisions), and how to separate them (GRLM, arXiv 2601.06798: 2–3 % of the items share one). A collision is
+no error: its items are ranked one after the other (`Catalog`: by ascending item id). But each takes a rank, so items with different texts
+should get different identifiers."""
 
 from __future__ import annotations
 
@@ -167,13 +165,9 @@ def resolve_new(
     candidates: Sequence[Sequence[str]] | None = None,
     how: str = "term",
 ) -> list[TermID]:
-    """`resolve` for items that are added to a catalog.
-
-    The catalog's own identifiers do not change: a new item with one of them gets another identifier, and shares it only if its text (or
-    `candidates`) has no free term that distinguishes it. The cost does not grow with the catalog.
-
-    Raises `ValueError` as `resolve` does, and for an item that is in the catalog already.
-    """
+    """`resolve` for items that are added to a catalog. The catalog's own identifiers do not change: a new item with one of them gets
+    another identifier, and shares it only if its text (or `candidates`) has no free term that distinguishes it. The cost does not grow with
+    the catalog. Raises `ValueError` as `resolve` does, and for an item that is in the catalog already."""
     if known := [item.item_id for item in items if item.item_id in catalog]:
         raise ValueError(f"{len(known)} items are in the catalog already, such as {known[0]!r}; pass new ones only.")
     return resolve(items, term_ids, candidates, how, catalog=catalog)
@@ -192,9 +186,7 @@ def _options(item: Item, how: str) -> list[tuple[int, str]]:
 
 def attributes(item: Item) -> list[str]:
     """Attributes that buyers choose between, as terms: colours, sizes, packs, ratings and the brand, in this order; each in reading order.
-
-    They are read from title and description with English units and colours; the brand from its field.
-    """
+    They are read from title and description with English units and colours; the brand from its field."""
     text = f"{item.title}\n{item.description}".lower().replace("’", "'")
     colours = [" ".join(filter(None, match.groups())) for match in _COLOUR.finditer(text)]
     measured = [(number, _UNIT[unit] if unit else "inch") for number, unit, _ in _SIZE.findall(text)]

@@ -1,8 +1,6 @@
-"""Item texts → unit vectors from any sentence-transformers model, in shards that survive an interruption.
-
-The paper embeds title, description and categories with Qwen3-Embedding-8B (GRLM, arXiv 2601.06798, section 3.1). Here any
-sentence-transformers model works. Without one, a TF-IDF model is fitted on the catalog, which needs no download.
-"""
+"""Item texts → unit vectors from any sentence-transformers model, in shards that survive an interruption. The paper embeds title,
+description and categories with Qwen3-Embedding-8B (GRLM, arXiv 2601.06798, section 3.1). Here any sentence-transformers model works.
+Without one, a TF-IDF model is fitted on the catalog, which needs no download."""
 
 from __future__ import annotations
 

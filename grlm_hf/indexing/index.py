@@ -117,11 +117,9 @@ def build_index(vectors: np.ndarray | Shards, k: int, kind: str = "auto", recall
 
 
 def choose_index(n: int, dim: int, wanted: str, memory: int) -> str:
-    """The kind of index for `n` vectors in `memory` bytes: "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond.
-
-    If "auto" or "ivf" does not fit, it becomes IVF with one byte per number: candidates are scored again with the original vectors, so
-    compression costs only recall, which is measured. Raises `ValueError` for an unknown kind, and when none fits.
-    """
+    """The kind of index for `n` vectors in `memory` bytes: "auto" is exact up to `EXACT_UP_TO` vectors and IVF beyond. If "auto" or "ivf"
+    does not fit, it becomes IVF with one byte per number: candidates are scored again with the original vectors, so compression costs only
+    recall, which is measured. Raises `ValueError` for an unknown kind, and when none fits."""
     check_value("index", wanted, IndexKind)
     first = wanted if wanted != "auto" else "exact" if n <= EXACT_UP_TO else "ivf"
     kinds = (first,) if wanted in ("exact", "hnsw") else (first, "ivf-sq8")

@@ -1,8 +1,6 @@
-"""A vocabulary of terms with a limited size: the most frequent terms stay, each rarer one is replaced by the nearest of them.
-
-The paper went from 54 k to 3 k terms and lost less than 1 % (GRLM, arXiv 2601.06798). Fewer terms mean more examples per term, and more
-items that share an identifier, which `grlm_hf.indexing.collisions.resolve` then separates.
-"""
+"""A vocabulary of terms with a limited size: the most frequent terms stay, each rarer one is replaced by the nearest of them. The paper
+went from 54 k to 3 k terms and lost less than 1 % (GRLM, arXiv 2601.06798). Fewer terms mean more examples per term, and more items that
+share an identifier, which `grlm_hf.indexing.collisions.resolve` then separates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The words of an item's text: their boundaries, words that are never terms, plurals, and the brand.
-
-Extraction without a language model reads texts with this module. It counts a catalog's items (`Brands.fit`, `Reader.fit`) and has no
-prior knowledge except English stop words and plural endings.
-"""
+"""The words of an item's text: their boundaries, words that are never terms, plurals, and the brand. Extraction without a language model
+reads texts with this module. It counts a catalog's items (`Brands.fit`, `Reader.fit`) and has no prior knowledge except English stop words
+and plural endings."""
 
 from __future__ import annotations
 

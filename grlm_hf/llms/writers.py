@@ -1,9 +1,6 @@
-"""Language models that answer in a given form: transformers or vLLM behind one small interface.
-
-The form is a regular expression. llguidance constrains the model to it token by token in both back ends, so every answer matches it.
-Decoding is greedy and without thinking: the same batches give the same answers. In bfloat16, rounding and so sometimes a term depends on
-the rest of the batch.
-"""
+"""Language models that answer in a given form: transformers or vLLM behind one small interface. The form is a regular expression.
+llguidance constrains the model to it token by token in both back ends, so every answer matches it. Decoding is greedy and without thinking:
+the same batches give the same answers. In bfloat16, rounding and so sometimes a term depends on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -27,10 +24,8 @@ class Writer(Protocol):
     """Back end, model and dtype, known without loading the model. Answers with different identities must not be mixed."""
 
     def write(self, messages: Sequence[str], pattern: str, max_new_tokens: int) -> list[str]:
-        """One answer per message, in order, each a full match of `pattern` (a regular expression in llguidance's syntax).
-
-        `max_new_tokens` must be enough for the longest match. Raises `ValueError` for a message that is too long for the model.
-        """
+        """One answer per message, in order, each a full match of `pattern` (a regular expression in llguidance's syntax). `max_new_tokens`
+        must be enough for the longest match. Raises `ValueError` for a message that is too long for the model."""
 
 
 def make_writer(

@@ -1,8 +1,6 @@
-"""Why an item is recommended: what each of its terms adds to its log-probability, and what it loses with each item of the history.
-
-Both are read off the model's own probabilities. The chain rule makes the terms' parts exact; leaving out one item at a time is
-occlusion (Zeiler and Fergus, 2014). ``benchmarks/quality/deletion.py`` measures whether the history's part points at what matters.
-"""
+"""Why an item is recommended: what each of its terms adds to its log-probability, and what it loses with each item of the history. Both are
+read off the model's own probabilities. The chain rule makes the terms' parts exact; leaving out one item at a time is occlusion (Zeiler and
+Fergus, 2014). ``benchmarks/quality/deletion.py`` measures whether the history's part points at what matters."""
 
 from __future__ import annotations
 
@@ -31,10 +29,8 @@ class TermScore:
 
 @dataclass(frozen=True, slots=True)
 class HistoryScore:
-    """An item of the history, and by how much the log-probability falls without it; negative where it rises.
-
-    `drop` is 0 for an item too old to be read, and ``None`` for an only item: there is no prompt without a history.
-    """
+    """An item of the history, and by how much the log-probability falls without it; negative where it rises. `drop` is 0 for an item too
+    old to be read, and ``None`` for an only item: there is no prompt without a history."""
 
     item_id: str
     drop: float | None
@@ -66,8 +62,7 @@ def explain(prompter: Prompter, index: SearchIndex, history: Sequence[str], item
         history: item ids, oldest first. Leaving one out can make room for an older one, as it would in a recommendation.
         item_id: any item of the catalog, recommended or not.
 
-    Raises:
-        ValueError: an empty history, an unknown item.
+    Raises `ValueError` for an empty history, an unknown item.
     """
     if isinstance(history, str):
         raise ValueError(f"history is the string {history!r}; expected a list of item ids, such as [{history!r}].")
@@ -90,10 +85,8 @@ def explain(prompter: Prompter, index: SearchIndex, history: Sequence[str], item
 
 
 def log_probs(prompter: Prompter, index: SearchIndex, histories: Sequence[Sequence[str]], item_ids: Sequence[str]) -> np.ndarray:
-    """Natural-log probability of one item after each history, float64 [n], as `Recommendation.log_prob`.
-
-    Raises ``ValueError`` for an empty history or an unknown item.
-    """
+    """Natural-log probability of one item after each history, float64 [n], as `Recommendation.log_prob`. Raises ``ValueError`` for an empty
+    history or an unknown item."""
     shown = [[index.catalog.position(i) for i in h] for h in histories]
     found = _token_log_probs(prompter, index, shown, [index.catalog.position(i) for i in item_ids])
     return np.array([f.sum() for f in found])

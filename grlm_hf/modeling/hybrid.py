@@ -31,8 +31,7 @@ def tune_hybrid(
         The prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); and the
         NDCG@10 of the ranked pool.
 
-    Raises:
-        ValueError: no cases.
+    Raises `ValueError` for no cases.
     """
     prior = prior.following(grlm.catalog)
     column = {item: n for n, item in enumerate(prior.item_ids)}

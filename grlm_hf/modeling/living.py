@@ -39,9 +39,8 @@ class Shelf:
             make: the catalog → its successor. It runs under the lock, so `index` is the version that it changes.
             commit: called with the new version, checked, before readers see it; to write it to disk, say. What it raises undoes the change.
 
-        Raises:
-            ValueError: the model cannot read or write the new catalog (`Prompter.check_capacity`), or its identifiers are of another
-                scheme; or what `make` raises. Then nothing is changed.
+        Raises `ValueError` if the model cannot read or write the new catalog (`Prompter.check_capacity`), or its identifiers are of another
+        scheme; or what `make` raises. Then nothing is changed.
         """
         with self._lock:
             before = self._index

@@ -38,8 +38,7 @@ class Prompter:
         Returns:
             One int64 array of token ids a history.
 
-        Raises:
-            ValueError: an empty history; or a last item that leaves no room for an answer.
+        Raises `ValueError` for an empty history; or a last item that leaves no room for an answer.
         """
         limit, answer = self.engine.max_length, index.trie.depth + 1
         room = min((n - answer for n in (self.config.max_tokens, limit) if n), default=None)
@@ -59,8 +58,7 @@ class Prompter:
         Args:
             before: a catalog that passed this check; of its items only the longest ones are checked again.
 
-        Raises:
-            ValueError: an identifier uses a token that the model has no embedding of; or an item leaves no room for an answer.
+        Raises `ValueError` if an identifier uses a token that the model has no embedding of; or an item leaves no room for an answer.
         """
         if index.trie.vocab > self.engine.vocabulary:
             noun = index.catalog.scheme.noun

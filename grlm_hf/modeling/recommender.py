@@ -55,9 +55,8 @@ class GRLMForRecommendation:
         prompter: writes the prompts (`grlm_hf.modeling.prompter.Prompter`).
         shelf: the living catalog (`grlm_hf.modeling.living.Shelf`).
 
-    Raises:
-        ValueError: the tokenizer is not the one that the config names, has no EOS or pad token, or exceeds the model's vocabulary; the
-            prompts of this version are not those of the training; or the catalog has another identifier scheme than the config.
+    Raises `ValueError` if the tokenizer is not the one that the config names, has no EOS or pad token, or exceeds the model's vocabulary;
+    the prompts of this version are not those of the training; or the catalog has another identifier scheme than the config.
     """
 
     def __init__(
@@ -137,18 +136,14 @@ class GRLMForRecommendation:
             backend: "transformers", or "vllm" to search on vLLM's engine: for serving, without `explain` and ``generate()``.
             model_kwargs: for ``AutoModelForCausalLM.from_pretrained``, or for ``vllm.LLM``.
 
-        Raises:
-            ValueError: the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
+        Raises `ValueError` if the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
         """
         parts = load_checkpoint(path_or_repo, revision=revision, token=token, model=model, backend=backend, **model_kwargs)
         return cls(parts.model, parts.tokenizer, parts.catalog, parts.config, parts.trie, parts.prior)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the checkpoint: model, tokenizer, catalog, config and prior. It replaces `folder` as a whole, or not at all.
-
-        Raises:
-            ValueError: `folder` holds other files and no catalog; or the engine keeps the model.
-        """
+        """Writes the checkpoint: model, tokenizer, catalog, config and prior. It replaces `folder` as a whole, or not at all. Raises
+        `ValueError` if `folder` holds other files and no catalog; or the engine keeps the model."""
         index, model = self.shelf.index, self.language_model("saving")
         save_checkpoint(folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index.catalog))
 
@@ -171,9 +166,8 @@ class GRLMForRecommendation:
         Returns:
             The new `version`.
 
-        Raises:
-            ValueError: an item_id that the catalog has, an illegal identifier, an identifier or title that leaves the model no room, or
-                a scheme whose identifiers do not come from texts. Then nothing is changed.
+        Raises `ValueError` for an item_id that the catalog has, an illegal identifier, an identifier or title that leaves the model no
+        room, or a scheme whose identifiers do not come from texts. Then nothing is changed.
         """
 
         def extended(catalog: Catalog) -> Catalog:
@@ -192,8 +186,7 @@ class GRLMForRecommendation:
         Args:
             identifiers: one an item; by default each item keeps its own.
 
-        Raises:
-            ValueError: an unknown id; or as `add_items`.
+        Raises `ValueError` for an unknown id, and as `add_items` does.
         """
         return self.shelf.change(lambda catalog: catalog.update(items, identifiers)).version
 
@@ -314,8 +307,7 @@ class GRLMForRecommendation:
         Returns:
             `Recommendations`, or a list of them, one a history; `score` and `log_prob` are equal. Fewer than `n` where fewer are allowed.
 
-        Raises:
-            ValueError: as `recommend`; a temperature that is not above 0.
+        Raises `ValueError` as `recommend` does, and for a temperature that is not above 0.
         """
         rules, _ = request_of(flags, rules, None, "sample()", ALLOWED)
         index = self.shelf.index

@@ -1,8 +1,6 @@
-"""Several scorers as one: Σ weight · log p, with weights chosen on validation cases. A checkpoint can contain it.
-
-A weighted sum of log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability.
-Weights are absolute: a language model's own log-probability has weight 1.
-"""
+"""Several scorers as one: Σ weight · log p, with weights chosen on validation cases. A checkpoint can contain it. A weighted sum of
+log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability. Weights are absolute: a
+language model's own log-probability has weight 1."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class Fused:
         components: name → (scorer, weight). The name is also the file's name: letters, digits, ``_``, ``-`` and ``+``.
         item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
 
-    Raises:
-        ValueError: no components, an invalid name, or a weight that is negative or not finite.
+    Raises `ValueError` for no components, an invalid name, or a weight that is negative or not finite.
     """
 
     kind: ClassVar[str] = "fused"
@@ -132,10 +129,8 @@ class Fused:
     # --- on disk -------------------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``prior.json`` and one file per component, replacing `folder` as a whole.
-
-        Raises ``ValueError`` if `folder` has other content, and for a component without a file format.
-        """
+        """Writes ``prior.json`` and one file per component, replacing `folder` as a whole. Raises ``ValueError`` if `folder` has other
+        content, and for a component without a file format."""
         check_replaceable(folder, _FACTS)
         with replacing(folder) as new:
             new.mkdir()
@@ -151,10 +146,8 @@ class Fused:
 
     @classmethod
     def load(cls, folder: str | Path) -> Fused:
-        """Reads what `save` wrote, with the items of its first component; `following` adapts it to a catalog.
-
-        Raises ``ValueError`` for a part that is missing, broken, of other items than stated, or from a newer grlm-hf.
-        """
+        """Reads what `save` wrote, with the items of its first component; `following` adapts it to a catalog. Raises ``ValueError`` for a
+        part that is missing, broken, of other items than stated, or from a newer grlm-hf."""
         folder = Path(folder)
         facts = read_json(folder / _FACTS)
         if not isinstance(facts, dict) or not isinstance(facts.get("schema"), int):

@@ -90,10 +90,8 @@ class ItemKNN:
 
     @classmethod
     def fit(cls, item_ids: Iterable[str], histories: Iterable[History], config: KNNConfig | None = None) -> ItemKNN:
-        """Counts the pairs of the histories, which must not have held-out items. Their order does not matter.
-
-        Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with the targets of its own split.
-        """
+        """Counts the pairs of the histories, which must not have held-out items. Their order does not matter. Raises ``ValueError`` for a
+        repeated id, and for a history with an unknown id or with the targets of its own split."""
         config, ids = config or KNNConfig(), tuple(item_ids)
         return cls._weighed(ids, *_counted(ids, histories, config.max_distance), config)
 
@@ -185,11 +183,9 @@ def tune_knn(
     *,
     exclude_seen: bool = True,
 ) -> KNNConfig:
-    """The settings of `GRID` with the best NDCG@10 on validation cases, by coordinate search (`coordinate_search`).
-
-    Use ten thousand cases or all: 2,000 are too few (on Amazon Sports they chose settings that lost .002 of recall@10). Each candidate
-    takes about as long as scoring the cases.
-    """
+    """The settings of `GRID` with the best NDCG@10 on validation cases, by coordinate search (`coordinate_search`). Use ten thousand cases
+    or all: 2,000 are too few (on Amazon Sports they chose settings that lost .002 of recall@10). Each candidate takes about as long as
+    scoring the cases."""
     start, ids = start or KNNConfig(), tuple(item_ids)
     counts, pairs = _counted(ids, histories, start.max_distance)
     targets = Targets(ids, cases, exclude_seen)

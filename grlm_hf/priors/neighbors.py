@@ -13,10 +13,8 @@ _RANK = 60  # of the paper: with it, what two find in the middle stands above wh
 
 def fuse_neighbors(found: Mapping[str, Neighbors], k: int = 5) -> Neighbors:
     """Each item's `k` best neighbours by reciprocal rank fusion, Σ 1 / (60 + rank) (Cormack, Clarke and Büttcher 2009), whose scores need
-    no common scale; equal ones in the order of the items. Let each recommender find more than `k`.
-
-    Raises `ValueError` for none, neighbours of different items or in another order, or `k` < 1.
-    """
+    no common scale; equal ones in the order of the items. Let each recommender find more than `k`. Raises `ValueError` for none, neighbours
+    of different items or in another order, or `k` < 1."""
     if not found or k < 1:
         raise ValueError(f"Found {len(found)} lists of neighbours and k={k}; expected at least one of each.")
     lists = list(found.values())

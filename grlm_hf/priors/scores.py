@@ -23,18 +23,14 @@ class Scorer(Protocol):
         """bool `[n_items]`: the items with information from training. Scores of other items have no meaning."""
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: log p(next item | history), natural log, finite; a row's probabilities sum to 1.
-
-        Histories are item ids, oldest first; unknown ids are ignored, and an empty history is legal. Seen items are not left out. All
-        rows are in memory at once, so call it in chunks. The caller may change the array.
-        """
+        """float32 `[n, n_items]`: log p(next item | history), natural log, finite; a row's probabilities sum to 1. Histories are item ids,
+        oldest first; unknown ids are ignored, and an empty history is legal. Seen items are not left out. All rows are in memory at once,
+        so call it in chunks. The caller may change the array."""
 
 
 def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list[list[int]]:
-    """Each history as positions in `item_ids`.
-
-    Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with its held-out items.
-    """
+    """Each history as positions in `item_ids`. Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with its
+    held-out items."""
     check_unique(item_ids)
     row = {item: n for n, item in enumerate(item_ids)}
     rows = []

@@ -1,7 +1,5 @@
-"""Training of the sequence decoder: cross-entropy over the full catalog at every position.
-
-On CPUs nearly all time goes into the scores of a step, targets × items, so no score is computed for padding.
-"""
+"""Training of the sequence decoder: cross-entropy over the full catalog at every position. On CPUs nearly all time goes into the scores of
+a step, targets × items, so no score is computed for padding."""
 
 from __future__ import annotations
 
@@ -45,9 +43,8 @@ def train_sequence_model(
         seed: 0 or more; for the initial weights, the order of examples and dropout.
         work: a folder that keeps the state, so that an interrupted training resumes.
 
-    Raises:
-        ValueError: repeated ids; a history with an unknown id, or with the targets of its own split; no history of two items; a negative
-            seed; a state in `work` from another configuration, seed or data; a loss that is not finite.
+    Raises `ValueError` for repeated ids; a history with an unknown id, or with the targets of its own split; no history of two items; a
+    negative seed; a state in `work` from another configuration, seed or data; a loss that is not finite.
     """
     import torch
     from tqdm.auto import tqdm

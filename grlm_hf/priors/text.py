@@ -74,10 +74,8 @@ class TextKNN:
     @classmethod
     def fit(cls, items: Sequence[Item], embedder: str = "", config: TextConfig | None = None) -> TextKNN:
         """Embeds the items' texts with the sentence-transformers model of that name or folder, or else with TF-IDF fitted on these items
-        (`grlm_hf.indexing.embedding.tfidf_embedder`), which is saved with the vectors.
-
-        Raises ``ValueError`` for no items, a repeated id or an unreadable model; ``ImportError`` naming what to install.
-        """
+        (`grlm_hf.indexing.embedding.tfidf_embedder`), which is saved with the vectors. Raises ``ValueError`` for no items, a repeated id or
+        an unreadable model; ``ImportError`` naming what to install."""
         if not items or len({i.item_id for i in items}) < len(items):
             raise ValueError(f"Found {len(items)} items with {len({i.item_id for i in items})} ids; expected at least one, and unique ids.")
         words, rows = "", None

@@ -1,8 +1,5 @@
-"""The cards of published datasets: YAML for the Hub, Markdown for people, from the templates in ``model_cards``.
-
-Every figure comes from the facts of the card's folder. A user's text is escaped: it can neither break the YAML nor add headings, HTML or
-tables.
-"""
+"""The cards of published datasets: YAML for the Hub, Markdown for people, from the templates in ``model_cards``. Every figure comes from
+the facts of the card's folder. A user's text is escaped: it can neither break the YAML nor add headings, HTML or tables."""
 
 from __future__ import annotations
 
@@ -59,8 +56,7 @@ def dataset_card(
         columns: config → column → its type.
         attached: names of the other files beside the card; the card shows plots and links the others.
 
-    Raises:
-        ValueError: a licence or language that the Hub would not read.
+    Raises `ValueError` for a licence or language that the Hub would not read.
     """
     from huggingface_hub import DatasetCardData
 

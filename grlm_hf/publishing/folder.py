@@ -45,9 +45,8 @@ def save_datasets(
         files: plots and reports for the folder (``quality.png``, ``statistics.json``, ...), each under its own name.
         shard_bytes: a split that is larger in memory is written, batch by batch, as several files of about this size.
 
-    Raises:
-        ValueError: no table has rows; `datasets` would not read the name of a table or split; one of `files` is missing, or its name is
-            taken; the Hub would not read a licence or language in `facts`.
+    Raises `ValueError` if no table has rows; `datasets` would not read the name of a table or split; one of `files` is missing, or its name
+    is taken; the Hub would not read a licence or language in `facts`.
     """
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; expected at least 1.")
@@ -142,11 +141,8 @@ def _types(rows: Dataset) -> dict[str, str]:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Checks that a dataset folder has all shards of every table in its card, with as many rows as its facts state.
-
-    Raises:
-        ValueError: something is missing or broken.
-    """
+    """Checks that a dataset folder has all shards of every table in its card, with as many rows as its facts state. Raises `ValueError` if
+    something is missing or broken."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from huggingface_hub import RepoCard

@@ -21,8 +21,7 @@ def license_fields(license: str, name: str = "", link: str = "") -> dict[str, st
 
     Only the form of an id is checked, because the list grows; the Hub refuses unknown ids before an upload.
 
-    Raises:
-        ValueError: an id of another form; ``other`` without a name or link; or a name or link with another licence.
+    Raises `ValueError` for an id of another form; ``other`` without a name or link; or a name or link with another licence.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         like = re.sub(r"[\s_]+", "-", license.strip().lower())
@@ -55,8 +54,7 @@ def license_card(card: str, license: str | None, name: str, link: str, *, folder
         folder: the folder of the linked licence file, if there is one.
         dry_run: a missing licence is no error.
 
-    Raises:
-        ValueError: as `licensed`; or `folder` does not hold the licence file.
+    Raises `ValueError` as `licensed` does, and if `folder` does not hold the licence file.
     """
     try:
         card, stated = licensed(card, license, name, link)
@@ -71,11 +69,8 @@ def license_card(card: str, license: str | None, name: str, link: str, *, folder
 
 
 def licensed(card: str, license: str | None = None, name: str = "", link: str = "") -> tuple[str, str]:
-    """The card with this licence in its YAML, by default its own; and the licence's id.
-
-    Raises:
-        ValueError: no licence is given or stated, or an illegal one (see `license_fields`); or the card's YAML is broken.
-    """
+    """The card with this licence in its YAML, by default its own; and the licence's id. Raises `ValueError` if no licence is given or
+    stated, or an illegal one (see `license_fields`); or the card's YAML is broken."""
     import yaml
     from huggingface_hub import RepoCard
 

@@ -42,11 +42,8 @@ def write_model_card(checkpoint: str | Path) -> None:
 
 def model_card(checkpoint: str | Path, title: str = "") -> str:
     """The card of a checkpoint folder, from its record (`grlm_hf.publishing.record`); without a licence, which publishing adds. `title` is
-    that of a checkpoint without a record of its data.
-
-    Raises:
-        ValueError: no checkpoint; a broken record, or one of another version of this checkpoint.
-    """
+    that of a checkpoint without a record of its data. Raises `ValueError` for no checkpoint; a broken record, or one of another version of
+    this checkpoint."""
     folder = Path(checkpoint)
     catalog, config = Catalog.from_pretrained(folder), read_json(folder / CONFIG_FILE)
     training, facts, report = recorded(folder)

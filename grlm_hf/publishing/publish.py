@@ -49,9 +49,8 @@ def publish(
         license: of the card, required unless the card has one; see `grlm_hf.publishing.licenses.license_fields`.
         dry_run: upload nothing; a missing licence is then reported in `Published.license`.
 
-    Raises:
-        ValueError: another or an incomplete folder; the card's figures are of another version of the checkpoint; no licence, or one that
-            the Hub would not read; and as `push_folder`.
+    Raises `ValueError` for another or an incomplete folder, figures of another version of the checkpoint, and a licence that is missing or
+    that the Hub would not read; and as `push_folder` does.
     """
     folder = Path(folder)
     if (folder / CONFIG_FILE).is_file():

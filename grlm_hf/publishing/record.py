@@ -117,11 +117,8 @@ def record_report(
 
 
 def recorded(checkpoint: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None, Report | None]:
-    """The training, the facts of the data, and the report; each ``None`` if it was not recorded.
-
-    Raises:
-        ValueError: a file is broken or of another schema; or the report is of another version of this checkpoint.
-    """
+    """The training, the facts of the data, and the report; each ``None`` if it was not recorded. Raises `ValueError` if a file is broken or
+    of another schema; or the report is of another version of this checkpoint."""
     training, facts = _read(checkpoint / TRAINING), _read(checkpoint / FACTS)
     if facts is None:
         return training, None, None

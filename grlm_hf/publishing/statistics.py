@@ -46,11 +46,8 @@ def count_events(splits: dict[str, Dataset]) -> Events:
 
 
 def dataset_statistics(tables: dict[str, dict[str, Dataset]], catalog: Catalog, events: Events | None) -> dict[str, Any]:
-    """Statistics of the tables (config → split → rows) as JSON values, without those of absent or empty tables.
-
-    `density` is events / (users · items). Quantiles are lower ones of integer counts. Times are days in UTC. `sft` has lengths in
-    characters.
-    """
+    """Statistics of the tables (config → split → rows) as JSON values, without those of absent or empty tables. `density` is events /
+    (users · items). Quantiles are lower ones of integer counts. Times are days in UTC. `sft` has lengths in characters."""
     found: dict[str, Any] = {"rows": {config: {split: len(rows) for split, rows in splits.items()} for config, splits in tables.items()}}
     found["items"] = len(catalog)
     if domains := Counter(item.domain for item in catalog if item.domain):

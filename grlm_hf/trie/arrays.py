@@ -49,10 +49,8 @@ class FrontCoded:
 
     @classmethod
     def of(cls, tokens: np.ndarray, lengths: np.ndarray, numbered_from: int = 0) -> FrontCoded:
-        """Sorts and checks paths: `tokens` int [total], `lengths` int64 [n]. Errors number the paths from `numbered_from` on.
-
-        Raises ``ValueError`` as `Trie` does.
-        """
+        """Sorts and checks paths: `tokens` int [total], `lengths` int64 [n]. Errors number the paths from `numbered_from` on. Raises
+        ``ValueError`` as `Trie` does."""
         n = len(lengths)
         if not n:
             raise ValueError("A trie needs at least one identifier; found none.")
@@ -100,9 +98,8 @@ class Trie:
         vocab: one more than the largest token id.
         depth: tokens of the longest path.
 
-    Raises:
-        ValueError: no paths, an empty path, a negative token id, two equal paths, one path that begins another, or EOS or the pad
-            token inside a path.
+    Raises `ValueError` for no paths, an empty path, a negative token id, two equal paths, one path that begins another, or EOS or the pad
+    token inside a path.
     """
 
     tokens: np.ndarray
@@ -228,10 +225,8 @@ class Trie:
     # --- on disk -------------------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, of: str = "") -> None:
-        """Writes one file in the safetensors format (atomically), with a format version and a checksum; `load` maps it into memory.
-
-        `of` is any text, such as the hash of what the identifiers are; the loaded trie has it as an attribute.
-        """
+        """Writes one file in the safetensors format (atomically), with a format version and a checksum; `load` maps it into memory. `of` is
+        any text, such as the hash of what the identifiers are; the loaded trie has it as an attribute."""
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
@@ -243,11 +238,8 @@ class Trie:
 
     @classmethod
     def load(cls, path: str | Path) -> Trie:
-        """Maps a trie that `save` wrote: its pages are shared by all processes that load it.
-
-        Raises:
-            ValueError: the file is missing, truncated, corrupted, no trie, or of a newer version.
-        """
+        """Maps a trie that `save` wrote: its pages are shared by all processes that load it. Raises `ValueError` if the file is missing,
+        truncated, corrupted, no trie, or of a newer version."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)

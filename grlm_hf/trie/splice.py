@@ -1,7 +1,5 @@
-"""Adds identifiers to a trie and removes some, without building it anew.
-
-Only the neighbours of a changed path are touched. A thousand paths are added to a million in tens of milliseconds; building takes seconds.
-"""
+"""Adds identifiers to a trie and removes some, without building it anew. Only the neighbours of a changed path are touched. A thousand
+paths are added to a million in tens of milliseconds; building takes seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +13,8 @@ from grlm_hf.trie.walker import TrieWalker
 
 
 def add(trie: Trie, paths: Sequence[Any]) -> Trie:
-    """A trie with these identifiers too, as leaves ``len(trie) …``.
-
-    Raises:
-        ValueError: as `Trie`; errors number the identifiers by the new trie's leaves.
-    """
+    """A trie with these identifiers too, as leaves ``len(trie) …``. Raises `ValueError` as `Trie` does; errors number the identifiers by
+    the new trie's leaves."""
     if not len(paths):
         return trie
     new = Trie.from_front_coded(FrontCoded.of(*flat(paths), numbered_from=len(trie)), None, "", None)  # sorted and checked among themselves
@@ -69,11 +64,8 @@ def add(trie: Trie, paths: Sequence[Any]) -> Trie:
 
 
 def remove(trie: Trie, leaves: Sequence[int] | np.ndarray, renumbered: np.ndarray | None = None) -> Trie:
-    """A trie without these leaves. The others keep their order, or get the number ``renumbered[leaf]`` (int [n]).
-
-    Raises:
-        ValueError: an unknown leaf, or no leaf would be left.
-    """
+    """A trie without these leaves. The others keep their order, or get the number ``renumbered[leaf]`` (int [n]). Raises `ValueError` for
+    an unknown leaf, or if no leaf would be left."""
     gone = np.zeros(len(trie), bool)
     leaves = np.asarray(leaves, np.int64)
     if len(leaves) and not (leaves.min() >= 0 and leaves.max() < len(trie)):

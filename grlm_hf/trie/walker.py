@@ -1,8 +1,6 @@
-"""The vectorised moves in a trie that every decoder makes, on NumPy arrays or on the tensors of a device.
-
-A node is three int64 vectors ``lo, hi, depth`` of equal shape (`grlm_hf.trie.arrays`): an interval of ranks and the number of tokens
-read. ``lo == hi`` is a prefix that has left the trie.
-"""
+"""The vectorised moves in a trie that every decoder makes, on NumPy arrays or on the tensors of a device. A node is three int64 vectors
+``lo, hi, depth`` of equal shape (`grlm_hf.trie.arrays`): an interval of ranks and the number of tokens read. ``lo == hi`` is a prefix that
+has left the trie."""
 
 from __future__ import annotations
 
@@ -79,10 +77,8 @@ class TrieWalker:
         return self._search(self.border, base + lo, "right"), self._search(self.border, base + hi, "left")
 
     def children(self, lo: Any, hi: Any, depth: Any) -> tuple[Any, Any, Any, Any]:
-        """The legal next tokens of nodes [n]: (row, token, lo, hi), each int64 [total]. Rows ascend, and tokens within a row.
-
-        `depth` may be one number for all.
-        """
+        """The legal next tokens of nodes [n]: (row, token, lo, hi), each int64 [total]. Rows ascend, and tokens within a row. `depth` may
+        be one number for all."""
         first, last = self.borders(lo, hi, depth)
         goes_on = ~self.ends(lo, hi, depth)
         if bool((last <= first).all()):  # nothing to choose anywhere, as at most steps

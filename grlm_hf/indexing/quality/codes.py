@@ -1,7 +1,5 @@
-"""Tables of codes: numpy statistics of the quality report for terms and tokens, fast enough for a million identifiers.
-
-A table is int32 `[n, width]`. A row is one identifier: its elements' codes, from 1 on, then zeros.
-"""
+"""Tables of codes: numpy statistics of the quality report for terms and tokens, fast enough for a million identifiers. A table is int32
+`[n, width]`. A row is one identifier: its elements' codes, from 1 on, then zeros."""
 
 from __future__ import annotations
 
@@ -34,10 +32,8 @@ def without_repeats(table: np.ndarray) -> np.ndarray:
 
 
 def sort_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in lexicographic order: their positions `[n]`, and how many leading columns each shares with the previous row (first: -1).
-
-    So ``common < d`` marks one row of each distinct prefix of length d.
-    """
+    """Rows in lexicographic order: their positions `[n]`, and how many leading columns each shares with the previous row (first: -1). So
+    ``common < d`` marks one row of each distinct prefix of length d."""
     order = np.lexsort(table.T[::-1])
     differs = table[order[1:]] != table[order[:-1]]
     common = np.where(differs.any(axis=1), differs.argmax(axis=1), table.shape[1])

@@ -1,8 +1,6 @@
-"""Quality of a set of Term IDs, measured before any training.
-
-Two identifier sets of the same items can be compared measure by measure. Measures that depend on chance come with their chance level:
-terms shared with neighbours and with random items, terms found in the item's own text and in another item's.
-"""
+"""Quality of a set of Term IDs, measured before any training. Two identifier sets of the same items can be compared measure by measure.
+Measures that depend on chance come with their chance level: terms shared with neighbours and with random items, terms found in the item's
+own text and in another item's."""
 
 from __future__ import annotations
 
@@ -108,10 +106,8 @@ def measure(
 
 
 def compare(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Reports of `measure` side by side: ``{schema, items, sets: {name: report}}``.
-
-    Raises `ValueError` for no reports, or reports of different items, neighbours or tokenizers, whose figures are not comparable.
-    """
+    """Reports of `measure` side by side: ``{schema, items, sets: {name: report}}``. Raises `ValueError` for no reports, or reports of
+    different items, neighbours or tokenizers, whose figures are not comparable."""
     if not reports:
         raise ValueError("There is nothing to compare; pass at least one report of measure, by name.")
     first, one = next(iter(reports.items()))

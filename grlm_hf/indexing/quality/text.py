@@ -1,7 +1,5 @@
-"""Overlap of Term IDs with their items' own texts, and with other items' texts as the chance level.
-
-Words are split at hyphens and lose English plurals; in scripts without spaces any part of the text counts.
-"""
+"""Overlap of Term IDs with their items' own texts, and with other items' texts as the chance level. Words are split at hyphens and lose
+English plurals; in scripts without spaces any part of the text counts."""
 
 from __future__ import annotations
 
