@@ -18,9 +18,6 @@ _PICTURES = tuple(f"{CARD_FOLDER}/{name}.png" for name in ("report", "comparison
 _DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md", *_PICTURES)
 
 
-# --- reading -------------------------------------------------------------------------------------------------------------------------
-
-
 def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """Downloads a model repository's checkpoint files (weights as safetensors only) and returns the local folder. Raises `ValueError` for a
     repository that cannot be read."""
@@ -29,9 +26,6 @@ def fetch_checkpoint(repo_id: str, *, revision: str | None = None, token: str | 
     with explained(repo_id):
         ignored = [f"{CARD_FOLDER}/*"]  # files that only the card uses
         return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=_CHECKPOINT_FILES, ignore_patterns=ignored))
-
-
-# --- writing -------------------------------------------------------------------------------------------------------------------------
 
 
 def push_folder(
@@ -50,8 +44,7 @@ def push_folder(
     and a second push continues with what was uploaded. In a repository that grlm-hf wrote before, the same commit removes data files that
     the folder does not hold; the card and other files stay.
 
-    Args:
-        card: the text of README.md, in place of the folder's own.
+    `card` is the text of README.md, in place of the folder's own.
 
     Raises:
         ValueError: no files; an illegal repository name; no permission to write; the repository is public and `private` is set, or the

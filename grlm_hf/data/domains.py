@@ -112,10 +112,7 @@ def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str,
     A domain with fewer than three items of a user is for training only. As in any leave-one-out, training has events later than some
     targets.
 
-    Args:
-        domains: item_id → its domain.
-
-    Raises `ValueError` for an item without a domain.
+    `domains` maps an item_id to its domain. Raises `ValueError` for an item without one.
     """
     train: list[History] = []
     validation: list[Case] = []

@@ -35,14 +35,7 @@ class Grounded:
 
 
 class Grounder:
-    """Grounds Term IDs onto one catalog.
-
-    Args:
-        catalog: the items.
-        form: ``"paper"`` or ``"code"``, see the module.
-
-    Raises `ValueError` for an unknown form.
-    """
+    """Grounds Term IDs onto one catalog. `form` is ``"paper"`` or ``"code"``, see the module; raises `ValueError` for another."""
 
     def __init__(self, catalog: Catalog, form: str = "paper"):
         if form not in ("paper", "code"):

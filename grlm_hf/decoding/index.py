@@ -45,7 +45,6 @@ class SearchIndex:
     """Make one with `build`; `updated` gives the next.
 
     Attributes:
-        catalog: the items.
         trie: of ``catalog.identifiers``; leaf ``i`` is the ``i``-th.
         paths: int32 tokens of each identifier.
         version: 0, and one more with each update.
@@ -87,8 +86,6 @@ class SearchIndex:
         before = (*self.paths, *added)
         return SearchIndex(catalog, trie, [before[i] for i in np.argsort(to, kind="stable")[(to < 0).sum() :]], self.version + 1)
 
-    # --- identifiers and items -----------------------------------------------------------------------------------------------------
-
     @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
         """Item positions by rank, in tie order within one, int64 [n_items]; and where each rank's begin, int64 [n + 1]."""
@@ -111,8 +108,6 @@ class SearchIndex:
     def _group_size(self) -> np.ndarray:
         """Int64 [n_items]: the items that share each item's identifier."""
         return np.bincount(self._leaf_of)[self._leaf_of]
-
-    # --- rules ----------------------------------------------------------------------------------------------------------------------
 
     def adjustments(self, rules: Rules, histories: Sequence[Sequence[str]]) -> list[ScoreAdjustment]:
         """What the rules add to an item's log-probability after each history: ``prior_weight · log prior``, its share of a shared

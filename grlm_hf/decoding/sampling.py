@@ -30,13 +30,10 @@ def sample(
     with everything allowed, these are the model's own.
 
     Args:
-        engine: runs the model.
-        batch: the prompts.
         temperature: divides the log-probabilities of children before they are renormalised.
         adjustments: for each user by rank (`grlm_hf.decoding.index.ScoreAdjustment`): ``-inf`` forbids; other values do not matter.
 
-    Returns:
-        For each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
+    Returns for each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
     """
     prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
     users = np.arange(len(prompts))

@@ -149,10 +149,8 @@ def beam_search(
     is accepted.
 
     Args:
-        engine: runs the model.
         batch: the prompts. Under the objective "trie" forced tokens have probability 1, so a beam with nothing left to choose needs no
             forward. `Batch.lookahead` changes the cost, not the result.
-        num_beams: beam width.
         adjustments, length_penalty: as in `Ranking`.
 
     Raises `ValueError` as `Engine.prefixes` does.
@@ -278,9 +276,7 @@ def edge_search(
         deadline: `time.perf_counter` value after which no further forward starts. One that runs is not stopped.
         max_forwards: the same as a number of forward passes.
 
-    Returns:
-        The best identifiers of each prompt. Where the search was stopped early, `Found.gap` bounds what is missing; ``inf`` if fewer than
-        `k` were found.
+    Where the search was stopped early, `Found.gap` bounds what is missing; ``inf`` if fewer than `k` were found.
     """
     k = k or num_beams
     prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective

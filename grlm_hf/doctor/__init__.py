@@ -22,10 +22,7 @@ _STAGES = ("checkpoint", "datasets", "catalog")
 
 def examine(target: str | Path, engine: str | Path | None = None) -> list[Examination]:
     """Examines a folder or a repository on the Hub: a checkpoint, a dataset, a catalog; or each stage in the folder of a run.
-
-    Args:
-        engine: YAML file of a vLLM engine for the checkpoint, as for ``vllm serve --config``.
-    """
+    `engine`: YAML file of a vLLM engine for the checkpoint, as for ``vllm serve --config``."""
     import warnings
 
     from transformers.utils import logging

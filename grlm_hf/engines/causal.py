@@ -14,11 +14,8 @@ from grlm_hf.engines.protocol import Batch, Engine, Expansion, among_children
 
 
 class CausalEngine(Engine):
-    """A causal LM of transformers, with eager or SDPA attention over its whole context.
-
-    Args:
-        model: the model. Its embeddings and device are read at each use, so that it may be moved or resized.
-    """
+    """A causal LM of transformers, with eager or SDPA attention over its whole context. The model's embeddings and device are read at
+    each use, so that it may be moved or resized."""
 
     name = "transformers"
 

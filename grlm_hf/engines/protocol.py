@@ -68,10 +68,7 @@ class Expansion:
 
 class Prefixes(Protocol):
     """The prefixes of one batch of users. Each prompt, and each prefix, is computed once. Used under ``torch.inference_mode()``.
-
-    Attributes:
-        forwards: forward passes so far.
-    """
+    `forwards` counts the forward passes so far."""
 
     forwards: int
 
@@ -91,11 +88,7 @@ class Prefixes(Protocol):
 
 
 class Engine(ABC):
-    """A loaded language model that the searches run on.
-
-    Attributes:
-        name: what error messages call it.
-    """
+    """A loaded language model that the searches run on. Error messages call it `name`."""
 
     name: str
 
@@ -119,8 +112,7 @@ class Engine(ABC):
         """Computes the prompts. Raises ``ValueError`` where the model lacks an ability that the searches need."""
 
     def language_model(self, purpose: str) -> Any:
-        """The model itself, a ``torch.nn.Module``. Raises `ValueError` if the engine gives no access to it; `purpose` says what needs
-        it."""
+        """The model, a ``torch.nn.Module``. Raises `ValueError`, with the `purpose`, if the engine gives no access to it."""
         raise ValueError(f"{purpose} needs the model itself, which {self.name} keeps; load the checkpoint with backend='transformers'.")
 
 

@@ -2,9 +2,8 @@
 
 The model sees an item and its nearest neighbours and answers with exactly `n_terms` terms. `grlm_hf.llms.writers` constrains its decoding
 to that form, so every answer has it. A second pass shows the neighbours' identifiers and repeats the request for items with repeated or
-empty terms, or with an identifier of another item. Remaining faults are repaired from the item's own text.
-
-The prompt is ours and versioned; its hash is in the dataset's card.
+empty terms, or with an identifier of another item. Remaining faults are repaired from the item's own text. The
+prompt is ours and versioned; its hash is in the dataset's card.
 """
 
 from __future__ import annotations

@@ -63,8 +63,7 @@ def load_checkpoint(
 
 
 def save_checkpoint(folder: str | Path, model: Any, tokenizer: Any, index: SearchIndex, config: GRLMConfig, prior: Fused | None) -> None:
-    """Writes a checkpoint. It replaces `folder` as a whole, or not at all. Raises `ValueError` if `folder` holds other files and no
-    catalog."""
+    """Writes a checkpoint, replacing `folder` as a whole. Raises `ValueError` if `folder` holds other files and no catalog."""
     check_replaceable(folder, CATALOG_FILE)
     with replacing(folder) as new:
         model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would change the scores

@@ -27,11 +27,8 @@ def tune_hybrid(
         prior: its weights are those of the second search.
         cases: of validation users, never test; some thousands are enough.
 
-    Returns:
-        The prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); and the
-        NDCG@10 of the ranked pool.
-
-    Raises `ValueError` for no cases.
+    Returns the prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); and the
+    NDCG@10 of the ranked pool. Raises `ValueError` for no cases.
     """
     prior = prior.following(grlm.catalog)
     column = {item: n for n, item in enumerate(prior.item_ids)}

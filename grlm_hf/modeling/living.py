@@ -15,12 +15,8 @@ from grlm_hf.modeling.prompter import Prompter
 
 
 class Shelf:
-    """The current version of a catalog, and the only way to change it. Threads may share it.
-
-    Args:
-        index: the first version.
-        prompter: checks that the model can read and write each version.
-    """
+    """The current version of a catalog, and the only way to change it. Threads may share it. `index` is the first version; `prompter`
+    checks that the model can read and write each version."""
 
     def __init__(self, index: SearchIndex, prompter: Prompter):
         self._index, self._prompter = index, prompter  # one reference to an immutable value: readers see a whole version
@@ -67,10 +63,8 @@ class Shelf:
         return shelf
 
     def new_identifiers(self, catalog: Catalog, items: Sequence[Item], beside: Catalog | None = None) -> list[Identifier]:
-        """Identifiers for items that join `catalog`, from their texts, different from its own where the text allows.
-
-        Args:
-            beside: the catalog that words are counted in; by default `catalog`.
+        """Identifiers for items that join `catalog`, from their texts, different from its own where the text allows. Words are counted
+        in the catalog `beside`, by default `catalog`.
 
         Raises:
             ValueError: new items of this scheme cannot get an identifier from their texts.

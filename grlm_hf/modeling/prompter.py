@@ -15,13 +15,7 @@ from grlm_hf.tasks.prompts import written_title
 
 
 class Prompter:
-    """Writes prompts.
-
-    Args:
-        tokenizer: of the checkpoint.
-        config: states how many items, and what of each, a prompt shows.
-        engine: states how much the model takes.
-    """
+    """Writes prompts. `config` states how many items, and what of each, a prompt shows; `engine` states how much the model takes."""
 
     def __init__(self, tokenizer: Any, config: GRLMConfig, engine: Engine):
         self.tokenizer, self.config, self.engine = tokenizer, config, engine
@@ -32,13 +26,10 @@ class Prompter:
         The last item is always shown, even where it exceeds ``config.max_tokens``, which is a budget of training.
 
         Args:
-            index: the catalog.
             positions: catalog positions of each history, oldest first.
 
-        Returns:
-            One int64 array of token ids a history.
-
-        Raises `ValueError` for an empty history; or a last item that leaves no room for an answer.
+        Returns one int64 array of token ids a history. Raises `ValueError` for an empty history, or a last item that leaves no room for
+        an answer.
         """
         limit, answer = self.engine.max_length, index.trie.depth + 1
         room = min((n - answer for n in (self.config.max_tokens, limit) if n), default=None)
@@ -53,10 +44,8 @@ class Prompter:
         return prompts
 
     def check_capacity(self, index: SearchIndex, before: SearchIndex | None = None) -> None:
-        """Checks that the model can read each item of a catalog, and write its longest identifier.
-
-        Args:
-            before: a catalog that passed this check; of its items only the longest ones are checked again.
+        """Checks that the model can read each item of a catalog, and write its longest identifier. Of the items of `before`, a catalog
+        that passed this check, only the longest ones are checked again.
 
         Raises `ValueError` if an identifier uses a token that the model has no embedding of; or an item leaves no room for an answer.
         """

@@ -44,7 +44,6 @@ class GRLMForRecommendation:
     Args:
         model: a causal LM of transformers, or an engine (`grlm_hf.engines.protocol.Engine`, such as `grlm_hf.vllm.VLLMEngine`).
         tokenizer: its tokenizer, with a chat template and an EOS token.
-        catalog: the items and their identifiers.
         config: as saved; by default made from the parts.
         trie: as saved; built anew by default, and where the given one is not of this catalog.
         prior: recommenders without a language model, for ``recommend(prior="own")`` (`grlm_hf.priors.fused`). The attribute of that name
@@ -122,8 +121,6 @@ class GRLMForRecommendation:
         self.language_model("to()").to(device)
         return self
 
-    # --- on disk and on the Hub ----------------------------------------------------------------------------------------------------
-
     @classmethod
     def from_pretrained(
         cls, path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None, model: Any = None,
@@ -151,8 +148,6 @@ class GRLMForRecommendation:
         """Publishes the checkpoint with its catalog as a model repository in one commit; returns its URL."""
         return push_checkpoint(self, repo_id, private=private, token=token)
 
-    # --- a living catalog ----------------------------------------------------------------------------------------------------------
-
     def add_items(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> int:
         """Adds items: they can be recommended, and be in histories, at once; nothing is trained and no token is new.
 
@@ -163,11 +158,8 @@ class GRLMForRecommendation:
                 (`grlm_hf.indexing.extract.TermExtender`), and differ from its identifiers where the text allows. The first such call reads
                 the whole catalog, the next ones only what is new.
 
-        Returns:
-            The new `version`.
-
-        Raises `ValueError` for an item_id that the catalog has, an illegal identifier, an identifier or title that leaves the model no
-        room, or a scheme whose identifiers do not come from texts. Then nothing is changed.
+        Returns the new `version`. Raises `ValueError` for an item_id that the catalog has, an illegal identifier, an identifier or title
+        that leaves the model no room, or a scheme whose identifiers do not come from texts. Then nothing is changed.
         """
 
         def extended(catalog: Catalog) -> Catalog:
@@ -181,13 +173,8 @@ class GRLMForRecommendation:
         return self.shelf.change(lambda catalog: catalog.remove(item_ids)).version
 
     def update_items(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> int:
-        """Replaces items by others with the same ids, all at once. Returns the new `version`.
-
-        Args:
-            identifiers: one an item; by default each item keeps its own.
-
-        Raises `ValueError` for an unknown id, and as `add_items` does.
-        """
+        """Replaces items by others with the same ids, all at once; returns the new `version`. `identifiers`: one an item; by default each
+        item keeps its own. Raises `ValueError` for an unknown id, and as `add_items` does."""
         return self.shelf.change(lambda catalog: catalog.update(items, identifiers)).version
 
     def branch(self) -> GRLMForRecommendation:
@@ -195,8 +182,6 @@ class GRLMForRecommendation:
         other = type(self).__new__(type(self))
         other.__dict__ = self.__dict__ | {"shelf": self.shelf.branch()}
         return other
-
-    # --- recommending --------------------------------------------------------------------------------------------------------------
 
     @overload
     def recommend(self, history: Sequence[str], k: int = 10, **options: Any) -> Recommendations: ...
@@ -304,10 +289,8 @@ class GRLMForRecommendation:
             batch_size: histories drawn for at once.
             flags: `allow`, `domain`, `exclude`, `banned_terms`, `exclude_seen`, in place of `rules`.
 
-        Returns:
-            `Recommendations`, or a list of them, one a history; `score` and `log_prob` are equal. Fewer than `n` where fewer are allowed.
-
-        Raises `ValueError` as `recommend` does, and for a temperature that is not above 0.
+        Returns `Recommendations`, or a list of them, one a history; `score` and `log_prob` are equal. Fewer than `n` where fewer are
+        allowed. Raises `ValueError` as `recommend` does, and for a temperature that is not above 0.
         """
         rules, _ = request_of(flags, rules, None, "sample()", ALLOWED)
         index = self.shelf.index
@@ -329,8 +312,6 @@ class GRLMForRecommendation:
                     found = [found[i] for i in sorted(rng.permutation(len(found))[:n])]
                 results.append(Recommendations((_recommendation(index, r, r.score) for r in found), version=index.version))
         return results[0] if single else results
-
-    # --- prompts and reasons -------------------------------------------------------------------------------------------------------
 
     def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The prompts of histories, given as positions in ``index.catalog``; see `Prompter.prompts`."""

@@ -14,10 +14,8 @@ class Recommendation:
     """One recommended item.
 
     Attributes:
-        item_id: its id in the catalog.
         score: what items are ranked by: `log_prob` with the score adjustments of the request (prior, share, length penalty).
         identifier: its identifier. Items that share an identifier and a score are in ascending order of item_id.
-        title: its title.
         log_prob: natural-log probability of the identifier after the history, normalised over the full vocabulary or over the trie's
             legal children (`GRLMConfig.objective`).
     """

@@ -126,8 +126,6 @@ class Fused:
         """float64 `[n, n_items]`, above 0: a `prior` for `GRLMForRecommendation.recommend`."""
         return np.exp(np.maximum(self.scores(histories), _LEAST), dtype=np.float64)
 
-    # --- on disk -------------------------------------------------------------------------------------------------------------------
-
     def save(self, folder: str | Path) -> None:
         """Writes ``prior.json`` and one file per component, replacing `folder` as a whole. Raises ``ValueError`` if `folder` has other
         content, and for a component without a file format."""

@@ -12,11 +12,8 @@ _VERSION = 1
 
 
 def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    """Writes groups of named tensors (or numpy arrays) and JSON facts as one file, atomically.
-
-    Args:
-        kind: the kind of file, such as "sequence", which `read_tensors` checks.
-    """
+    """Writes groups of named tensors (or numpy arrays) and JSON facts as one file, atomically. `read_tensors` checks the `kind` of file,
+    such as "sequence"."""
     import torch
     from safetensors.torch import save
 

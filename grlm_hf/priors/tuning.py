@@ -17,13 +17,8 @@ _Settings = TypeVar("_Settings")
 
 
 class Targets:
-    """Cases prepared for repeated measurements on scores of the same items.
-
-    Args:
-        item_ids: the order of the columns of the scores.
-        cases: of validation users; a target outside the items counts as missed.
-        exclude_seen: leave out the items of the history.
-    """
+    """Cases of validation users, prepared for repeated measurements on scores with the columns `item_ids`. A target outside the items
+    counts as missed; `exclude_seen` leaves out the items of the history."""
 
     def __init__(self, item_ids: Sequence[str], cases: Sequence[Case], exclude_seen: bool = True):
         if not cases:
@@ -57,10 +52,7 @@ def coordinate_search(
     """The best settings and their measure. One field after the other takes the best value of its grid, in two rounds or until nothing
     changes. Of equally good settings the first is kept, so the result is deterministic.
 
-    Args:
-        start: a frozen dataclass.
-        grid: field → values.
-        measure: settings → the number to maximise.
+    `start` is a frozen dataclass, `grid` maps a field to its values, `measure` settings to the number to maximise.
     """
     tried: dict[Any, float] = {}
 

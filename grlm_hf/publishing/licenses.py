@@ -50,11 +50,8 @@ class LicensedCard:
 def license_card(card: str, license: str | None, name: str, link: str, *, folder: str | Path, dry_run: bool = False) -> LicensedCard:
     """The card with a licence, by default its own (`licensed`).
 
-    Args:
-        folder: the folder of the linked licence file, if there is one.
-        dry_run: a missing licence is no error.
-
-    Raises `ValueError` as `licensed` does, and if `folder` does not hold the licence file.
+    `folder` holds the linked licence file, if there is one. In a dry run a missing licence is no error. Raises `ValueError` as `licensed`
+    does, and if `folder` does not hold the licence file.
     """
     try:
         card, stated = licensed(card, license, name, link)

@@ -40,8 +40,7 @@ def record_training(
     """Writes ``card/training.json`` into a finished checkpoint. Of a path on this machine only the last part is recorded.
 
     Args:
-        method: "sft", "grpo" or "dpo".
-        settings: of the method, JSON values.
+        method: "sft", "grpo" or "dpo"; `settings` are its JSON values.
         start: the origin of the weights: "scratch", a Hub id or a folder, whose own record becomes `before`.
         datasets: folder or Hub id.
         facts: the content of ``grlm_dataset.json``.
@@ -87,10 +86,8 @@ def record_report(
     """Replaces the evaluation in the checkpoint's ``card`` folder.
 
     Args:
-        report: of `grlm_hf.evaluation.evaluate`.
         datasets: folder or Hub id of the test data; a folder's ``quality.png`` is copied.
-        facts: the content of ``grlm_dataset.json``.
-        audit: of `grlm_hf.publishing.audit`.
+        facts, audit: the content of ``grlm_dataset.json``, and of `grlm_hf.publishing.audit`.
     """
     from grlm_hf.evaluation.report.plots import figures, save_png
 

@@ -149,8 +149,6 @@ class Trie:
         for name in _ARRAYS:
             getattr(self, name).setflags(write=False)
 
-    # --- reading -------------------------------------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
         """The number of identifiers."""
         return len(self.leaf)
@@ -221,8 +219,6 @@ class Trie:
     def paths(self) -> list[np.ndarray]:
         """int32 token ids of each identifier, as given to the constructor."""
         return [row[:length] for row, length in zip(self.rows()[self.rank], self.lengths[self.rank].tolist(), strict=True)]
-
-    # --- on disk -------------------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, of: str = "") -> None:
         """Writes one file in the safetensors format (atomically), with a format version and a checksum; `load` maps it into memory. `of` is

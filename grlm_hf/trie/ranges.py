@@ -7,11 +7,7 @@ import numpy as np
 
 class RangeMax:
     """The greatest value in any interval of an array, for many intervals at once: blocks of 32, and a sparse table over their maxima
-    (Bender and Farach-Colton, 2000).
-
-    Args:
-        values: float [n].
-    """
+    (Bender and Farach-Colton, 2000). `values`: float [n]."""
 
     BLOCK = 32
 

@@ -17,13 +17,8 @@ Node = tuple[Any, Any, Any]
 
 
 class TrieWalker:
-    """A trie's arrays and the moves in it.
-
-    Args:
-        trie: shared, never changed.
-        device: where the vectors live, as tensors; ``None``: they are NumPy arrays, which is several times faster on a CPU where
-            there are only a few.
-    """
+    """A trie's arrays, shared and never changed, and the moves in it. `device`: where the vectors live, as tensors; ``None``: they are
+    NumPy arrays, which is several times faster on a CPU where there are only a few."""
 
     def __init__(self, trie: Trie, device: torch.device | str | None = None):
         self.trie, self.device = trie, device
