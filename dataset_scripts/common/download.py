@@ -1,6 +1,6 @@
 """Downloads raw files: resumes interrupted downloads, and gives a file its name only when it is complete.
 
-Our own code, since kept libraries resume less: pooch always begins anew, and `huggingface_hub.http_get` sends no ``If-Range``, so
+Our own code, since kept libraries resume less: pooch always starts again, and `huggingface_hub.http_get` sends no ``If-Range``, so
 it would join the halves of two versions of a file.
 """
 
@@ -78,7 +78,7 @@ def _fetch(url: str, part: Path) -> bool:
     with urllib.request.urlopen(request, timeout=60) as response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise HTTPException(f"asked for bytes from {have}, the server sent {response.headers.get('Content-Range')}")
+            raise HTTPException(f"requested bytes from {have}, the server sent {response.headers.get('Content-Range')}")
         if not resumed:
             have = 0
         length = response.headers.get("Content-Length")

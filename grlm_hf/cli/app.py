@@ -22,7 +22,7 @@ app = App(
     version=grlm_hf.__version__,
     help="Generative recommendation with Term IDs: from a catalog and logs to a recommender.\n\nStart with `grlm quickstart`.",
     help_format="markdown",
-    suppress_keyboard_interrupt=False,  # `main` tells how to resume
+    suppress_keyboard_interrupt=False,  # `main` names the next step
 )
 app.register_install_completion_command(help="Install completion of verbs and flags for your shell (bash, zsh or fish), then exit.")
 

