@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from grlm_hf.evaluation import collisions, diversity
 from grlm_hf.evaluation.metrics import DEPTH, Estimate, bootstrap, per_case, ranks
 from grlm_hf.evaluation.processes import on_main
 from grlm_hf.evaluation.rankings import Chunks, Method, Rankings, ranked, ranked_by_domain
-from grlm_hf.evaluation.schema import Domain, Methods, Protocol, Report
+from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import compare
 from grlm_hf.evaluation.slices import sliced
 from grlm_hf.layout import CANDIDATES
@@ -27,22 +26,14 @@ RATES_AT = 10
 
 @dataclass(frozen=True)
 class Setup:
-    """What the caller decides of a protocol.
+    """What the caller decides of a protocol."""
 
-    Attributes:
-        dataset: its name, for the report.
-        split: how the cases were held out, and their part.
-        seen: what the methods do with items of the history, "left out" or "kept".
-        candidates: one of `grlm_hf.layout.CANDIDATES`.
-        resamples: of the bootstrap.
-    """
-
-    dataset: str
-    split: str
-    seen: str
-    candidates: str = "all"
+    dataset: str  # its name, for the report
+    split: str  # how the cases were held out, and their part
+    seen: str  # what the methods do with items of the history, "left out" or "kept"
+    candidates: str = "all"  # one of `grlm_hf.layout.CANDIDATES`
     seed: int = 0
-    resamples: int = 1000
+    resamples: int = 1000  # of the bootstrap
 
 
 def evaluate(
@@ -79,147 +70,119 @@ def evaluate(
         raise ValueError(f"candidates is {setup.candidates!r}; expected one of {CANDIDATES}.")
     if not cases:
         raise ValueError("No cases to evaluate; the split holds nothing out. Evaluate another part, or choose another split.")
-    q, chunks = _questions(cases, catalog, setup.candidates), chunks or Chunks()
+    measured = _Measured(cases, catalog, setup, counts, vectors)
+    chunks = chunks or Chunks()
 
     def rankings(name: str, method: Method) -> Rankings:
         if setup.candidates == "all":
             return ranked(name, method, cases, chunks)
-        return ranked_by_domain(name, method, cases, q.domains, q.of_domain, chunks)
+        return ranked_by_domain(name, method, cases, measured.domains, measured.of_domain, chunks)
 
     found = {name: rankings(name, method) for name, method in methods.items()}
     kept = {name: rankings(f"{name}, seen items kept", method) for name, method in (unmasked or {}).items()}
-    return on_main(partial(_report, q, setup, found, kept, counts, vectors, pairs))
+    return on_main(lambda: measured.report(found, kept, pairs))
 
 
-@dataclass(frozen=True)
-class _Questions:
-    """The cases and what may be recommended to each.
+class _Measured:
+    """The cases, what may be recommended to each, and the figures of rankings of them."""
 
-    Attributes:
-        domains: domain → its items.
-        of_domain: domain → positions of the cases whose target is of it.
-        pools: the candidates of each case.
-    """
+    def __init__(self, cases: Sequence[Case], catalog: Catalog, setup: Setup, counts: Mapping[str, int] | None, vectors: np.ndarray | None):
+        self.cases, self.catalog, self.setup, self.counts, self.vectors = cases, catalog, setup, counts, vectors
+        self.users = [c.user_id for c in cases]
+        self.domains = {name: catalog.domain(name) for name in catalog.domains}
+        self.of_domain: dict[str, list[int]] = {name: [] for name in self.domains}  # positions of the cases with a target of the domain
+        self.pools = [catalog] * len(cases)  # the candidates of each case
+        for i, case in enumerate(cases):
+            if domain := catalog[case.target].domain if case.target in catalog else "":
+                self.of_domain[domain].append(i)
+            if setup.candidates == "domain":
+                if not domain:
+                    raise ValueError(
+                        f"candidates='domain', but the target {case.target!r} has no domain in the catalog. Fill the column `domain`."
+                    )
+                self.pools[i] = self.domains[domain]
 
-    cases: Sequence[Case]
-    catalog: Catalog
-    domains: Mapping[str, Catalog]
-    of_domain: Mapping[str, Sequence[int]]
-    pools: Sequence[Catalog]
-
-    @property
-    def users(self) -> list[str]:
-        return [c.user_id for c in self.cases]
-
-
-def _questions(cases: Sequence[Case], catalog: Catalog, candidates: str) -> _Questions:
-    domains = {name: catalog.domain(name) for name in catalog.domains}
-    of_domain: dict[str, list[int]] = {name: [] for name in domains}
-    pools = [catalog] * len(cases)
-    for i, case in enumerate(cases if domains or candidates == "domain" else ()):
-        domain = catalog[case.target].domain if case.target in catalog else ""
-        if domain:
-            of_domain[domain].append(i)
-        if candidates == "domain":
-            if not domain:
-                raise ValueError(
-                    f"candidates='domain', but the target {case.target!r} has no domain in the catalog. Fill the items' `domain` column."
-                )
-            pools[i] = domains[domain]
-    return _Questions(cases, catalog, domains, of_domain, pools)
-
-
-def _report(
-    q: _Questions,
-    setup: Setup,
-    found: Mapping[str, Rankings],
-    kept: Mapping[str, Rankings],
-    counts: Mapping[str, int] | None,
-    vectors: np.ndarray | None,
-    pairs: Sequence[tuple[str, str]],
-) -> Report:
-    values = {name: _values(rankings, q, counts, vectors) for name, rankings in found.items()}
-    if len(found) < 2 and pairs:
-        raise ValueError(f"Cannot compare {pairs[0]}; only {tuple(found)} is measured.")
-    by_domain = len(q.domains) > 1 or setup.candidates == "domain"
-    protocol = Protocol(
-        split=setup.split,
-        users=len(set(q.users)),
-        cases=len(q.cases),
-        candidates=len(q.catalog),
-        seen_items=setup.seen,
-        seed=setup.seed,
-        ties="items that share a Term ID: ascending item_id; equal popularity: ascending item_id",
-        depth=DEPTH,
-        rates_at=RATES_AT,
-        resamples=setup.resamples,
-        cases_hash=_cases_hash(q.cases),
-        intra_list_diversity="1 - Jaccard of terms" if vectors is None else "1 - cosine of text embeddings",
-        candidates_of=("the whole catalog" if setup.candidates == "all" else "the target's domain") if by_domain else None,
-    )
-    return Report(
-        setup.dataset,
-        protocol,
-        methods={name: _figures(values[name], rankings, q, setup) for name, rankings in found.items()},
-        domains={
-            domain: Domain(
-                users=len({q.cases[i].user_id for i in at}),
+    def report(self, found: Mapping[str, Rankings], kept: Mapping[str, Rankings], pairs: Sequence[tuple[str, str]]) -> Report:
+        """`kept`: rankings with seen items kept."""
+        if len(found) < 2 and pairs:
+            raise ValueError(f"Cannot compare {pairs[0]}; only {tuple(found)} is measured.")
+        values = {name: self._values(rankings) for name, rankings in found.items()}
+        s, by_domain = self.setup, len(self.domains) > 1 or self.setup.candidates == "domain"
+        domains = {
+            domain: Part(
+                users=len({self.users[i] for i in at}),
                 cases=len(at),
-                candidates=len(q.pools[at[0]]),
-                methods={name: _figures(values[name], rankings, q, setup, domain) for name, rankings in found.items()},
+                candidates=len(self.pools[at[0]]),
+                methods={name: self._figures(values[name], rankings, domain) for name, rankings in found.items()},
             )
-            for domain, at in (q.of_domain.items() if by_domain else ())
-            if at
-        },
-        slices=sliced(values, q.cases, q.catalog, counts, setup.resamples, setup.seed),
-        comparisons=compare(values, q.users, pairs, resamples=setup.resamples, seed=setup.seed) if len(found) > 1 else (),
-        collisions=_collisions(found, q, setup),
-        unmasked={name: _figures(_values(rankings, q, counts, vectors), rankings, q, setup) for name, rankings in kept.items()},
-    )
+            for domain, at in self.of_domain.items()
+            if at and by_domain
+        }
+        return Report(
+            s.dataset,
+            self._protocol(by_domain),
+            methods={name: self._figures(values[name], rankings) for name, rankings in found.items()},
+            domains=domains,
+            slices=sliced(values, self.cases, self.catalog, self.counts, s.resamples, s.seed),
+            comparisons=compare(values, self.users, pairs, resamples=s.resamples, seed=s.seed) if len(found) > 1 else (),
+            collisions=self._collisions(found),
+            unmasked={name: self._figures(self._values(rankings), rankings) for name, rankings in kept.items()},
+        )
 
+    def _protocol(self, by_domain: bool) -> Protocol:
+        s = self.setup
+        ordered = sorted((c.user_id, c.history, c.target) for c in self.cases)  # so that their order does not change the hash
+        return Protocol(
+            split=s.split,
+            users=len(set(self.users)),
+            cases=len(self.cases),
+            candidates=len(self.catalog),
+            seen_items=s.seen,
+            seed=s.seed,
+            ties="items that share a Term ID: ascending item_id; equal popularity: ascending item_id",
+            depth=DEPTH,
+            rates_at=RATES_AT,
+            resamples=s.resamples,
+            cases_hash=hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16],
+            intra_list_diversity="1 - Jaccard of terms" if self.vectors is None else "1 - cosine of text embeddings",
+            candidates_of=("the whole catalog" if s.candidates == "all" else "the target's domain") if by_domain else None,
+        )
 
-def _values(rankings: Rankings, q: _Questions, counts: Mapping[str, int] | None, vectors: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Metric → value for each case, float64 [cases]."""
-    values = per_case(ranks(rankings.items, [c.target for c in q.cases]))
-    heads = [ranking[:RATES_AT] for ranking in rankings.items]
-    # the length of a full list: ten, or all candidates that the history leaves
-    due = [min(RATES_AT, len(pool) - sum(i in pool for i in set(c.history))) for c, pool in zip(q.cases, q.pools, strict=True)]
-    valid = [sum(i in pool for i in head) for head, pool in zip(heads, q.pools, strict=True)]
-    values["valid_rate"] = np.array([v / max(d, len(head), 1) for v, d, head in zip(valid, due, heads, strict=True)])
-    if rankings.direct_hits is not None:
-        values["direct_hit_rate"] = np.array(rankings.direct_hits)
-    shown = diversity.places(rankings.items, q.catalog, RATES_AT)
-    if counts is not None:
-        values |= {f"{name}@{RATES_AT}": value for name, value in diversity.popularity_of(shown, q.catalog, counts).items()}
-    values[f"intra_list_diversity@{RATES_AT}"] = diversity.intra_list(shown, q.catalog, vectors)
-    return values
+    def _values(self, rankings: Rankings) -> dict[str, np.ndarray]:
+        """Metric → value for each case, float64 [cases]."""
+        values = per_case(ranks(rankings.items, [c.target for c in self.cases]))
+        heads = [ranking[:RATES_AT] for ranking in rankings.items]
+        # the length of a full list: ten, or all candidates that the history leaves
+        due = [min(RATES_AT, len(pool) - sum(i in pool for i in set(c.history))) for c, pool in zip(self.cases, self.pools, strict=True)]
+        valid = [sum(i in pool for i in head) for head, pool in zip(heads, self.pools, strict=True)]
+        values["valid_rate"] = np.array([v / max(d, len(head), 1) for v, d, head in zip(valid, due, heads, strict=True)])
+        if rankings.direct_hits is not None:
+            values["direct_hit_rate"] = np.array(rankings.direct_hits)
+        shown = diversity.places(rankings.items, self.catalog, RATES_AT)
+        if self.counts is not None:
+            values |= {f"{name}@{RATES_AT}": value for name, value in diversity.popularity_of(shown, self.catalog, self.counts).items()}
+        values[f"intra_list_diversity@{RATES_AT}"] = diversity.intra_list(shown, self.catalog, self.vectors)
+        return values
 
+    def _figures(self, values: Mapping[str, np.ndarray], rankings: Rankings, domain: str | None = None) -> dict[str, Estimate]:
+        """The means over all cases, or those of a domain, and the figures of all their rankings together."""
+        at = list(range(len(self.cases))) if domain is None else self.of_domain[domain]
+        catalog = self.catalog if domain is None else self.domains[domain]
+        figures = self._bootstrap({name: value[at] for name, value in values.items()}, [self.users[i] for i in at])
+        together = diversity.exposure(diversity.places([rankings.items[i] for i in at], catalog, RATES_AT), len(catalog))
+        # of these users as a set and no means over them, so they have no bootstrap interval
+        for name, value in (("coverage", together["coverage"]), (f"gini@{RATES_AT}", together["gini"])):
+            figures[name] = Estimate(value, value, value)
+        return figures
 
-def _figures(
-    values: Mapping[str, np.ndarray], rankings: Rankings, q: _Questions, setup: Setup, domain: str | None = None
-) -> dict[str, Estimate]:
-    """The means over all cases, or those of a domain, and the figures of all their rankings together."""
-    at, catalog = (range(len(q.cases)), q.catalog) if domain is None else (q.of_domain[domain], q.domains[domain])
-    users = [q.cases[i].user_id for i in at]
-    measured = bootstrap({name: value[list(at)] for name, value in values.items()}, users, setup.resamples, setup.seed)
-    together = diversity.exposure(diversity.places([rankings.items[i] for i in at], catalog, RATES_AT), len(catalog))
-    # of these users as a set and no means over them, so they have no bootstrap interval
-    for name, value in (("coverage", together["coverage"]), (f"gini@{RATES_AT}", together["gini"])):
-        measured[name] = Estimate(value, value, value)
-    return measured
+    def _collisions(self, found: Mapping[str, Rankings]) -> dict[str, Methods]:
+        """Rule → figures, of the methods that rank by Term ID, where items share one."""
+        rules: dict[str, dict[str, Metrics]] = {}
+        for name, rankings in found.items():
+            if rankings.by_term_id and self.catalog.collisions:
+                for rule, values in collisions.by_rule(rankings, self.cases, self.pools, self.setup.seen == "kept").items():
+                    rules.setdefault(rule, {})[name] = self._bootstrap(values, self.users)
+        return {**rules}
 
-
-def _collisions(found: Mapping[str, Rankings], q: _Questions, setup: Setup) -> dict[str, Methods]:
-    """Rule → figures, of the methods that rank by Term ID, where items share one."""
-    by_rule: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name, rankings in found.items() if q.catalog.collisions else ():
-        if rankings.by_term_id:
-            for rule, values in collisions.by_rule(rankings, q.cases, q.pools, setup.seen == "kept").items():
-                by_rule.setdefault(rule, {})[name] = bootstrap(values, q.users, setup.resamples, setup.seed)
-    return {**by_rule}
-
-
-def _cases_hash(cases: Sequence[Case]) -> str:
-    """Identifies the histories and targets, in any order."""
-    ordered = sorted((c.user_id, c.history, c.target) for c in cases)
-    return hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
+    def _bootstrap(self, values: Mapping[str, np.ndarray], users: Sequence[str]) -> dict[str, Estimate]:
+        return bootstrap(values, users, self.setup.resamples, self.setup.seed)

@@ -36,15 +36,10 @@ called with ``domain=NAME``, and ranks items of that domain only."""
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many histories a method ranks at a time, and where finished rankings are kept.
+    """How many histories a method ranks at a time, and where finished rankings are kept."""
 
-    Attributes:
-        folder: receives a file a chunk, by the process that ranked it; ``None``: nothing is kept.
-        key: identifies the checkpoint and settings of the methods: a chunk with another key is not read.
-    """
-
-    folder: Path | None = None
-    key: str = ""
+    folder: Path | None = None  # receives a file a chunk; None: nothing is kept
+    key: str = ""  # identifies the checkpoint and settings of the methods: a chunk with another key is not read
     size: int = 1024
 
 
@@ -73,16 +68,8 @@ def ranked(name: str, method: Method, cases: Sequence[Case], chunks: Chunks, dom
                 bar.update(len(histories))
         return found
 
-    parts: dict[int, Rankings] = {}
-    for found in everywhere(own_chunks):
-        parts |= found
-    whole = [parts[start] for start in starts]
-    direct = [hits for part in whole for hits in part.direct_hits or ()]
-    return Rankings(
-        [ranking for part in whole for ranking in part.items],
-        direct if whole and len(direct) == len(cases) else None,
-        bool(whole) and all(part.by_term_id for part in whole),
-    )
+    parts = {start: part for some in everywhere(own_chunks) for start, part in some.items()}
+    return _joined([(range(start, start + len(part.items)), part) for start, part in parts.items()], len(cases))
 
 
 def ranked_by_domain(
@@ -101,19 +88,26 @@ def ranked_by_domain(
     Raises:
         ValueError: as `ranked`; an item of another domain.
     """
-    items: list[Sequence[str | None]] = [()] * len(cases)
-    direct: dict[int, float] = {}
-    by_term_id = True
+    parts = []
     for domain, at in of_domain.items():
         found = ranked(name, partial(method, domain=domain), [cases[i] for i in at], chunks, domain)
-        for i, ranking in zip(at, found.items, strict=True):
-            if stray := [item for item in ranking if item is not None and item not in domains[domain]]:
-                raise ValueError(f"Method {name!r} ranks {stray[0]!r}, which is not in the domain {domain!r} of the target.")
+        if stray := [item for ranking in found.items for item in ranking if item is not None and item not in domains[domain]]:
+            raise ValueError(f"Method {name!r} ranks {stray[0]!r}, which is not in the domain {domain!r} of the target.")
+        parts.append((at, found))
+    return _joined(parts, len(cases))
+
+
+def _joined(parts: Sequence[tuple[Sequence[int], Rankings]], number: int) -> Rankings:
+    """Rankings of parts of `number` cases, each with the positions of its cases, as one."""
+    items: list[Sequence[str | None]] = [()] * number
+    direct: dict[int, float] = {}
+    for at, part in parts:
+        for i, ranking in zip(at, part.items, strict=True):
             items[i] = ranking
-        if found.direct_hits is not None:
-            direct |= zip(at, found.direct_hits, strict=True)
-        by_term_id &= found.by_term_id or not at
-    return Rankings(items, [direct[i] for i in range(len(cases))] if len(direct) == len(cases) else None, by_term_id)
+        direct |= zip(at, part.direct_hits or (), strict=part.direct_hits is not None)
+    whole = len(direct) == number > 0
+    by_term_id = number > 0 and all(part.by_term_id for at, part in parts if at)
+    return Rankings(items, [direct[i] for i in range(number)] if whole else None, by_term_id)
 
 
 def _chunk(name: str, method: Method, histories: Sequence[Sequence[str]], chunks: Chunks, domain: str | None, start: int) -> Rankings:

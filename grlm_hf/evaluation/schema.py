@@ -29,97 +29,60 @@ _FORMS: dict[Any, tuple[Any, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a report was measured. Reports of older versions lack some of it.
+    """How a report was measured. Reports of older versions lack some of it."""
 
-    Attributes:
-        split: how the cases were held out, and their part: ``leave-one-out, test``.
-        users, cases, candidates: their number; `candidates`: items that are ranked.
-        seen_items: "left out" of the rankings, or "kept".
-        ties: order of items with equal scores.
-        depth: length of a ranking.
-        rates_at: length of the lists that rates and diversity are of.
-        resamples: of the bootstrap.
-        cases_hash: identifies histories and targets.
-        intra_list_diversity: the distance that it is a mean of.
-        candidates_of: "the whole catalog", or "the target's domain".
-        grlm_free: what the method of this name measured.
-    """
-
-    split: str
+    split: str  # how the cases were held out, and their part: "leave-one-out, test"
     users: int
     cases: int | None = None
-    candidates: int
-    seen_items: str
+    candidates: int  # number of items that are ranked
+    seen_items: str  # "left out" of the rankings, or "kept"
     seed: int | None = None
-    ties: str | None = None
-    depth: int | None = None
-    rates_at: int | None = None
-    resamples: int | None = None
-    cases_hash: str | None = None
-    intra_list_diversity: str | None = None
-    candidates_of: str | None = None
-    grlm_free: str | None = None
+    ties: str | None = None  # order of items with equal scores
+    depth: int | None = None  # length of a ranking
+    rates_at: int | None = None  # length of the lists that rates and diversity are of
+    resamples: int | None = None  # of the bootstrap
+    cases_hash: str | None = None  # identifies histories and targets
+    intra_list_diversity: str | None = None  # the distance that it is a mean of
+    candidates_of: str | None = None  # "the whole catalog", or "the target's domain"
+    grlm_free: str | None = None  # on what the method of this name was measured
 
 
-@dataclass(frozen=True)
-class Slice:
-    """The figures of some of the cases."""
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The figures of some of the cases: of a slice; or of a domain, which states `users` and `candidates`, too."""
 
+    users: int | None = None
     cases: int
-    methods: Methods
-
-
-@dataclass(frozen=True)
-class Domain:
-    """The figures of the cases whose target is of one domain. `candidates`: items that are ranked for them."""
-
-    users: int
-    cases: int
-    candidates: int
+    candidates: int | None = None
     methods: Methods
 
 
 @dataclass(frozen=True)
 class Unseen:
-    """The figures of the cases whose target was new to the model (`grlm_hf.evaluation.unseen`).
+    """The figures of the cases whose target was new to the model (`grlm_hf.evaluation.unseen`)."""
 
-    Attributes:
-        items: number of new items.
-        candidates: items that are ranked, known and new.
-        term_ids: where those of the new items came from.
-    """
-
-    items: int
+    items: int  # number of new items
     users: int
     cases: int
-    candidates: int
-    term_ids: str
+    candidates: int  # known and new items
+    term_ids: str  # where those of the new items came from
     methods: Methods
     comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Attributes:
-    dataset: its name.
-    methods: the figures of all cases.
-    domains: domain of the target → figures; `coverage` and `gini@10` there are of the domain's own items.
-    slices: grouping → slice → figures (`grlm_hf.evaluation.slices`).
-    comparisons: differences between methods (`grlm_hf.evaluation.significance`).
-    collisions: rule → figures, where items share a Term ID (`grlm_hf.evaluation.collisions`). Those of `methods` follow the rule "first".
-    unmasked: the figures with seen items kept in the rankings.
-    training: entries of the trainer's log, of the checkpoint that was evaluated.
-    """
+    """A report, block by block."""
 
     dataset: str
     protocol: Protocol
-    methods: Methods
-    domains: Mapping[str, Domain] = field(default_factory=dict)
-    slices: Mapping[str, Mapping[str, Slice]] = field(default_factory=dict)
-    comparisons: tuple[Comparison, ...] = ()
-    collisions: Mapping[str, Methods] = field(default_factory=dict)
-    unmasked: Methods = field(default_factory=dict)
-    training: tuple[Mapping[str, Any], ...] = ()
+    methods: Methods  # the figures of all cases
+    domains: Mapping[str, Part] = field(default_factory=dict)  # domain of the target → figures; coverage and gini are of its own items
+    slices: Mapping[str, Mapping[str, Part]] = field(default_factory=dict)  # grouping → slice → figures (`slices`)
+    comparisons: tuple[Comparison, ...] = ()  # differences between methods (`significance`)
+    collisions: Mapping[str, Methods] = field(default_factory=dict)  # rule → figures, where items share a Term ID (`collisions`)
+    unmasked: Methods = field(default_factory=dict)  # the figures with seen items kept in the rankings
+    training: tuple[Mapping[str, Any], ...] = ()  # entries of the trainer's log, of the checkpoint that was evaluated
     unseen: Unseen | None = None
 
     def to_json(self) -> dict[str, Any]:

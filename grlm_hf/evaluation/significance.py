@@ -23,13 +23,10 @@ _SIGNS = 2**23  # held at once
 class Comparison:
     """The mean of `a` minus that of `b` over all cases.
 
-    Attributes:
-        low, high: 95 % percentile interval of a bootstrap that draws users, both methods' cases of a user together.
-        p: of a two-sided sign-flip test by user (Fisher's randomisation test; Smucker, Allan and Carterette 2007). If the methods are
-            exchangeable for every user, the difference of each user may as well have the other sign;
-            p = (1 + draws with a difference as large) / (1 + draws).
-        test: the test in words.
-        p_holm: `p` corrected for all comparisons of the list (Holm 1979).
+    `low` and `high` are a 95 % percentile interval of a bootstrap that draws users, both methods' cases of a user together. `p` is of a
+    two-sided sign-flip test by user (Fisher's randomisation test; Smucker, Allan and Carterette 2007): if the methods are exchangeable for
+    every user, the difference of each user may as well have the other sign; p = (1 + draws with a difference as large) / (1 + draws).
+    `p_holm` is corrected for all comparisons of the list (Holm 1979).
     """
 
     a: str
@@ -40,7 +37,7 @@ class Comparison:
     high: float
     p: float
     p_holm: float | None
-    test: str
+    test: str  # in words
 
 
 def compare(

@@ -9,7 +9,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.metrics import bootstrap
-from grlm_hf.evaluation.schema import Slice
+from grlm_hf.evaluation.schema import Part
 
 METRICS = ("recall@10", "ndcg@10")
 LENGTHS = (1, 4, 6, 10, 20)
@@ -24,7 +24,7 @@ def sliced(
     counts: Mapping[str, int] | None,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, Slice]]:
+) -> dict[str, dict[str, Part]]:
     """Grouping → slice → the figures of its cases, for `METRICS`. Slices without a case are left out.
 
     Groupings: ``history length``; with `counts` also ``target popularity``, the training events of the target, cut at the deciles of the
@@ -41,7 +41,7 @@ def sliced(
         cuts = popularity_cuts(np.array([counts.get(i.item_id, 0) for i in catalog]))
         groupings["target popularity"] = _by_cuts(target, cuts, int(max(counts.values(), default=0)))
         groupings["target"] = {"warm": np.flatnonzero(target > 0), "cold": np.flatnonzero(target == 0)}
-    found: dict[str, dict[str, Slice]] = {}
+    found: dict[str, dict[str, Part]] = {}
     for grouping, parts in groupings.items():
         found[grouping] = {}
         for label, at in parts.items():
@@ -50,7 +50,7 @@ def sliced(
             values = {(method, metric): hits[method][metric][at] for method in hits for metric in METRICS}
             measured = bootstrap(values, [cases[i].user_id for i in at], resamples, seed)
             methods = {method: {metric: measured[method, metric] for metric in METRICS} for method in hits}
-            found[grouping][label] = Slice(len(at), methods)
+            found[grouping][label] = Part(cases=len(at), methods=methods)
     return found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,130 +35,125 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
         raise ValueError(f"{recipe.output} holds tables of its own, and stays as it is. Choose another output folder.")
     if not recipe.data:
         raise ValueError("The recipe names no data folder: --data DIR, one with items.* and interactions.* (csv, jsonl or parquet).")
-    chain = _Chain(recipe, say)
-    chain.identify()
-    chain.learn()
-    chain.measure()
-    for unfinished in [p for name in ("evaluate", "train", "priors", "sequence") for p in chain.state.glob(f"{name}-*")]:
+    out = Path(recipe.output)
+    state = out / ".grlm"
+    last = STAGES.index(recipe.until)
+    parts = (part(recipe, out, state) for part in (_identify, _learn, _measure))
+    for stage in chain.from_iterable(parts):  # made one by one: a stage reads what those before it wrote
+        if STAGES.index(stage.name) > last:
+            break
+        key = fingerprint(stage.name, stage.inputs, stage.settings)
+        record = state / f"{stage.name}.json"
+        if record.is_file() and read_json(record).get("key") == key and all(o.exists() for o in stage.outputs):
+            say(f"{stage.name}: unchanged, kept")
+        else:
+            say(f"{stage.name}: → {', '.join(o.name for o in stage.outputs)}")
+            record.unlink(missing_ok=True)
+            stage.work(key)
+            write_json(record, {"key": key})
+        if stage.name == recipe.until:  # before the next one looks for files that this run does not need
+            break
+    for unfinished in [p for name in ("evaluate", "train", "priors", "sequence") for p in state.glob(f"{name}-*")]:
         shutil.rmtree(unfinished, ignore_errors=True)
     if recipe.until == "evaluate":
-        return load_report(chain.report)
-    return read_json(chain.quality / QUALITY_FILE) if recipe.until == "quality" else {}
+        return load_report(out / "report.json")
+    return read_json(out / "quality" / QUALITY_FILE) if recipe.until == "quality" else {}
 
 
-class _Chain:
-    """The stages of a recipe and the files that they write, all in its output folder."""
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    inputs: Sequence[Path]
+    settings: Any
+    outputs: Sequence[Path]
+    work: Callable[[str], Any]  # called with the stage's key
 
-    def __init__(self, recipe: Recipe, say: Callable[[str], None]):
-        out = Path(recipe.output)
-        self.recipe, self.say = recipe, say
-        self.state = out / ".grlm"  # a record a finished stage, and the work of unfinished ones
-        self.wanted = STAGES[: STAGES.index(recipe.until) + 1]
-        self.neighbors, self.catalog, self.quality = out / NEIGHBORS_FILE, out / "catalog", out / "quality"
-        self.datasets, self.checkpoint, self.report = out / "datasets", out / "checkpoint", out / "report.json"
-        self.priors, self.hybrids = out / "priors", out / "hybrids.json"
 
-    def stage(self, name: str, inputs: Sequence[Path], settings: Any, outputs: Sequence[Path], work: Callable[[str], Any]) -> None:
-        """Calls `work` with the stage's key, unless a finished stage has the same key and its outputs."""
-        if name not in self.wanted:
-            return
-        key = fingerprint(name, inputs, settings)
-        record = self.state / f"{name}.json"
-        if record.is_file() and read_json(record).get("key") == key and all(o.exists() for o in outputs):
-            self.say(f"{name}: unchanged, kept")
-            return
-        self.say(f"{name}: → {', '.join(o.name for o in outputs)}")
-        record.unlink(missing_ok=True)
-        work(key)
-        write_json(record, {"key": key})
+def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
+    """Items → neighbours → Term IDs → their quality."""
+    neighbors, catalog, quality, items = out / NEIGHBORS_FILE, out / "catalog", out / "quality", find_data(r.data, "items")
+    terms_files = [Path(r.terms.file)] if r.terms.file else []
+    if r.terms.generator == "file" and not terms_files:
+        terms_files = [find_data(r.data, "term_ids", "term_ids_official")]
+    read = [r.read.missing_title, r.read.limit]
+    yield _Stage(
+        "neighbors",
+        [items, *local_paths(r.neighbors.embedder)],
+        [r.neighbors, *read],
+        [neighbors],
+        lambda _: make_neighbors(r.data, neighbors, r.neighbors, r.read, work=state / "embeddings"),
+    )
+    yield _Stage(
+        "terms",
+        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model)],
+        [replace(r.terms, llm=replace(r.terms.llm, part="")), *read],
+        [catalog],
+        lambda _: make_terms(r.data, catalog, r.terms, r.read, neighbors=neighbors, work=state / "answers"),
+    )
+    yield _Stage(
+        "quality",
+        [catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
+        [r.quality, r.terms.generator],
+        [quality],
+        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),
+    )
 
-    def identify(self) -> None:
-        """Items → neighbours → Term IDs → their quality."""
-        r, items = self.recipe, find_data(self.recipe.data, "items")
-        terms_files = [Path(r.terms.file)] if r.terms.file else []
-        if r.terms.generator == "file" and not terms_files:
-            terms_files = [find_data(r.data, "term_ids", "term_ids_official")]
-        read = [r.read.missing_title, r.read.limit]
-        self.stage(
-            "neighbors",
-            [items, *local_paths(r.neighbors.embedder)],
-            [r.neighbors, *read],
-            [self.neighbors],
-            lambda _: make_neighbors(r.data, self.neighbors, r.neighbors, r.read, work=self.state / "embeddings"),
+
+def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
+    """Term IDs and interactions → a dataset repository → priors and a checkpoint."""
+    catalog, quality, datasets, priors, checkpoint = (out / name for name in ("catalog", "quality", "datasets", "priors", "checkpoint"))
+    given = [Path(p) for p in (r.mixture.neighbors, r.mixture.chat_file) if p] + local_paths(r.mixture.tokenizer)
+    yield _Stage(
+        "dataset",
+        [find_data(r.data, "interactions", "sequences"), catalog, quality, *given],
+        [r.mixture, r.sequence_model if r.mixture.collaborative else None, r.read, r.seed, r.name, r.notice, templates_hash()],
+        [datasets],
+        lambda key: make_dataset(
+            r.data, catalog, datasets, r.mixture, r.read, quality=quality, sequence_model=r.sequence_model, work=state / f"sequence-{key}",
+            seed=r.seed, title=r.name, notice=r.notice,
+        ),
+    )  # fmt: skip
+    if r.priors.methods:
+        yield _Stage(
+            "priors",
+            [datasets],
+            [r.priors.methods, r.priors.combine, r.priors.validation_users, r.sequence_model, r.seed],
+            [priors],
+            lambda key: make_priors(datasets, priors, r.priors, r.sequence_model, work=state / f"priors-{key}", seed=r.seed),
         )
-        self.stage(
-            "terms",
-            [items, self.neighbors, *terms_files, *local_paths(r.terms.llm.model)],
-            [replace(r.terms, llm=replace(r.terms.llm, part="")), *read],
-            [self.catalog],
-            lambda _: make_terms(r.data, self.catalog, r.terms, r.read, neighbors=self.neighbors, work=self.state / "answers"),
-        )
-        self.stage(
-            "quality",
-            [self.catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
-            [r.quality, r.terms.generator],
-            [self.quality],
-            lambda _: make_quality(self.catalog, self.quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),
-        )
+    teacher = Path(r.train.distill.model or priors / SASREC_FILE) if r.train.distill.weight else None
+    yield _Stage(
+        "train",
+        [datasets, *local_paths(r.train.model), *([teacher] if teacher else [])],
+        [r.train, r.seed],
+        [checkpoint],
+        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=r.seed, teacher=teacher),
+    )
 
-    def learn(self) -> None:
-        """Term IDs and interactions → a dataset repository → priors and a checkpoint."""
-        r, seed = self.recipe, self.recipe.seed
-        given = [Path(p) for p in (r.mixture.neighbors, r.mixture.chat_file) if p] + local_paths(r.mixture.tokenizer)
-        events = [find_data(r.data, "interactions", "sequences")] if "dataset" in self.wanted else []
-        self.stage(
-            "dataset",
-            [*events, self.catalog, self.quality, *given] if events else [],
-            [r.mixture, r.sequence_model if r.mixture.collaborative else None, r.read, seed, r.name, r.notice, templates_hash()],
-            [self.datasets],
-            lambda key: make_dataset(
-                r.data, self.catalog, self.datasets, r.mixture, r.read, quality=self.quality, sequence_model=r.sequence_model,
-                work=self.state / f"sequence-{key}", seed=seed, title=r.name, notice=r.notice,
-            ),
-        )  # fmt: skip
-        if r.priors.methods:
-            self.stage(
-                "priors",
-                [self.datasets],
-                [r.priors.methods, r.priors.combine, r.priors.validation_users, r.sequence_model, seed],
-                [self.priors],
-                lambda key: make_priors(
-                    self.datasets, self.priors, r.priors, r.sequence_model, work=self.state / f"priors-{key}", seed=seed
-                ),
-            )
-        teacher = Path(r.train.distill.model or self.priors / SASREC_FILE) if r.train.distill.weight else None
-        self.stage(
-            "train",
-            [self.datasets, *local_paths(r.train.model), *([teacher] if teacher else [])],
-            [r.train, seed],
-            [self.checkpoint],
-            lambda key: make_checkpoint(
-                self.datasets, self.checkpoint, r.train, work=self.state / f"train-{key}", seed=seed, teacher=teacher
-            ),
-        )
 
-    def measure(self) -> None:
-        """Checkpoint and priors → their weights beside each other → a report."""
-        r, seed = self.recipe, self.recipe.seed
-        priors, hybrids = (self.priors, self.hybrids) if r.priors.methods else (None, None)
-        if r.priors.methods:
-            self.stage(
-                "hybrid",
-                [self.datasets, self.priors, self.checkpoint / CATALOG_FILE, *sorted(self.checkpoint.glob("*.safetensors"))],
-                [r.priors, seed],
-                [self.hybrids, *([self.checkpoint / PRIOR_FOLDER] if r.priors.hybrids else [])],
-                lambda _: make_hybrid(self.checkpoint, self.datasets, self.priors, self.hybrids, r.priors, seed=seed),
-            )
-        self.stage(
-            "evaluate",
-            [self.datasets, self.checkpoint, *(p for p in (priors, hybrids) if p)],
-            [r.evaluate, seed],
-            [self.report, self.report.with_suffix(".png"), self.report.with_suffix(".html")],
-            lambda key: make_report(
-                self.checkpoint, self.datasets, self.report, r.evaluate, priors=priors, hybrids=hybrids,
-                work=self.state / f"evaluate-{key}", seed=seed, name=r.name,
-            ),
-        )  # fmt: skip
+def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
+    """Checkpoint and priors → their weights beside each other → a report."""
+    datasets, checkpoint, priors, hybrids, report = (
+        out / name for name in ("datasets", "checkpoint", "priors", "hybrids.json", "report.json")
+    )
+    if r.priors.methods:
+        yield _Stage(
+            "hybrid",
+            [datasets, priors, checkpoint / CATALOG_FILE, *sorted(checkpoint.glob("*.safetensors"))],
+            [r.priors, r.seed],
+            [hybrids, *([checkpoint / PRIOR_FOLDER] if r.priors.hybrids else [])],
+            lambda _: make_hybrid(checkpoint, datasets, priors, hybrids, r.priors, seed=r.seed),
+        )
+    fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
+    yield _Stage(
+        "evaluate",
+        [datasets, checkpoint, *fused.values()],
+        [r.evaluate, r.seed],
+        [report, report.with_suffix(".png"), report.with_suffix(".html")],
+        lambda key: make_report(
+            checkpoint, datasets, report, r.evaluate, work=state / f"evaluate-{key}", seed=r.seed, name=r.name, **fused
+        ),
+    )
 
 
 _GENERATED = {"extract": "extracted", "file": "given"}

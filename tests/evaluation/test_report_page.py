@@ -14,7 +14,7 @@ from report_toys import HOSTILE, full_report
 
 from grlm_hf.evaluation.report.page import comparison_page, page
 from grlm_hf.evaluation.report.tables import tables
-from grlm_hf.evaluation.schema import Report, Slice
+from grlm_hf.evaluation.schema import Part, Report
 from grlm_hf.markdown import one_line
 
 VOID = {"meta", "img"}
@@ -121,7 +121,7 @@ def test_text_is_escaped_wherever_it_stands() -> None:
         replace(report.protocol, **texts, grlm_free=HOSTILE),
         methods,
         domains={HOSTILE: replace(report.domains["camp"], methods=methods)},
-        slices={HOSTILE: {HOSTILE: Slice(3, methods)}},
+        slices={HOSTILE: {HOSTILE: Part(cases=3, methods=methods)}},
         collisions={HOSTILE: methods},
         comparisons=(replace(report.comparisons[0], a=HOSTILE, b=HOSTILE, metric=HOSTILE, test=HOSTILE),),
         unmasked=methods,

@@ -28,13 +28,9 @@ def check_path(path: str | Path) -> None:
 
 def save_report(report: Report, path: str | Path) -> None:
     """Writes ``report.json`` and, beside it, ``report.png`` and ``report.html``. Raises as `check_path`."""
-    from grlm_hf.evaluation.report.page import page
-    from grlm_hf.evaluation.report.plots import figures, save_png
-
     check_path(path)
-    path, drawn = Path(path), figures(report)
-    save_png(drawn["metrics"], path.with_suffix(".png"))
-    write_text(path.with_suffix(".html"), page(report, drawn))
+    path = Path(path)
+    _write(report, path.parent, path.stem, ("metrics",))
     write_json(path, report.to_json())
 
 
@@ -92,15 +88,19 @@ def compared(reports: Mapping[str, Report], markdown: bool = False) -> str:
 
 def render(report: Report, folder: str | Path, name: str = "report") -> list[Path]:
     """Writes the page and all pictures of a report into a folder: ``NAME.html``, ``NAME.png``, ``NAME-comparisons.png``, …"""
+    return _write(report, Path(folder), name)
+
+
+def _write(report: Report, folder: Path, name: str, pictures: Sequence[str] | None = None) -> list[Path]:
+    """Writes the page and these pictures, by default all."""
     from grlm_hf.evaluation.report.page import page
     from grlm_hf.evaluation.report.plots import figures, save_png
 
-    folder, drawn = Path(folder), figures(report)
-    written = [folder / f"{name}.html"]
+    drawn, written = figures(report), [folder / f"{name}.html"]
     write_text(written[0], page(report, drawn))
-    for picture, figure in drawn.items():
+    for picture in drawn if pictures is None else pictures:
         written.append(folder / (f"{name}.png" if picture == "metrics" else f"{name}-{picture}.png"))
-        save_png(figure, written[-1])
+        save_png(drawn[picture], written[-1])
     return written
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.report.tables import MAIN, candidates
-from grlm_hf.evaluation.schema import Domain, Report, Slice
+from grlm_hf.evaluation.schema import Part, Report
 from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.files import replacing
 from grlm_hf.markdown import one_line
@@ -160,7 +160,7 @@ def _comparisons(entries: Sequence[Comparison]) -> Figure | None:
 
 def _slices(report: Report) -> Figure | None:
     """recall@10 by slice: a panel a grouping; the domains of the targets are one."""
-    groupings: dict[str, Mapping[str, Slice | Domain]] = {"the target's domain": report.domains, **report.slices}
+    groupings: dict[str, Mapping[str, Part]] = {"the target's domain": report.domains, **report.slices}
     groupings = {name: parts for name, parts in groupings.items() if parts}
     if not groupings:
         return None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from grlm_hf.evaluation.schema import Domain, Methods, Metrics, Protocol, Report, Slice
+from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.markdown import escaped, one_line
 from grlm_hf.markdown import table as markdown
@@ -156,7 +156,7 @@ def _p(p: float | None) -> Cell:
     return Cell("–") if p is None else Cell(f"{p:.4f}", "", p)
 
 
-def _sliced(grouping: str, parts: Mapping[str, Slice] | Mapping[str, Domain]) -> list[Table]:
+def _sliced(grouping: str, parts: Mapping[str, Part]) -> list[Table]:
     """A table a metric: methods by slices, in the order of the report."""
     methods = dict.fromkeys(name for part in parts.values() for name in part.methods)
     head = ("method", *(f"{label} ({part.cases:,} cases)" for label, part in parts.items()))
