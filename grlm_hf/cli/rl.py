@@ -11,16 +11,16 @@ from grlm_hf.cli.app import Json, RecipeFile, Settings, app, quiet, say
 
 @app.command
 def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None, as_json: Json = False) -> None:
-    """Train a checkpoint further with GRPO: rewards on identifiers that the constrained search finds after training histories.
+    """Train a checkpoint further with GRPO: rewards for the identifiers that the constrained search finds after training histories.
 
-    All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
+    All validation users are evaluated before and after. After an interruption the same command resumes from the last checkpoint.
 
     Example: `grlm grpo checkpoint datasets --output checkpoint-grpo --recipe recipes/sample-grpo.yaml --set grpo.steps=100`
 
     Parameters
     ----------
     checkpoint
-        Folder or Hub id of what is trained further.
+        Folder or Hub id of the checkpoint to train further.
     datasets
         Folder of `grlm dataset`, or a dataset on the Hub.
     output
@@ -36,16 +36,16 @@ def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = N
 
 @app.command
 def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None, as_json: Json = False) -> None:
-    """Train a checkpoint further with DPO: the item that came next against what the constrained search finds instead.
+    """Train a checkpoint further with DPO: the item that came next against the other items that the constrained search finds.
 
-    All validation users are asked before and after. Run again after an interruption, it goes on from its last checkpoint.
+    All validation users are evaluated before and after. After an interruption the same command resumes from the last checkpoint.
 
     Example: `grlm dpo checkpoint datasets --output checkpoint-dpo --set dpo.negatives=8`
 
     Parameters
     ----------
     checkpoint
-        Folder or Hub id of what is trained further.
+        Folder or Hub id of the checkpoint to train further.
     datasets
         Folder of `grlm dataset`, or a dataset on the Hub.
     output

@@ -24,9 +24,9 @@ class LoraConfig:
     dropout: Share = 0.05
     """Dropout on what the matrices read."""
     targets: str = "all-linear"
-    """Layers that get them: all-linear (all but the output), or names separated by commas, such as q_proj,v_proj."""
+    """Layers with such matrices: all-linear (all but the output), or names separated by commas, such as q_proj,v_proj."""
     bits: Literal[4, 16] = 16
-    """Of the frozen weights while training: 16, or 4 (QLoRA, NF4), which needs bitsandbytes. The merge is into the unquantised weights."""
+    """Bits of the frozen weights: 16, or 4 (QLoRA, NF4), which needs bitsandbytes. The merge is into the unquantised weights."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.lora.")
@@ -39,9 +39,9 @@ class DistillConfig:
     """Learning also from a sequence model, which knows items as wholes (`grlm_hf.training.distill`); for the objective "trie"."""
 
     weight: Annotated[float, Range(0, 1)] = 0.0
-    """Share of the loss that the teacher's probabilities make up, beside the true next items; 0: no teacher."""
+    """The teacher's share of the loss; the true next items have the rest. 0: no teacher."""
     temperature: Positive = 1.0
-    """The teacher's scores are divided by it: above 1 it speaks less surely."""
+    """The teacher's scores are divided by it; values above 1 flatten its probabilities."""
     model: str = ""
     """File of a sequence model; empty: the one that the recipe trains (`priors/sasrec.prior` of its output)."""
 
@@ -51,18 +51,18 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """Ends a training that no longer gains on validation users, whose next item the constrained search is asked for."""
+    """Ends a training when the constrained search no longer finds the next items of validation users better than before."""
 
     metric: Literal["", StoppingMetric] = ""
     """recall@10 or ndcg@10, over the full catalog without the user's own items; empty: never stop early. The best weights are kept."""
     users: Count = 500
-    """Validation users that are asked, drawn by the seed; fewer if there are fewer. Test users never are."""
+    """Validation users, drawn by the seed; all if there are fewer. Never test users."""
     every: Limit = 0
-    """Ask after every so many steps; 0: after each epoch."""
+    """Steps from one evaluation to the next; 0: one after each epoch."""
     patience: Count = 3
-    """Stop once so many askings in a row brought nothing better."""
+    """Stop after this many evaluations in a row without improvement."""
     min_gain: NotNegative = 0.0
-    """What counts as better: more than so much above the best so far."""
+    """An improvement is a value above the best so far by more than this."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.early_stopping.")
@@ -75,7 +75,7 @@ class HubConfig:
     repo: str = ""
     """ORG/NAME; created if need be. Empty: nothing is pushed. `grlm push` makes a public one, with a licence."""
     every: Limit = 0
-    """Push after every so many steps; 0: only the finished checkpoint."""
+    """Steps from one push to the next; 0: only the finished checkpoint is pushed."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.hub.")
@@ -95,28 +95,28 @@ class TrainConfig:
     """"vocabulary": the usual loss, and probabilities over all tokens. "trie": both over the legal children of the trie node only.
     Free text, such as chat, is learnt over all tokens under both."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """Learn also from a sequence model."""
+    """A sequence model as a further teacher."""
     epochs: NotNegative = 10.0
     """3 for a pretrained model, as in the paper."""
     max_steps: Annotated[int, Range(-1)] = -1
-    """Stop after so many steps; -1: as many as `epochs` takes."""
+    """Number of steps; -1: as many as `epochs` takes."""
     learning_rate: Positive = 2e-3
     """1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
     warmup: Share = 0.1
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     batch_size: Count = 64
-    """Examples a step and process, that is, a device."""
+    """Examples a step and process (one process a device)."""
     gradient_accumulation: Count = 1
     """Batches whose gradients are added up to one step; a step takes batch_size · gradient_accumulation · processes examples."""
     beta1: Share = 0.9
-    """Of AdamW: how slowly it forgets the gradients' mean."""
+    """AdamW's decay of the running mean of gradients."""
     beta2: Share = 0.95
-    """Of AdamW: how slowly it forgets their size."""
+    """AdamW's decay of the running mean of squared gradients."""
     epsilon: Positive = 1e-8
-    """Of AdamW."""
+    """AdamW's epsilon."""
     weight_decay: NotNegative = 0.05
     clip: NotNegative = 1.0
-    """Gradients longer than this are scaled down to it."""
+    """Gradients with a norm above this are scaled down to it."""
     dropout: Share = 0.1
     """Dropout on the embeddings and on every block's output, in training only; for models from scratch, which have none of their own."""
     bf16: bool = False
@@ -124,14 +124,14 @@ class TrainConfig:
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass: far less memory, a third more time. For a given model only."""
     attention: str = ""
-    """Attention kernels of a given model: sdpa, eager, or flash_attention_2, which needs a GPU and flash-attn; empty: as transformers
-    chooses."""
+    """Attention kernels of a given model: sdpa, eager, or flash_attention_2, which needs a GPU and flash-attn; empty: transformers'
+    choice."""
     liger: bool = False
     """Liger's fused kernels for a given model; needs a GPU and liger-kernel."""
     save_steps: Count = 200
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps from one checkpoint to resume from to the next."""
     validation_examples: Limit = 1000
-    """Validation users on whose held-out item the loss is watched after each epoch; 0: none."""
+    """Validation users whose loss on the held-out item is logged after each epoch; 0: none."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     """Stop at the best recall of validation users."""
     hub: HubConfig = field(default_factory=HubConfig)

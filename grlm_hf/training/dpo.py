@@ -1,7 +1,7 @@
 """Direct preference optimisation (DPO: Rafailov et al., 2023) with TRL's `DPOTrainer`, on beam negatives.
 
-Chosen is the identifier of the item that came next; rejected are beams of the constrained search that are not it: what the recommender
-would have shown instead. The log-probabilities in the loss are normalised as the checkpoint's scores are.
+Chosen is the identifier of the item that came next. Rejected are other beams of the constrained search: what the recommender would have
+shown instead. The log-probabilities in the loss are normalised as the checkpoint's scores are.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class DPOConfig:
     prompts: Count = 4000
     """Questions from training histories, a seeded choice."""
     negatives: Count = 4
-    """Pairs a question: the best so many beams that are not the target."""
+    """Pairs a question: the target against each of the best beams that are not the target."""
     exclude_seen: bool = True
-    """No beam is an item of its history, as in the evaluation."""
+    """Leave items of the history out of the beams, as the evaluation does."""
     epochs: Positive = 1.0
     batch_size: Count = 64
     """Pairs a step and device."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.1
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: Positive = 0.1
     """KL strength: higher values keep the policy closer to the starting checkpoint."""
@@ -53,7 +53,7 @@ class DPOConfig:
     gradient_checkpointing: bool = False
     """Less memory for about a third more time; for large models."""
     save_steps: Count = 50
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps from one checkpoint to resume from to the next."""
 
     def __post_init__(self) -> None:
         check_settings(self, "dpo.")

@@ -1,7 +1,7 @@
 """Group-relative policy optimisation (GRPO: Shao et al., 2024) with TRL's `GRPOTrainer`, on rollouts from the constrained search.
 
-A prompt is a history cut at some place of the training data, its rollouts are distinct identifiers of the catalog, and rewards compare
-them with the item that came next. The log-probabilities in the loss are normalised as the checkpoint's scores are.
+A prompt is the beginning of a training history. Its rollouts are distinct identifiers of the catalog, and rewards compare them with the
+item that came next. The log-probabilities in the loss are normalised as the checkpoint's scores are.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """What a rollout is worth: the weighted sum of these rewards (`grlm_hf.training.rewards`)."""
+    """A rollout's reward is the weighted sum of these (`grlm_hf.training.rewards`)."""
 
     exact_hit: Annotated[float, Range()] = 1.0
     """1 for the item that came next."""
     prefix: Annotated[float, Range()] = 0.0
-    """The share of its terms that are right from the front."""
+    """Share of the target's terms that agree, counted from the first one up to the first difference."""
     rank_aware: Annotated[float, Range()] = 0.0
-    """1 for the item that came next, and a share of -1 for each other, the more the further in front it stands."""
+    """1 for the item that came next. The other items share a penalty of 1; those at the front have the larger shares."""
     collaborative: Annotated[float, Range()] = 0.0
-    """How likely item-kNN, counted on the training histories, finds the item."""
+    """How likely the item is under item-kNN, fitted on the training histories."""
 
     def __post_init__(self) -> None:
         check_settings(self, "grpo.rewards.")
@@ -50,22 +50,22 @@ class GRPOConfig:
     prompts: Count = 32
     """Prompts a step and device."""
     rollouts: Annotated[int, Range(2)] = 16
-    """Identifiers a prompt: the group that rewards are compared in."""
+    """Identifiers a prompt: the group in which rewards are compared."""
     gradient_accumulation: Count = 1
-    """Parts that a step's rollouts are learnt from in, one after the other: less memory, the same step."""
+    """Parts of a step's rollouts that are processed one after the other: less memory, the same step."""
     sampling: Literal["beams", "sampled"] = "beams"
     """"beams": the best ones of a beam search; "sampled": drawn from the model without replacement."""
     exclude_seen: bool = True
-    """No rollout is an item of its history, as in the evaluation."""
+    """Leave items of the history out of the rollouts, as the evaluation does."""
     rewards: RewardWeights = field(default_factory=RewardWeights)
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """Advantages are divided by the standard deviation of rewards in the "group" or the "batch", or by nothing: "none"."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.05
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: NotNegative = 0.0
-    """Weight of the KL divergence from the checkpoint that was started from; 0: it is not computed."""
+    """Weight of the KL divergence from the starting checkpoint; 0: it is not computed."""
     iterations: Count = 1
     """Updates on the same rollouts; with more than 1, importance ratios are clipped at `epsilon`."""
     epsilon: Positive = 0.2
@@ -74,12 +74,14 @@ class GRPOConfig:
     gradient_checkpointing: bool = False
     """Less memory for about a third more time; for large models."""
     save_steps: Count = 50
-    """A checkpoint to resume from is written every so many steps."""
+    """Steps from one checkpoint to resume from to the next."""
 
     def __post_init__(self) -> None:
         check_settings(self, "grpo.")
         if not any(asdict(self.rewards).values()):
-            raise ValueError("All weights of grpo.rewards are 0: there is nothing to train on.")
+            raise ValueError(
+                "All weights of grpo.rewards are 0, so there is nothing to train on; set one, such as grpo.rewards.exact_hit=1."
+            )
         if self.prompts * self.rollouts % self.gradient_accumulation:
             raise ValueError(
                 f"grpo.gradient_accumulation is {self.gradient_accumulation}; expected a divisor of prompts · rollouts, "
@@ -170,20 +172,20 @@ def _dataset(grlm: GRLMForRecommendation, questions: Sequence[tuple[tuple[str, .
 
 
 def _rewards(grlm: GRLMForRecommendation, config: GRPOConfig, scorer: Scorer | None) -> dict[Callable[..., list[float]], float]:
-    """TRL's reward functions and their weights; the hits and the valid ones are counted in any case."""
+    """TRL's reward functions and their weights. Hits and valid rollouts are always counted."""
     from grlm_hf.training.rewards import collaborative, exact_hit, for_trl, prefix, rank_aware, validity
 
     w = config.rewards
-    found = {for_trl(exact_hit, "exact_hit"): w.exact_hit, for_trl(validity(grlm.catalog), "validity"): 0.0}
+    functions = {for_trl(exact_hit, "exact_hit"): w.exact_hit, for_trl(validity(grlm.catalog), "validity"): 0.0}
     if w.prefix:
-        found[for_trl(prefix, "prefix")] = w.prefix
+        functions[for_trl(prefix, "prefix")] = w.prefix
     if w.rank_aware:
-        found[for_trl(rank_aware, "rank_aware")] = w.rank_aware
+        functions[for_trl(rank_aware, "rank_aware")] = w.rank_aware
     if w.collaborative:
         if scorer is None:
             raise ValueError("grpo.rewards.collaborative needs a scorer, whose probabilities define it.")
-        found[for_trl(collaborative(grlm.catalog, scorer), "collaborative")] = w.collaborative
-    return found
+        functions[for_trl(collaborative(grlm.catalog, scorer), "collaborative")] = w.collaborative
+    return functions
 
 
 def _rollouts(
