@@ -1,1 +1,1 @@
-"""Catalog × histories → prompts and completions. `prompts` owns all text; a module a task; `config` and `mixture` make a dataset."""
+"""Catalog and histories → prompts and completions. `prompts` owns all text, each task has a module, `config` lists the tasks."""

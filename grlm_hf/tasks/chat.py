@@ -1,4 +1,4 @@
-"""Chat data of the user's own, mixed in so that the language model keeps its abilities."""
+"""Conversations from a file, mixed in so that the language model keeps its abilities."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from grlm_hf.tasks.task import Task, TaskSettings
 
 
 def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Source]:
-    """Every assistant turn of a chat file as an answer to all that stands before it.
+    """Every assistant turn of a chat file as the answer to all turns before it.
 
-    A row holds `messages`, a list of ``{"role": …, "content": …}``; or `prompt` and `completion`, each text or such a list. Roles are
-    user, assistant and, first of all, system. An example's key is a hash of the conversation and the number of the turn, so it does not
-    depend on the order of the rows.
+    A row has `messages`, a list of ``{"role": …, "content": …}``; or `prompt` and `completion`, each a text or such a list. Roles are user,
+    assistant and, in the first turn only, system. An example's key is a hash of the conversation and the number of the turn, so it does
+    not depend on the order of the rows.
 
     Args:
-        dropped: counts what is passed over: the same conversation again, turns that are not text (pictures, tool calls), are
-            empty or of other roles, and conversations without an answer to a user.
+        dropped: counts the conversations that are left out, by reason: duplicates, turns that are not text (pictures, tool calls), empty
+            turns, other roles, no answer to a user.
 
     Raises:
-        ValueError: a row of another form, naming its line; a file without one conversation.
+        ValueError: a row of another form, with its line; a file without a usable conversation.
     """
     dropped = Counter() if dropped is None else dropped
     seen: set[str] = set()
@@ -40,16 +40,16 @@ def chat(path: str | Path, dropped: Counter[str] | None = None) -> Iterator[Sour
             continue
         key = hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
         if key in seen:
-            dropped["a conversation that stands there already"] += 1
+            dropped["a conversation that stands there already"] += 1  # as recorded by version 0.1.0
             continue
         seen.add(key)
         for at in range(1, len(turns)):
-            (role, content), (asker, asked) = turns[at], turns[at - 1]
-            if role == "assistant" and asker == "user":
-                example = Example("chat", f"{key}/{at}", asked, (Span(content.strip()),), tuple(turns[: at - 1]))
+            (role, content), (previous, question) = turns[at], turns[at - 1]
+            if role == "assistant" and previous == "user":
+                example = Example("chat", f"{key}/{at}", question, (Span(content.strip()),), tuple(turns[: at - 1]))
                 yield Source(example.key, lambda _items, _variant, example=example: example)  # type: ignore[misc]
     if not seen:
-        raise ValueError(f"{path} holds no conversation to learn from; of its {rows} rows: {dict(dropped) or 'none'}.")
+        raise ValueError(f"{path} has no conversation to learn from; of its {rows} rows: {dict(dropped) or 'none'}.")
 
 
 def _turns(where: str, row: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -65,7 +65,7 @@ def _turns(where: str, row: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _unusable(turns: list[tuple[Any, Any]]) -> str | None:
-    """Why nothing can be learnt from a conversation, if so."""
+    """The reason why a conversation cannot be used; ``None`` for a usable one."""
     roles = [role for role, _ in turns]
     if any(role not in ("user", "assistant") for role in roles[roles[:1] == ["system"] :]):
         return "roles other than user, assistant and a first system"

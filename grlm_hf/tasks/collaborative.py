@@ -18,13 +18,13 @@ from grlm_hf.tasks.task import Inputs, Task
 
 
 def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: int, history: str = "term_ids") -> Iterator[Source]:
-    """An item → the Term IDs of its `n` collaborative neighbours, nearest first; variant 1: of the `n` after those, and so on.
+    """An item → the identifiers of its `n` collaborative neighbours, nearest first. Variant 1: of the next `n`, and so on.
 
-    Neighbours with one Term ID count once, those with the item's own not at all.
+    Neighbours that share an identifier count once. Those with the item's own identifier do not count.
 
     Args:
         neighbors: item_id → ids, nearest first; ids that the catalog lacks are passed over.
-        history: how the item asked about is shown, one of `HISTORIES`.
+        history: how the item is shown, one of `HISTORIES`.
     """
     for item in catalog.items:
 
@@ -45,27 +45,26 @@ def load_item_neighbors(path: str | Path, catalog: Catalog) -> dict[str, tuple[s
     """item_id → ids of its neighbours, nearest first, without the item itself.
 
     Args:
-        path: a table (parquet or jsonl) of `item_id` and the list `neighbors`, one row an item; or, if it ends in ``.txt`` or ``.txt.gz``,
-            lines of an item and its neighbours between spaces, headings above them passed over, as GRLM's official code writes
-            them.
+        path: a table (parquet or jsonl) of `item_id` and the list `neighbors`, one row an item. Or a file ``.txt`` or ``.txt.gz`` as GRLM's
+            official code writes it: lines of an item and its neighbours, separated by spaces, and perhaps a heading.
         catalog: items and neighbours that it lacks are left out.
 
     Raises:
-        ValueError: a row without these columns, an item that stands twice, or a file whose items are none of the catalog's.
+        ValueError: a row without these columns, a duplicate item, or a file without any item of the catalog.
     """
     path, found = Path(path), {}
     first: dict[str, str] = {}
     for where, item_id, others in _lines(path, catalog) if path.name.endswith((".txt", ".txt.gz")) else _rows(path):
         if item_id in first:
-            raise ValueError(f"{where}: item {item_id!r} stands already at {first[item_id]}; expected one row an item.")
+            raise ValueError(f"{where}: duplicate item {item_id!r}, first at {first[item_id]}; expected one row an item.")
         first[item_id] = where
         if item_id in catalog:
             found[item_id] = tuple(i for i in dict.fromkeys(others) if i in catalog and i != item_id)
     if not any(found.values()):
         some = ", ".join(repr(i.item_id) for i in catalog.items[:3])
         raise ValueError(
-            f"{path}: of its {len(first)} items none has a neighbour in the catalog (whose ids look like {some}; those of the file like "
-            f"{', '.join(map(repr, list(first)[:3]))}). Give the file that belongs to this catalog."
+            f"{path}: none of its {len(first)} items has a neighbour in the catalog. The catalog's ids look like {some}, the file's like "
+            f"{', '.join(map(repr, list(first)[:3]))}. Name the file that belongs to this catalog."
         )
     return found
 

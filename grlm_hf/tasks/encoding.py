@@ -62,7 +62,7 @@ def _chat_template(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=8)
 def _turn_frame(tokenizer: Any, _template: str) -> tuple[str, str]:
-    # Rendering Jinja once instead of once a user; the mark stands for the content.
+    # Jinja is rendered once instead of once a user, with a mark in place of the content.
     mark = "\u241f"
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True, enable_thinking=False

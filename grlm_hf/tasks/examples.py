@@ -23,10 +23,10 @@ class Span:
     """A part of a completion.
 
     Attributes:
-        text: of the kind "identifiers": whole lines, each the line of an identifier (`Scheme.line`), behind a newline or at the beginning.
-        kind: "text" is free text, learnt over the whole vocabulary. The tokens of "identifiers" are paths of the trie, learnt over
+        text: of the kind "identifiers" whole lines (`Scheme.line`), which begin the completion or follow a newline.
+        kind: "text" is free text; its loss is over the whole vocabulary. The tokens of "identifiers" are trie paths; their loss is over
             what `train.objective` says.
-        learnt: its tokens are labels; otherwise they are only read.
+        learnt: its tokens are labels. Other spans are only read.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Example:
         task: its name in `MixtureConfig`.
         key: the user, item or conversation that it was made from.
         spans: the answer, such as a thought and then an identifier. The end-of-sequence token behind it belongs to the last span.
-        before: earlier turns of a conversation, as (role, content).
+        before: earlier turns of the conversation, as (role, content).
     """
 
     task: str
@@ -57,12 +57,12 @@ class Example:
         return "".join(span.text for span in self.spans)
 
 
-# --- the spans of an example that states none: all of version 0.1.0 -----------------------------------------------------------------
+# --- the spans of a row that states none, as in every table of version 0.1.0 ---------------------------------------------------------
 
 FREE_TEXT = ("term_id_to_title", "chat")
-"""Tasks whose whole completion is free text by `default_spans`."""
+"""`default_spans`: tasks with free text as the whole completion."""
 LAST_ONLY = ("sliding",)
-"""Tasks whose last identifier alone is learnt by `default_spans`; those before it are history."""
+"""`default_spans`: tasks that learn only the last identifier; those before it are history."""
 
 
 def default_spans(task: str, completion: str, scheme: Scheme) -> tuple[Span, ...]:
@@ -71,7 +71,7 @@ def default_spans(task: str, completion: str, scheme: Scheme) -> tuple[Span, ...
 
 
 def identifier_spans(completion: str, scheme: Scheme, last_only: bool = False) -> tuple[Span, ...]:
-    """A completion of identifiers and, between them, titles of a history: the titles are not learnt.
+    """Spans of a completion of identifiers and, between them, titles of a history. The titles are not learnt.
 
     Args:
         last_only: of the identifiers only the last line is learnt.
@@ -100,9 +100,9 @@ class Source:
 
     Attributes:
         key: as in `Example`.
-        make: (items, variant) → the example, or why there is none. Variants count from 0; a task that knows one form ignores the number.
+        make: (items, variant) → the example, or the reason why there is none. Variants count from 0; a task with one form ignores them.
         items: of a history, oldest first.
-        least: as many of the items must remain where the oldest are dropped to keep to a budget of tokens.
+        least: items that must remain when the oldest are dropped to keep to a budget of tokens.
     """
 
     key: str
@@ -115,10 +115,10 @@ class Source:
 
 
 def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str, last_only: bool = False) -> Example:
-    """The last of the items after those before it, exactly as a recommender is asked (`next_item_turns`).
+    """The last item as the answer after the items before it, in the prompt of a recommender (`next_item_turns`).
 
     Args:
-        last_only: the identifiers between the first item and the last are history, not answers.
+        last_only: learn the last item only; the identifiers before it are history.
     """
     *shown, answer = items
     user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)

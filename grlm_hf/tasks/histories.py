@@ -1,4 +1,4 @@
-"""The tasks of histories: which item comes next."""
+"""The tasks of histories: the next item after some items."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from grlm_hf.tasks.task import Inputs, Task
 def sequences(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids") -> Iterator[Source]:
     """Behaviour sequence prediction (GRLM's BSP): one example a user, every item after the first supervised.
 
-    The last ``max_history + 1`` items are used: as many as a prompt shows, and the answer. Users with one item give no example. Histories
-    of titles have no identifier to supervise but the last item's.
+    The last ``max_history + 1`` items are used: those that a prompt shows, and the answer. Users with one item give no example. In a
+    history of titles only the last item has an identifier to supervise.
     """
 
     for h in histories:
@@ -50,7 +50,7 @@ def _windows(given: Inputs) -> Iterator[Source]:
 
 SEQUENCE = Task(
     "sequence",
-    'a user\'s history, all items after the first asked for in one example. With history "titles", the last item alone.',
+    'a user\'s history → all items after the first, in one example. With history "titles": the last item alone.',
     lambda given: sequences(given.catalog, given.histories, given.prompts.max_history, given.prompts.history),
     weight=1.0,
     continues=True,

@@ -1,4 +1,4 @@
-"""The tasks of single items: an item's text and its identifier, each asked for by the other."""
+"""The tasks of single items: from an item's text to its identifier, and back."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from grlm_hf.tasks.task import Task
 
 def internalisation(catalog: Catalog) -> Iterator[Source]:
     """Term internalisation (GRLM's GTI): title, brand, category and description → identifier."""
-    return _of_items(catalog, "internalise", lambda item, identifier: (internalise_request(item), _written(catalog, identifier)))
+    return _item_sources(catalog, "internalise", lambda item, identifier: (internalise_request(item), _answer(catalog, identifier)))
 
 
 def title_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The title alone → identifier."""
-    return _of_items(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), _written(catalog, identifier)))
+    return _item_sources(catalog, "title_to_term_id", lambda item, identifier: (title_request(item), _answer(catalog, identifier)))
 
 
 def description_to_term_id(catalog: Catalog) -> Iterator[Source]:
     """The start of the description alone → identifier; for items that have one."""
 
-    def ask(item: Item, identifier: Identifier) -> tuple[str, Span] | str:
-        return (description_request(item), _written(catalog, identifier)) if item.description.strip() else "no description"
+    def turns(item: Item, identifier: Identifier) -> tuple[str, Span] | str:
+        return (description_request(item), _answer(catalog, identifier)) if item.description.strip() else "no description"
 
-    return _of_items(catalog, "description_to_term_id", ask)
+    return _item_sources(catalog, "description_to_term_id", turns)
 
 
 def term_id_to_title(catalog: Catalog) -> Iterator[Source]:
     """Identifier → title. Items that share an identifier give one question with several true answers."""
     write = catalog.scheme.write
-    return _of_items(catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), Span(written_title(item))))
+    return _item_sources(
+        catalog, "term_id_to_title", lambda item, identifier: (title_of_request(write(identifier)), Span(written_title(item)))
+    )
 
 
-def _written(catalog: Catalog, identifier: Identifier) -> Span:
+def _answer(catalog: Catalog, identifier: Identifier) -> Span:
     return Span(catalog.scheme.line(identifier), "identifiers")
 
 
-def _of_items(catalog: Catalog, task: str, ask: Callable[[Item, Identifier], tuple[str, Span] | str]) -> Iterator[Source]:
+def _item_sources(catalog: Catalog, task: str, turns: Callable[[Item, Identifier], tuple[str, Span] | str]) -> Iterator[Source]:
+    """`turns`: the user turn and the answer of an item, or the reason why there is none."""
     for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
-        asked = ask(item, identifier)
-        found = asked if isinstance(asked, str) else Example(task, item.item_id, asked[0], (asked[1],))
+        made = turns(item, identifier)
+        found = made if isinstance(made, str) else Example(task, item.item_id, made[0], (made[1],))
         yield Source(item.item_id, lambda _items, _variant, found=found: found)  # type: ignore[misc]
 
 

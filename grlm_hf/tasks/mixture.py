@@ -1,6 +1,6 @@
 """The training mixture: examples of all tasks, weighted and seeded, as prompt/completion rows that any TRL script can train on.
 
-Which rows there are does not depend on the order of items, histories or conversations, given their ids; only the order of the rows does.
+The set of rows does not depend on the order of items, histories or conversations; only the order of the rows does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Rows to train on, and what is in them.
+    """Rows to train on, and their statistics.
 
     Attributes:
         dataset: the ``sft`` table, with `mixture_features`.
@@ -60,7 +60,7 @@ def make_mixture(
         tokenizer: in place of ``config.tokenizer``; without either tokens are not counted.
 
     Raises:
-        ValueError: nothing to train on; a task whose file is not named, or `max_tokens` without a tokenizer; see also
+        ValueError: nothing to train on; a task without its file; `max_tokens` without a tokenizer; see also
             `grlm_hf.tasks.collaborative.load_item_neighbors` and `grlm_hf.tasks.chat.chat`.
     """
     c = config or MixtureConfig()
@@ -74,7 +74,7 @@ def make_mixture(
         if weight := getattr(c, name):
             own = replace(inputs, dropped=Counter())
             drawn = draw(list(task.sources(own)), weight, f"{seed} {name}")
-            found, tokens, shortened, dropped = _made(drawn, tokenizer, c.max_tokens, c.caps[name], f"{seed} {name}")
+            found, tokens, shortened, dropped = _make_examples(drawn, tokenizer, c.max_tokens, c.caps[name], f"{seed} {name}")
             examples += found
             reasons = dict(sorted((dropped + own.dropped).items()))
             about[name] = _statistics(found, tokens) | {"shortened": shortened, "dropped": reasons}
@@ -109,17 +109,17 @@ def validation_sequences(
     max_tokens: int = 0,
     tokenizer: Any = None,
 ) -> Iterator[Example]:
-    """The validation cases as examples of the task sequence, so that a validation loss can be watched. Cases whose target and last item
-    alone exceed `max_tokens` are left out."""
-    asked = [History(c.user_id, (*c.history, c.target)) for c in cases]
-    found, *_ = _made([(source, 0) for source in sequences(catalog, asked, max_history, history)], tokenizer, max_tokens)
+    """The validation cases as examples of the task sequence, for a validation loss. A case is left out if its target and its last item
+    alone exceed `max_tokens`."""
+    whole = [History(c.user_id, (*c.history, c.target)) for c in cases]
+    found, *_ = _make_examples([(source, 0) for source in sequences(catalog, whole, max_history, history)], tokenizer, max_tokens)
     yield from found
 
 
 def draw(sources: Sequence[Source], weight: float, salt: str) -> list[tuple[Source, int]]:
-    """Sources and variants: each source once for every whole unit of `weight`, and a share of them once more for the rest of it.
+    """Sources and variants: each source once for every whole unit of `weight`, and for the fraction a share of them once more.
 
-    Which ones depends on their content and on `salt`, not on their order; the share for .5 is a part of that for .7.
+    That share depends on the sources' content and on `salt`, not on their order; the share of .5 is a part of that of .7.
     """
     whole = int(weight)
     drawn = [(source, variant) for variant in range(whole) for source in sources]
@@ -128,7 +128,7 @@ def draw(sources: Sequence[Source], weight: float, salt: str) -> list[tuple[Sour
 
 
 def _lowest(drawn: Sequence[tuple[Source, int]], n: int, salt: str) -> list[int]:
-    """Indices of `n` of them, ascending: those whose content hashes lowest, so that their order does not count."""
+    """Indices of the `n` with the lowest hashes of their content, ascending: a choice that does not depend on their order."""
     if not 0 < n < len(drawn):
         return list(range(min(n, len(drawn))))
 
@@ -139,10 +139,11 @@ def _lowest(drawn: Sequence[tuple[Source, int]], n: int, salt: str) -> list[int]
     return sorted(sorted(range(len(drawn)), key=number)[:n])
 
 
-def _made(
+def _make_examples(
     drawn: Sequence[tuple[Source, int]], tokenizer: Any, max_tokens: int, cap: int = 0, salt: str = ""
 ) -> tuple[list[Example], list[int], int, Counter[str]]:
-    """Examples, their tokens (none without a tokenizer), how many lost items of history, and why there is none of other sources."""
+    """The examples, their numbers of tokens (none without a tokenizer), the number of examples that lost items of their history, and
+    the reasons of sources without an example."""
     made: dict[int, tuple[Example, int]] = {}
     dropped: Counter[str] = Counter()
     now = [source for source, _ in drawn]
@@ -193,7 +194,7 @@ def _statistics(examples: Sequence[Example], tokens: Sequence[int]) -> dict[str,
 
 
 def load_tokenizer(name: str, setting: str = "mixture.tokenizer") -> Any:
-    """A tokenizer by name or folder. Raises ``ValueError`` naming the setting that asked for it, when there is none."""
+    """A tokenizer by name or folder. Raises ``ValueError`` with the setting that names it, if there is none."""
     from transformers import AutoTokenizer
 
     try:

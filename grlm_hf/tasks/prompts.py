@@ -1,11 +1,11 @@
-"""All prompt text, and how it becomes tokens. Training, evaluation and serving call these functions and no others.
+"""All prompt text. Training, evaluation and serving call these functions and no others.
 
-An item is written on a line of its own, ``[shampoo, color, care, treated, preserve]`` and a newline. A history opens in the user
-turn with its oldest item and goes on in the assistant turn, one line an item; what the model writes next is the next item. So one
-training example supervises every position, and a prompt at inference is a training example cut short.
+An item is one line: ``[shampoo, color, care, treated, preserve]`` and a newline. The user turn holds the oldest item of a history, and
+the assistant turn the others, one line an item; the model writes the next line. So one training example supervises every position, and a
+prompt at inference is the beginning of a training example.
 
-A history can also show titles (`HISTORIES`): a line with the title behind each Term ID; or titles alone, which then all stand in the
-user turn, since the assistant writes Term IDs only.
+A history can also show titles (`HISTORIES`): each Term ID is followed by a line with the title; or there are only titles, all of them in
+the user turn, since the assistant writes only Term IDs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _COLLABORATIVE = "Chosen by the same people as:\n{item}"
 _QUERY = "Search: {phrase}"
 _STEERED = "Next item after:\n{items}Wish: {wish}"
 _MAX_TEXT = 1000  # characters of a title in a request
-_MAX_LINE = 200  # characters of a title that stands on a line of a history, or is to be written
+_MAX_LINE = 200  # characters of a title in a history or in an answer
 _MAX_DESCRIPTION = 150  # characters beside a title, as in the paper
-_MAX_ALONE = 300  # characters of a description that stands alone
+_MAX_ALONE = 300  # characters of a description without a title
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _MARKS = str.maketrans("[]<>", "()  ")
@@ -48,9 +48,9 @@ def one_line(text: str, limit: int = _MAX_TEXT) -> str:
 # --- one item ----------------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1 << 16)  # an item stands in many histories
+@lru_cache(maxsize=1 << 16)  # an item is in many histories
 def written_title(item: Item) -> str:
-    """The title as it may stand among Term IDs and in answers: one line, without the brackets of Term IDs and of special tokens."""
+    """The title as one line, without the brackets of Term IDs and of special tokens, for histories and answers."""
     return one_line(item.title.translate(_MARKS), _MAX_LINE) or "untitled"
 
 
@@ -79,7 +79,7 @@ def check_history(history: str) -> None:
 
 
 def next_item_turns(shown: Sequence[str], history: str = "term_ids") -> tuple[str, str]:
-    """The user turn of next-item prediction, and how the assistant turn begins; what comes behind it is the next item.
+    """The user turn of next-item prediction, and the beginning of the assistant turn. The next item follows it.
 
     Args:
         shown: `history_item` of each item, oldest first.
@@ -121,7 +121,7 @@ def title_of_request(written: str) -> str:
 
 
 def collaborative_request(shown: str) -> str:
-    """Asks for the items that the same people choose; `shown` is `history_item` of the item asked about."""
+    """Asks for the items that the same people choose; `shown` is `history_item` of the given item."""
     return _COLLABORATIVE.format(item=shown.removesuffix("\n"))
 
 
@@ -131,7 +131,7 @@ def query_request(phrase: str) -> str:
 
 
 def steered_request(shown: Sequence[str], more: Sequence[str] = (), no: Sequence[str] = ()) -> str:
-    """Asks for the next item with a wish: terms that it is to have, terms that it must not have.
+    """Asks for the next item with a wish: terms that it shall have, terms that it must not have.
 
     Args:
         shown: `history_item` of each item, oldest first.
@@ -146,7 +146,7 @@ def steered_request(shown: Sequence[str], more: Sequence[str] = (), no: Sequence
 
 
 def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
-    """Identifies the prompt text that recommending depends on. A checkpoint records the hash of its own histories and scheme."""
+    """Hash of the prompt text that recommendations depend on. A checkpoint records the hash of its own form of history and scheme."""
     probe = Item("id", "T", "B", ("C",), "D")
     line = TERMS.line(("a", "b"))
     text = [PROMPT_VERSION, _NEXT_ITEM.format(items="[a, b]"), internalise_request(probe), line]
@@ -158,9 +158,6 @@ def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
 
 
 def templates_hash() -> str:
-    """Identifies the prompt text of all tasks and all forms of a history; a dataset records the one that it was made with."""
+    """Hash of the prompt text of all tasks and all forms of a history. A dataset records it."""
     templates = [_TITLE_OF, _COLLABORATIVE, _QUERY, steered_request(["a\n"], ["b"], ["c"]), _MAX_TEXT, _MAX_ALONE]
     return hashlib.sha256(json.dumps([*map(prompt_hash, HISTORIES), *templates]).encode()).hexdigest()[:16]
-
-
-# --- tokens ------------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Search phrases made from titles, brands and categories, so that the model also answers a search with an item.
 
-No phrase is invented: every word stands in the item's own text, so the item is a true answer, if seldom the only one.
+Every word of a phrase is in the item's own text. So the item is a true answer, although seldom the only one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ _CATEGORY = 60  # characters
 
 
 def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
-    """A search phrase → the Term ID of an item that it describes. Each variant is another phrase of `phrases`, the first one drawn by
-    `seed`."""
+    """A search phrase → the identifier of an item that it describes. The variants are the item's `phrases`, in an order drawn by `seed`."""
     frequency = word_frequency(catalog)
     for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
 
@@ -38,32 +37,36 @@ def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
 
 
 def word_frequency(catalog: Catalog) -> Counter[str]:
-    """How many titles hold a word."""
+    """Word → number of titles with it."""
     return Counter(word for item in catalog.items for word in set(words(item.title)))
 
 
 def phrases(item: Item, frequency: Counter[str], n_items: int) -> list[str]:
-    """Lower-case search phrases for an item, distinct: its category with its two most telling title words, its brand with its category,
-    its three most telling words, its brand with the two; of these, those whose parts are all known. Where none is, its category or brand
-    alone; no phrase where neither is known.
+    """Lower-case search phrases for an item, distinct, of the parts that are known:
 
-    A word tells the more, the fewer titles hold it (ln n/df), but one that no other title holds half as much: few would search by it.
+    1. its two most informative title words and its category
+    2. its brand and its category
+    3. its three most informative title words
+    4. its brand and the two words
+
+    Without any of these: its category alone, or its brand alone, or nothing. A word is the more informative, the fewer titles have it
+    (ln n/df). A word of one title only counts half: few people would search by it.
     """
     category = one_line(item.categories[-1], _CATEGORY).lower() if item.categories else ""
     brand = one_line(item.brand, _CATEGORY).lower()
     known = set(words(category)) | set(words(brand))
-    titled = [w for w in dict.fromkeys(words(item.title)) if _tells(w) and w not in known]
+    titled = [w for w in dict.fromkeys(words(item.title)) if _is_informative(w) and w not in known]
     weight = {w: math.log(max(n_items, 2) / max(frequency[w], 1)) * (0.5 if frequency[w] < 2 else 1) for w in titled}
     ranked = sorted(titled, key=lambda w: -weight[w])  # stable: reading order among equals
 
-    def telling(n: int) -> str:
+    def best(n: int) -> str:
         return " ".join(w for w in titled if w in ranked[:n])  # as the title orders them
 
-    found = [(telling(2), category), (brand, category), (telling(3),), (brand, telling(2))]
+    found = [(best(2), category), (brand, category), (best(3),), (brand, best(2))]
     return list(dict.fromkeys(" ".join(parts) for parts in found if all(parts))) or [part for part in (category, brand) if part][:1]
 
 
-def _tells(word: str) -> bool:
+def _is_informative(word: str) -> bool:
     return word not in STOP_WORDS and word not in WEAK_WORDS and len(word) <= _LONGEST and not any(c.isdigit() for c in word)
 
 

@@ -1,6 +1,6 @@
 """Next item with a wish: "more rose, no citrus", in the words of Term IDs.
 
-True by construction: the answer has the one and lacks the other.
+A wish is true by construction: the answer has the first term and lacks the second.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import steered_request
 from grlm_hf.tasks.task import Task
 
-_LAST = 3  # items that "no" speaks of: what a user has just had enough of
+_LAST = 3  # newest items whose terms a wish may exclude
 
 
 def steered(catalog: Catalog, histories: Iterable[History], max_history: int, history: str = "term_ids", seed: int = 0) -> Iterator[Source]:
-    """History and a wish → the user's last item. Each variant draws its wish anew, by `seed`.
+    """History and a wish → the user's last item. Each variant draws another wish, by `seed`.
 
-    The whole history stands in the user turn, above the wish.
+    The user turn holds the whole history, and the wish below it.
     """
     for h in histories:
 
@@ -37,10 +37,10 @@ def steered(catalog: Catalog, histories: Iterable[History], max_history: int, hi
 
 
 def wish(before: Sequence[Identifier], target: Identifier, rng: random.Random) -> tuple[list[str], list[str]]:
-    """Terms to have more of and terms to have none of, at most one each.
+    """Terms to have more of, and terms to exclude: at most one each.
 
-    More: a term of the target, one that the last item lacks if there is such. No: a term of the last three items that the target lacks;
-    none where it has them all.
+    More: a term of the target, preferably one that the last item lacks. No: a term of the last three items that the target lacks, if
+    there is one.
     """
     new = [t for t in dict.fromkeys(target) if t not in before[-1]]
     old = [t for t in dict.fromkeys(t for tid in before[-_LAST:] for t in tid) if t not in target]

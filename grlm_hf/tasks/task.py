@@ -34,7 +34,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What single tasks are told beside their weights: the last settings of `mixture`."""
+    """Settings of single tasks beside their weights: the last ones of `mixture`."""
 
     window: Count = 10
     """Items of history that a sliding window shows, `max_history` at most."""
@@ -48,7 +48,7 @@ class TaskSettings:
     """Where no file is named, what finds them in the training histories: "sequence" (a sequence decoder), "knn" (item-kNN; seconds) or
     "both"."""
     neighbors_per_item: Count = 5
-    """Neighbours that a collaborative example asks for."""
+    """Neighbours in the answer of a collaborative example."""
     chat_file: str = ""
     """File of general chat (jsonl or parquet) with `messages`, or `prompt` and `completion`."""
 
@@ -61,7 +61,7 @@ class Inputs:
         histories: of training.
         prompts, settings: of the mixture.
         neighbors: item_id → collaborative neighbours, nearest first; ``None``: the task reads the file of its setting.
-        dropped: a task counts here what its own file holds that gives no source, by reason.
+        dropped: counts the rows of the task's own file that give no source, by reason.
     """
 
     catalog: Catalog
@@ -83,7 +83,7 @@ class Task:
 
     Attributes:
         name: of its weight ``mixture.NAME``, its cap ``mixture.caps.NAME``, and its rows in the ``sft`` table.
-        help: what it asks for, as in ``--help``: question → answer.
+        help: its question → its answer, for ``--help``.
         sources: makes its `Source`s, in any order.
         weight: by default; how often each source gives an example.
         cap: by default; examples at most, 0: all.

@@ -1,4 +1,4 @@
-"""What happens between the steps of a training: one bar, logs that a resumed run repeats exactly, early stopping, pushes to the Hub."""
+"""Callbacks of the trainers: one bar, logs that a resumed run repeats exactly, early stopping, pushes to the Hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CUTOFF = 10
 
 
 class OneBar(ProgressCallback):
-    """Losses at the end of the one training bar, instead of a printed dictionary each time and a bar for every evaluation."""
+    """One bar for the whole training, with the losses at its end, instead of printed dictionaries and a bar for every evaluation."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.training_bar is not None:
@@ -31,7 +31,7 @@ class OneBar(ProgressCallback):
 
 
 class StopAtNaN(TrainerCallback):
-    """Ends a training whose logged loss is not finite, for trainers that do not look at each step themselves.
+    """Ends a training when a logged loss is not finite, for trainers that do not check each step themselves.
 
     Args:
         setting: the learning rate's name in a recipe, for the error.
@@ -47,11 +47,11 @@ class StopAtNaN(TrainerCallback):
 
 
 class SameWhenResumed(TrainerCallback):
-    """Makes a resumed run order, log and evaluate as one that was never broken off.
+    """Makes a resumed run order, log and evaluate like one that was never interrupted.
 
     Args:
-        set_epoch: tells the sampler of the examples which epoch it orders; accelerate loses it where several processes skip batches.
-        evaluates: evaluate the loss of validation examples at the end of each epoch; with its last step, which a checkpoint may follow.
+        set_epoch: sets the epoch of the examples' sampler; accelerate loses it when several processes skip batches.
+        evaluates: evaluate at the last step of each epoch, before a checkpoint of that step is saved.
     """
 
     def __init__(self, set_epoch: Callable[[int], None], evaluates: bool):
@@ -61,7 +61,7 @@ class SameWhenResumed(TrainerCallback):
         self.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if control.should_save:  # the running mean of the loss is in no checkpoint: let it begin anew with each
+        if control.should_save:  # no checkpoint holds the running mean of the loss, so it restarts with each
             control.should_log = True
         if self.evaluates and (ends_epoch(state) or state.global_step >= state.max_steps):
             control.should_evaluate = True
@@ -72,9 +72,9 @@ def ends_epoch(state: Any) -> bool:
 
 
 def stopping_state(log: Sequence[dict[str, Any]], config: EarlyStoppingConfig) -> tuple[int | None, bool]:
-    """The step of the best asking so far (``None`` before the first), and whether `patience` askings have passed without a better one.
+    """Step of the best evaluation so far (``None`` before the first), and whether `patience` evaluations passed without improvement.
 
-    It follows from the log alone, which every checkpoint holds.
+    Both follow from the log, which is in every checkpoint.
     """
     best: tuple[float, int] | None = None
     waited = 0
@@ -89,12 +89,11 @@ def stopping_state(log: Sequence[dict[str, Any]], config: EarlyStoppingConfig) -
 
 
 class EarlyStopping(TrainerCallback):
-    """Asks for the metrics every so often, keeps the best weights as ``best-STEP`` in `work`, and ends the training when they no longer
-    rise.
+    """Evaluates at intervals, keeps the best weights as ``best-STEP`` in `work`, and ends the training when they no longer improve.
 
     Args:
-        ask: gives the metrics, the same ones in every process.
-        log: the trainer's.
+        measure: returns the metrics, the same in every process.
+        log: the trainer's method.
         save: saves the weights in a folder; called in every process at once.
     """
 
@@ -102,17 +101,17 @@ class EarlyStopping(TrainerCallback):
         self,
         config: EarlyStoppingConfig,
         work: Path,
-        ask: Callable[[], dict[str, float]],
+        measure: Callable[[], dict[str, float]],
         log: Callable[[dict[str, float]], None],
         save: Callable[[Path], Any],
     ):
-        self.config, self.work, self.ask, self.log, self.save = config, work, ask, log, save
+        self.config, self.work, self.measure, self.log, self.save = config, work, measure, log, save
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = self.config.every
         if state.global_step % every if every else not ends_epoch(state):
             return
-        self.log({f"eval_{name}": value for name, value in self.ask().items()})
+        self.log({f"eval_{name}": value for name, value in self.measure().items()})
         best, over = stopping_state(state.log_history, self.config)
         if best == state.global_step:
             self.save(best_folder(self.work, state.global_step))
@@ -121,7 +120,7 @@ class EarlyStopping(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         best, _ = stopping_state(state.log_history, self.config)
-        if state.is_world_process_zero and best is not None:  # no earlier weights are needed once a checkpoint knows of these
+        if state.is_world_process_zero and best is not None:  # once a checkpoint has these in its log, earlier weights are not needed
             for folder in set(self.work.glob("best-*")) - {best_folder(self.work, best)}:
                 shutil.rmtree(folder)
 
@@ -131,27 +130,27 @@ def best_folder(work: Path, step: int) -> Path:
 
 
 def ranks_metrics(ranks: Sequence[int | None]) -> dict[str, float]:
-    """Recall@10 and NDCG@10 of the places (from 0) at which targets were found, ``None`` where they were not."""
+    """Recall@10 and NDCG@10 of targets at these ranks (from 0; ``None``: not found)."""
     hits = [rank for rank in ranks if rank is not None and rank < CUTOFF]
     return {"recall@10": len(hits) / len(ranks), "ndcg@10": math.fsum(1 / math.log2(rank + 2) for rank in hits) / len(ranks)}
 
 
-def places(grlm: Any, cases: Sequence[Case]) -> list[int | None]:
-    """At which place (from 0) the constrained search finds each target among the first ten, ``None`` where it does not."""
+def target_ranks(grlm: Any, cases: Sequence[Case]) -> list[int | None]:
+    """Rank (from 0) of each target among the first ten of the constrained search; ``None`` if it is not among them."""
     if not cases:
         return []
     found = grlm.recommend([list(c.history) for c in cases], min(CUTOFF, len(grlm.catalog)), exclude_seen=True)
-    return [next((n for n, r in enumerate(some) if r.item_id == c.target), None) for c, some in zip(cases, found, strict=True)]
+    return [next((n for n, r in enumerate(listed) if r.item_id == c.target), None) for c, listed in zip(cases, found, strict=True)]
 
 
 class Pushes(TrainerCallback):
-    """Calls `push` every so many steps; a push that fails is a warning, and the training goes on."""
+    """Calls `push` after every `every` steps. A push that fails is a warning, and the training goes on."""
 
     def __init__(self, every: int, push: Callable[[], None]):
         self.every, self.push = every, push
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self.every or state.global_step >= state.max_steps:  # the finished one is pushed by itself
+        if state.global_step % self.every or state.global_step >= state.max_steps:  # the caller pushes the finished checkpoint
             return
         try:
             self.push()

@@ -103,7 +103,7 @@ class TrainConfig:
     learning_rate: Positive = 2e-3
     """Highest learning rate; 1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
     warmup: Share = 0.1
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     batch_size: Count = 64
     """Examples per step and device."""
     gradient_accumulation: Count = 1

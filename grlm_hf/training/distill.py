@@ -1,7 +1,7 @@
-"""A teacher that knows items as wholes: a sequence model's probabilities, summed over the identifiers below each node of the trie.
+"""A teacher that knows whole items: a sequence model's probabilities, summed over the identifiers below each node of the trie.
 
-A language model of Term IDs learns what follows a history one token at a time, from one item a time; the sequence model has spread that
-knowledge over all items that behave alike. Its probabilities as further targets teach far more an epoch (docs/lab-notes.md has figures).
+A language model learns from one next item at a time, token by token. The sequence model has learnt which items behave alike, so its
+probabilities as further targets teach more in an epoch (figures: docs/lab-notes.md).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from grlm_hf.trie.arrays import Trie
 
 
 class Teacher:
-    """Answers every question of an example at once.
+    """Gives the probabilities after every prefix of an example's items at once.
 
     Args:
-        model: a sequence model that knows items of the catalog; what it learnt from must not hold the cases that are measured on.
-        temperature: its scores are divided by it before the softmax; above 1 it speaks less surely.
+        model: a sequence model with items of the catalog; its training data must not hold the cases of the evaluation.
+        temperature: its scores are divided by it before the softmax; values above 1 flatten its probabilities.
 
     Raises:
-        ValueError: a model that knows no item of the catalog, or a temperature not above 0.
+        ValueError: a model without any item of the catalog, or a temperature not above 0.
     """
 
     def __init__(self, model: SequenceModel, catalog: Catalog, trie: Trie, temperature: float = 1.0):
@@ -34,13 +34,13 @@ class Teacher:
             raise ValueError("The teacher of train.distill knows none of the catalog's items: it was trained on another catalog.")
         self.model, self.temperature, self.n = model, temperature, len(trie)
         number = {identifier: n for n, identifier in enumerate(catalog.identifiers)}
-        # Columns by the rank of the identifier, so that the identifiers below a node stand together.
+        # Columns by the rank of the identifier, so that the identifiers below a node are neighbours.
         rank = [(int(trie.rank[number[tid]]), item.item_id) for item, tid in zip(catalog.items, catalog.term_ids, strict=True)]
         columns = sorted((r, item) for r, item in rank if item in model.rows)
         self._begin = torch.searchsorted(torch.tensor([r for r, _ in columns]), torch.arange(self.n + 1))
         device = model.net.device
         self._weight = model.net.get_input_embeddings().weight.detach()[[model.rows[item] for _, item in columns]].to(device)
-        first: dict[int, int] = {}  # identifier → what the teacher reads for it
+        first: dict[int, int] = {}  # identifier → the teacher's row for it
         for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
             if item.item_id in model.rows:
                 first.setdefault(number[tid], model.rows[item.item_id])
@@ -48,15 +48,16 @@ class Teacher:
 
     @torch.inference_mode()
     def below(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """float32 [questions, n_identifiers + 1]: what it thinks of each item but the first, given those before it; for every rank, the
-        sum over all lower ones, not normalised.
+        """Cumulative probabilities after each prefix: one question for each item but the first of each example.
 
         Args:
-            sequences: identifiers (their numbers in ``catalog.identifiers``) of each example, oldest first; two or more, of which
-                the model reads the last ``max_items`` before each.
+            sequences: two or more identifiers of each example, oldest first, as places in ``catalog.identifiers``.
+
+        Returns:
+            float32 [questions, n_identifiers + 1]; in column r the sum over the identifiers of a rank below r, not normalised.
 
         Raises:
-            ValueError: an identifier of items that the teacher does not know.
+            ValueError: items that the teacher does not know, or more items than it reads.
         """
         most = self.model.config.max_items
         rows = [[self._row[n] for n in sequence[:-1]] for sequence in sequences]

@@ -1,7 +1,7 @@
 """Direct preference optimisation (DPO: Rafailov et al., 2023) with TRL's `DPOTrainer`, on beam negatives.
 
-Chosen is the identifier of the item that came next; rejected are beams of the constrained search that are not it: what the recommender
-would have shown instead. The log-probabilities in the loss are normalised as the checkpoint's scores are.
+Chosen is the identifier of the item that came next. Rejected are other beams of the constrained search: what the recommender would have
+shown instead. The log-probabilities in the loss are normalised as the checkpoint's scores are.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DPOConfig:
     """Pairs per step and device."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.1
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: Positive = 0.1
     """KL strength: higher values keep the policy closer to the starting checkpoint."""

@@ -1,7 +1,7 @@
 """Group-relative policy optimisation (GRPO: Shao et al., 2024) with TRL's `GRPOTrainer`, on rollouts from the constrained search.
 
-A prompt is a history cut at some place of the training data, its rollouts are distinct identifiers of the catalog, and rewards compare
-them with the item that came next. The log-probabilities in the loss are normalised as the checkpoint's scores are.
+A prompt is the beginning of a training history. Its rollouts are distinct identifiers of the catalog, and rewards compare them with the
+item that came next. The log-probabilities in the loss are normalised as the checkpoint's scores are.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GRPOConfig:
     """Divide advantages by the standard deviation of the rewards in the "group" or the "batch", or not: "none"."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.05
-    """Share of all steps in which the learning rate rises; it then falls as a cosine."""
+    """Share of all steps with a rising learning rate; it then falls as a cosine."""
     weight_decay: NotNegative = 0.0
     beta: NotNegative = 0.0
     """Weight of the KL divergence from the starting checkpoint; 0: it is not computed."""
@@ -80,7 +80,9 @@ class GRPOConfig:
     def __post_init__(self) -> None:
         check_settings(self, "grpo.")
         if not any(asdict(self.rewards).values()):
-            raise ValueError("All weights of grpo.rewards are 0: there is nothing to train on.")
+            raise ValueError(
+                "All weights of grpo.rewards are 0, so there is nothing to train on; set one, such as grpo.rewards.exact_hit=1."
+            )
         if self.prompts * self.rollouts % self.gradient_accumulation:
             raise ValueError(
                 f"grpo.gradient_accumulation is {self.gradient_accumulation}; expected a divisor of prompts · rollouts, "
@@ -171,20 +173,20 @@ def _dataset(grlm: GRLMForRecommendation, questions: Sequence[tuple[tuple[str, .
 
 
 def _rewards(grlm: GRLMForRecommendation, config: GRPOConfig, scorer: Scorer | None) -> dict[Callable[..., list[float]], float]:
-    """TRL's reward functions and their weights; the hits and the valid ones are counted in any case."""
+    """TRL's reward functions and their weights. Hits and valid rollouts are always counted."""
     from grlm_hf.training.rewards import collaborative, exact_hit, for_trl, prefix, rank_aware, validity
 
     w = config.rewards
-    found = {for_trl(exact_hit, "exact_hit"): w.exact_hit, for_trl(validity(grlm.catalog), "validity"): 0.0}
+    functions = {for_trl(exact_hit, "exact_hit"): w.exact_hit, for_trl(validity(grlm.catalog), "validity"): 0.0}
     if w.prefix:
-        found[for_trl(prefix, "prefix")] = w.prefix
+        functions[for_trl(prefix, "prefix")] = w.prefix
     if w.rank_aware:
-        found[for_trl(rank_aware, "rank_aware")] = w.rank_aware
+        functions[for_trl(rank_aware, "rank_aware")] = w.rank_aware
     if w.collaborative:
         if scorer is None:
             raise ValueError("grpo.rewards.collaborative needs a scorer, whose probabilities define it.")
-        found[for_trl(collaborative(grlm.catalog, scorer), "collaborative")] = w.collaborative
-    return found
+        functions[for_trl(collaborative(grlm.catalog, scorer), "collaborative")] = w.collaborative
+    return functions
 
 
 def _rollouts(

@@ -1,7 +1,7 @@
-"""The ordinary loss, over the full vocabulary, with logits only where a label is learnt and never of all labels at once.
+"""The cross-entropy over the full vocabulary. Logits are computed only for labels, and never for all labels at once.
 
-TRL's own loss does so on a GPU. On a CPU it takes the logits of every position, prompts and padding too, twice, and the entropy of each.
-PyTorch's `linear_cross_entropy` rounds its value to the type of the products: in bfloat16, to two or three digits.
+TRL's own loss does the same on a GPU. On a CPU it computes the logits of every position twice, prompts and padding too, and their
+entropies. PyTorch's `linear_cross_entropy` rounds its value to the type of the products: in bfloat16 to two or three digits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def linear_head(model: Any) -> bool:
 
 
 def plain_head(model: Any) -> bool:
-    """Whether `vocabulary_nll` is to stand in for TRL's own loss: on a CPU, with a `linear_head`."""
+    """Whether `vocabulary_nll` replaces TRL's own loss: on a CPU, with a `linear_head`."""
     return linear_head(model) and model.get_output_embeddings().weight.device.type == "cpu"
 
 
@@ -72,7 +72,7 @@ def vocabulary_log_probs(hidden: torch.Tensor, head: torch.nn.Linear, label: tor
 
 
 class _ChunkedNLL(torch.autograd.Function):
-    """The gradients are taken in the forward pass, while a chunk's logits are at hand."""
+    """Computes the gradients in the forward pass, as long as a chunk's logits exist."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Any, weight: Any, bias: Any, label: Any, dtype: torch.dtype, learns: bool) -> torch.Tensor:
@@ -101,5 +101,5 @@ class _ChunkedNLL(torch.autograd.Function):
     def backward(ctx: Any, *factor: torch.Tensor) -> Any:
         grads, ctx.grads = ctx.grads, None
         if grads is None:
-            raise RuntimeError("The gradient of this loss can be taken once only.")
+            raise RuntimeError("The gradient of this loss can be computed only once.")
         return *(None if grad is None else grad.mul_(factor[0]) for grad in grads), None, None, None

@@ -1,4 +1,4 @@
-"""The model that is trained: made from scratch, or given, with LoRA, quantised weights and other kernels where asked for."""
+"""A given model to train, with LoRA, quantised weights and other kernels if the settings say so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLASH = "flash_attention_2"
 
 
 def check_kernels(config: TrainConfig) -> None:
-    """Raises ``ImportError`` where the settings ask for kernels that are not installed, ``ValueError`` where there is no GPU for them."""
+    """Raises ``ImportError`` for kernels that are not installed, ``ValueError`` for kernels that need a GPU where there is none."""
     import torch
 
     if config.attention == FLASH and not config.bf16:
@@ -29,7 +29,7 @@ def check_kernels(config: TrainConfig) -> None:
         if package and find_spec(package) is None:
             raise ImportError(f"{setting} needs {package}: pip install {package.replace('_', '-')}, or leave the setting out.")
         if package and package != "bitsandbytes" and not torch.cuda.is_available():
-            raise ValueError(f"{setting} needs a GPU, and none was found. Leave the setting out.")
+            raise ValueError(f"{setting} needs a GPU, and none was found; leave the setting out.")
 
 
 def load_given(config: TrainConfig) -> Any:
@@ -55,7 +55,7 @@ def load_given(config: TrainConfig) -> Any:
             from accelerate import PartialState
 
             more["device_map"] = {"": PartialState().device}
-    frozen = config.bf16 and config.lora.rank  # weights that are trained stay in float32, or small steps would be rounded away
+    frozen = config.bf16 and config.lora.rank  # trained weights stay in float32; bfloat16 would round small steps away
     return AutoModelForCausalLM.from_pretrained(config.model, dtype="bfloat16" if frozen else "float32", **more)
 
 
@@ -78,7 +78,7 @@ def lora_settings(config: TrainConfig) -> Any:
 
 
 def load_trained(folder: str | Path, config: TrainConfig) -> Any:
-    """The model that a trainer saved in `folder`, as an ordinary causal LM on the CPU: LoRA is merged into the given model's own
+    """The model that a trainer saved in `folder`, as an ordinary causal LM on the CPU. LoRA is merged into the given model's own
     (unquantised) weights, in float32."""
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +99,7 @@ def dropout(model: Any, p: float) -> Iterator[None]:
     def drop(module: Any, _inputs: Any, output: Any) -> Any:
         if not module.training:
             return output
-        # Not F.dropout, whose random numbers on a CPU cost a tenth of a training step of a small model.
+        # Not F.dropout: on a CPU its random numbers take a tenth of a small model's training step.
         return output * ((torch.rand_like(output, dtype=torch.float32) >= p).to(output.dtype) / (1 - p))
 
     modules = [model.get_input_embeddings(), *(m for n, m in model.named_modules() if n.endswith(("self_attn.o_proj", "mlp.down_proj")))]
@@ -113,7 +113,7 @@ def dropout(model: Any, p: float) -> Iterator[None]:
 
 @contextmanager
 def _no_sharding() -> Iterator[None]:
-    """DeepSpeed's ZeRO-3 would split among the processes any model that is loaded while it is on, and FSDP leave it empty in most."""
+    """A model loaded in here is whole in every process. Otherwise ZeRO-3 would split it, and FSDP leave it empty in most processes."""
     from transformers.integrations import deepspeed
 
     reference = deepspeed._hf_deepspeed_config_weak_ref

@@ -17,10 +17,11 @@ IGNORED = -100
 
 
 def free_text_labels(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int) -> torch.Tensor:
-    """Which labels are free text where only tokens are known: those before the longest run of whole identifiers that ends a row's labels.
+    """Finds the free text in completions of which only the tokens are known: all labels before the longest run of whole identifiers at
+    the end of a row.
 
     Args:
-        labels: int64 [batch, length], such as a thought and then an identifier; `IGNORED` where nothing is asked.
+        labels: int64 [batch, length], such as a thought and then an identifier; `IGNORED` where there is no label.
         walker: the trie, as NumPy arrays.
 
     Returns:
@@ -53,7 +54,7 @@ def free_text_labels(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int
 
 
 def label_nodes(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int, free_text: torch.Tensor | None = None) -> Node:
-    """The trie node before each label, empty (``lo == hi``) where there is none: no label, free text, or the end-of-sequence token. Three
+    """The trie node before each label, empty (``lo == hi``) without one: no label, free text, or the end-of-sequence token. Three
     int64 [batch, length].
 
     Args:
@@ -77,7 +78,7 @@ def label_nodes(labels: torch.Tensor, walker: TrieWalker, eos_token_id: int, fre
         ends = walker.ends(*after)
         node = tuple(walker.where(counted, walker.where(ends, r, a), n) for r, a, n in zip(root, after, node, strict=True))  # type: ignore[assignment]
     if off.any():
-        raise ValueError("A completion holds tokens that are no identifier of the catalog.")
+        raise ValueError("A completion has tokens that are no identifier of the catalog.")
     lo, hi, depth = (torch.stack([torch.as_tensor(x) for x in column], 1) for column in zip(*columns, strict=True))
     return lo, hi, depth
 
@@ -106,14 +107,14 @@ def trie_losses(
     below: torch.Tensor | None = None,
     question: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`trie_nll`, and the same against what a teacher would answer: ``-Σ q(child) log p(child)`` over the children of each node, where q
-    is the teacher's probability of the identifiers below a child, in proportion to that of the node (Hinton et al. 2015, arXiv
-    1503.02531, node by node).
+    """`trie_nll`, and the cross-entropy to a teacher: ``-Σ q(child) log p(child)`` over the children of each node (Hinton et al. 2015,
+    arXiv 1503.02531, node by node). Here q(child) is the teacher's probability of the identifiers below the child, divided by that of the
+    identifiers below the node.
 
     Args:
         hidden, embedding, node, label, walker: as in `trie_nll`.
         below: float [questions, n_identifiers + 1]; the teacher's probability of all identifiers of a rank below the column's.
-        question: int64 [n]; the row of `below` that each label answers, negative for none (its second loss then means nothing).
+        question: int64 [n]; the row of `below` for each label; negative: none, and the second loss means nothing.
 
     Returns:
         Two float32 [n]; the second is all 0 without a teacher.
@@ -139,8 +140,8 @@ def trie_losses(
     log_p = segment_log_softmax(scores, row, len(choice))
     nll = nll.index_put((choice,), -log_p[token == label[choice][row]])
     if below is not None and question is not None:
-        asked = question[choice][row]
-        mass = (below[asked, hi] - below[asked, lo]).clamp_min(1e-12)
+        of = question[choice][row]
+        mass = (below[of, hi] - below[of, lo]).clamp_min(1e-12)
         shares = mass / mass.new_zeros(len(choice)).index_add(0, row, mass)[row]
         soft = soft.index_put((choice,), torch.zeros_like(nll[choice]).index_add(0, row, -shares * log_p))
     return nll, soft

@@ -26,16 +26,16 @@ from grlm_hf.trie.walker import TrieWalker
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Rows with the same prompt as one sequence: the prompt without its last token, then a branch a row, each from the prompt's last token
-    on to its own last but one.
+    """Rows with the same prompt as one sequence: the prompt without its last token, then one branch a row, from the prompt's last token to
+    the row's last token but one.
 
     Attributes:
         ids: int64 [groups, length].
-        labels: int64 [groups, length]; what each position predicts, `IGNORED` where nothing is asked.
+        labels: int64 [groups, length]; what each position predicts, `IGNORED` where it is no label.
         position: int64 [groups, length]; places in the row, for the model's position embedding.
-        branch: int64 [groups, length]; 0 for the prompt, 1… for the branches, -1 behind the last.
-        source: two int64 [n]; where (group, place) the labels stand.
-        to: two int64 [n]; of which row and column of the shifted rows [batch, length - 1] they are.
+        branch: int64 [groups, length]; 0 for the prompt, 1… for the branches, -1 after the last.
+        source: two int64 [n]; group and place of each label.
+        to: two int64 [n]; its row and column in the shifted rows [batch, length - 1].
     """
 
     ids: torch.Tensor
@@ -58,11 +58,11 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Te
     Raises:
         ValueError: a row without a prompt or without a completion.
     """
-    ids, real, asked = (x.cpu().numpy() for x in (input_ids, attention_mask != 0, labels != IGNORED))
+    ids, real, labelled = (x.cpu().numpy() for x in (input_ids, attention_mask != 0, labels != IGNORED))
     groups: dict[bytes, list[tuple[int, np.ndarray, int]]] = {}
     for row in range(len(ids)):
         at = np.flatnonzero(real[row])
-        begin = int(asked[row, at].argmax()) if len(at) else 0
+        begin = int(labelled[row, at].argmax()) if len(at) else 0
         if begin == 0:
             raise ValueError(f"Row {row} of the batch has no prompt or no completion; expected both.")
         groups.setdefault(ids[row, at[:begin]].tobytes(), []).append((row, at, begin))
@@ -77,7 +77,7 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Te
         packed[0, g, :end], packed[2, g, :end], packed[3, g, :end] = ids[row, at[:end]], np.arange(end), 0
         for number, (row, at, begin) in enumerate(members, 1):
             first, end = end, end + len(at) - begin
-            keep = asked[row, at[begin:]]
+            keep = labelled[row, at[begin:]]
             packed[0, g, first:end] = ids[row, at[begin - 1 : -1]]
             packed[1, g, first:end] = np.where(keep, ids[row, at[begin:]], IGNORED)
             packed[2, g, first:end] = np.arange(begin - 1, len(at) - 1)
@@ -95,12 +95,12 @@ def follow_objective(model: Any, trie: Trie | None) -> None:
     Args:
         model: a causal LM that a TRL trainer has given its fused head (`trl.trainer.utils.add_fused_lm_head`), with eager or SDPA
             attention: the policy or the reference.
-        trie: normalise the identifiers that end a completion over the legal children of the current trie node (objective "trie"), and
-            free text before them over all tokens; ``None``: all over all tokens. Of the other values that TRL logs (entropy, mean logit)
-            there are none under the trie: they are NaN.
+        trie: of the objective "trie": the identifiers that end a completion are normalised over the legal children of the current trie
+            node, free text before them over all tokens. TRL's other values (entropy, mean logit) are then NaN. ``None``: everything is
+            normalised over all tokens.
 
-    Calling the model in any other way is as before. In that call it raises ``ValueError`` for a completion that does not end in an
-    identifier, and for free text without a linear output layer, under the trie.
+    Other calls of the model are as before. Under the trie that call raises ``ValueError`` for a completion that does not end in an
+    identifier, and for free text without a linear output layer.
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
@@ -141,7 +141,7 @@ class _TrieObjective:
         self.numpy, self.walker = TrieWalker(trie), TrieWalker(trie, device)
 
     def log_probs(self, model: Any, hidden: torch.Tensor, packed: Packed, labels: torch.Tensor) -> torch.Tensor:
-        """Natural log, float32 [groups, length]; 0 where nothing is asked.
+        """Natural log, float32 [groups, length]; 0 where there is no label.
 
         Args:
             hidden: float [groups, length, hidden], the model's last hidden states.
@@ -180,7 +180,7 @@ def rollout_function(roll_out: Callable[[list[Any], int, int], list[tuple[list[i
 
     Args:
         roll_out: (prompts, step, process) → the tokens of each prompt, and of its `n` completions.
-        n: TRL hands each prompt over so many times, in a row.
+        n: completions a prompt; TRL passes each prompt this many times, in a row.
 
     Returns:
         A function that also fills a column `place`: the number of a completion among those of its prompt.

@@ -1,4 +1,4 @@
-"""Going on with a training that was broken off: from its last whole checkpoint, and only with the settings that it began with."""
+"""Resuming an interrupted training: from its last whole checkpoint, and only with the same settings and data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RUN_FILE = "run.json"
-_FREE = ("save_steps", "hub")
-"""Settings that do not touch the result, and may change in between."""
+_WITHOUT_EFFECT = ("save_steps", "hub")
+"""Settings that do not change the result, and may differ on a resume."""
 
 
 def last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a half-written one, left by a kill, is removed. For the main process."""
+    """The newest whole checkpoint. A half-written one, left by a kill, is removed. For the main process."""
     for folder in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
         try:
             read_json(folder / "trainer_state.json")  # the trainer writes it last
@@ -32,20 +32,20 @@ def last_whole_checkpoint(work: Path) -> str | None:
 
 
 def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, examples: Dataset) -> None:
-    """Notes in `work` what the result depends on; for the main process.
+    """Records in `work` all that the result depends on. For the main process.
 
     Raises:
-        ValueError: `work` holds checkpoints of a run with other settings or data; each difference is named.
+        ValueError: `work` has checkpoints of a run with other settings or data; the error names each difference.
     """
-    settings = {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _FREE}
+    settings = {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _WITHOUT_EFFECT}
     run = {**settings, "seed": seed, "processes": processes, "examples": len(examples), "hash of the examples": digest(examples)}
     if (work / RUN_FILE).is_file() and any(work.glob("checkpoint-*")):
         before = read_json(work / RUN_FILE)
         changed = [f"{n}: {before.get(n, '–')} → {run.get(n, '–')}" for n in {**before, **run} if before.get(n, "–") != run.get(n, "–")]
         if changed:
             raise ValueError(
-                f"{work} holds a training that was broken off, and it was another one: {'; '.join(changed)}. Run it again with its own "
-                "settings, or remove that folder to begin anew."
+                f"{work} has an interrupted training that was another one: {'; '.join(changed)}. Run it again with its own settings, or "
+                "remove that folder to start again."
             )
     write_json(work / RUN_FILE, run)
 

@@ -1,6 +1,6 @@
-"""Rewards of preference training: plain functions of a group of rollouts, and the form that TRL wants them in.
+"""Rewards of preference training: plain functions of a group of rollouts, and their form for TRL.
 
-A reward looks at a whole `Group`, so that it may depend on a rollout's place among the others.
+A reward gets a whole `Group`, so it may depend on a rollout's place among the others.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Group:
 
     Attributes:
         history: item ids, oldest first.
-        target: Term ID of the item that came next.
-        found: what the policy wrote, likeliest first; ``None`` for a text that is no Term ID.
+        target: identifier of the item that came next.
+        found: the policy's identifiers, likeliest first; ``None`` for a text without one.
     """
 
     history: tuple[str, ...]
@@ -45,7 +45,7 @@ def exact_hit(group: Group) -> list[float]:
 
 
 def prefix(group: Group) -> list[float]:
-    """The share of the target's terms that are right from the front: 1 for the target, 0 where the first term is wrong already."""
+    """Share of the target's parts that agree, counted from the first one up to the first difference: 1 for the target."""
     return [_in_common(tid, group.target) / len(group.target) for tid in group.found]
 
 
@@ -59,9 +59,9 @@ def _in_common(tid: Identifier | None, target: Identifier) -> int:
 
 
 def rank_aware(group: Group) -> list[float]:
-    """1 for the target; the others share a penalty of 1, the more the further in front they stand: the one at place r in proportion to
-    ``1 / log2(r + 1)``, its weight in NDCG. All 0 where the target is not among them, or alone. (A ranking reward as in MiniOneRec,
-    arXiv 2510.24431, which penalises hard negatives by their generation rank; the shares here are our own choice.)
+    """1 for the target. The others share a penalty of 1 in proportion to ``1 / log2(r + 1)``, the weight of place r in NDCG. All 0 if the
+    target is missing or alone. (A ranking reward as in MiniOneRec, arXiv 2510.24431, which penalises hard negatives by their generation
+    rank; the shares here are our own choice.)
     """
     others = [i for i, tid in enumerate(group.found) if tid != group.target]
     if len(others) in (0, len(group.found)):
@@ -72,13 +72,13 @@ def rank_aware(group: Group) -> list[float]:
 
 
 def validity(catalog: Catalog) -> Reward:
-    """1 for a Term ID of the catalog, 0 for anything else: for rollouts that no trie holds to it."""
+    """1 for an identifier of the catalog, 0 for anything else; for rollouts without a trie."""
     return lambda group: [float(tid is not None and bool(catalog.positions_of(tid))) for tid in group.found]
 
 
 def collaborative(catalog: Catalog, scorer: Scorer, floor: float = -20.0) -> Reward:
-    """How likely another recommender finds the item: 1 for the one that it rates highest of all, falling linearly with its log p, 0 at
-    `floor` below that (natural log). Of items that share a Term ID the best counts; no Term ID of the catalog: 0."""
+    """How likely the item is under another recommender: 1 for its best item, falling linearly with log p to 0 at `floor` below that
+    (natural log). Of items that share an identifier the best counts; 0 for what is no identifier of the catalog."""
     column = {item: i for i, item in enumerate(scorer.item_ids)}
 
     def reward(group: Group) -> list[float]:
@@ -108,12 +108,12 @@ def combined(rewards: Mapping[Reward, float]) -> Reward:
 def for_trl(reward: Reward, name: str, scheme: Scheme = TERMS) -> Callable[..., list[float]]:
     """A reward as TRL's `GRPOTrainer` takes it: ``f(prompts, completions, completion_ids, **columns) -> list[float]``.
 
-    Of the data set's columns it needs `target`, a list of terms. The history, a list of item ids, is the column `history`, or else the
-    prompt. Neighbouring rows of equal history and target are a group, as TRL keeps the rollouts of a prompt together; where there is a
-    column `place`, each 0 in it begins a group.
+    The dataset needs the column `target`, a list of terms. The history, a list of item ids, is the column `history`, or else the prompt.
+    TRL keeps the rollouts of a prompt together, so neighbouring rows with equal history and target are a group. With a column `place`, each
+    0 in it begins a group.
 
     Args:
-        name: what TRL logs it as.
+        name: of the reward in TRL's log.
         scheme: what an identifier is in the completions.
     """
 
@@ -145,7 +145,8 @@ def groups(
 
 
 def _answer(text: str, scheme: Scheme) -> Identifier | None:
-    """The first of the identifiers that end a text, such as the one behind a thought that names others; else the first in the text."""
+    """The first identifier of the run that ends a text, so that a thought before it may name others; without such a run the first one in
+    the text."""
     lines = [f"{line}\n" for line in text.rstrip().splitlines()]
     run = list(itertools.takewhile(lambda line: is_identifier(line, scheme), reversed(lines)))  # type: ignore[arg-type]
     return scheme.parse(run[-1] if run else text)

@@ -6,7 +6,7 @@ Two ways to choose them:
   the very list that the recommender would show.
 - ``"sampled"``: drawn from the policy without replacement (`grlm_hf.decoding.sampling`).
 
-Neither can leave the catalog or repeat itself, so no rollout is wasted on what the recommender could never show.
+Both give only distinct identifiers of the catalog, so no rollout is wasted on what the recommender could never show.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class Rollouts:
 
 
 def positions(histories: Sequence[History], n: int, seed: int = 0, exclude_seen: bool = True) -> list[tuple[tuple[str, ...], str]]:
-    """`n` questions from histories to learn from: (the items before some place, the item there). All places once, in a seeded order that
-    does not depend on the order of the histories, then all of them again.
+    """`n` questions from training histories: (the items before a place, the item there). All places come once, in a seeded order that does
+    not depend on the order of the histories, then all of them again.
 
     Args:
-        exclude_seen: leave out places whose item stands before them already.
+        exclude_seen: leave out places whose item is in the history before them.
 
     Raises:
-        ValueError: there is no such place.
+        ValueError: no such place exists.
     """
     ordered = sorted(histories, key=lambda h: (h.user_id, h.items))
     places = [(i, t) for i, h in enumerate(ordered) for t in range(1, len(h.items)) if not (exclude_seen and h.items[t] in h.items[:t])]
     if not places:
-        raise ValueError(f"None of the {len(ordered)} training histories has two items; there is nothing to ask for.")
+        raise ValueError(f"None of the {len(ordered)} training histories has two different items; expected one at least.")
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(places)) for _ in range(-(-n // len(places)))])[:n]
     return [(ordered[i].items[:t], ordered[i].items[t]) for i, t in (places[k] for k in order)]
@@ -73,8 +73,8 @@ def roll_out(
 
     Args:
         sampling: "beams" or "sampled", as `grlm_hf.training.grpo.GRPOConfig` describes them.
-        exclude_seen: none of an item of the history alone.
-        rng: of the samples.
+        exclude_seen: leave out identifiers whose items are all in the history.
+        rng: draws the samples.
 
     Raises:
         ValueError: fewer than `n` identifiers are allowed after some history; or the model's scores are not finite.
@@ -83,7 +83,7 @@ def roll_out(
     adjustments = [a.by_rank for a in index.adjustments(Rules(exclude_seen=exclude_seen), histories)]
     fewest = min(len(index.trie) if a is None else int((a.values > -np.inf).sum()) for a in adjustments)
     if fewest < n:
-        raise ValueError(f"{n} Term IDs a prompt are wanted, but only {fewest} are allowed after some history; ask for fewer.")
+        raise ValueError(f"{n} identifiers a prompt are needed, but after some history only {fewest} are allowed; lower the number.")
     prompts = grlm.prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
     batch = grlm.batch(index, prompts)
     if sampling == "beams":

@@ -119,8 +119,8 @@ def memory_advice(advice: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in said):
+        message = str(error)
+        if not (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message):
             raise
-        found = said.splitlines()[0] if said else "MemoryError"
+        found = message.splitlines()[0] if message else "MemoryError"
         raise MemoryError(f"Memory ran out in training ({found}). Try {'; '.join(advice)}.") from error

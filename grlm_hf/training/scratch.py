@@ -1,6 +1,6 @@
-"""A tiny language model of one's own: a byte-level BPE tokenizer trained on the catalog, and a small Qwen3 from scratch.
+"""A tiny language model from scratch: a byte-level BPE tokenizer trained on the catalog, and a small Qwen3.
 
-It stands where a pretrained LLM stands in a real run, so that the very same path runs without a download.
+It takes the place of a pretrained LLM, so the same path runs without a download.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from grlm_hf.settings import Count, Range, check_settings
 
-# Qwen's split, with one change: a comma, a space and the word behind them are one piece, as are `[` and its word, so that a frequent
-# term of a Term ID can become one token. Runs of digits stay together for the same reason.
+# Qwen's split with one change: a comma, a space and the next word are one piece, as are `[` and its word, so that a frequent term of a
+# Term ID can become one token. Runs of digits are one piece for the same reason.
 _SPLIT = (
     r", [^\s,\[\]]+|\[[^\s,\[\]]+|\]\n"
     r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

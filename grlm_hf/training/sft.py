@@ -83,7 +83,7 @@ def train(
     # 2. the model, and the data in its tokens
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
-    # 3. where to go on from
+    # 3. the checkpoint to resume from, and its log
     if processes.is_main_process:
         check_same_run(work, config, seed, processes.num_processes, examples)
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
@@ -99,9 +99,9 @@ def train(
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
         with dropout(trainer.model, config.dropout), memory_advice(_less_memory(config)):
-            if processes.process_index:  # dropout of its own in each process
+            if processes.process_index:  # another dropout in each process
                 torch.manual_seed(seed + processes.process_index)
-            if not run.has_stopped(log):  # else it was broken off after it had stopped
+            if not run.has_stopped(log):  # it may have been interrupted after its early stop
                 trainer.train(resume_from_checkpoint=resume)
                 log = trainer.state.log_history
         # 6. the checkpoint
@@ -141,7 +141,7 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
         adam_epsilon=config.epsilon,
         max_grad_norm=config.clip,
         dataloader_pin_memory=not on_cpu,
-        use_cpu=on_cpu and not deepspeed,  # with it accelerate would leave DeepSpeed out
+        use_cpu=on_cpu and not deepspeed,  # if it were true, accelerate would not start DeepSpeed
         ddp_backend="gloo" if on_cpu and deepspeed else None,
         gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",
         use_liger_kernel=config.liger,
@@ -150,7 +150,7 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
         eval_strategy="no",  # the trainer's own callback evaluates
         logging_steps=10,
         ddp_find_unused_parameters=None if on_cpu else False,
-        ddp_timeout=7200,  # a push or a search for validation users takes its time, and the others wait
+        ddp_timeout=7200,  # the other processes wait for a push or for the search of early stopping
     )
 
 
@@ -167,13 +167,13 @@ def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset
     tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
     tokenizer.add_tokens(added)
     model = make_model(config.scratch, tokenizer, seed)
-    if not torch.cuda.is_available():  # for short texts on a CPU the fused kernels take longer; half as long again for a whole step
+    if not torch.cuda.is_available():  # on a CPU the fused kernels are slower for short texts: half as long again for a whole step
         model.set_attn_implementation("eager")
     return model, tokenizer
 
 
 def tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
-    """What a tokenizer of a model from scratch is trained on."""
+    """The texts on which the tokenizer of a model from scratch is trained."""
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     known = set(lines)
@@ -185,7 +185,7 @@ def tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
 def _examples(
     config: TrainConfig, catalog: Catalog, mixture: Dataset, validation: Dataset | None, tokenizer: Any, model: Any, seed: int
 ) -> tuple[Dataset, Dataset | None]:
-    """The mixture and, of the validation examples, those whose loss is watched, as tokens."""
+    """The mixture, and the validation examples for the loss of each epoch, as tokens."""
     from accelerate.utils import gather_object
 
     limit = getattr(model.config, "max_position_embeddings", None)
@@ -193,11 +193,11 @@ def _examples(
     examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
     if len(set(gather_object([digest(examples)]))) > 1:
         raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
-    watched = min(config.validation_examples, len(validation)) if validation is not None else 0
-    if validation is None or not watched:
+    n_validation = min(config.validation_examples, len(validation)) if validation is not None else 0
+    if validation is None or not n_validation:
         return examples, None
-    some = validation.shuffle(seed=seed).select(range(watched))
-    return examples, tokenize_mixture(some, tokenizer, catalog, limit, last_only=True, objective=config.objective)
+    chosen = validation.shuffle(seed=seed).select(range(n_validation))
+    return examples, tokenize_mixture(chosen, tokenizer, catalog, limit, last_only=True, objective=config.objective)
 
 
 def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: SequenceModel | None, **more: Any) -> TermIDTrainer:
@@ -212,11 +212,11 @@ def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: Sequenc
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A training under way, and the recommender that its weights make.
+    """A running training, and the recommender of its weights.
 
     Attributes:
         facts: what the checkpoint states.
-        work: folder of all that is written before the end.
+        work: folder for all that is written before the end.
     """
 
     trainer: Any
@@ -278,15 +278,15 @@ class _Run:
         import torch
         from accelerate.utils import gather_object
 
-        from grlm_hf.training.callbacks import places, ranks_metrics
+        from grlm_hf.training.callbacks import ranks_metrics, target_ranks
 
         trainer, accelerator = self.trainer, self.trainer.accelerator
-        grlm = self.from_folder(self.save(self.work / "asked")).to(trainer.args.device) if trainer.sharded else self.in_memory()
+        grlm = self.from_folder(self.save(self.work / "measured")).to(trainer.args.device) if trainer.sharded else self.in_memory()
         trainer.model.eval()  # what is logged next belongs to an evaluation
         mine = range(accelerator.process_index, len(cases), accelerator.num_processes)
         with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=self.autocast):
-            found = gather_object(list(zip(mine, places(grlm, [cases[i] for i in mine]), strict=True)))
-        return ranks_metrics([place for _, place in sorted(found, key=lambda pair: pair[0])])
+            found = gather_object(list(zip(mine, target_ranks(grlm, [cases[i] for i in mine]), strict=True)))
+        return ranks_metrics([rank for _, rank in sorted(found, key=lambda pair: pair[0])])
 
     def push(self) -> None:
         """Pushes the checkpoint as it is now."""
@@ -294,7 +294,7 @@ class _Run:
         try:
             if self.trainer.accelerator.is_main_process:
                 self.from_folder(folder).push_to_hub(self.config.hub.repo)
-        finally:  # also behind a push that failed: the others wait
+        finally:  # after a failed push, too: the other processes wait
             self.trainer.accelerator.wait_for_everyone()
 
     def finished(self, log: Sequence[dict[str, Any]]) -> GRLMForRecommendation | None:

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer`, with the trie-normalised objective as an option, an order of examples that resumes exactly, and an end at NaN."""
+"""TRL's `SFTTrainer` with the loss of both objectives, an order of examples that resumes exactly, and an error at NaN."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _OWN_COLUMNS = ("identifiers", "free_text")
 class TermIDTrainer(SFTTrainer):
     """`SFTTrainer` on tokenized examples.
 
-    In several processes it takes the same steps as one process with the same examples a step. Where the last batch of an epoch has too few
-    for all of them, examples without labels fill it up, which weigh nothing.
+    Several processes take the same steps as one process with the same examples a step. If the last batch of an epoch has too few examples
+    for all processes, examples without labels fill it up; they weigh nothing.
 
     Args:
-        trie: train on the trie-normalised loss (the sum over the labels divided by their number), and on the cross-entropy over the
-            vocabulary where an example's `free_text` says so; ``None``: on TRL's own loss, on a CPU computed at the labels only
+        trie: train on the trie-normalised loss of identifiers and the cross-entropy over the vocabulary of `free_text`: the sum over the
+            labels divided by their number. ``None``: train on TRL's own loss, on a CPU computed at the labels only
             (`grlm_hf.training.head`).
-        teacher: whose answers make up the share `teacher_weight` of the loss in training, for examples that name their `identifiers`.
+        teacher: its probabilities are targets with the share `teacher_weight` of the loss in training, for examples with `identifiers`.
 
     Raises:
-        ValueError: the trie-normalised loss under ZeRO-3 or FSDP, which take the output embeddings apart; free text with it and without
-            a linear output layer; or the loss or the gradient is not finite at some step, before it has touched the weights.
+        ValueError: the trie-normalised loss under ZeRO-3 or FSDP, which split the output embeddings; free text with it and without a
+            linear output layer; or a loss or gradient that is not finite, before it changes the weights.
     """
 
     def __init__(self, model: Any, *, trie: Trie | None, teacher: Teacher | None = None, teacher_weight: float = 0.0, **kwargs: Any):
@@ -47,10 +47,10 @@ class TermIDTrainer(SFTTrainer):
         self.add_callback(SameWhenResumed(lambda epoch: self._order.set_epoch(epoch), self.eval_dataset is not None))
         if not self.args.disable_tqdm:
             one_bar(self)
-        self._fillers = self._short(self.train_dataset, self.args.train_batch_size)
-        if self._fillers:  # accelerate would repeat examples from the epoch's beginning
+        self._fillers = self._missing(self.train_dataset, self.args.train_batch_size)
+        if self._fillers:  # otherwise accelerate would repeat the epoch's first examples
             self.train_dataset = concatenate_datasets([self.train_dataset, _without_labels(self.train_dataset, 1)])
-        if self.eval_dataset is not None and (fillers := self._short(self.eval_dataset, self.args.eval_batch_size)):
+        if self.eval_dataset is not None and (fillers := self._missing(self.eval_dataset, self.args.eval_batch_size)):
             self.eval_dataset = concatenate_datasets([self.eval_dataset, _without_labels(self.eval_dataset, fillers)])
         self._held_out = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         plugin = self.accelerator.state.deepspeed_plugin
@@ -65,8 +65,8 @@ class TermIDTrainer(SFTTrainer):
         self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
         self._eos = trie.eos_token_id if trie else None
 
-    def _short(self, examples: Any, batch_size: int) -> int:
-        """How many examples the last batch lacks for all processes to have one."""
+    def _missing(self, examples: Any, batch_size: int) -> int:
+        """Number of examples that the last batch lacks for all processes to have their share."""
         return -len(examples) % (batch_size * self.args.world_size) if self.args.world_size > 1 else 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -102,7 +102,7 @@ class TermIDTrainer(SFTTrainer):
         return loss, logits, labels
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "eval_loss" in logs:  # the mean over all labels: that over batches would depend on how many there are
+        if "eval_loss" in logs:  # the mean over all labels; a mean over batches would depend on their number
             total, count = self.accelerator.reduce(self._held_out.clone()).tolist()
             logs["eval_loss"] = total / max(count, 1)
         super().log(logs, start_time)
@@ -111,12 +111,12 @@ class TermIDTrainer(SFTTrainer):
         keys = self._keys(inputs)
         some = ", ".join(map(repr, keys[:8])) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
         return (
-            f"at step {self.state.global_step + 1}, in a batch of the examples {some or 'unknown'}. The checkpoints written before are "
-            "good. Lower train.learning_rate or train.clip, or look at these examples."
+            f"at step {self.state.global_step + 1}, in a batch of the examples {some or 'unknown'}. Earlier checkpoints are good. "
+            "Lower train.learning_rate or train.clip, or look at these examples."
         )
 
     def _keys(self, inputs: dict[str, Any]) -> list[str]:
-        """Which examples a batch is made of, found by their tokens."""
+        """The keys of a batch's examples, found by their tokens."""
         examples: Any = self.train_dataset
         if "key" not in examples.column_names:
             return []
@@ -132,7 +132,7 @@ class TermIDTrainer(SFTTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # all parts are there before the main process writes the file that says so
+        self.accelerator.wait_for_everyone()  # the main process then writes the file that marks the checkpoint as whole
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         sequences, free_text = inputs.pop("identifiers", None), inputs.pop("free_text", None)
@@ -140,7 +140,7 @@ class TermIDTrainer(SFTTrainer):
         if self._walker is None and (return_outputs or not plain_head(whole)):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"][:, 1:]
-        # Through the wrapped model, so that data-parallel wrappers see the forward; one position of logits is all that is made.
+        # Through the wrapped model, so that data-parallel wrappers see the forward. Logits are computed for one position only.
         out = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False, output_hidden_states=True, logits_to_keep=1)
         hidden, head = out.hidden_states[-1][:, :-1], whole.get_output_embeddings()
         text = labels != IGNORED
@@ -171,7 +171,7 @@ class TermIDTrainer(SFTTrainer):
             embedding: float [vocab, hidden].
             labels: int64 [batch, length].
             text: bool [batch, length]; labels of free text, which count 0 here.
-            teacher: answers too, for the rows that have `sequences`.
+            teacher: gives further targets for the rows that have `sequences`.
         """
         node = label_nodes(labels, self._labels, self._eos, text)  # type: ignore[arg-type]
         used = node[1] > node[0]
@@ -186,7 +186,7 @@ class TermIDTrainer(SFTTrainer):
         return nll.sum()
 
     def _mean_over_labels(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
-        """Mean loss over the labels: of this batch, or of the whole step in all processes, whose gradients are averaged afterwards."""
+        """Mean loss over the labels of this batch; or of the whole step in all processes, as their gradients are averaged afterwards."""
         if num_items_in_batch is None:
             return total / (labels != IGNORED).sum().clamp(min=1)
         return total / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
@@ -194,13 +194,17 @@ class TermIDTrainer(SFTTrainer):
     def _teacher_targets(
         self, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-        """The teacher's answers, and which of them each label belongs to, -1 for none. `begins`, `used`: bool [batch, length]; the first
-        labels of identifiers, all labels that have a node."""
+        """The teacher's answers (`Teacher.below`), and the row of them for each label with a node, -1 for none.
+
+        Args:
+            identifiers: of each row, as `Teacher.below` takes them; none: the row has no teacher.
+            begins, used: bool [batch, length]; the first labels of identifiers, and all labels with a node.
+        """
         rows = [row for row, numbers in enumerate(identifiers) if numbers]
         if not rows:
             return None, None
         below = self.teacher.below([identifiers[row] for row in rows])  # type: ignore[union-attr]
-        # Where only the last items of an example are learnt, those are the last questions.
+        # If only the last items of an example are learnt, their questions are the last ones.
         after = torch.full((len(identifiers),), -1)
         after[rows] = torch.tensor([len(identifiers[row]) - 1 for row in rows]).cumsum(0)
         after = after.to(begins.device)[:, None]
@@ -214,7 +218,7 @@ class TermIDTrainer(SFTTrainer):
 
 
 class _Collator:
-    """TRL's collator. The lists of `identifiers` stay as they are; `free_text` becomes bool, of the shape of `input_ids`."""
+    """TRL's collator. The lists of `identifiers` stay lists; `free_text` becomes a bool tensor of the shape of `input_ids`."""
 
     def __init__(self, inner: Any):
         self.inner = inner
@@ -231,7 +235,7 @@ class _Collator:
 
 
 def _without_labels(examples: Any, n: int) -> Any:
-    """The shortest example, `n` times, with nothing to learn."""
+    """The shortest example, `n` times, without labels."""
 
     def blank(row: dict[str, Any]) -> dict[str, Any]:
         empty = {"labels": [IGNORED] * len(row["labels"]), "key": "", "identifiers": []}
@@ -242,8 +246,8 @@ def _without_labels(examples: Any, n: int) -> Any:
 
 
 class _SeededLengthSampler(LengthGroupedSampler):
-    """Batches of like lengths, in an order that depends on seed and epoch alone: the stock one draws from the global generator, so that a
-    resumed run would see other batches. Behind them it names `fillers` times the example that follows the last one."""
+    """Batches of similar lengths, in an order that depends only on seed and epoch. (The stock sampler draws from the global generator, so
+    a resumed run would see other batches.) The example after the last one follows `fillers` times."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int, fillers: int = 0):
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator())

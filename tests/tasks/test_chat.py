@@ -86,7 +86,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ({"messages": "hello"}, r"chat\.jsonl:1 needs `messages`"),
         ({"messages": ["hello"]}, r"chat\.jsonl:1 needs `messages`"),
         ({"messages": [{"content": "hello"}]}, r"chat\.jsonl:1 needs `messages`"),
-        ({"prompt": "hello", "completion": None}, r"holds no conversation to learn from; of its 1 rows.*'no answer to a user': 1"),
+        ({"prompt": "hello", "completion": None}, r"has no conversation to learn from; of its 1 rows.*'no answer to a user': 1"),
         ({"messages": None}, r"chat\.jsonl:1 needs `messages`"),
     ):
         with pytest.raises(ValueError, match=message_):

@@ -126,10 +126,10 @@ def test_neighbour_files(tmp_path: Path) -> None:
 
 def test_neighbour_files_that_are_refused(tmp_path: Path) -> None:
     for name, content, message in (
-        ("twice.txt", b"head\ni20 i19\ni19 i20\ni20 i18\n", r"twice\.txt:4: item 'i20' stands already at .*twice\.txt:2"),
+        ("twice.txt", b"head\ni20 i19\ni19 i20\ni20 i18\n", r"twice\.txt:4: duplicate item 'i20', first at .*twice\.txt:2"),
         ("cut.txt", b"head\ni20 i19\ni19\n", r"cut\.txt:3 has item 'i19' and no neighbour"),
-        ("other.txt", b"head\nB1 B2\n", r"of its 1 items none has a neighbour in the catalog .*'B1'"),
-        ("empty.txt", b"", "of its 0 items none"),
+        ("other.txt", b"head\nB1 B2\n", r"none of its 1 items has a neighbour in the catalog.*'B1'"),
+        ("empty.txt", b"", "none of its 0 items"),
         ("broken.txt.gz", gzip.compress("".join(f"i{n} i19\n" for n in range(9999)).encode())[:-20], "not a whole text file"),
         ("latin.txt", b"head\ni20 \xe9\n", "not a whole text file"),
         ("no_list.jsonl", b'{"item_id": "i20", "neighbors": "i19"}\n', r"no_list\.jsonl:1 needs `item_id` and a list `neighbors`"),

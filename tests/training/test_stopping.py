@@ -15,7 +15,7 @@ from toy_run import SPLIT, STOPPING, toy_train
 from toys import toy_grlm
 
 from grlm_hf.evaluation.metrics import per_case
-from grlm_hf.training.callbacks import places, ranks_metrics, stopping_state
+from grlm_hf.training.callbacks import ranks_metrics, stopping_state, target_ranks
 from grlm_hf.training.config import EarlyStoppingConfig
 
 
@@ -43,10 +43,10 @@ def test_patience_counts_askings_without_a_gain(values: list[int], patience: int
 
 def test_places_are_those_of_the_target_among_the_recommended() -> None:
     grlm = toy_grlm("trie")
-    for case, place in zip(SPLIT.validation, places(grlm, SPLIT.validation), strict=True):
+    for case, place in zip(SPLIT.validation, target_ranks(grlm, SPLIT.validation), strict=True):
         listed = [r.item_id for r in grlm.recommend(case.history, 10, exclude_seen=True)]
         assert place == (listed.index(case.target) if case.target in listed else None)
-    assert places(grlm, []) == []
+    assert target_ranks(grlm, []) == []
 
 
 def test_it_stops_and_keeps_the_best_weights(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_it_stops_and_keeps_the_best_weights(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "work").glob("best-*")] == [f"best-{best}"]
     cases = SPLIT.validation
     chosen = random.Random(3).sample(list(cases), 30)
-    assert ranks_metrics(places(grlm, chosen))["ndcg@10"] == pytest.approx(asked[best], abs=1e-12)
+    assert ranks_metrics(target_ranks(grlm, chosen))["ndcg@10"] == pytest.approx(asked[best], abs=1e-12)
 
 
 def test_each_epoch_by_default(tmp_path: Path) -> None:
