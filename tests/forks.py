@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import json
 import os
 import select
@@ -29,6 +29,7 @@ PRELOADED = (
     "grlm_hf.indexing.extract", "grlm_hf.indexing.generate", "grlm_hf.indexing.neighbors", "grlm_hf.pipeline", "grlm_hf.priors.text",
     "grlm_hf.serving", "grlm_hf.stages", "grlm_hf.training.sft", "grlm_hf.training.trainer", "matplotlib.pyplot",
     "transformers.models.qwen3", "sentence_transformers", "faiss", "llguidance.hf", "llguidance.torch",
+    "toys", "toy_run",
 )  # fmt: skip
 GRLM = "from grlm_hf.cli import main; main()"
 CLIENT = """#!{python} -SE
@@ -58,7 +59,7 @@ class Process:
         self._answers = self._open.enter_context(self._server.makefile())
         self.pid = int(self._answers.readline())
 
-    def wait(self, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Its exit code, negative for a signal as `subprocess` has it, and all that it printed."""
         self._server.settimeout(timeout)
         status = int(self._answers.readline())
@@ -116,7 +117,9 @@ def address() -> str:
 
 def serve(place: str) -> None:
     parent = os.getppid()
-    sys.path.pop(0)  # this folder, whose vllm/ is no package
+    if (spec := importlib.util.find_spec("vllm")) and not spec.loader:
+        sys.modules["vllm"] = None  # type: ignore[assignment]  # not installed: found is the folder beside this file
+    sys.path.append(str(Path(__file__).with_name("training")))
     for name in PRELOADED:
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

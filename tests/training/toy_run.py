@@ -1,19 +1,17 @@
-"""Trainings on the toys in processes of their own, one or several together, that can be killed at a step and started again.
-
-They are forked from a server that has imported everything once.
-"""
+"""Trainings on the toys in processes of their own, one or several together, that can be killed at a step and started again."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import signal
 import socket
-import sys
-from multiprocessing import get_context
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import forks
 from toys import toy_catalog, toy_histories
 
 from grlm_hf.data.interactions import leave_one_out
@@ -46,35 +44,33 @@ def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | Non
         kill_saving: it does so while the checkpoint of this step is written.
         memory: bytes that a process may take beyond what it begins with; 0: any.
     """
-    context = get_context("forkserver")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    context.set_forkserver_preload(["toy_run"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)} if processes > 1 else {}
+    code = "import pickle, sys, toy_run; toy_run.work(*pickle.loads(bytes.fromhex(sys.argv[1])))"
     started = []
-    for n in range(processes):
-        ranks = {"RANK": str(n), "LOCAL_RANK": str(n)} if processes > 1 else {}
-        last = n == processes - 1
-        arguments = (jobs, {**several, **ranks, **(environment or {})}, last and kill_at, last and kill_saving, memory)
-        started.append(context.Process(target=_work, args=arguments))
-        started[-1].start()
-    started[-1].join()
-    for process in started:
-        if started[-1].exitcode:  # as a launcher would
-            process.kill()
-        process.join()
-    return [process.exitcode for process in started]  # type: ignore[misc]
+    with ExitStack() as stack:
+        for n in range(processes):
+            ranks = {"RANK": str(n), "LOCAL_RANK": str(n)} if processes > 1 else {}
+            is_last = n == processes - 1
+            arguments = pickle.dumps((jobs, is_last and kill_at, is_last and kill_saving, memory)).hex()
+            variables = {**os.environ, **several, **ranks, **(environment or {})}
+            started.append(stack.enter_context(forks.Process(code, arguments, env=variables)))
+        *others, last = started
+        status = last.wait().returncode
+        for process in others if status else ():  # as a launcher would
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return [*(process.wait().returncode for process in others), status]
 
 
-def _work(jobs: dict[Path, dict[str, Any]], environment: dict[str, str], kill_at: int, kill_saving: int, memory: int) -> None:
-    os.environ |= environment
+def work(jobs: dict[Path, dict[str, Any]], kill_at: int, kill_saving: int, memory: int) -> None:
     rank = os.environ.get("RANK", "0")
     output = os.open(f"{next(iter(jobs))}.{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    if "ACCELERATE_USE_DEEPSPEED" in environment:
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__ = {}  # it would compile a reduction of its own; gloo has one
