@@ -311,5 +311,5 @@ def _sequences(rows: list[dict[str, Any]]) -> Dataset:
 def _term_ids(catalog: Catalog) -> Dataset:
     from datasets import Features, List, Value
 
-    rows = [{"item_id": i.item_id, "terms": list(tid)} for i, tid in zip(catalog.items, catalog.term_ids, strict=True)]
+    rows = [{"item_id": i.item_id, "terms": list(tid)} for i, tid in zip(catalog.items, catalog.item_identifiers, strict=True)]
     return rows_to_dataset(rows, Features({"item_id": Value("string"), "terms": List(Value("string"))}))

@@ -81,7 +81,7 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
         return
     tables.about["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs"
     stated = {row["item_id"]: tuple(row["terms"] or ()) for row in _rows(tables, "term_ids", "train", ["item_id", "terms"])}
-    other = [i.item_id for i, tid in zip(c.items, c.term_ids, strict=True) if stated and stated.get(i.item_id) != tid]
+    other = [i.item_id for i, tid in zip(c.items, c.item_identifiers, strict=True) if stated and stated.get(i.item_id) != tid]
     if other or (stated and len(stated) != len(c)):
         some = f", such as {other[0]!r}" if other else ""
         yield Finding("error", "tables-disagree",
@@ -216,9 +216,9 @@ def _leaks(shown: Counter[str], case: Case, catalog: Catalog, history: str) -> b
     """Whether a target occurs in the lines of an example more often than in its history."""
     if case.target not in catalog:
         return False
-    tid, title = catalog.term_id(case.target), written_title(catalog[case.target])
+    tid, title = catalog.identifier(case.target), written_title(catalog[case.target])
     before = [i for i in case.history if i in catalog]
-    if shown[catalog.scheme.write(tid)] > sum(catalog.term_id(i) == tid for i in before):
+    if shown[catalog.scheme.write(tid)] > sum(catalog.identifier(i) == tid for i in before):
         return True
     return history == "titles" and shown[title] > sum(written_title(catalog[i]) == title for i in before)
 

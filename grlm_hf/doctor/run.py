@@ -22,8 +22,10 @@ def together(parts: Parts, tables: Tables) -> Iterator[Finding]:
                               "The model's prompts differ from the dataset's: one of them is older.", again, where)  # fmt: skip
     if parts.catalog is None or tables.catalog is None:
         return
-    ours = dict(zip((i.item_id for i in tables.catalog), tables.catalog.term_ids, strict=True))
-    other = [i.item_id for i, tid in zip(parts.catalog.items, parts.catalog.term_ids, strict=True) if ours.get(i.item_id, tid) != tid]
+    ours = dict(zip((i.item_id for i in tables.catalog), tables.catalog.item_identifiers, strict=True))
+    other = [
+        i.item_id for i, tid in zip(parts.catalog.items, parts.catalog.item_identifiers, strict=True) if ours.get(i.item_id, tid) != tid
+    ]
     lacking = [i for i in ours if i not in parts.catalog] if facts.get("split") != "unseen-items" else []
     if other or lacking:
         differs = f"{len(other)} items have other Term IDs" if other else f"{len(lacking)} items are missing"

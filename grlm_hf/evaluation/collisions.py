@@ -44,7 +44,7 @@ def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog],
     for n, (ranking, case, pool) in enumerate(zip(rankings.items, cases, pools, strict=True)):
         if case.target not in pool:
             continue
-        group = {i.item_id for i in pool.items_of(pool.term_id(case.target))}
+        group = {i.item_id for i in pool.items_of(pool.identifier(case.target))}
         found = [place for place, item in enumerate(ranking[:DEPTH], 1) if item in group]
         if found:
             nearest[n] = found[0]

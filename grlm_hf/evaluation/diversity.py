@@ -110,7 +110,7 @@ def intra_list(shown: np.ndarray, catalog: Catalog, vectors: np.ndarray | None =
 def _terms(catalog: Catalog) -> tuple[np.ndarray, np.ndarray]:
     """Each item's distinct terms as numbers, int64 [n_items, longest], padded with -1; and their number, int64 [n_items]."""
     number: dict[str, int] = {}
-    sets = [[number.setdefault(t, len(number)) for t in dict.fromkeys(tid)] for tid in catalog.term_ids]
+    sets = [[number.setdefault(t, len(number)) for t in dict.fromkeys(tid)] for tid in catalog.item_identifiers]
     terms = np.full((len(sets), max(map(len, sets))), -1, np.int64)
     for row, some in zip(terms, sets, strict=True):
         row[: len(some)] = some

@@ -229,7 +229,7 @@ class TermExtender:
                 vectors = np.concatenate([known, np.asarray(embed(items, self._model))])
         new = range(len(catalog), len(everything))
         indices, _ = nearest(vectors, self.n_neighbors, rows=new, index="exact")  # for a few rows
-        lengths = Counter(map(len, catalog.term_ids))
+        lengths = Counter(map(len, catalog.item_identifiers))
         n_terms = max(lengths, key=lambda length: (lengths[length], length))
         return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
 

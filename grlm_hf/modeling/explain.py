@@ -71,7 +71,7 @@ def explain(prompter: Prompter, index: SearchIndex, history: Sequence[str], item
     without = [shown[:i] + shown[i + 1 :] for i in range(len(shown))] if len(shown) > 1 else []
     found = _token_log_probs(prompter, index, [shown, *without], [target] * (1 + len(without)))
     total = [float(f.sum()) for f in found]
-    term_id = index.catalog.term_ids[target]
+    term_id = index.catalog.item_identifiers[target]
     parts = np.zeros(len(term_id))
     np.add.at(parts, part_of_tokens(prompter.tokenizer, index.catalog.scheme, term_id), found[0])
     drops: list[float | None] = [total[0] - t for t in total[1:]]

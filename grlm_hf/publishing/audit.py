@@ -30,7 +30,7 @@ def audit(events: Iterable[tuple[str, str]], cases: Sequence[Case], catalog: Cat
         known.add(item)
         if user in users:
             trained[user, item] += 1
-    of_term_id = Counter(catalog.term_ids)
+    of_term_id = Counter(catalog.item_identifiers)
     alike: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for c in cases:
         if len(c.history) + 1 >= ALIKE:
@@ -41,7 +41,7 @@ def audit(events: Iterable[tuple[str, str]], cases: Sequence[Case], catalog: Cat
         "twins": sum(len(alike.get((*c.history, c.target), ())) > 1 for c in cases),
         "targets_had_before": sum(c.target in c.history for c in cases),
         "targets_never_trained": sum(c.target not in known for c in cases),
-        "targets_sharing_a_term_id": sum(c.target in catalog and of_term_id[catalog.term_id(c.target)] > 1 for c in cases),
+        "targets_sharing_a_term_id": sum(c.target in catalog and of_term_id[catalog.identifier(c.target)] > 1 for c in cases),
         "items": len(catalog),
         "items_sharing_a_term_id": sum(n for n in of_term_id.values() if n > 1),
     }

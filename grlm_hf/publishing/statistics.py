@@ -85,7 +85,7 @@ def _day(seconds: int) -> str:
 
 
 def _terms(catalog: Catalog) -> dict[str, Any]:
-    used = Counter(term for tid in catalog.term_ids for term in tid)
+    used = Counter(term for tid in catalog.item_identifiers for term in tid)
     lengths = [len(tid) for tid in catalog.identifiers]
     return {
         "distinct": len(catalog.identifiers),

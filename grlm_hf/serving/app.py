@@ -249,7 +249,7 @@ def _result(answer: Recommendations) -> dict[str, Any]:
 
 
 def _item(catalog: Catalog, position: int) -> dict[str, Any]:
-    return {**item_row(catalog.items[position]), "term_id": list(catalog.term_ids[position])}
+    return {**item_row(catalog.items[position]), "term_id": list(catalog.item_identifiers[position])}
 
 
 def _catalog(service: Service, version: Version) -> dict[str, Any]:

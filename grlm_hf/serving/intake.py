@@ -38,7 +38,7 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
         raise ValueError(f"The catalog holds a row that is not an item with a Term ID: {error}") from error
     except ValueError as error:
         raise ValueError(str(error).replace(str(file), "The catalog")) from error
-    for item, term_id in zip(catalog.items, catalog.term_ids, strict=True):
+    for item, term_id in zip(catalog.items, catalog.item_identifiers, strict=True):
         check_item(item)
         check_terms(term_id, item.item_id)
     return catalog

@@ -156,7 +156,7 @@ class Shop:
     def examples(self, n: int = 4, length: int = 3) -> dict[str, tuple[str, ...]]:
         """Label → history: items of one frequent category (or first term, without categories), of as many domains as possible."""
         groups: dict[str, list[Item]] = {}
-        for item, tid in zip(self.catalog, self.catalog.term_ids, strict=True):
+        for item, tid in zip(self.catalog, self.catalog.item_identifiers, strict=True):
             if all(item.item_id in grlm.catalog for grlm in self.checkpoints.values()):
                 groups.setdefault(item.categories[-1] if item.categories else tid[0], []).append(item)
         by_size = sorted(groups, key=lambda label: (-len(groups[label]), label))

@@ -200,7 +200,7 @@ def make_quality(
     items = list(catalog.items)
     beside = Path(config.neighbors or Path(catalog_folder) / NEIGHBORS_FILE)
     near = _neighbors(items, beside, needed=True) if config.neighbors or beside.is_file() else find_neighbors(items)
-    sets: dict[str, list[Any]] = {name: list(catalog.term_ids)}
+    sets: dict[str, list[Any]] = {name: list(catalog.item_identifiers)}
     if config.compare:
         if config.compare_name == name:
             raise ValueError(f"Both sets are called {name!r}; give the other one another name: quality.compare_name.")

@@ -208,7 +208,7 @@ def _with_held_out(
         return grlm, []
     catalog = Catalog.from_pretrained(datasets)
     new = [i for i in catalog if i.item_id not in counts]
-    return with_new_items(grlm, new, None if _extracted(facts) else [catalog.term_id(i.item_id) for i in new]), new
+    return with_new_items(grlm, new, None if _extracted(facts) else [catalog.identifier(i.item_id) for i in new]), new
 
 
 def _extracted(facts: Mapping[str, Any]) -> bool:

@@ -29,8 +29,8 @@ def collaborative(catalog: Catalog, neighbors: Mapping[str, Sequence[str]], n: i
     for item in catalog.items:
 
         def make(_items: tuple[str, ...], variant: int, item_id: str = item.item_id) -> Example | str:
-            own = catalog.term_id(item_id)
-            found = dict.fromkeys(catalog.term_id(i) for i in neighbors.get(item_id, ()) if i in catalog)
+            own = catalog.identifier(item_id)
+            found = dict.fromkeys(catalog.identifier(i) for i in neighbors.get(item_id, ()) if i in catalog)
             distinct = [tid for tid in found if tid != own]
             chosen = distinct[variant * n : (variant + 1) * n]
             if not chosen:

@@ -35,13 +35,13 @@ class Teacher:
         self.model, self.temperature, self.n = model, temperature, len(trie)
         number = {identifier: n for n, identifier in enumerate(catalog.identifiers)}
         # Columns by the rank of the identifier, so that the identifiers below a node are neighbours.
-        rank = [(int(trie.rank[number[tid]]), item.item_id) for item, tid in zip(catalog.items, catalog.term_ids, strict=True)]
+        rank = [(int(trie.rank[number[tid]]), item.item_id) for item, tid in zip(catalog.items, catalog.item_identifiers, strict=True)]
         columns = sorted((r, item) for r, item in rank if item in model.rows)
         self._begin = torch.searchsorted(torch.tensor([r for r, _ in columns]), torch.arange(self.n + 1))
         device = model.net.device
         self._weight = model.net.get_input_embeddings().weight.detach()[[model.rows[item] for _, item in columns]].to(device)
         first: dict[int, int] = {}  # identifier → the teacher's row for it
-        for item, tid in zip(catalog.items, catalog.term_ids, strict=True):
+        for item, tid in zip(catalog.items, catalog.item_identifiers, strict=True):
             if item.item_id in model.rows:
                 first.setdefault(number[tid], model.rows[item.item_id])
         self._row = [first.get(n, -1) for n in range(len(catalog.identifiers))]
