@@ -21,8 +21,8 @@ class Scheme(Protocol):
         name: stated by catalogs and checkpoints.
         noun: what messages and pages call one identifier, such as "Term ID".
         readable: people can read the parts, so that items can be banned, steered and explained by them.
-        from_text: a new item gets its identifier from its own text (`grlm_hf.indexing.extract.TermExtender`). Otherwise
-            `add_items` needs identifiers.
+        from_text: the terms that `grlm_hf.indexing.extract.TermExtender` takes from an item's text (in lower case) are legal parts, so
+            `add_items` needs no identifiers. False for all other schemes.
     """
 
     name: str

@@ -71,7 +71,7 @@ class Shelf:
             ImportError: sentence-transformers or faiss is missing.
         """
         if not catalog.scheme.from_text:
-            raise ValueError(f"A {catalog.scheme.noun} cannot be made from an item's text; give the identifiers of new items.")
+            raise ValueError(f"An item's text gives no {catalog.scheme.noun}; give the identifiers of new items.")
         return resolve_new(catalog, items, self._extender(beside or catalog, items))
 
     def warm(self) -> None:

@@ -151,6 +151,16 @@ class TestEveryScheme:
         assert [r.item_id for r in again.recommend(history, 5)] == [r.item_id for r in grlm.recommend(history, 5)]
 
 
+    def test_a_new_item_gets_an_identifier_from_its_text_or_must_be_given_one(self, scheme: Scheme) -> None:
+        grlm, new = recommender(scheme), Item("new", "Blue camping lamp of steel")
+        if scheme.from_text:
+            assert grlm.add_items([new]) == 1
+            assert scheme.validate(grlm.catalog.identifier("new"))
+        else:
+            with pytest.raises(ValueError, match="give the identifiers of new items"):
+                grlm.add_items([new])
+
+
 def recommender(scheme: Scheme, objective: str = "vocabulary") -> GRLMForRecommendation:
     from dataclasses import replace
 
@@ -208,7 +218,7 @@ def test_parts_that_nobody_can_read_are_not_banned_and_not_made_from_text() -> N
     grlm = recommender(CODES)
     with pytest.raises(ValueError, match=r"banned_terms names parts of identifiers, but a code has no words; name items by id"):
         grlm.recommend(["i20"], 3, banned_terms=["<a_1>"])
-    with pytest.raises(ValueError, match=r"A code cannot be made from an item's text; give the identifiers of new items"):
+    with pytest.raises(ValueError, match=r"An item's text gives no code; give the identifiers of new items"):
         grlm.add_items([Item("new", "New")])
     assert grlm.add_items([Item("new", "New")], [("<a_2>", "<b_3>")]) == 1
     assert grlm.catalog.identifier("new") == ("<a_2>", "<b_3>")
