@@ -150,7 +150,6 @@ class TestEveryScheme:
         assert again.catalog.scheme.name == scheme.name
         assert [r.item_id for r in again.recommend(history, 5)] == [r.item_id for r in grlm.recommend(history, 5)]
 
-
     def test_a_new_item_gets_an_identifier_from_its_text_or_must_be_given_one(self, scheme: Scheme) -> None:
         grlm, new = recommender(scheme), Item("new", "Blue camping lamp of steel")
         if scheme.from_text:
