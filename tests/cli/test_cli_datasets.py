@@ -85,7 +85,7 @@ def test_half_of_the_answers_is_no_mistake_and_no_catalog(shop: Path, tmp_path_f
     ("args", "message"),
     [
         (("neighbors", "nowhere"), "No data folder at 'nowhere'"),
-        (("neighbors", "shop", "--output", "shop"), "shop is a folder; name the file"),
+        (("neighbors", "shop", "--output", "shop"), "shop is a folder; name a file for the neighbours"),
         (("neighbors", "shop", "--set", "neighbors.k=0"), "neighbors.k is 0; expected at least 1"),
         (("neighbors", "shop", "--set", "neighbors.indx=ivf"), "Did you mean 'neighbors.index'"),
         (("neighbors", "shop", "--output", "given.jsonl"), "given.jsonl is no file of neighbours, and will not be replaced"),
