@@ -44,7 +44,7 @@ def test_what_goes_to_csv_comes_back(made: Path, capsys: pytest.CaptureFixture[s
     events = (made / "my-shop" / "interactions.csv").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in (made / "sample" / "interactions.jsonl").read_text().splitlines()]
     assert sorted(events[1:]) == sorted(f"{r['user_id']},{r['item_id']},{r['timestamp']}" for r in rows)
-    with pytest.raises(SystemExit, match="my-shop is there already and stays"):
+    with pytest.raises(SystemExit, match="my-shop exists already and will not be changed"):
         program(SCRIPTS / "to_csv.py").main([str(made / "sample"), str(made / "my-shop")])
 
 

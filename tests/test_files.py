@@ -343,7 +343,7 @@ def test_only_folders_of_ours_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"theirs has below but no sign.*Choose another folder"):
         check_replaceable(tmp_path / "theirs", "sign")
     put(tmp_path / "file", "file", "x")
-    with pytest.raises(ValueError, match=r"file is a file.*Choose another folder"):
+    with pytest.raises(ValueError, match=r"file is a file; expected a folder\. Choose another one"):
         check_replaceable(tmp_path / "file", "sign")
 
 

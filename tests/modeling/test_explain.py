@@ -159,5 +159,5 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = said("--item", IDS[4])
     for h, drop in zip(IDS[:2], [h.drop for h in grlm.explain(IDS[:2], IDS[4]).history], strict=True):
         assert f"{-drop:+.2f}  {grlm.catalog[h].title}  ({h})" in text
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give one of the two"):
         said("--item", IDS[4], "--exclude-seen")
