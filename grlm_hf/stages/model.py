@@ -217,17 +217,11 @@ def _extracted(facts: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Priors:
-    """Recommenders without the language model, by name.
+    """Recommenders without the language model, by name."""
 
-    Attributes:
-        alone: methods of their own.
-        beside: priors of the language model.
-        vectors: float [n_items, d], the embeddings of the items' texts that one of them has; or ``None``.
-    """
-
-    alone: Mapping[str, Scorer]
-    beside: Mapping[str, Fused]
-    vectors: np.ndarray | None
+    alone: Mapping[str, Scorer]  # methods of their own
+    beside: Mapping[str, Fused]  # priors of the language model
+    vectors: np.ndarray | None  # float [n_items, d], embeddings of the items' texts, where one of them has some
 
 
 def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str | Path | None) -> _Priors:

@@ -34,16 +34,11 @@ _FOLDED = "slices"  # many tables, and the picture says most of it
 
 @dataclass(frozen=True)
 class _Section:
-    """Attributes:
-    picture: SVG in base64, or "".
-    folded: its tables are shown on demand.
-    """
-
     heading: str
-    picture: str
+    picture: str  # SVG in base64, or ""
     caption: str
     tables: Sequence[Table]
-    folded: bool = False
+    folded: bool = False  # its tables are shown on demand
 
 
 def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:

@@ -23,30 +23,22 @@ DIVERSITY = ("coverage", "gini@10", "tail_share@10", "novelty@10", "intra_list_d
 
 @dataclass(frozen=True)
 class Cell:
-    """Attributes:
-    text: unescaped.
-    note: its interval, shown small where there is room; or "".
-    value: its sort key; ``None``: its text.
-    """
+    """One place of a table."""
 
-    text: str
-    note: str = ""
-    value: float | None = None
+    text: str  # unescaped
+    note: str = ""  # its interval, shown small where there is room
+    value: float | None = None  # its sort key; None: its text
 
 
 @dataclass(frozen=True)
 class Table:
-    """Attributes:
-    head: names of the columns.
-    labels: number of the first columns that hold names; the others hold figures.
-    notes: sentences below the table.
-    """
+    """Figures by rows and columns."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    labels: int = 1
-    notes: tuple[str, ...] = ()
+    labels: int = 1  # number of the first columns, which hold names; the others hold figures
+    notes: tuple[str, ...] = ()  # sentences below the table
 
     def text(self, intervals: bool = False) -> str:
         """Aligned for a terminal, with its title above and its notes below."""
