@@ -5,17 +5,23 @@ from __future__ import annotations
 import importlib.util
 import pkgutil
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from toys import toy_grlm
+from toys import toy_catalog, toy_grlm
 
 import grlm_hf
+from grlm_hf import Catalog
 from grlm_hf.evaluation.report import load_report
 from grlm_hf.evaluation.report.tables import Table, methods_table
 from grlm_hf.files import read_json
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.indexing.quality.report import markdown_table as quality_table
+from grlm_hf.tasks.examples import Example, Span
+from grlm_hf.tasks.task import Inputs, PromptSettings, TaskSettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,6 +158,19 @@ def test_what_contributing_names_exists() -> None:
     for one, other in named:
         path, name = (one, other) if one.endswith(".py") else (other, one)
         assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{path} has no {name}"
+
+
+def test_the_example_of_a_task_makes_examples() -> None:
+    code = next(block for block in re.findall(r"^```python\n(.*?)^```", CONTRIBUTING, re.MULTILINE | re.DOTALL) if "Task(" in block)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), namespace)
+    toys = toy_catalog()
+    catalog = Catalog([replace(item, price=None if n else 9.5) for n, item in enumerate(toys)], toys.term_ids)
+    found = [s.make(s.items, 0) for s in namespace["PRICE"].sources(Inputs(catalog, (), PromptSettings(), TaskSettings()))]
+    assert found == [
+        Example("price", "i20", "An item for 9.50", (Span(TERMS.line(toys.term_ids[0]), "identifiers"),)),
+        *["no price"] * (len(toys) - 1),
+    ]
 
 
 def test_what_contributing_says_of_the_checks() -> None:
