@@ -75,7 +75,7 @@ def _tokenizer(parts: Parts) -> Iterator[Finding]:
                           "training.")  # fmt: skip
     if t.eos_token_id is not None and t.eos_token_id == t.pad_token_id:
         yield Finding("warning", "pad-is-eos", f"EOS and pad are one token, {t.eos_token!r}.",
-                      "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot separate padding from "
+                      "Trainers that leave out padding by its id never teach the model to stop, and generate() cannot tell padding from "
                       "an end.",
                       "Choose another pad token of the vocabulary before training: tokenizer.pad_token = '<|endoftext|>'.")  # fmt: skip
     if t.padding_side != "left":
