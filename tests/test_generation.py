@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from toys import close, toy_catalog, toy_grlm, toy_model
-from transformers import AutoModelForCausalLM, LogitsProcessorList, MinLengthLogitsProcessor
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList, MinLengthLogitsProcessor, StoppingCriteriaList
+from transformers.generation import MaxTimeCriteria
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.generation import generate
@@ -101,11 +102,32 @@ def test_the_models_memory_is_given_back(repo: str) -> None:
         ({"num_return_sequences": 99}, "num_return_sequences=99; expected 1 to 11"),
         ({"logits_processor": LogitsProcessorList([MinLengthLogitsProcessor(3, 1)])}, "applies no logits processors"),
         ({"allow": ["nope"]}, "Item 'nope' is not in the catalog"),
+        ({"top_k": 1}, "has no top_k=1"),
+        ({"min_p": 0.5}, r"has no min_p=0\.5"),
+        ({"no_repeat_ngram_size": 2}, "has no no_repeat_ngram_size=2"),
+        ({"early_stopping": True}, "has no early_stopping=True"),
+        ({"output_scores": True}, "has no output_scores=True"),
+        ({"max_new_tokens": 1}, r"The token limit leaves 1 new tokens; the longest identifier and EOS have \d+"),
+        ({"max_length": 4}, "The token limit leaves 2 new tokens"),
+        ({"exlude": ["i20"]}, "has no exlude="),
+        ({"stopping_criteria": StoppingCriteriaList([MaxTimeCriteria(1.0)])}, "leave out MaxTimeCriteria"),
+        ({"generation_config": GenerationConfig(do_sample=True, top_p=0.9)}, "has no do_sample=True"),
     ],
 )
 def test_refuses_what_the_search_does_not_have(repo: str, lm: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lm.generate(torch.tensor([[5, 6]]), custom_generate=repo, trust_remote_code=True, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"do_sample": True}, {"top_k": 1, "do_sample": True}, {"repetition_penalty": 1.3}, {"max_new_tokens": 1}]
+)
+def test_a_callable_refuses_the_same_by_name(lm: Any, options: dict[str, Any]) -> None:
+    name = next(iter(options))
+    with pytest.raises(
+        ValueError, match=f"has no ({'|'.join(options)})=" if name != "max_new_tokens" else "The token limit leaves 1 new tokens"
+    ):
+        lm.generate(torch.tensor([[5, 6]]), custom_generate=generate, **options)
 
 
 def test_a_model_without_a_catalog(tmp_path: Path) -> None:

@@ -151,3 +151,20 @@ def test_a_thousand_changes_under_eight_readers() -> None:
     assert not wrong, wrong[:3]
     assert grlm.version == 1000
     assert min(read) > 0
+
+
+@pytest.mark.parametrize("history", ["term_ids", "both", "titles"])
+def test_a_change_that_the_model_has_no_room_for_is_refused_and_changes_nothing(history: str) -> None:
+    grlm = toy_grlm(history=history)
+    limit = grlm.model.config.max_position_embeddings = grlm.trie.depth + 90
+    words = tuple(f"word-{n}" for n in range(limit))
+    with pytest.raises(ValueError, match=rf"the model takes {limit} in all"):
+        grlm.add_items([Item("long", "Long")], [words])
+    if history != "term_ids":
+        with pytest.raises(ValueError, match=rf"the model takes {limit} in all"):
+            grlm.add_items([Item("long", "Œ" * 190)], [("tent", "new")])
+    with pytest.raises(ValueError, match=rf"the model takes {limit} in all"):
+        grlm.update_items([grlm.catalog["i20"]], [words])
+    assert grlm.version == 0
+    assert len(grlm.recommend(["i20"], 3)) == 3
+    assert grlm.add_items([Item("short", "Short")], [("tent", "new")]) == 1
