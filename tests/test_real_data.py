@@ -21,7 +21,7 @@ from grlm_hf.training.scratch import ScratchConfig, make_model, train_tokenizer
 from grlm_hf.training.sft import tokenize_mixture, tokenizer_texts
 
 BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "amazon-beauty"
-pytestmark = pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no real data at {BEAUTY}; set GRLM_DATA")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no real data at {BEAUTY}; set GRLM_DATA")]
 
 
 @pytest.fixture(scope="module")

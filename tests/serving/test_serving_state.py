@@ -202,7 +202,6 @@ def test_changes_outlive_the_service_and_versions_go_on(tmp_path: Path) -> None:
         assert r.client.post("/catalog/rollback").status_code == 409
 
 
-@pytest.mark.slow
 def test_kill_9_between_and_within_commits(tmp_path: Path) -> None:
     """A real `grlm serve`, killed again and again while items are added: what was acknowledged is served after a restart."""
     toy_grlm().save_pretrained(tmp_path / "checkpoint")

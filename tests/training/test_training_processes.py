@@ -15,6 +15,7 @@ from toy_run import STOPPING, run
 
 from grlm_hf.files import write_json
 
+pytestmark = pytest.mark.slow
 OBJECTIVES = ("trie", "vocabulary")
 PLAIN = {"dropout": 0.0, "early_stopping": STOPPING}
 WHOLE = {"objective": "trie", "dropout": 0.2, "early_stopping": STOPPING}
