@@ -32,7 +32,7 @@ from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.popularity import Popularity
 
 NAMES = ("books", "a-1", "zoo")
-DATA = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -438,7 +438,7 @@ def test_events_that_cannot_be_asked_are_counted() -> None:
     assert "late" not in {x.user_id for x in (*split.train, *split.validation, *split.test)}
 
 
-INDUSTRIAL = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "amazon-industrial"
+INDUSTRIAL = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "amazon-industrial"
 
 
 @pytest.mark.skipif(not INDUSTRIAL.is_dir(), reason=f"no real data at {INDUSTRIAL}; set GRLM_DATA")
