@@ -271,8 +271,7 @@ class _TriggeredRows(_DeviceRows):
 
 class _Canvases:
     """Tensors of ``-inf``, at most two, reused when nobody else holds them and nobody has written into them. Restoring the few entries
-    written last costs a quarter of filling rows × vocabulary (20 rows, V = 151,936, one CPU thread: .9 and 3.9 ms;
-    `benchmarks/decoding/mask.py` has the whole call)."""
+    written last costs less than filling rows × vocabulary; `benchmarks/decoding/mask.py` times the whole call."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[torch.Tensor, int, torch.Tensor]] = []  # tensor, its version as handed out, entries to restore
