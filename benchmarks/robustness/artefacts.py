@@ -38,7 +38,7 @@ def _all_values(value: object, new: object) -> object:
     """The same keys on the top level and one below, with another value."""
     if not isinstance(value, dict):
         return new
-    return {k: {a: new for a in v} if isinstance(v, dict) and v else new for k, v in value.items()}
+    return {k: dict.fromkeys(v, new) if isinstance(v, dict) and v else new for k, v in value.items()}
 
 
 ODD: dict[str, Callable[[Path], object]] = {
@@ -63,7 +63,11 @@ VERBS = {
         ["push", "it", "me/shop", "--license", "mit", "--dry-run"],
         ["evaluate", "checkpoint", "it", "--output", "out/report.json"],
     ],
-    "catalog": [["quality", "it", "--output", "out"], ["dataset", "shop", "--catalog", "it", "--output", "out"], ["push", "it", "me/shop", "--license", "mit", "--dry-run"]],
+    "catalog": [
+        ["quality", "it", "--output", "out"],
+        ["dataset", "shop", "--catalog", "it", "--output", "out"],
+        ["push", "it", "me/shop", "--license", "mit", "--dry-run"],
+    ],
     "priors": [["run", "shop.yaml", "--data", "shop", "--output", "run", "--set", "until=hybrid"]],
     "report": [["report", "it/report.json"], ["report", "it/report.json", "it/report.json"]],
 }  # fmt: skip

@@ -16,22 +16,57 @@ from typing import Any
 import forks
 from trial import LIMIT_S, Found
 
-VALUES = ("null", "[]", "{}", "true", "-1", "0", "1.5", "1e400", "NaN", '"x"', '""', "[null]", "[[]]", "[{}]", "9" * 400, '"\\ud800"', '["\\u0000"]', '"' + "x" * 100_000 + '"')
+VALUES = (
+    "null",
+    "[]",
+    "{}",
+    "true",
+    "-1",
+    "0",
+    "1.5",
+    "1e400",
+    "NaN",
+    '"x"',
+    '""',
+    "[null]",
+    "[[]]",
+    "[{}]",
+    "9" * 400,
+    '"\\ud800"',
+    '["\\u0000"]',
+    '"' + "x" * 100_000 + '"',
+)
+RECOMMEND = (
+    "history", "histories", "k", "num_beams", "exclude", "allow", "domain", "banned_terms", "prior", "prior_weight", "exact",
+    "deadline_ms", "length_penalty", "unknown_items", "x",
+)  # fmt: skip
 BODIES = {
-    "/recommend": ("POST", {"history": ["B0001", "B0002"], "k": 3}, ("history", "histories", "k", "num_beams", "exclude", "allow", "domain", "banned_terms", "prior", "prior_weight", "exact", "deadline_ms", "length_penalty", "x")),
+    "/recommend": ("POST", {"history": ["B0001", "B0002"], "k": 3}, RECOMMEND),
     "/items": ("POST", {"items": [{"item_id": "n1", "title": "A steel tea kettle"}]}, ("items", "term_ids", "x")),
     "/catalog/rollback": ("POST", {}, ("x",)),
     "/explain": ("POST", {"history": ["B0001"], "item_id": "B0002"}, ("history", "item_id", "x")),
-}  # fmt: skip
-WHOLE = (b"", b"{", b"[]", b"null", b"\xff\xfe{", b'{"history": ["B0001"]', b"[" * 200_000, b'{"a":' * 50_000, bytes(1000), b'{"k": 3}', b'{"history": ["B0001"], "history": ["nowhere"]}')  # fmt: skip
+}
+WHOLE = (
+    b"", b"{", b"[]", b"null", b"\xff\xfe{", b'{"history": ["B0001"]', b"[" * 200_000, b'{"a":' * 50_000, bytes(1000), b'{"k": 3}',
+    b'{"history": ["B0001"], "history": ["nowhere"]}',
+)  # fmt: skip
+HERE = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+POST = b"POST /recommend" + HERE
 RAW = (
-    b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(4000),
-    b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n", b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1e3\r\n\r\n",
-    b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
-    b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"POST /recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nx", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\n\r\n", b"GET / HTTP/1.1\r\nHost: [\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n\r\n", b"GET /%00%ff/../..//etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", bytes(4000),
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    POST + b"Content-Length: -1\r\n\r\n",
+    POST + b"Content-Length: 1e3\r\n\r\n",
+    POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\nx",
+    b"GET /" + b"a" * 100_000 + HERE + b"\r\n",
+    b"GET /" + HERE + b"a: b\r\n" * 20_000 + b"\r\n",
+    b"GET /" + HERE + b"Origin: http://[\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: [\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n\r\n",
+    b"GET /%00%ff/../..//etc/passwd" + HERE + b"\r\n",
+    b"OPTIONS *" + HERE + b"\r\n",
 )  # fmt: skip
 
 

@@ -92,7 +92,9 @@ def _place(kept: Path, folder: Path) -> Path:
 def _content(folder: Path) -> dict[str, str]:
     """A hash of each file. Of JSON the values without times; pictures, cards and logs hold times too, and are left out."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".grlm" not in p.parts and p.name not in ("training_log.json", "README.md")):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and ".grlm" not in p.parts and p.name not in ("training_log.json", "README.md")
+    ):
         if path.suffix in (".png", ".html"):
             continue
         data = path.read_bytes()
@@ -177,5 +179,3 @@ def _pushes(found: Killed, times: int, kept: Path, folder: Path) -> None:
         pushed()
         if HUB.files("me/shop").get("card/note.json") != (source / "card" / "note.json").read_bytes():
             found.lost.append(f"push, kill {n}: the second push did not complete it")
-
-

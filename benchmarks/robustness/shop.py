@@ -14,7 +14,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from hub_server import HubServer  # noqa: E402
 
 HUB = HubServer()  # before huggingface_hub is imported: no trial reaches the network
-os.environ |= {"HF_ENDPOINT": HUB.url, "HF_TOKEN": HUB.token, "HF_HOME": tempfile.mkdtemp(prefix="grlm-trials-home-"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "no_proxy": "*", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}  # fmt: skip
+os.environ |= {"HF_ENDPOINT": HUB.url, "HF_TOKEN": HUB.token, "HF_HOME": tempfile.mkdtemp(prefix="grlm-trials-home-")}
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "no_proxy": "*"}
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
 import forks  # noqa: E402  processes that start at once
 import tables  # noqa: E402

@@ -14,11 +14,14 @@ from trial import SCRIPT, Trial
 ITEMS = "item_id,title,brand,categories,description,price\n" + "".join(
     f"i{n},Green tea kettle {n},Brand{n % 4},Kitchen > Tea > Kettles,A kettle of steel for tea number {n}.,{n}.5\n" for n in range(12)
 )
-EVENTS = "user_id,item_id,timestamp\n" + "".join(f"u{u},i{(u * 5 + n) % 12},{1_700_000_000 + u * 1000 + n}\n" for u in range(12) for n in range(5))
+EVENTS = "user_id,item_id,timestamp\n" + "".join(
+    f"u{u},i{(u * 5 + n) % 12},{1_700_000_000 + u * 1000 + n}\n" for u in range(12) for n in range(5)
+)
 TEXTS = {
     "items.csv": ITEMS,
     "items.jsonl": "".join(
-        json.dumps({"item_id": f"i{n}", "title": f"Green tea kettle {n}", "categories": ["Kitchen", "Tea"], "price": n}) + "\n" for n in range(12)
+        json.dumps({"item_id": f"i{n}", "title": f"Green tea kettle {n}", "categories": ["Kitchen", "Tea"], "price": n}) + "\n"
+        for n in range(12)
     ),
     "interactions.csv": EVENTS,
     "interactions.jsonl": "".join(
@@ -105,13 +108,18 @@ CSV: dict[str, Callable[[bytes], bytes]] = {
     "empty titles": _text(lambda t: re.sub(r"Green tea kettle \d+", "", t)),
 }
 JSONL: dict[str, Callable[[bytes], bytes]] = {
-    **{f"a line of {what}": _line(lambda _, what=what: what + "\n") for what in ("[]", "null", "3", '"text"', "{", "{}", '{"item_id": }', "NaN", '{"user_id": "u"}')},  # fmt: skip
+    **{
+        f"a line of {what}": _line(lambda _, what=what: what + "\n")
+        for what in ("[]", "null", "3", '"text"', "{", "{}", '{"item_id": }', "NaN", '{"user_id": "u"}')
+    },
     **{
         f"ids as {value}": _text(lambda t, value=value: re.sub(r'"(item_id|user_id)": "[^"]*"', lambda m: f'"{m[1]}": {value}', t))
         for value in ("null", "[]", "{}", "true", "1.5", "1e400", "NaN", "[1, [2]]", '""', "9007199254740993", '"\\u0000"')
     },
     **{
-        f"titles and items as {value}": _text(lambda t, value=value: re.sub(r'"(title|items)": ("[^"]*"|\[[^\]]*\])', lambda m: f'"{m[1]}": {value}', t))
+        f"titles and items as {value}": _text(
+            lambda t, value=value: re.sub(r'"(title|items)": ("[^"]*"|\[[^\]]*\])', lambda m: f'"{m[1]}": {value}', t)
+        )
         for value in ("null", "[]", "{}", "true", "3", "NaN", '[["a"]]', "[null]", '"x"', '{"a": {"b": []}}')
     },
     **{
@@ -225,7 +233,10 @@ def _columns(ids: object = None, values: object = None) -> Callable[[bool], dict
         found = ids(n) if callable(ids) else [f"i{i % 12}" for i in range(n)]
         given = values(n) if callable(values) else ([f"Tea kettle {i}" for i in range(n)] if items else list(range(n)))
         user = {} if items else {"user_id": [f"u{i // 5}" for i in range(n)]}
-        return {k: v if isinstance(v, pa.Array | pa.ChunkedArray) else pa.array(v) for k, v in {**user, "item_id": found, "title" if items else "timestamp": given}.items()}
+        return {
+            k: v if isinstance(v, pa.Array | pa.ChunkedArray) else pa.array(v)
+            for k, v in {**user, "item_id": found, "title" if items else "timestamp": given}.items()
+        }
 
     return made
 
@@ -284,21 +295,64 @@ def script_trials(root: Path) -> Iterator[Trial]:
     """The programs of dataset_scripts on raw files that are broken."""
     rated = "userId,movieId,rating,timestamp\n" + "".join(f"{u},{m},4.0,{1000 + u * 10 + m}\n" for u in range(8) for m in range(6))
     films = "movieId,title,genres\n" + "".join(f"{m},Film {m} (1999),Drama|Comedy\n" for m in range(6))
-    reviews = "".join(json.dumps({"user_id": f"u{u}", "parent_asin": f"i{m}", "rating": 5.0, "timestamp": 1_600_000_000_000 + m}) + "\n" for u in range(8) for m in range(6))
-    meta = "".join(json.dumps({"parent_asin": f"i{m}", "title": f"Tea kettle {m}", "categories": ["Tea"], "price": 3}) + "\n" for m in range(6))
-    broken = {k: ANY[k] for k in ("empty", "half", "zeros", "random bytes", "latin-1", "utf-16", "CR only", "one line", "HTML", "a cell of 2 MB")}
+    reviews = "".join(
+        json.dumps({"user_id": f"u{u}", "parent_asin": f"i{m}", "rating": 5.0, "timestamp": 1_600_000_000_000 + m}) + "\n"
+        for u in range(8)
+        for m in range(6)
+    )
+    meta = "".join(
+        json.dumps({"parent_asin": f"i{m}", "title": f"Tea kettle {m}", "categories": ["Tea"], "price": 3}) + "\n" for m in range(6)
+    )
+    broken = {
+        k: ANY[k] for k in ("empty", "half", "zeros", "random bytes", "latin-1", "utf-16", "CR only", "one line", "HTML", "a cell of 2 MB")
+    }
     for how, change in broken.items():
         for first, second, name in ((change, bytes, "ratings"), (bytes, change, "movies")):
+
             def prepare(folder: Path, first: Callable[[bytes], bytes] = first, second: Callable[[bytes], bytes] = second) -> None:
                 (folder / "ml").mkdir()
                 (folder / "ml" / "ratings.csv").write_bytes(first(rated.encode()))
                 (folder / "ml" / "movies.csv").write_bytes(second(films.encode()))
-            yield Trial(f"movielens, {name} {how}", [str(root / "dataset_scripts/movielens.py"), "out", "--data", "ml", "--core", "1"], prepare, "out", SCRIPT)
+
+            yield Trial(
+                f"movielens, {name} {how}",
+                [str(root / "dataset_scripts/movielens.py"), "out", "--data", "ml", "--core", "1"],
+                prepare,
+                "out",
+                SCRIPT,
+            )
+
             def prepare_amazon(folder: Path, first: Callable[[bytes], bytes] = first, second: Callable[[bytes], bytes] = second) -> None:
                 (folder / "r.jsonl").write_bytes(first(reviews.encode()))
                 (folder / "m.jsonl").write_bytes(second(meta.encode()))
-            yield Trial(f"amazon, {name} {how}", [str(root / "dataset_scripts/amazon.py"), "out", "--year", "2023", "--reviews", "r.jsonl", "--metadata", "m.jsonl", "--core", "1"], prepare_amazon, "out", SCRIPT)
+
+            yield Trial(
+                f"amazon, {name} {how}",
+                [
+                    str(root / "dataset_scripts/amazon.py"),
+                    "out",
+                    "--year",
+                    "2023",
+                    "--reviews",
+                    "r.jsonl",
+                    "--metadata",
+                    "m.jsonl",
+                    "--core",
+                    "1",
+                ],
+                prepare_amazon,
+                "out",
+                SCRIPT,
+            )
+
             def prepare_own(folder: Path, first: Callable[[bytes], bytes] = first, second: Callable[[bytes], bytes] = second) -> None:
                 (folder / "e.csv").write_bytes(first(EVENTS.encode()))
                 (folder / "i.csv").write_bytes(second(ITEMS.encode()))
-            yield Trial(f"own, {name} {how}", [str(root / "dataset_scripts/own.py"), "out", "--items", "i.csv", "--interactions", "e.csv", "--core", "1"], prepare_own, "out", SCRIPT)
+
+            yield Trial(
+                f"own, {name} {how}",
+                [str(root / "dataset_scripts/own.py"), "out", "--items", "i.csv", "--interactions", "e.csv", "--core", "1"],
+                prepare_own,
+                "out",
+                SCRIPT,
+            )

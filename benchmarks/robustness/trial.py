@@ -16,7 +16,12 @@ from pathlib import Path
 import forks
 
 LIMIT_S = 30.0
-SCRIPT = "import runpy, sys; sys.path.insert(0, sys.argv[1].rsplit('/', 1)[0]); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+SCRIPT = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rsplit('/', 1)[0])
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,11 @@ def _one(number: int, trial: Trial, found: Found) -> None:
         found.trials += 1
         found.refused += done.returncode == 2
         found.slowest = max(found.slowest, took)
-        if "Traceback (most recent" in done.stderr + done.stdout or done.returncode not in (0, 1, 2) or (done.returncode == 1 and "error" not in done.stdout):
+        if (
+            "Traceback (most recent" in done.stderr + done.stdout
+            or done.returncode not in (0, 1, 2)
+            or (done.returncode == 1 and "error" not in done.stdout)
+        ):
             found.tracebacks.append(told)
         if took > LIMIT_S:
             found.slow.append(f"{took:.0f} s: {told}")
