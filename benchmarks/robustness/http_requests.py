@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import forks
+from environment import forks
 from trial import LIMIT_S, Found
 
 VALUES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,12 +12,12 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import forks
+from environment import HUB, forks
 from http_requests import ask, service
-from shop import HUB
 
 from grlm_hf import Catalog
 
@@ -28,7 +29,7 @@ DEEDS = {
 }
 """How often each is killed, and its call."""
 CHANGES, PUSHES = 12, 8
-TIMES = {"time", "seconds", "runtime", "duration", "date", "minutes", "samples_per_second", "steps_per_second", "ms"}
+TIMES = {"time", "second", "seconds", "runtime", "duration", "date", "minutes", "ms"}
 
 
 @dataclass
@@ -45,11 +46,23 @@ class Killed:
 
 
 def run(kept: Path, folder: Path, share: float = 1.0) -> Killed:
+    """Kills everything as often as stated above, or a `share` of it. Two processes go on at a time: a whole run beside the rest."""
     found = Killed()
-    for name, (times, call) in DEEDS.items():
-        _deed(found, name, max(1, int(times * share)), call, kept, folder / name)
-    _changes(found, max(1, int(CHANGES * share)), kept, folder / "changes")
-    _pushes(found, max(1, int(PUSHES * share)), kept, folder / "pushes")
+
+    def count(times: int) -> int:
+        return max(1, int(times * share))
+
+    def deeds(*names: str) -> None:
+        for name in names:
+            times, call = DEEDS[name]
+            _deed(found, name, count(times), call, kept, folder / name)
+
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(deeds, "run")
+        deeds("train", "grpo", "dpo")
+        _changes(found, count(CHANGES), kept, folder / "changes")
+        _pushes(found, count(PUSHES), kept, folder / "pushes")
+        whole.result()
     return found
 
 
@@ -63,12 +76,17 @@ def _deed(found: Killed, name: str, times: int, call: Sequence[str], kept: Path,
         raise SystemExit(f"{name} itself fails:\n{done.stderr}")
     expected = _content(whole / "out")
     for n in range(times):
-        place = _place(kept, folder / f"{n}")
-        with forks.Process(forks.GRLM, *call, cwd=place, env=dict(os.environ)) as process:
-            time.sleep(length * (n + 0.5) / times)
-            alive = process.running()
-            os.kill(process.pid, signal.SIGKILL)
-        found.kills += alive
+        place = folder / f"{n}"
+        moment = length * (n + 0.5) / times
+        while True:  # until it is killed before its end
+            _place(kept, place)
+            with forks.Process(forks.GRLM, *call, cwd=place, env=dict(os.environ)) as process:
+                time.sleep(moment)
+                if _kill(process):
+                    break
+            shutil.rmtree(place)
+            moment *= 0.8
+        found.kills += 1
         if (part := place / "out").exists() and name != "run" and _content(part) != expected:
             found.half.append(f"{name}, kill {n}: {part} exists and is not whole")
         again = forks.grlm(*call, cwd=place)
@@ -79,6 +97,15 @@ def _deed(found: Killed, name: str, times: int, call: Sequence[str], kept: Path,
         if left := [p.name for p in place.iterdir() if p.name.startswith(".out")]:
             found.left.append(f"{name}, kill {n}: {left}")
         shutil.rmtree(place)
+
+
+def _kill(process: forks.Process) -> bool:
+    """Whether it was still running."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.running():
+            os.kill(process.pid, signal.SIGKILL)
+            return True
+    return False
 
 
 def _place(kept: Path, folder: Path) -> Path:
@@ -106,7 +133,7 @@ def _content(folder: Path) -> dict[str, str]:
 
 def _timeless(value: object) -> object:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if not TIMES & set(str(k).lower().split("_")) and k not in TIMES}
+        return {k: _timeless(v) for k, v in value.items() if not TIMES & set(str(k).lower().split("_"))}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -162,16 +189,17 @@ def _pushes(found: Killed, times: int, kept: Path, folder: Path) -> None:
         if (done := forks.grlm(*call, cwd=folder)).returncode:
             found.lost.append(f"a push fails: {done.stderr[-300:]}")
 
+    pushed()
     started = time.monotonic()
     pushed()
     length = time.monotonic() - started
     for n in range(times):
         before = HUB.files("me/shop")
         (source / "card" / "note.json").write_text(json.dumps({"n": n}))
+        moment = length * (n + 0.5) / times
         with forks.Process(forks.GRLM, *call, cwd=folder, env=dict(os.environ)) as process:
-            time.sleep(length * (n + 0.5) / times)
-            found.kills += process.running()
-            os.kill(process.pid, signal.SIGKILL)
+            time.sleep(moment)
+            found.kills += _kill(process)
         time.sleep(0.1)
         seen = HUB.files("me/shop")
         if seen != before and seen.get("card/note.json") != (source / "card" / "note.json").read_bytes():

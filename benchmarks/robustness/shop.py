@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+import tables
+from environment import forks
 
-from hub_server import HubServer  # noqa: E402
-
-HUB = HubServer()  # before huggingface_hub is imported: no trial reaches the network
-os.environ |= {"HF_ENDPOINT": HUB.url, "HF_TOKEN": HUB.token, "HF_HOME": tempfile.mkdtemp(prefix="grlm-trials-home-")}
-os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "no_proxy": "*"}
-os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-
-import forks  # noqa: E402  processes that start at once
-import tables  # noqa: E402
-
-from grlm_hf.data.sample import make_sample  # noqa: E402
+from grlm_hf.data.sample import make_sample
 
 RECIPE = """
 name: shop
@@ -36,7 +23,7 @@ train:
 priors: {validation_users: 60, hybrid_users: 60}
 evaluate: {resamples: 50}
 grpo: {steps: 6, prompts: 4, rollouts: 4, save_steps: 2, sampling: beams}
-dpo: {batch_size: 8, save_steps: 2}
+dpo: {prompts: 16, negatives: 2, batch_size: 8, save_steps: 2}
 """
 ITEMS, USERS = 90, 70
 

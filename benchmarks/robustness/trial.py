@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import forks
+from environment import forks
 
 LIMIT_S = 30.0
 SCRIPT = """
