@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
+import fcntl
+import functools
 import gzip
 import hashlib
+import inspect
 import io
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Incomplete(Exception):
@@ -156,41 +167,89 @@ def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) 
 
 @contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """A temporary path beside `target` for a file or folder. It replaces `target` only when the block succeeds. A folder is swapped by two
-    renames, so a reader sees the old or the new one, never a partial one. After an error, Ctrl-C or a full disk `target` is unchanged."""
-    target = Path(target)
+    """A temporary path beside `target` for a file or folder. It replaces `target` only when the block succeeds. A folder is swapped as a
+    whole, so a reader sees the old or the new one, never a partial one. After an error, Ctrl-C or a full disk `target` is unchanged. Of a
+    link, what it points to is replaced. Raises `ValueError` for a target that is neither file nor folder, such as a device."""
+    target = _replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}-", dir=target.parent))
-    try:
+    with _work_folder(target) as work:
         new = work / "new"
         yield new
         if not new.is_dir():
             os.chmod(new, 0o644)
             os.replace(new, target)
-            return
-        old = work / "old"
-        try:
-            if target.exists():
-                os.rename(target, old)
+        elif not target.exists():
             os.rename(new, target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                os.rename(old, target)
-            raise
+        elif not _exchange(new, target):
+            try:
+                os.rename(target, work / "old")
+                os.rename(new, target)
+            except BaseException:
+                if (work / "old").exists() and not target.exists():
+                    os.rename(work / "old", target)
+                raise
+
+
+def _replaceable(target: str | Path) -> Path:
+    target = Path(target)
+    try:
+        target = target.resolve() if target.is_symlink() else target
+        strange = target.exists() and not target.is_file() and not target.is_dir()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise ValueError(f"{target} cannot be written: {error}") from error
+    if strange:
+        raise ValueError(f"{target} is neither a file nor a folder (a device or a pipe?), and is not replaced. Choose another output.")
+    return target
+
+
+_LOCK = "lock"
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, removed at the end. A lock on a file in it tells other processes, on any host, that its owner lives."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.work-", dir=target.parent))
+        lock = open(work / _LOCK, "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: nobody can take it either
+            break
+        if (work / _LOCK).exists():
+            break
+        lock.close()  # another process took the folder for a leftover before it was locked
+    try:
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        lock.close()
 
 
 def _sweep(target: Path) -> None:
-    """Removes the temporary files of killed processes beside `target`. If one died between the two renames, the old folder is restored."""
-    for left in target.parent.glob(f".{target.name}.*-*"):
-        pid = left.name.removeprefix(f".{target.name}.").split("-")[0]
-        if not pid.isdigit() or _alive(int(pid)):
+    """Removes the work folders of dead processes beside `target`. If one died between two renames, the old folder is restored."""
+    for left in sorted(target.parent.iterdir()):
+        kind = left.name.removeprefix(f".{target.name}.").split("-")[0]
+        if not left.name.startswith(f".{target.name}.") or "-" not in left.name or not left.is_dir():
+            continue
+        if kind.isdigit():  # of a version before 0.2, which named the process: this one has no such folder
+            if int(kind) != os.getpid() and _alive(int(kind)):
+                continue
+        elif kind != "work" or not _dead(left):
             continue
         if (left / "old").exists() and not target.exists():
             os.rename(left / "old", target)
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _dead(work: Path) -> bool:
+    """Whether no process holds the lock of a work folder."""
+    try:
+        with open(work / _LOCK, "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:  # held; or gone meanwhile
+        return False
 
 
 def _alive(pid: int) -> bool:
@@ -201,6 +260,60 @@ def _alive(pid: int) -> bool:
     except OSError:
         pass
     return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two paths in one step, which no reader can see half done; False where the system cannot (then nothing has changed)."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        return libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    except (AttributeError, OSError, TypeError):  # not Linux, or a C library without it
+        return False
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextmanager
+def only_writer(target: str | Path) -> Iterator[None]:
+    """Holds `target`, an output with resumable work beside or inside it, for this process; the kernel frees it however the process ends.
+    Raises `ValueError` if another process holds it."""
+    target = _replaceable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.parent / f".{target.name}.lock"
+    with contextlib.ExitStack() as held:
+        while True:
+            lock = held.enter_context(open(path, "a+"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "another process"
+                raise ValueError(f"{target} is being written by {owner}. Wait for its end, or choose another output.") from None
+            except OSError:  # a file system without locks
+                break
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                held.callback(path.unlink, missing_ok=True)
+                break
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        lock.flush()
+        yield
+
+
+def alone(make: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a function with a parameter `output`: this process holds the output meanwhile (`only_writer`). Of processes that a
+    launcher started together, the first one does."""
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def held(*args: P.args, **kwargs: P.kwargs) -> T:
+        if os.environ.get("RANK", "0") != "0":
+            return make(*args, **kwargs)
+        with only_writer(signature.bind(*args, **kwargs).arguments["output"]):
+            return make(*args, **kwargs)
+
+    return held
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -228,11 +341,23 @@ def write_parquet(rows: Dataset, path: str | Path, metadata: dict[bytes, bytes] 
         new.write_bytes(buffer.getvalue())
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file. Raises ``ValueError`` naming the file when it is broken or missing."""
+def check_regular(path: str | Path) -> None:
+    """Raises ``ValueError`` unless the path is a regular file; opening a pipe would wait for ever."""
     try:
+        if Path(path).is_file():
+            return
+        found = "a folder" if Path(path).is_dir() else "neither a file nor a folder" if os.path.lexists(path) else "missing"
+    except OSError as error:
+        found = str(error)
+    raise ValueError(f"{path} is {found}; expected a file.")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file. Raises ``ValueError`` naming the file when it is broken, missing or no regular file."""
+    try:
+        check_regular(path)
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # thousands of brackets; numbers of thousands of digits
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -179,7 +179,7 @@ class Recipe:
 
 
 def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file and ``key=value`` settings (``train.epochs=3``), over the defaults. ``${oc.env:NAME,default}`` works.
+    """A recipe from a YAML file and ``key=value`` settings (``train.epochs=3``), over the defaults. ``${oc.env:GRLM_NAME,default}`` works.
     Raises `ValueError` for no such file, broken YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of
     range."""
     from omegaconf import OmegaConf
@@ -197,6 +197,7 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    wrong = (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, ValueError, OSError, RecursionError)
     parts = list(more)
     for setting in settings:
         if "=" not in setting:
@@ -210,11 +211,47 @@ def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable
             loaded = load()
             if not OmegaConf.is_dict(loaded):
                 raise ValueError("expected keys and values, such as `name: my-shop`.")
+            _check_interpolations(loaded)
             merged = OmegaConf.merge(merged, loaded)
-            OmegaConf.to_object(merged)
-        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, TypeError, ValueError, OSError) as error:
+            OmegaConf.to_container(merged, resolve=True)
+        except wrong as error:
             raise ValueError(f"{where}: {_reason(error)}") from error
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]  # checked once, since settings may belong together
+    except wrong as error:
+        places = ", ".join(where for where, _ in parts)
+        raise ValueError(f"{places}: {_reason(error)}" if len(parts) == 1 else f"{_reason(error)} (in {places})") from error
+
+
+def _check_interpolations(loaded: Any) -> None:
+    """Refuses ``${…}`` that could carry a secret into published files, or that computes.
+
+    Raises:
+        ValueError: a resolver other than ``oc.env``, or an environment variable whose name does not begin with GRLM_.
+    """
+    from omegaconf import OmegaConf
+
+    for text in _texts(OmegaConf.to_container(loaded, resolve=False)):
+        for name in re.findall(r"\$\{\s*([^${}:]+?)\s*:", text):
+            if name != "oc.env":
+                raise ValueError(f"{text!r} uses the resolver {name!r}; a recipe may use ${{oc.env:GRLM_…}} and ${{another.setting}} only.")
+        for variable in re.findall(r"\$\{\s*oc\.env\s*:\s*([^,}]*)", text):
+            if not re.fullmatch(r"GRLM_\w+", variable.strip(" '\"")):
+                raise ValueError(
+                    f"{text!r} reads the environment variable {variable.strip()!r}, which may be a secret, and a recipe is published with "
+                    "its results. Name one that begins with GRLM_."
+                )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from (*_texts(key), *_texts(one))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def _reason(error: Exception) -> str:

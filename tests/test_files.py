@@ -7,8 +7,12 @@ import gzip
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from grlm_hf.files import (
     did_you_mean,
     find_table,
     nearest,
+    only_writer,
     read_json,
     read_rows,
     replacing,
@@ -262,6 +267,7 @@ def test_an_interrupted_swap_is_undone(tmp_path: Path, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "rename", interrupted)
+    monkeypatch.setattr("grlm_hf.files._exchange", lambda one, other: False)  # a system that cannot swap in one step
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "t") as path:
         put(path, "folder", "new")
     assert tree(tmp_path) == before
@@ -322,7 +328,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, write: Calla
     assert tree(tmp_path).keys() == {"t.json"}
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xe9", None])
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xe9", None, b"[" * 99_999, b"9" * 9_999])
 def test_broken_json_names_the_file(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "t.json").write_bytes(content)
@@ -347,19 +353,96 @@ def test_only_folders_of_ours_are_replaced(tmp_path: Path) -> None:
         check_replaceable(tmp_path / "file", "sign")
 
 
-def test_what_a_killed_process_left_is_swept_and_the_old_folder_returns(tmp_path: Path) -> None:
+def died(target: Path, content: str) -> Path:
+    """What a process leaves that a kill met between its two renames."""
+    left = target.parent / f".{target.name}.{content}"
+    (left / "old").mkdir(parents=True)
+    (left / "old" / "last-good").write_text("1")
+    return left
+
+
+@pytest.mark.parametrize("name", ["work-abc", "own-abc", "gone-abc"])
+def test_what_a_killed_process_left_is_swept_and_the_old_folder_returns(tmp_path: Path, name: str) -> None:
+    """Also in a container that was started again: there the process has the number of the one that was killed."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = tmp_path / f".out.{gone.pid}-abc"
-    (left / "old").mkdir(parents=True)  # killed between the two renames
-    (left / "old" / "last-good").write_text("1")
-    running = tmp_path / f".out.{os.getpid()}-def"
-    running.mkdir()
+    left = died(tmp_path / "out", name.replace("own", str(os.getpid())).replace("gone", str(gone.pid)))
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "out"):
         raise ZeroDivisionError
     assert (tmp_path / "out" / "last-good").read_text() == "1"
     assert not left.exists()
-    assert running.exists()  # another writer at work is left alone
+
+
+def test_another_writer_at_work_is_left_alone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "out") as first:
+        first.write_text("first")
+        with replacing(tmp_path / "out") as second:
+            second.write_text("second")
+        assert first.read_text() == "first"
+    assert (tmp_path / "out").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_no_moment_without_a_folder(tmp_path: Path) -> None:
+    """A reader in a loop, beside a writer that replaces the folder again and again."""
+    put(tmp_path / "t", "folder", "same")
+    missing, stop = [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            missing.extend([] if (tmp_path / "t" / "below" / "same").exists() or stop.is_set() else [1])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(200):
+        with replacing(tmp_path / "t") as new:
+            put(new, "folder", "same")
+    stop.set()
+    reader.join()
+    assert not missing
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a device", "link to itself", "socket"])
+def test_targets_that_are_no_files_are_refused(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "t"
+    if kind == "fifo":
+        os.mkfifo(target)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(target))
+    else:
+        target.symlink_to("/dev/null" if kind == "link to a device" else target)
+    before = os.lstat(target)
+    with pytest.raises(ValueError, match=f"{target.name}|null"):
+        write_text(target, "x")
+    with pytest.raises(ValueError, match=r"expected a file|cannot"):
+        read_json(target)
+    assert os.path.samestat(os.lstat(target), before)
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with replacing(tmp_path / "link") as new:
+        put(new, "folder", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "below" / "new").exists()
+
+
+def test_one_writer_an_output(tmp_path: Path) -> None:
+    waits = f"import sys, time\nfrom grlm_hf.files import only_writer\nwith only_writer({str(tmp_path / 'out')!r}):\n"
+    with forks.Process(waits + "    print('held', file=sys.stderr, flush=True)\n    time.sleep(60)") as other:
+        while "held" not in other.printed():
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match=rf"out is being written by process {other.pid} on .*, since 2.*choose another output"):  # noqa: SIM117
+            with only_writer(tmp_path / "out"):
+                pass
+        with only_writer(tmp_path / "other"):
+            pass
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    with only_writer(tmp_path / "out"):  # the kernel frees it
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_nearest_known_word() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -110,3 +111,34 @@ def test_files_that_settings_name_are_files_that_are_written() -> None:
     ]
     assert ("train.distill.model", "priors/sasrec.prior") in named
     assert not [(key, path) for key, path in named if path.rpartition("/")[2] not in written]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_settings_that_belong_together_change_together(order: int) -> None:
+    changed = ["priors.methods=[]", "priors.combine=[]", "priors.hybrids=[]"][::order]
+    assert load_recipe(None, changed).priors.methods == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("${oc.env:HF_TOKEN}", "HF_TOKEN', which may be a secret"),
+        ("a ${ oc.env : HOME , x } b", "begins with GRLM_"),
+        ("${oc.env:'HF_TOKEN'}", "may be a secret"),
+        ("${oc.env:${notice}}", "may be a secret|cannot|not found|HF"),
+        ("${oc.decode:'1'}", "resolver 'oc.decode'"),
+        ("${oc.env:GRLM_${name}}", r"may be a secret"),
+    ],
+)
+def test_a_recipe_reads_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    """Its name and its notice are published."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    (tmp_path / "r.yaml").write_text(f'notice: "{value}"\n')
+    with pytest.raises(ValueError, match=message) as refused:
+        load_recipe(tmp_path / "r.yaml")
+    assert "hf_secret" not in str(refused.value)
+    with pytest.raises(ValueError, match="notice") as refused:
+        load_recipe(None, [f"notice={value}"])
+    assert "hf_secret" not in str(refused.value)
+    monkeypatch.setenv("GRLM_PLACE", "here")
+    assert load_recipe(None, ["data=${oc.env:GRLM_PLACE}", "output=${data}/out"]).output == "here/out"

@@ -24,7 +24,7 @@ RECIPES = {
     "aliases without end": b"a: &a [x,x,x,x,x,x,x,x]\n"
     + b"".join(b"%c: &%c [%s]\n" % (c, c, b",".join([b"*%c" % (c - 1)] * 8)) for c in b"bcdefghi")
     + b"name: *i\n",
-    "a secret": b"name: ${oc.env:HOME}\n",
+    "a secret": b"name: ${oc.env:HF_TOKEN}\n",
     "no such variable": b"name: ${oc.env:GRLM_NO_SUCH}\n",
     "itself": b"name: ${name}\n",
     "another resolver": b"name: ${oc.decode:'[1,2]'}\n",

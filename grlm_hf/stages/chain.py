@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from grlm_hf.evaluation.schema import Report, load_report
-from grlm_hf.files import fingerprint, local_paths, read_json, write_json
+from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
@@ -27,7 +28,8 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
         What the last stage measured: after ``evaluate`` the `Report`, after ``quality`` the content of ``quality.json``, else {}.
 
     Raises:
-        ValueError: no output or data folder; an output folder that holds tables of its own; and what a stage refuses.
+        ValueError: no output or data folder; an output folder that holds tables of its own, or that another process writes; and what a
+            stage refuses.
     """
     if not recipe.output:
         raise ValueError("The recipe names no output folder: --output DIR.")
@@ -35,6 +37,12 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
         raise ValueError(f"{recipe.output} holds tables of its own, and stays as it is. Choose another output folder.")
     if not recipe.data:
         raise ValueError("The recipe names no data folder: --data DIR, one with items.* and interactions.* (csv, jsonl or parquet).")
+    together = bool(recipe.terms.llm.part)  # several processes write the parts of one answer
+    with nullcontext() if together else only_writer(recipe.output):
+        return _run(recipe, say)
+
+
+def _run(recipe: Recipe, say: Callable[[str], None]) -> Report | dict[str, Any]:
     out = Path(recipe.output)
     state = out / ".grlm"
     last = STAGES.index(recipe.until)
@@ -51,10 +59,9 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
             record.unlink(missing_ok=True)
             stage.work(key)
             write_json(record, {"key": key})
+            shutil.rmtree(state / f"{stage.kept or stage.name}-{key}", ignore_errors=True)  # its own unfinished work, and no other
         if stage.name == recipe.until:  # before the next one looks for files that this run does not need
             break
-    for unfinished in [p for name in ("evaluate", "train", "priors", "sequence") for p in state.glob(f"{name}-*")]:
-        shutil.rmtree(unfinished, ignore_errors=True)
     if recipe.until == "evaluate":
         return load_report(out / "report.json")
     return read_json(out / "quality" / QUALITY_FILE) if recipe.until == "quality" else {}
@@ -67,6 +74,7 @@ class _Stage:
     settings: Any
     outputs: Sequence[Path]
     work: Callable[[str], Any]  # called with the stage's key
+    kept: str = ""  # what its unfinished work is named by, if not by the stage
 
 
 def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
@@ -112,6 +120,7 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             r.data, catalog, datasets, r.mixture, r.read, quality=quality, sequence_model=r.sequence_model, work=state / f"sequence-{key}",
             seed=r.seed, title=r.name, notice=r.notice,
         ),
+        kept="sequence",
     )  # fmt: skip
     if r.priors.methods:
         yield _Stage(

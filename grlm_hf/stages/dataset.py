@@ -24,7 +24,7 @@ from grlm_hf.data.interactions import (
 )
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.data.repository import sample_cases
-from grlm_hf.files import check_replaceable, fingerprint, read_json
+from grlm_hf.files import alone, check_replaceable, fingerprint, read_json
 from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
@@ -70,6 +70,7 @@ def make_split(histories: Sequence[History], how: str, seed: int, domains: dict[
     return split
 
 
+@alone
 def make_dataset(
     data: str | Path,
     catalog_folder: str | Path,

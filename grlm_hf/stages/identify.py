@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_items, load_term_ids
-from grlm_hf.files import check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
+from grlm_hf.files import alone, check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
@@ -37,6 +37,7 @@ def read_items(data: str | Path, read: DataConfig | None = None) -> list[Item]:
     return items[: read.limit] if read.limit else items
 
 
+@alone
 def make_neighbors(
     data: str | Path,
     output: str | Path,

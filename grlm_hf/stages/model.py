@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
-from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.audit import audit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from grlm_hf.priors.scores import Scorer
 
 
+@alone
 def make_checkpoint(
     datasets: str | Path,
     output: str | Path,
@@ -112,6 +113,7 @@ def make_checkpoint(
     return grlm
 
 
+@alone
 def make_report(
     checkpoint: str | Path,
     datasets: str | Path,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.data.repository import dataset_facts, load_cases, train_histories
-from grlm_hf.files import check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_training
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RESULT_FILE = "training_result.json"
 
 
+@alone
 def make_grpo(
     checkpoint: str | Path,
     datasets: str | Path,
@@ -63,6 +64,7 @@ def make_grpo(
     return _trained("grpo", checkpoint, datasets, output, [config, seed], train, work, measure, config.exclude_seen, seed)
 
 
+@alone
 def make_dpo(
     checkpoint: str | Path,
     datasets: str | Path,
