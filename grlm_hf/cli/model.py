@@ -101,6 +101,8 @@ class _Allowed:
     """Leave out these item ids."""
     ban_terms: str = ""
     """Leave out items with one of these terms in their Term ID."""
+    unknown_items: Literal["error", "skip"] = "error"
+    """"error", or "skip" ids that the catalog lacks, and say which."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def recommend(
     checkpoint: str,
     *,
     history: str,
-    k: int = 10,
+    k: int | None = None,
     allowed: Annotated[_Allowed, Parameter(name="*")] = _Allowed(),
     search: Annotated[_Search, Parameter(name="*")] = _Search(),
     as_json: Json = False,
@@ -136,22 +138,28 @@ def recommend(
     checkpoint
         Folder or Hub id.
     history
-        Item ids, oldest first, separated by commas.
+        Item ids, oldest first, separated by commas; empty for a new user.
     k
-        Number of items.
+        Number of items; by default 10, or all of a smaller catalog.
     """
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     quiet()
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     items, allow, exclude = _listed(history), _listed(allowed.allow), _listed(allowed.exclude)
-    check_items(grlm.catalog, [*items, *allow, *exclude])
+    k = min(10, len(grlm.catalog)) if k is None else k
+    if allowed.unknown_items == "error":
+        check_items(grlm.catalog, [*items, *allow, *exclude])
     if allowed.domain:
         check_domain(grlm.catalog, allowed.domain)
     found = grlm.recommend(
         items, k, exclude_seen=allowed.exclude_seen, domain=allowed.domain or None, allow=allow if allowed.allow else None, exclude=exclude,
-        banned_terms=_listed(allowed.ban_terms), **asdict(search),
+        banned_terms=_listed(allowed.ban_terms), unknown_items=allowed.unknown_items, **asdict(search),
     )  # fmt: skip
+    if found.skipped:
+        say(f"grlm: left out, since the catalog lacks them: {', '.join(found.skipped[:10])}{' …' if len(found.skipped) > 10 else ''}")
+    if found.answered_by != "model":
+        say("grlm: the history has no known item; these are the most popular items.")
     if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline ended the search; found {len(found)} of {k} items so far.{missing}")

@@ -27,6 +27,9 @@ def serve(
     queue: int = 256,
     max_body_mb: float = 1.0,
     max_upload_mb: float = 256.0,
+    max_beams: int = 16_384,
+    max_seconds: float = 30.0,
+    allowed_host: list[str] | None = None,
     keep: int = 5,
     grace_s: float = 30.0,
     api_key_file: Path | None = None,
@@ -66,6 +69,13 @@ def serve(
         Largest size of a request.
     max_upload_mb
         Largest size of an uploaded catalog.
+    max_beams
+        Largest product of histories and beams in a request.
+    max_seconds
+        Time for a request; a request may state a shorter one (deadline_ms).
+    allowed_host
+        Host name, besides this machine's own, under which clients may ask; repeat for more. Without an API key, a service on 127.0.0.1
+        answers only to 127.0.0.1, localhost and [::1].
     keep
         Number of versions of the catalog to keep for a rollback, including the current one.
     grace_s
@@ -88,7 +98,8 @@ def serve(
             raise ValueError(f"{api_key_file} is empty; expected an API key.")
     options = ServeOptions(
         host=host, port=port, state=state, catalog=catalog, max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue,
-        max_body_mb=max_body_mb, max_upload_mb=max_upload_mb, keep=keep, grace_s=grace_s, api_key=key, log_histories=log_histories,
+        max_body_mb=max_body_mb, max_upload_mb=max_upload_mb, max_beams=max_beams, max_seconds=max_seconds,
+        allowed_hosts=tuple(allowed_host or ()), keep=keep, grace_s=grace_s, api_key=key, log_histories=log_histories,
     )  # fmt: skip
     quiet()
     run(checkpoint, options, backend=backend, device=device)

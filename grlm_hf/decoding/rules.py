@@ -4,8 +4,8 @@ Python API, the command line, HTTP and vLLM all make these two values, and every
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from grlm_hf.files import did_you_mean
 MIN_BEAMS = 20
 """Default beam width, as in the paper; larger where more items are requested."""
 
+Unknown = Literal["error", "skip"]
 Shared = Literal["full", "equal", "prior"]
 """How items that share an identifier score: each its whole probability; an equal part of it, ``1 / items``; or a part in proportion to the
 items' priors."""
@@ -34,6 +35,7 @@ class Rules:
             missing ids have weight 1. Weight 0 excludes an item. Or ``"own"``: the prior that the checkpoint carries.
         prior_weight: λ in ``log p(identifier | history) + λ · log prior``.
         shared: one of `Shared`.
+        unknown_items: "error", or "skip" ids of histories, `allow` and `exclude` that the catalog lacks (`Recommendations.skipped`).
 
     Raises `ValueError` for a string where a list is expected, a negative or non-finite weight, an unknown value of `shared`, or
     ``shared="prior"`` without a prior.
@@ -47,6 +49,7 @@ class Rules:
     prior: Any = None
     prior_weight: float = 1.0
     shared: Shared = "full"
+    unknown_items: Unknown = "error"
 
     def __post_init__(self) -> None:
         allow = self.allow
@@ -63,8 +66,22 @@ class Rules:
             raise ValueError(f"prior_weight is {self.prior_weight}; expected a finite number of at least 0.")
         if self.shared not in get_args(Shared):
             raise ValueError(f"shared is {self.shared!r}; expected one of {get_args(Shared)}.")
+        if self.unknown_items not in get_args(Unknown):
+            raise ValueError(f"unknown_items is {self.unknown_items!r}; expected one of {get_args(Unknown)}.")
         if self.shared == "prior" and self.prior is None:
             raise ValueError("shared='prior' splits an identifier's probability by the items' priors; give prior=…, or choose 'equal'.")
+
+
+def skip_unknown(rules: Rules, histories: Sequence[Sequence[str]], known: Container[str]) -> tuple[Rules, list[list[str]], tuple[str, ...]]:
+    """Rules and histories without the ids that are not `known`, if the rules say so; and those ids, each once."""
+    if rules.unknown_items == "error":
+        return rules, [list(history) for history in histories], ()
+    ids = [i for given in (*histories, rules.exclude, rules.allow if isinstance(rules.allow, tuple) else ()) for i in given]
+    skipped = tuple(dict.fromkeys(i for i in ids if i not in known))
+    gone = set(skipped)
+    allow = tuple(i for i in rules.allow if i not in gone) if isinstance(rules.allow, tuple) else rules.allow
+    rules = replace(rules, allow=allow, exclude=tuple(i for i in rules.exclude if i not in gone))
+    return rules, [[i for i in history if i not in gone] for history in histories], skipped
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,7 @@ class Flags(TypedDict, total=False):
     prior: str | Mapping[str, float] | np.ndarray | None
     prior_weight: float
     shared: Shared
+    unknown_items: Unknown
     num_beams: int | None
     edge_wise: bool
     exact: bool
@@ -133,7 +151,7 @@ class Flags(TypedDict, total=False):
 
 
 RULES = tuple(f.name for f in fields(Rules))
-ALLOWED = ("allow", "domain", "exclude", "banned_terms", "exclude_seen")  # the rules that only forbid
+ALLOWED = ("allow", "domain", "exclude", "banned_terms", "exclude_seen", "unknown_items")  # the rules that only forbid
 SEARCH = tuple(f.name for f in fields(SearchOptions))
 
 

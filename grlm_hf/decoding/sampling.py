@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from grlm_hf.decoding.nodes import Nodes
-from grlm_hf.engines.protocol import Batch, Engine
+from grlm_hf.engines.protocol import Batch, Engine, open_prefixes
 from grlm_hf.trie.ranges import RangeMax
 
 
@@ -35,7 +35,7 @@ def sample(
 
     Returns for each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
     """
-    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
+    prefixes, walker, prompts, objective = open_prefixes(engine, batch), batch.walker, batch.prompts, batch.objective
     users = np.arange(len(prompts))
     found = prefixes.root()
     user, logp, drawn, key = users, np.zeros(len(users)), np.zeros(len(users)), np.zeros(len(users))

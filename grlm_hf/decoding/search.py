@@ -22,7 +22,7 @@ import torch
 
 from grlm_hf.decoding.nodes import Nodes
 from grlm_hf.decoding.rules import SearchOptions
-from grlm_hf.engines.protocol import Batch, Engine, Expansion
+from grlm_hf.engines.protocol import Batch, Engine, Expansion, open_prefixes
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.walker import TrieWalker
 
@@ -155,7 +155,7 @@ def beam_search(
 
     Raises `ValueError` as `Engine.prefixes` does.
     """
-    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
+    prefixes, walker, prompts, objective = open_prefixes(engine, batch), batch.walker, batch.prompts, batch.objective
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), num_beams)
     known = _Records(prefixes.root())
@@ -279,7 +279,7 @@ def edge_search(
     Where the search was stopped early, `Found.gap` bounds what is missing; ``inf`` if fewer than `k` were found.
     """
     k = k or num_beams
-    prefixes, walker, prompts, objective = engine.prefixes(batch), batch.walker, batch.prompts, batch.objective
+    prefixes, walker, prompts, objective = open_prefixes(engine, batch), batch.walker, batch.prompts, batch.objective
     ranking = Ranking(walker, adjustments or [None] * len(prompts), length_penalty)
     complete = _Complete(len(prompts), k)
     users = np.arange(len(prompts))

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +71,8 @@ class Prefixes(Protocol):
     """The prefixes of one batch of users. Each prompt, and each prefix, is computed once. Used under ``torch.inference_mode()``.
     `forwards` counts the forward passes so far."""
 
-    forwards: int
+    @property
+    def forwards(self) -> int: ...
 
     def root(self) -> Expansion:
         """The empty prefix of every user; one row a user."""
@@ -85,6 +87,64 @@ class Prefixes(Protocol):
             have: number of tokens computed up to that slot.
         """
         ...
+
+
+class BrokenModel(ValueError):
+    """The model's scores are no numbers."""
+
+
+class Cancelled(Exception):
+    """Nobody waits for this search any more."""
+
+
+cancelled: ContextVar[Callable[[], bool] | None] = ContextVar("cancelled", default=None)
+"""Asked before each forward of a search in this context; a search whose answer nobody wants ends in `Cancelled`."""
+
+
+def open_prefixes(engine: Engine, batch: Batch) -> Prefixes:
+    """The engine's prefixes, for a search.
+
+    NaN scores raise `BrokenModel`: NaN compares false, so they would look like "nothing found". A search is stopped between two forwards
+    once `cancelled` says so.
+    """
+    _stop_if_cancelled()
+    return _Watched(engine.prefixes(batch), engine.name)
+
+
+@dataclass(eq=False)
+class _Watched:
+    prefixes: Prefixes
+    name: str
+
+    @property
+    def forwards(self) -> int:
+        return self.prefixes.forwards
+
+    def root(self) -> Expansion:
+        return self._checked(self.prefixes.root())
+
+    def expand(self, user: np.ndarray, parent: np.ndarray, have: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> Expansion:
+        _stop_if_cancelled()
+        return self._checked(self.prefixes.expand(user, parent, have, lo, hi))
+
+    def _checked(self, found: Expansion) -> Expansion:
+        check_scores(found.logp, self.name)
+        check_scores(found.chain, self.name)
+        return found
+
+
+def check_scores(log_prob: np.ndarray, name: str) -> None:
+    """Raises `BrokenModel` for NaN in log-probabilities of the model that messages call `name`."""
+    if np.isnan(log_prob).any():
+        raise BrokenModel(
+            f"{name} computes scores that are not numbers (NaN). Its weights are broken, or too large for their type: "
+            "`grlm doctor` finds broken weights; load a float16 model with dtype='float32'."
+        )
+
+
+def _stop_if_cancelled() -> None:
+    if (ask := cancelled.get()) is not None and ask():
+        raise Cancelled
 
 
 class Engine(ABC):

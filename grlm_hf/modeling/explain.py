@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grlm_hf.engines.protocol import MAX_LOGITS
+from grlm_hf.engines.protocol import MAX_LOGITS, check_scores
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.tokens import part_of_tokens
 
@@ -130,6 +130,7 @@ def _forward(prompter: Prompter, index: SearchIndex, prompts: Sequence[np.ndarra
                 scores = scores + _legal(index, path, scores)
             token = torch.from_numpy(path.astype(np.int64)).to(prompter.engine.device)[:, None]
             found.append(scores.log_softmax(-1).gather(1, token)[:, 0].double().cpu().numpy())
+            check_scores(found[-1], prompter.engine.name)
     return found
 
 

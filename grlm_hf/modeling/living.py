@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
@@ -50,6 +51,12 @@ class Shelf:
                 commit(after)
             self._index = after
             return after
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Waits for a change under way, and keeps others out meanwhile."""
+        with self._lock:
+            yield
 
     def restore(self, index: SearchIndex) -> None:
         """Replaces the current version by one that was committed earlier."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -14,20 +14,21 @@ import torch
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import RankedItem, ScoreAdjustment, SearchIndex
-from grlm_hf.decoding.rules import ALLOWED, Flags, Rules, SearchOptions, request_of
+from grlm_hf.decoding.rules import ALLOWED, Flags, Rules, SearchOptions, request_of, skip_unknown
 from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import Found
 from grlm_hf.decoding.search import search as search_trie
 from grlm_hf.engines.choose import engine_of
 from grlm_hf.engines.protocol import MAX_LOGITS, Batch
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.layout import OBJECTIVES
+from grlm_hf.layout import HISTORIES, OBJECTIVES
 from grlm_hf.modeling.checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.modeling.living import Shelf
 from grlm_hf.modeling.prompter import Prompter
 from grlm_hf.modeling.results import Recommendation, Recommendations, as_histories
 from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.scores import Counted
 from grlm_hf.tasks.prompts import check_history, prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
@@ -68,8 +69,10 @@ class GRLMForRecommendation:
         prior: Fused | None = None,
     ):
         found = tokenizer_hash(tokenizer)
-        if config is None:
-            config = GRLMConfig(prompt_hash=prompt_hash(scheme=catalog.scheme), tokenizer_hash=found, scheme=catalog.scheme.name)
+        config = config or GRLMConfig(scheme=catalog.scheme.name)
+        if config.history in HISTORIES and not (config.tokenizer_hash and config.prompt_hash):  # made by hand, not by a training
+            prompts = config.prompt_hash or prompt_hash(config.history, catalog.scheme)
+            config = replace(config, tokenizer_hash=config.tokenizer_hash or found, prompt_hash=prompts)
         _check_config(config, found, catalog)
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
@@ -215,24 +218,31 @@ class GRLMForRecommendation:
                 `deadline_ms`, `max_forwards`, `length_penalty`.
 
         Returns:
-            `Recommendations`, or a list of them, one a history. They hold fewer than `k` items where fewer are allowed (possibly none), or
-            where the deadline came first.
+            `Recommendations`, or a list of them, one a history. A history without items gets the most popular ones
+            (`Recommendations.answered_by`), where the checkpoint's prior has counted the training events. They hold fewer than `k` items
+            where fewer are allowed (possibly none), or where the deadline came first.
 
         Raises:
-            ValueError: an empty history, an unknown item or domain, `k` below 1 or above the catalog's size, `num_beams` below `k` or above
-                the number of identifiers, a mask or prior of the wrong length, a negative prior, ``"own"`` without a prior.
+            ValueError: an empty history where the checkpoint's prior knows no popularity, an unknown item or domain, `k` below 1 or above
+                the catalog's size, `num_beams` below `k` or above the number of identifiers, a mask or prior of the wrong length, a
+                negative prior, ``"own"`` without a prior; or scores that are NaN (`grlm_hf.engines.protocol.BrokenModel`).
             TypeError: an unknown flag.
         """
         started = time.perf_counter()
         rules, options = request_of(flags, rules, search, "recommend()")
         index = self.shelf.index  # this call's version of the catalog
         histories, single = as_histories(history)
+        rules, histories, skipped = skip_unknown(rules, histories, index.catalog)
         n = len(index.trie)
         _check_count("k", k, index.catalog, batch_size)
         width, deadline = options.width(k, n, index.catalog.scheme.noun, f"k={k} items"), options.deadline(started)
-        prompts = self.prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
         adjustments = index.adjustments(self._with_own_prior(rules, index.catalog, histories), histories)
         results = [Recommendations(version=index.version) for _ in histories]
+        shares = None if all(histories) else self._popularity(index.catalog)
+        full = [i for i, h in enumerate(histories) if h or shares is None]  # without popularity, the prompts refuse an empty history
+        for i in sorted(set(range(len(histories))) - set(full)):
+            results[i] = _popular(index, shares, k, adjustments[i])  # type: ignore[arg-type]
+        prompts = dict(zip(full, self.prompts(index, [[index.catalog.position(i) for i in histories[h]] for h in full]), strict=True))
         for batch in self._batches(prompts, width, batch_size):
             by_rank = [adjustments[i].by_rank for i in batch]
             asked = self.batch(index, [prompts[i] for i in batch])
@@ -241,19 +251,30 @@ class GRLMForRecommendation:
                 results[i] = _ranked(index, one, k, adjustments[i], options.length_penalty)
             if progress:
                 progress(len(batch))
+        for result in results:
+            result.skipped = skipped
         return results[0] if single else results
 
-    def _batches(self, prompts: Sequence[np.ndarray], width: int, batch_size: int) -> list[list[int]]:
+    def _batches(self, prompts: Mapping[int, np.ndarray], width: int, batch_size: int) -> list[list[int]]:
         """Rows of `prompts` that are searched together: prompts of similar length, so that there is little padding."""
         rows = width * (_FORCED_RUN if self.config.objective == "vocabulary" else 1)
         size = max(1, min(batch_size, MAX_LOGITS // (rows * self.engine.vocabulary)))
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        order = sorted(prompts, key=lambda i: len(prompts[i]))
         return [order[i : i + size] for i in range(0, len(order), size)]
 
     def _with_own_prior(self, rules: Rules, catalog: Catalog, histories: Sequence[Sequence[str]]) -> Rules:
         if not isinstance(rules.prior, str):
             return rules
         return replace(rules, prior=self.prior_on(catalog).probabilities(histories))
+
+    def _popularity(self, catalog: Catalog) -> np.ndarray | None:
+        """Float64 [n_items]: each item's log share of the training events, if the checkpoint's prior has counted them."""
+        counted = (scorer for scorer, _ in (self.prior.components.values() if self.prior else ()) if isinstance(scorer, Counted))
+        if (found := next(counted, None)) is None:
+            return None
+        count = dict(zip(found.item_ids, found.counts.tolist(), strict=True))
+        counts = np.array([count.get(item.item_id, 0) for item in catalog], np.float64) + 1
+        return np.log(counts / counts.sum())
 
     def prior_on(self, catalog: Catalog) -> Fused:
         """`prior` on a version of the catalog; computed once a version. Raises ``ValueError`` where there is no prior."""
@@ -295,6 +316,7 @@ class GRLMForRecommendation:
         rules, _ = request_of(flags, rules, None, "sample()", ALLOWED)
         index = self.shelf.index
         histories, single = as_histories(history)
+        rules, histories, skipped = skip_unknown(rules, histories, index.catalog)
         _check_count("n", n, index.catalog, batch_size)
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature={temperature}; expected a finite number above 0.")
@@ -310,7 +332,7 @@ class GRLMForRecommendation:
                 found = index.items(leaf, log_prob, adjustment)
                 if len(found) > n:  # more items than wanted share these identifiers: each has its chance
                     found = [found[i] for i in sorted(rng.permutation(len(found))[:n])]
-                results.append(Recommendations((_recommendation(index, r, r.score) for r in found), version=index.version))
+                results.append(Recommendations((_recommendation(index, r, r.score) for r in found), version=index.version, skipped=skipped))
         return results[0] if single else results
 
     def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -370,6 +392,16 @@ def _ranked(index: SearchIndex, found: Found, k: int, adjustment: ScoreAdjustmen
     ranked = index.items(found.leaf, score, adjustment)[:k]
     items = (_recommendation(index, r, float(found.log_prob[r.row])) for r in ranked)
     return Recommendations(items, found.certified, found.gap, found.forwards, index.version)
+
+
+def _popular(index: SearchIndex, shares: np.ndarray, k: int, adjustment: ScoreAdjustment) -> Recommendations:
+    """The most popular items that the rules allow; in a tie, in the order of the catalog."""
+    score = shares.copy()
+    if adjustment.by_item is not None:
+        score[adjustment.by_item == -np.inf] = -np.inf
+    order = [int(p) for p in np.argsort(-score, kind="stable")[:k] if score[p] > -np.inf]
+    items = (_recommendation(index, RankedItem(p, float(score[p]), 0), float(score[p])) for p in order)
+    return Recommendations(items, version=index.version, answered_by="popularity")
 
 
 def _recommendation(index: SearchIndex, ranked: RankedItem, log_prob: float) -> Recommendation:

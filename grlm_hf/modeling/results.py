@@ -51,6 +51,9 @@ class Recommendations(list[Recommendation]):
             stopped with fewer than `k` items, ``nan`` without ``exact=True``.
         forwards: forward passes of the model, shared by the histories of a batch.
         version: of the catalog that was searched (`GRLMForRecommendation.version`).
+        answered_by: "model"; or "popularity" for a history without a known item, where `score` and `log_prob` are the natural log of the
+            item's share of the training events.
+        skipped: unknown ids of the request that were left out (``unknown_items="skip"``).
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class Recommendations(list[Recommendation]):
         gap: float = float("nan"),
         forwards: int = 0,
         version: int = 0,
+        answered_by: str = "model",
+        skipped: Sequence[str] = (),
     ):
         super().__init__(items)
         self.certified, self.gap, self.forwards, self.version = certified, gap, forwards, version
+        self.answered_by, self.skipped = answered_by, tuple(skipped)
 
 
 def as_histories(history: Any) -> tuple[list[list[str]], bool]:

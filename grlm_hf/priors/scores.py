@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,18 @@ class Scorer(Protocol):
         """float32 `[n, n_items]`: log p(next item | history), natural log, finite; a row's probabilities sum to 1. Histories are item ids,
         oldest first; unknown ids are ignored, and an empty history is legal. Seen items are not left out. All rows are in memory at once,
         so call it in chunks. The caller may change the array."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A recommender that counted the events of each item."""
+
+    @property
+    def item_ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 `[n_items]`, events of each item in the training histories."""
 
 
 def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import item_row
+from grlm_hf.decoding.rules import MIN_BEAMS
 from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving import schemas
 from grlm_hf.serving.batcher import Job, Refused
@@ -76,11 +77,13 @@ async def recommend(body: schemas.RecommendRequest, request: Request, service: S
     facts["histories"] = len(histories)
     if service.options.log_histories:
         facts["items"] = histories
-    deadline = None if body.deadline_ms is None else time.monotonic() + body.deadline_ms / 1000
+    seconds = min(service.options.max_seconds, math.inf if body.deadline_ms is None else body.deadline_ms / 1000)
     try:
-        job = Job(histories, body.k, *body.options(), deadline)
+        k = body.k if "k" in body.model_fields_set else min(body.k, len(service.current.catalog))
+        job = Job(histories, k, *body.options(), time.monotonic() + seconds)
     except ValueError as error:
         raise Refused(422, str(error)) from error
+    _check_work(job, service.options.max_beams)
     service.batcher.submit(job)
     answers = await _answered(service, job, request)
     late = answers is None
@@ -89,9 +92,16 @@ async def recommend(body: schemas.RecommendRequest, request: Request, service: S
         version, answers = service.current.number, [Recommendations() for _ in histories]
     else:
         version = service.version_of(answers)
-        late = body.exact and deadline is not None and not all(answer.certified for answer in answers)
+        late = body.exact and not all(answer.certified for answer in answers if answer.answered_by == "model")
     facts["version"] = version
     return JSONResponse({"version": version, "late": late, "results": [_result(answer) for answer in answers]})
+
+
+def _check_work(job: Job, most: int) -> None:
+    """Raises `Refused` for a request that would keep the model from everybody else."""
+    beams = job.search.num_beams or max(MIN_BEAMS, job.k)
+    if (work := len(job.histories) * beams) > most:
+        raise Refused(422, f"{len(job.histories)} histories with {beams} beams are {work:,} beams; this service allows {most:,} a request.")
 
 
 @routes.get("/items", response_model=schemas.ItemsResponse, responses=_problems(404), tags=["items"])
@@ -180,6 +190,13 @@ async def rollback(service: Served) -> Response:
     return JSONResponse(_catalog(service, await asyncio.to_thread(service.rollback)))
 
 
+@routes.get("/", include_in_schema=False)
+async def index(service: Served) -> Response:
+    """What is here."""
+    places = {"docs": "/docs", "recommend": "POST /recommend", "catalog": "/catalog", "items": "/items", "health": "/health"}
+    return JSONResponse({"service": "GRLM recommender", "grlm_hf": __version__, "version": service.current.number, **places})
+
+
 @routes.get("/health/live", response_model=schemas.Health, tags=["health"])
 async def live(service: Served) -> Response:
     """200 while the process answers at all."""
@@ -218,6 +235,7 @@ async def _answered(service: Service, job: Job, request: Request) -> list[Recomm
             raise Refused(400, "The client has gone.", "gone")
         return None
     finally:
+        job.gone = True  # a search that has begun stops before its next forward
         service.batcher.drop(job)
         gone.cancel()
 
@@ -245,7 +263,8 @@ async def _invalid(_: Request, error: Any) -> Response:
 
 def _result(answer: Recommendations) -> dict[str, Any]:
     gap = answer.gap if math.isfinite(answer.gap) else None
-    return {"items": [item.to_dict() for item in answer], "certified": answer.certified, "gap": gap}
+    facts = {"answered_by": answer.answered_by, "skipped": list(answer.skipped)}
+    return {"items": [item.to_dict() for item in answer], "certified": answer.certified, "gap": gap, **facts}
 
 
 def _item(catalog: Catalog, position: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.rules import Rules, SearchOptions
+from grlm_hf.engines.protocol import BrokenModel, Cancelled, cancelled
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.modeling.results import Recommendations
 
@@ -37,6 +38,7 @@ class Job:
         k: number of items wanted.
         search: without `deadline_ms`, which `deadline` replaces.
         deadline: seconds of ``time.monotonic``; ``None``: no deadline.
+        gone: the client has left, so nobody reads the answer.
         answer: one `Recommendations` a history; ``None`` where the deadline came before the search began. Running once that has begun;
             cancelled, it will not begin.
     """
@@ -46,8 +48,15 @@ class Job:
     rules: Rules = field(default_factory=Rules)
     search: SearchOptions = field(default_factory=SearchOptions)
     deadline: float | None = None
+    gone: bool = False
     arrived: float = field(default_factory=time.monotonic)
     answer: Future[list[Recommendations] | None] = field(default_factory=Future)
+
+    @property
+    def over(self) -> bool:
+        """Nobody waits for the answer any more. An exact search answers at its deadline with what it has found so far."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline and not self.search.exact
+        return self.gone or late
 
     def joins(self, head: Job) -> bool:
         """Whether one search can serve both: equal options and, for an exact search, about the same time left."""
@@ -172,14 +181,19 @@ class Batcher:
         search, deadlines = head.search, [job.deadline for job in ready if job.deadline is not None]
         if search.exact and deadlines:
             search = replace(search, deadline_ms=max(0.0, min(deadlines) - time.monotonic()) * 1000)
+        cancelled.set(lambda: all(job.over for job in ready))  # asked between two forwards
         try:
             histories = [h for job in ready for h in job.histories]
             found = self.grlm.recommend(histories, head.k, rules=head.rules, search=search, batch_size=self.max_batch)
+        except Cancelled:
+            for job in ready:
+                job.answer.set_result(None)
+            return
         except Exception as error:
             if len(ready) > 1:  # one by one, to find the job that caused it
                 for job in ready:
                     self._search([job])
-            elif isinstance(error, ValueError):
+            elif isinstance(error, ValueError) and not isinstance(error, BrokenModel):
                 head.answer.set_exception(Refused(422, str(error)))
             else:
                 log.error("search failed", extra={"facts": failure(error)})
@@ -194,6 +208,8 @@ class Batcher:
     @staticmethod
     def _check(job: Job, catalog: Catalog) -> None:
         """Raises `Refused` for unknown items, which would fail the search of the whole batch."""
+        if job.rules.unknown_items == "skip":
+            return
         for name, ids in (("history", [i for h in job.histories for i in h]), ("allow", job.rules.allow), ("exclude", job.rules.exclude)):
             for item_id in ids or ():
                 if item_id not in catalog:

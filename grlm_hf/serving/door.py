@@ -12,12 +12,11 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Response
 
 from grlm_hf.serving.batcher import Refused, failure
-from grlm_hf.serving.options import MB
+from grlm_hf.serving.options import LOCAL, MB
 from grlm_hf.serving.service import Service
 
 Scope = MutableMapping[str, Any]
@@ -42,11 +41,21 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return Response(json.dumps({"detail": detail}), status, {**(headers or {}), **_HEADERS.get(status, {})}, "application/json")
 
 
+def _host(header: str) -> str:
+    """The name in a Host header, without its port."""
+    name = header.strip().lower()
+    return name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
+
+
 class Door:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: Any, service: Service):
         self.app, self.service = app, service
+        options = service.options
+        local = not options.api_key and options.host in LOCAL
+        self._hosts = {*LOCAL, *map(str.lower, options.allowed_hosts)} if local or options.allowed_hosts else None
+        """The names that may be asked; ``None``: all. A key protects by itself: a stranger's page does not have it."""
         self._key = hashlib.sha256(service.options.api_key.encode()).digest() if service.options.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,8 +100,13 @@ class Door:
         """Raises `Refused` for a request that no route may see."""
         if self.service.stopping and path not in OPEN_PATHS and path != "/metrics":
             raise Refused(503, "The service is stopping.", "stopping")
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may believe the one, and we the other
+            raise Refused(400, "The request has both Content-Length and Transfer-Encoding; send one of them.", "headers")
+        host = _host(headers.get("host", ""))
+        if self._hosts and host not in self._hosts:  # a name that somebody else's page has pointed at this machine
+            raise Refused(403, f"This service does not answer under the name {host[:100]!r}; start it with --allowed-host NAME.", "host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):  # a page of another site, in somebody's browser
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):  # a page of another site, in somebody's browser
             raise Refused(403, "Requests from pages of other sites are not answered.", "origin")
         if self._key and path not in OPEN_PATHS:
             kind, _, bearer = headers.get("authorization", "").partition(" ")

@@ -9,6 +9,8 @@ from typing import Annotated
 from grlm_hf.settings import Count, NotNegative, Positive, Range, check_settings
 
 MB = 2**20
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine, which nobody else can reach."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class ServeOptions:
     max_upload_mb: Positive = 256.0
     """Maximum size of an uploaded catalog; unpacked it may be eight times as large."""
     max_items: Count = 2_000_000
+    max_beams: Count = 16_384
+    """Maximum of histories times beams in a request."""
+    max_seconds: Positive = 30.0
+    """Time for a request that states no deadline of its own, or a later one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names under which the service may be asked; see `grlm_hf.serving.door`."""
     keep: Count = 5
     """Versions of the catalog to keep, the current one among them."""
     grace_s: NotNegative = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -10,14 +11,16 @@ import threading
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.serving import logs
 from grlm_hf.serving.app import make_app
-from grlm_hf.serving.options import ServeOptions
+from grlm_hf.serving.options import LOCAL, ServeOptions
 from grlm_hf.serving.service import Service
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+HEADERS_S = 30.0
+"""Seconds within which a connection must send the whole head of a request."""
 
 
 def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str = "transformers", device: str = "") -> None:
@@ -65,13 +68,47 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Protocol(H11Protocol):
+    """Closes a connection whose head of a request does not arrive: uvicorn limits only the time between requests."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._timer is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(HEADERS_S, self._close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+
 class _Server(uvicorn.Server):
     def __init__(self, service: Service, checkpoint: str, listener: socket.socket):
         grace = service.options.grace_s
         super().__init__(
             uvicorn.Config(
                 make_app(service), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-                proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=int(grace) + 5,
+                http=_Protocol, proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=int(grace) + 5,
             )
         )  # fmt: skip
         self.service, self.checkpoint, self.listener = service, checkpoint, listener

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grlm_hf.data.items import Item
-from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, request_of
+from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, Unknown, request_of
 from grlm_hf.files import clean
 
 MAX_K = 500
@@ -23,7 +23,7 @@ MAX_TERM = 64
 MAX_TERMS = 16
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-History = Annotated[list[ItemId], Field(min_length=1, max_length=MAX_HISTORY)]
+History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY)]
 Term = Annotated[str, Field(min_length=1, max_length=MAX_TERM)]
 
 
@@ -34,11 +34,11 @@ class _Request(BaseModel):
 
 
 class RecommendRequest(_Request):
-    history: History | None = Field(None, description="Item ids of one user, oldest first.", examples=[["B0001", "B0042"]])
+    history: History | None = Field(None, description="Item ids, oldest first; none for a new user.", examples=[["B0001", "B0042"]])
     histories: Annotated[list[History], Field(min_length=1, max_length=MAX_HISTORIES)] | None = Field(
         None, description="Histories of several users, instead of `history`.", examples=[None]
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="Items wanted.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Items wanted; by default 10, or all of a smaller catalog.")
     exclude_seen: bool = Field(False, description="Leave out the items of the history.")
     allow: Annotated[list[ItemId], Field(max_length=MAX_IDS)] | None = Field(None, description="Only these.")
     exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS)] = Field([], description="Never these.")
@@ -47,6 +47,7 @@ class RecommendRequest(_Request):
     prior: Literal["own"] | None = Field(None, description="`own`: use the checkpoint's own prior.")
     prior_weight: float = Field(1.0, ge=0, le=100)
     shared: Shared = Field("full", description="How items with the same Term ID share its probability.")
+    unknown_items: Unknown = Field("error", description="`skip`: leave out ids that the catalog lacks, and list them in `skipped`.")
     length_penalty: float = Field(0.0, ge=0, le=10)
     num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS, description="Beam width; by default the larger of 20 and k.")
     edge_wise: bool = Field(False, description="Fewer forward passes, slightly other beams.")
@@ -79,6 +80,8 @@ class Recommended(BaseModel):
 class Result(BaseModel):
     items: list[Recommended] = Field(description="Best first.")
     certified: bool = Field(description="No other item ranks above any of them (only exact searches, and time enough).")
+    answered_by: str = Field(description="`model`; or `popularity` where no item of the history is known.")
+    skipped: list[str] = Field(description="Unknown ids of the request that were left out (`unknown_items`).")
     gap: float | None = Field(description="Upper bound on (score of the best missing item − score of the last item); null where unknown.")
 
 

@@ -97,10 +97,12 @@ class Service:
         return self.batcher.alive and not self.stopping
 
     def stop(self, timeout: float = 0.0) -> None:
-        """Waits up to `timeout` seconds for running requests, then releases the lock on the state folder."""
+        """Waits up to `timeout` seconds for running requests, and for a change of the catalog until it is made; then releases the lock on
+        the state folder. Another process that took the folder earlier would be overtaken by that change."""
         self.stopping = True
         self.batcher.close(timeout)
-        self.state.close()
+        with self.grlm.shelf.paused():
+            self.state.close()
         if self._temporary:
             self._temporary.cleanup()
 

@@ -12,6 +12,7 @@ leaves the version before or the one after.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -167,19 +168,32 @@ class State:
                 _force(path)
         _force(self.folder / "versions")
         kept = (*(self.kept if before is None else before), number)[-self.keep :]
-        with replacing(self.folder / "current.json") as new:
-            write_json(new, {"schema": SCHEMA, "version": number, "kept": list(kept)})
-            _force(new)
-        _force(self.folder)
+        try:
+            with replacing(self.folder / "current.json") as new:
+                write_json(new, {"schema": SCHEMA, "version": number, "kept": list(kept)})
+                _force(new)
+            _force(self.folder)
+        except OSError as error:
+            if not self._points_to(number):
+                raise
+            # The pointer has moved: the change is made, and whoever asked for it is told so. A power cut could still undo it.
+            log.error("change made, but not forced to disk", extra={"facts": {"problem": str(error), "version": number}})
         self.kept = kept
         self._sweep()
         return Version(number, catalog, sha256, trie)
 
+    def _points_to(self, number: int) -> bool:
+        try:
+            return read_json(self.folder / "current.json")["version"] == number
+        except (ValueError, TypeError, KeyError):
+            return False
+
     def _sweep(self) -> None:
-        """Removes versions that are not kept."""
-        for path in (self.folder / "versions").iterdir():
-            if path.name.isdecimal() and int(path.name) not in self.kept:
-                shutil.rmtree(path, ignore_errors=True)
+        """Removes versions that are not kept. A failure only leaves them for the next time."""
+        with contextlib.suppress(OSError):
+            for path in (self.folder / "versions").iterdir():
+                if path.name.isdecimal() and int(path.name) not in self.kept:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

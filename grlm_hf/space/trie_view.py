@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from grlm_hf.decoding.rules import Rules
+from grlm_hf.engines.protocol import open_prefixes
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.trie.ranges import RangeMax
 
@@ -64,7 +65,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
     prompt = grlm.prompts(index, [[catalog.position(i) for i in history]])
     reached: list[Reached] = []
     with torch.inference_mode():
-        prefixes = grlm.engine.prefixes(grlm.batch(index, prompt))
+        prefixes = open_prefixes(grlm.engine, grlm.batch(index, prompt))
         expanded, log_prob = prefixes.root(), np.zeros(1)
         while True:
             child_log_prob = log_prob[expanded.row] + expanded.logp

@@ -9,7 +9,7 @@ from serving_toys import toy_grlm
 
 from grlm_hf.serving import ServeOptions, Service, make_app
 
-_service = Service(toy_grlm(), ServeOptions(max_wait_ms=0))
+_service = Service(toy_grlm(), ServeOptions(max_wait_ms=0, allowed_hosts=("testserver",)))
 schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(_service))
 
 

@@ -22,6 +22,7 @@ from toys import TERM_IDS, toy_catalog, toy_grlm, toy_tokenizer
 
 from grlm_hf import Catalog, Item
 from grlm_hf.serving import ServeOptions, Service, state
+from grlm_hf.serving.batcher import Refused
 from grlm_hf.serving.state import State
 
 FIRST = toy_catalog()
@@ -248,3 +249,76 @@ def test_without_a_state_nothing_stays(tmp_path: Path) -> None:
     assert folder.exists()
     service.stop()
     assert not folder.exists()
+
+
+def test_after_an_error_at_any_step_the_answer_is_what_a_restart_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused change never appears and an answered one is never undone, whichever call to the disk fails."""
+    calls = [(os, "fsync"), (os, "rename"), (os, "replace"), (os, "chmod"), (shutil, "rmtree"), (os, "mkdir")]
+    outcomes = set()
+    for stop in range(60):
+        count = 0
+        options = ServeOptions(state=tmp_path / str(stop))
+        service = Service(toy_grlm(), options)
+
+        def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == stop + 1:  # noqa: B023
+                    raise OSError(28, "No space left on device")
+                return real(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in calls:
+                patch.setattr(owner, name, failing(getattr(owner, name)))
+            status = 200
+            try:
+                service.remove(["i20"])
+            except Refused as error:
+                status = error.status
+        assert status in (200, 507)
+        made = status == 200
+        assert ("i20" in service.grlm.catalog) != made
+        service.remove(["i13"])  # and life goes on
+        number = service.current.number
+        service.stop()
+        again = Service(toy_grlm(), options)
+        assert ("i20" in again.grlm.catalog) != made
+        assert "i13" not in again.grlm.catalog
+        assert again.current.number == number
+        again.stop()
+        outcomes.add(made)
+        if count <= stop:
+            break
+    else:
+        raise AssertionError("never ended")
+    assert outcomes == {True, False}
+    assert stop > 8
+
+
+def test_a_stop_waits_for_the_change_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise another process could take the folder, and its first change would be overwritten by this one."""
+    service, begun, go_on = Service(toy_grlm(), ServeOptions(state=tmp_path / "s")), threading.Event(), threading.Event()
+    real = State.commit
+
+    def slow(self: State, *args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return real(self, *args)
+
+    monkeypatch.setattr(State, "commit", slow)
+    change = threading.Thread(target=service.remove, args=(["i20"],))
+    change.start()
+    assert begun.wait(60)
+    stop = threading.Thread(target=service.stop)
+    stop.start()
+    time.sleep(0.2)
+    with pytest.raises(ValueError, match="in use by another"):
+        State(tmp_path / "s")
+    go_on.set()
+    change.join(60)
+    stop.join(60)
+    monkeypatch.undo()
+    assert "i20" not in opened(tmp_path / "s")[1]

@@ -25,7 +25,7 @@ def test_the_service_answers_on_the_engine_as_recommend_does(tmp_path: Path, kep
         tmp_path / "checkpoint", backend="vllm", dtype="float32", enforce_eager=True, max_model_len=512, num_gpu_blocks_override=256
     )
     kept.append(grlm)
-    service = Service(grlm, ServeOptions(max_wait_ms=20))
+    service = Service(grlm, ServeOptions(max_wait_ms=20, allowed_hosts=("testserver",)))
     with TestClient(make_app(service)) as client, ThreadPoolExecutor(8) as pool:
 
         def ask(n: int) -> Any:
