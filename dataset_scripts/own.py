@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.cleaning import clean_list
 from common.events import Events
 from common.options import add_arguments, check_output, finish, read_settings
 from common.raw import RawFile
 from common.tables import RawItem, write_folder
+
+from grlm_hf.tables.cleaning import clean_list
 
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.cleaning import clean_list
 from common.events import Events
 from common.options import add_arguments, check_output, finish, read_settings
 from common.raw import RawFile, open_files
 from common.tables import RawItem, write_folder
+
+from grlm_hf.tables.cleaning import clean_list
 
 
 def read_items(file: RawFile) -> Iterator[RawItem]:

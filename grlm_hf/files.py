@@ -1,23 +1,19 @@
-"""Reads users' tables with errors that name the line, and writes files atomically."""
+"""Files written as a whole or not at all, by one writer at a time; the nearest known word in error messages."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import ctypes
 import fcntl
 import functools
-import gzip
 import hashlib
 import inspect
-import io
 import json
 import os
 import platform
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -50,97 +46,9 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", prefix: s
     return f"Did you mean {prefix + near!r}?" if near else otherwise
 
 
-TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
-
-
-def find_table(folder: str | Path, stem: str) -> Path | None:
-    """The one file ``folder/stem.{jsonl,csv,parquet}`` (also ``.gz``), or ``None``. Raises ``ValueError`` if there are several."""
-    found = [p for p in (Path(folder) / f"{stem}{suffix}" for suffix in TABLE_SUFFIXES) if p.is_file()]
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds {[p.name for p in found]}; expected one {stem!r} file. Remove all but one.")
-    return found[0] if found else None
-
-
 def clean(value: Any) -> str:
     """A cell as text, white space collapsed and trimmed; ``""`` for a missing value. Every id and title passes through it."""
     return "" if value is None else " ".join(str(value).split())
-
-
-def read_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (``file:line``, row) from a CSV, JSONL (both also ``.gz``) or parquet file. Raises `ValueError` naming file and line, for text
-    that is not UTF-8, broken JSON, ragged CSV rows and truncated files. For parquet it names the file only."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"No file at {path}.")
-    name = path.name.removesuffix(".gz")
-    if not path.name.endswith(TABLE_SUFFIXES):
-        raise ValueError(f"{path} has no known format; expected a name that ends with one of {', '.join(TABLE_SUFFIXES)}.")
-    where = f"{path}:1"
-    try:
-        if name.endswith(".parquet"):
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path) as file:
-                number = 0
-                for batch in file.iter_batches():
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"{path}:row {number}", row
-            return
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
-            text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore[arg-type]
-            if name.endswith(".csv"):
-                reader = csv.DictReader(text, strict=True)
-                for row in reader:
-                    where = f"{path}:{reader.line_num}"
-                    if None in row or None in row.values():
-                        raise ValueError(f"{where} has {'more' if None in row else 'fewer'} fields than the header's {reader.fieldnames}.")
-                    yield where, row
-                    where = f"{path}:{reader.line_num + 1}"  # where a broken next row would begin
-                return
-            for number, line in enumerate(text, 1):
-                where = f"{path}:{number}"
-                if not line.strip():
-                    continue
-                row = _from_json(where, line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"{where} holds a JSON {type(row).__name__}; expected an object like {{'item_id': ...}}.")
-                yield where, row
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}{_first_bad_line(path)} is not UTF-8 text ({error.reason}). Save the file as UTF-8.") from error
-    except csv.Error as error:
-        raise ValueError(f"{where}: not valid CSV ({error}); the file may be truncated.") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is a truncated or broken gzip file (after {where}): {error}.") from error
-    except Exception as error:  # pyarrow is imported for parquet only; for broken pages it raises OSError
-        if type(error).__module__.startswith("pyarrow") or (name.endswith(".parquet") and isinstance(error, OSError)):
-            raise ValueError(f"{path} is not a readable parquet file: {str(error).strip()}") from error
-        raise
-
-
-def _from_json(where: str, line: str) -> Any:
-    try:
-        value = json.loads(line)
-        if "\\ud" in line or "\\uD" in line:  # half of a surrogate pair is legal in JSON but is not text
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise ValueError(f"{where} has half of a surrogate pair ({half}). Correct or remove that line.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON ({error.msg}); the file may be truncated. Correct or remove that line.") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise ValueError(f"{where} is not readable JSON ({error}). Correct or remove that line.") from error
-
-
-def _first_bad_line(path: Path) -> str:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as raw:
-        for number, line in enumerate(raw, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return f":{number}"
-    return ""  # a parquet file
 
 
 def rows_to_dataset(rows: Sequence[dict[str, Any]], features: Features) -> Dataset:
@@ -349,7 +257,7 @@ def check_regular(path: str | Path) -> None:
         found = "a folder" if Path(path).is_dir() else "neither a file nor a folder" if os.path.lexists(path) else "missing"
     except OSError as error:
         found = str(error)
-    raise ValueError(f"{path} is {found}; expected a file.")
+    raise ValueError(f"No file at {path}: it is {found}.")
 
 
 def read_json(path: str | Path) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from common.cleaning import clean_id, clean_time
 from common.options import Settings
 from common.raw import RawFile
+from grlm_hf.tables.cleaning import clean_id, clean_time
 
 
 class Events:

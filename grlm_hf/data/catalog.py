@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
-from grlm_hf.files import read_rows, rows_to_dataset, write_parquet
+from grlm_hf.files import rows_to_dataset, write_parquet
 from grlm_hf.hub import explained, push_folder
 from grlm_hf.identifiers import scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CATALOG_FILE, CATALOG_SCHEMA, PLACE, TAGS
 from grlm_hf.markdown import escaped
+from grlm_hf.tables.parquet import parquet_schema, read_parquet
 from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 
 if TYPE_CHECKING:
@@ -235,17 +236,13 @@ class Catalog:
             path = path / CATALOG_FILE
         if not path.is_file():
             raise ValueError(f"No {CATALOG_FILE} in {path.parent}: it holds no catalog. Write one with Catalog.save_pretrained.")
-        return cls._from_parquet(path)
+        return cls.read(path)
 
     @classmethod
-    def _from_parquet(cls, path: Path) -> Catalog:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            schema = pq.read_schema(path)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is not a readable parquet file: {error}") from error
+    def read(cls, path: Path, limit: int | None = None) -> Catalog:
+        """Reads the parquet file of `save_pretrained`. `limit`: bytes that it may unpack to, by default
+        `grlm_hf.tables.parquet.allowed`. Raises `ValueError` as `from_pretrained` does."""
+        schema = parquet_schema(path)
         stated = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
         version = stated.get(_SCHEMA_KEY, "")
         if not version.isdigit():
@@ -258,9 +255,12 @@ class Catalog:
         column = _column(scheme)
         if missing := {*Item.__slots__, column} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
-        rows = [row for _, row in read_rows(path)]
-        items = [Item(**{k: r[k] for k in Item.__slots__} | {"categories": tuple(r["categories"])}) for r in rows]
-        return cls(items, [tuple(row[column]) for row in rows], scheme)
+        items, identifiers = [], []
+        for row in read_parquet(path, (*Item.__slots__, column), limit):
+            _check_row(path, row, column)
+            items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
+            identifiers.append(tuple(row[column]))
+        return cls(items, identifiers, scheme)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and
@@ -269,6 +269,20 @@ class Catalog:
             folder = Path(work) / "catalog"
             self.save_pretrained(folder)
             return push_folder(folder, repo_id, repo_type="dataset", private=private, token=token, card=catalog_card(self, repo_id))
+
+
+def _check_row(path: Path, row: dict[str, Any], column: str) -> None:
+    for name in Item.__slots__:
+        value = row[name]
+        good = (
+            isinstance(value, list) and all(isinstance(part, str) for part in value) if name == "categories"
+            else value is None or (isinstance(value, float | int) and not isinstance(value, bool)) if name == "price"
+            else isinstance(value, str)
+        )  # fmt: skip
+        if not good:
+            raise ValueError(f"{path}: the item {row['item_id']!r} has {name} {str(value)[:80]!r}; it was not written by save_pretrained.")
+    if not isinstance(row[column], list) or not row[column] or not all(isinstance(part, str) for part in row[column]):
+        raise ValueError(f"{path}: the item {row['item_id']!r} has {column} {str(row[column])[:80]!r}; expected a list of texts.")
 
 
 def _check_lengths(items: Sequence[Item], identifiers: Sequence[Identifier], scheme: Scheme) -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import MIN_ITEMS, Case, History, Split, load_histories
 from grlm_hf.data.items import Item, items_to_dataset, load_items, load_term_ids
-from grlm_hf.files import check_replaceable, clean, find_table, read_rows, replacing, rows_to_dataset, write_json, write_parquet
+from grlm_hf.files import check_replaceable, clean, replacing, rows_to_dataset, write_json, write_parquet
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import DOMAINS_FILE, DOMAINS_SCHEMA, JoinOrder, KeepUsers, MissingTitle, UnknownItems
 from grlm_hf.settings import check_value
+from grlm_hf.tables.rows import find_table, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import clean, read_rows, rows_to_dataset
+from grlm_hf.files import rows_to_dataset
 from grlm_hf.layout import ShortUsers, UnknownItems
 from grlm_hf.settings import check_value
+from grlm_hf.tables.names import EVENTS
+from grlm_hf.tables.rows import read_rows
+from grlm_hf.tables.tally import Tally
+from grlm_hf.tables.times import Times
+from grlm_hf.tables.values import identifier, missing, parsed_list, without_zeros
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -65,74 +71,160 @@ def interaction_features() -> Features:
 
 
 def load_histories(
-    path: str | Path, item_ids: Collection[str], short_users: ShortUsers = "error", unknown_items: UnknownItems = "error"
+    path: str | Path,
+    item_ids: Collection[str],
+    short_users: ShortUsers = "error",
+    unknown_items: UnknownItems = "error",
+    tally: Tally | None = None,
 ) -> list[History]:
     """Histories from a file with one row per event (`user_id`, `item_id`, optional `timestamp`) or per user (`user_id`, `items`).
 
-    Events are sorted by time, and by file order at equal times; without timestamps file order is time order. A timestamp is unix seconds
-    or ISO 8601 (UTC unless it states a zone). A row per user may state a split in the columns `n_valid` and `n_test`.
+    Columns may have other known names (`grlm_hf.tables.names.EVENTS`). Events are sorted by time, and by file order at equal times; without
+    timestamps file order is time order. Timestamps are unix times in one unit, or ISO 8601 and other dates (UTC unless they state a zone;
+    `grlm_hf.tables.times`). A row per user may state a split in the columns `n_valid` and `n_test`.
 
     Args:
         short_users: ``"error"``, ``"drop"`` or ``"keep"`` for users with fewer than three items.
         unknown_items: ``"error"`` or ``"drop"`` for events on items missing from the catalog.
+        tally: is told of all that is dropped, tied or read otherwise than it was written.
 
     Raises `ValueError` with the line for a missing column or id, an unreadable time, an inconsistent split, and what the policies refuse.
     """
     check_value("short_users", short_users, ShortUsers)
     check_value("unknown_items", unknown_items, UnknownItems)
-    events: dict[str, list[tuple[int | None, str, int]]] = {}  # time, item, and 0, 1 or 2: train, validation or test
+    tally = tally or Tally()
+    ids = _Ids(item_ids)
+    times = Times()
+    events: dict[str, list[_Event]] = {}
     first_seen: dict[str, str] = {}
-    for where, row in read_rows(path):
-        user_id = clean(row.get("user_id"))
+    for where, row in read_rows(path, EVENTS, tally=tally):
+        user_id = identifier(where, "user_id", row.get("user_id"))
         if not user_id or not ("item_id" in row or "items" in row):
-            raise ValueError(f"{where} needs `user_id` and either `item_id` or `items`; found {row}.")
-        if "items" in row:
-            if not isinstance(row["items"], list):
-                raise ValueError(f"{where}: `items` must be a list of item ids; found {row['items']!r}.")
-            if user_id in events:
-                raise ValueError(f"{where}: duplicate user {user_id!r}, first at {first_seen[user_id]}; expected one row per user.")
-            times = row.get("timestamps") or [None] * len(row["items"])
-            if not isinstance(times, list) or len(times) != len(row["items"]):
-                raise ValueError(f"{where}: `timestamps` must be a list of {len(row['items'])} times, one per item; found {times!r}.")
-            parts = _stated_split(where, row, len(times))
-            new = [(_seconds(where, t), clean(i), p) for t, i, p in zip(times, row["items"], parts, strict=True)]
-        else:
-            new = [(_seconds(where, row.get("timestamp")), clean(row["item_id"]), 0)]
+            raise ValueError(f"{where} needs `user_id` and either `item_id` or `items`; found {str(row)[:300]}.")
+        new = _sequence(where, row, times) if "items" in row else [_event(where, row, times)]
+        if "items" in row and user_id in events:
+            raise ValueError(f"{where}: duplicate user {user_id!r}, first at {first_seen[user_id]}; expected one row per user.")
         first_seen.setdefault(user_id, where)
-        known = []
-        for time, item_id, part in new:
-            if item_id in item_ids:
-                known.append((time, item_id, part))
+        known = events.setdefault(user_id, [])
+        for given, part, at in new:
+            tally.read["events"] = tally.read.get("events", 0) + 1
+            if (item_id := ids.find(given, tally)) is not None:
+                known.append((item_id, part, at))
             elif unknown_items == "error":
                 raise ValueError(
-                    f"{where}: user {user_id!r} has item {item_id!r}, which is not among the {len(item_ids)} items of the catalog. "
-                    "Add it to the items file, or drop such events: read.unknown_items=drop."
+                    f"{where}: user {user_id!r} has item {given!r}, which is not among the {len(item_ids)} items of the catalog"
+                    f"{ids.like(given)}. Add it to the items file, or drop such events: read.unknown_items=drop."
                 )
-        events.setdefault(user_id, []).extend(known)
-    histories = []
-    for user_id, rows in events.items():
-        timed = sum(time is not None for time, _, _ in rows)
-        if timed not in (0, len(rows)):
-            raise ValueError(f"{path}: user {user_id!r} has {timed} timestamps for {len(rows)} events; give all or none.")
-        if timed:
-            rows = sorted(rows, key=lambda row: row[0])  # type: ignore[arg-type,return-value]  # stable: file order within one time
-        parts = [part for _, _, part in rows]
-        if parts != sorted(parts):
-            raise ValueError(
-                f"{first_seen[user_id]}: in time order the targets of user {user_id!r} (n_valid, n_test) are not the last; the file's "
-                "split contradicts its timestamps. Correct one of the two."
-            )
-        if len(rows) < MIN_ITEMS and short_users == "error":
-            raise ValueError(
-                f"{first_seen[user_id]}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. "
-                "Drop such users: read.short_users=drop."
-            )
-        if len(rows) >= MIN_ITEMS or (rows and short_users == "keep"):
-            times = tuple(t for t, _, _ in rows) if timed else ()
-            histories.append(History(user_id, tuple(i for _, i, _ in rows), times, parts.count(1), parts.count(2)))  # type: ignore[arg-type]
+    if tally.read.get("events") and not any(events.values()):
+        raise ValueError(f"{path}: no event names an item of the catalog. {ids.apart()} Correct the ids of one of the two files.")
+    seconds, form = times.read()
+    if form:
+        tally.note(f"{Path(path).name} has {form}.")
+    histories = [h for user, rows in events.items() if (h := _history(path, user, first_seen[user], rows, seconds, short_users, tally))]
+    tally.read["users"] = len(events)
     if not histories:
-        raise ValueError(f"{path} holds no user with {MIN_ITEMS} or more items.")
+        raise ValueError(f"{path} holds no user with {MIN_ITEMS} or more items. {' '.join(tally.lines())}".rstrip())
     return histories
+
+
+_Event = tuple[str, int, int]  # item; 0, 1 or 2: train, validation or test; position of its time
+
+
+def _event(where: str, row: Mapping[str, Any], times: Times) -> _Event:
+    return identifier(where, "item_id", row["item_id"]), 0, times.add(where, row.get("timestamp"))
+
+
+def _sequence(where: str, row: Mapping[str, Any], times: Times) -> list[_Event]:
+    items = parsed_list(row["items"]) if isinstance(row["items"], str) else row["items"]
+    if not isinstance(items, list):
+        raise ValueError(f"{where}: `items` must be a list of item ids; found {str(row['items'])[:200]!r}.")
+    stated = row.get("timestamps", row.get("timestamp"))
+    stated = (parsed_list(stated) if isinstance(stated, str) else None) or stated
+    stated = stated or [None] * len(items)
+    if not isinstance(stated, list) or len(stated) != len(items):
+        raise ValueError(f"{where}: `timestamps` must be a list of {len(items)} times, one per item; found {str(stated)[:200]}.")
+    parts = _stated_split(where, row, len(items))
+    ids = [identifier(where, "items", item) for item in items]
+    return [(item, part, times.add(where, time)) for item, part, time in zip(ids, parts, stated, strict=True)]
+
+
+class _Ids:
+    """The ids of a catalog, and how those of events differ from them."""
+
+    def __init__(self, known: Collection[str]):
+        self.known = known
+        self._whole: dict[str, str] = {}  # 101 → 101.0, where the catalog has such ids
+        self._bare: dict[str, str] = {}  # 37 → 0037
+        for item_id in known:
+            self._whole.setdefault(without_zeros(item_id), item_id)
+            self._bare.setdefault(_bare(item_id), item_id)
+        self._example = ""
+
+    def find(self, given: str, tally: Tally) -> str | None:
+        """The catalog's id; ``None`` for an unknown one, which is counted. ``101.0`` is the whole number 101."""
+        if given in self.known:
+            return given
+        if (found := self._whole.get(without_zeros(given))) is not None:
+            tally.count("events", "write a whole number with a fraction; it was read as the catalog's id", f"{given!r} for {found!r}")
+            return found
+        self._example = self._example or given
+        tally.count("events", "name items that the catalog lacks, and are left out", f"{given!r}{self.like(given)}")
+        return None
+
+    def like(self, given: str) -> str:
+        """What the catalog has in place of an unknown id, in brackets."""
+        found = self._bare.get(_bare(given))
+        return f" (the catalog has {found!r})" if found is not None else ""
+
+    def apart(self) -> str:
+        """An unknown id of the events beside the catalog's."""
+        some = next(iter(self.known), "")
+        return f"The events have ids like {self._example!r}{self.like(self._example)}, the catalog's are like {some!r}."
+
+
+def _bare(item_id: str) -> str:
+    """An id without leading zeros, case and blanks: to compare, never to read."""
+    return without_zeros(item_id).casefold().lstrip("0 ").rstrip() or "0"
+
+
+def _history(
+    path: str | Path, user_id: str, where: str, rows: list[_Event], seconds: Sequence[float | None], short_users: str, tally: Tally
+) -> History | None:
+    """A user's history in time order; ``None`` for a user who is dropped."""
+    times = [seconds[at] for _, _, at in rows]
+    timed = sum(time is not None for time in times)
+    if timed not in (0, len(rows)):
+        raise ValueError(f"{path}: user {user_id!r} has {timed} timestamps for {len(rows)} events; give all or none.")
+    if timed:
+        order = sorted(range(len(rows)), key=times.__getitem__)  # type: ignore[arg-type]  # stable: file order within one time
+        tied = sum(times[a] == times[b] for a, b in pairwise(order))
+        repeats = len(rows) - len({(item, times[i]) for i, (item, _, _) in enumerate(rows)})
+        for n, what in (
+            (tied, "have the time of the one before; their order is that of the file"),
+            (repeats, "are exact repeats; all count"),
+        ):
+            if n:
+                tally.count("events", what, f"one of user {user_id!r}", n)
+        if order != sorted(order):
+            tally.count("users", "have events that are not in time order in the file; they were sorted", repr(user_id))
+        rows, times = [rows[i] for i in order], [times[i] for i in order]
+    parts = [part for _, part, _ in rows]
+    if parts != sorted(parts):
+        raise ValueError(
+            f"{where}: in time order the targets of user {user_id!r} (n_valid, n_test) are not the last; the file's split contradicts its "
+            "timestamps. Correct one of the two."
+        )
+    if len(rows) < MIN_ITEMS and short_users == "error":
+        raise ValueError(
+            f"{where}: user {user_id!r} has {len(rows)} items; leave-one-out needs {MIN_ITEMS}. Drop such users: read.short_users=drop."
+        )
+    if len(rows) < MIN_ITEMS:
+        dropped = not rows or short_users != "keep"
+        tally.count("users", f"have fewer than {MIN_ITEMS} items and are {'left out' if dropped else 'for training only'}", repr(user_id))
+        if dropped:
+            return None
+    whole = tuple(math.floor(t) for t in times) if timed else ()  # type: ignore[arg-type]
+    return History(user_id, tuple(item for item, _, _ in rows), whole, parts.count(1), parts.count(2))
 
 
 def leave_one_out(histories: Iterable[History]) -> Split:
@@ -246,28 +338,11 @@ def _stated_split(where: str, row: Mapping[str, Any], n: int) -> list[int]:
     counts = []
     for column in ("n_valid", "n_test"):
         value = row.get(column)
+        value = None if missing(value) else int(value) if isinstance(value, float) and value.is_integer() else value
+        value = int(value) if isinstance(value, str) and value.strip().isdigit() else value
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise ValueError(f"{where}: {column} is {value!r}; expected the number of trailing targets, 0 or more.")
         counts.append(value or 0)
     if sum(counts) > n:
         raise ValueError(f"{where}: n_valid={counts[0]} and n_test={counts[1]} are more than the {n} items.")
     return [0] * (n - sum(counts)) + [1] * counts[0] + [2] * counts[1]
-
-
-def _seconds(where: str, value: Any) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, datetime):
-        when = value
-    else:
-        try:
-            seconds = int(float(value))
-            if abs(seconds) < 2**63:  # the range of int64
-                return seconds
-        except (TypeError, ValueError, OverflowError):
-            pass
-        try:
-            when = datetime.fromisoformat(str(value).strip())
-        except ValueError:
-            raise ValueError(f"{where}: timestamp {value!r} is neither unix seconds nor ISO 8601.") from None
-    return int((when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp())

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grlm_hf.files import clean, read_rows, rows_to_dataset
+from grlm_hf.files import rows_to_dataset
 from grlm_hf.identifiers.terms import TermID, normalise
+from grlm_hf.tables.names import ITEMS
+from grlm_hf.tables.rows import read_rows
+from grlm_hf.tables.tally import Tally
+from grlm_hf.tables.values import identifier, missing, parsed_list, text, texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -48,11 +52,12 @@ def items_to_dataset(items: Sequence[Item]) -> Dataset:
     return rows_to_dataset([item_row(item) for item in items], item_features())
 
 
-def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
+def load_items(path: str | Path, missing_title: str = "error", tally: Tally | None = None) -> list[Item]:
     """Items from a CSV, JSONL or parquet file with at least the columns `item_id` and `title`.
 
-    In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns that are not an `Item`'s are ignored.
-    `missing_title`: ``"error"``, or ``"fill"`` to title such an item with its brand and last category, else its item_id.
+    In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns may have other known names
+    (`grlm_hf.tables.names.ITEMS`); others are ignored. `missing_title`: ``"error"``, or ``"fill"`` to title such an item with its brand and
+    last category, else its item_id. `tally` is told of what was read otherwise than it was written.
 
     Raises `ValueError` with the line for no rows, a missing or duplicate item_id, an empty title, a price that is no number.
     """
@@ -60,14 +65,16 @@ def load_items(path: str | Path, missing_title: str = "error") -> list[Item]:
         raise ValueError(f"missing_title is {missing_title!r}; expected 'error' or 'fill'.")
     items: list[Item] = []
     seen: dict[str, str] = {}
-    for where, row in read_rows(path):
-        item = _item_from_row(where, row, missing_title)
+    tally = tally or Tally()
+    for where, row in read_rows(path, ITEMS, needed=("item_id", "title"), tally=tally):
+        item = _item_from_row(where, row, missing_title, tally)
         if item.item_id in seen:
             raise ValueError(f"{where}: Duplicate item_id {item.item_id!r}, first at {seen[item.item_id]}: item ids must be unique.")
         seen[item.item_id] = where
         items.append(item)
     if not items:
         raise ValueError(f"{path} holds no items.")
+    tally.read["items"] = len(items)
     return items
 
 
@@ -75,11 +82,12 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
     """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised. Raises
     `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit."""
     found: dict[str, TermID] = {}
-    for where, row in read_rows(path):
+    for where, row in read_rows(path, _TERM_IDS):
         terms = row.get("terms")
         if isinstance(terms, str):
-            terms = terms.strip().strip("[]").split(",")
-        item_id = clean(row.get("item_id"))
+            found_list = parsed_list(terms)
+            terms = terms.strip().strip("[]").split(",") if found_list is None else found_list
+        item_id = identifier(where, "item_id", row.get("item_id"))
         if not item_id or not isinstance(terms, list) or not terms:
             raise ValueError(f"{where} needs `item_id` and a list `terms`; found {row}.")
         tid = tuple(normalise(str(term)) for term in terms)
@@ -91,40 +99,35 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
     return found
 
 
+_TERM_IDS = {"item_id": ITEMS["item_id"], "terms": ("termids", "termid")}
+
+
 def item_row(item: Item) -> dict[str, Any]:
     return {name: list(value) if isinstance(value := getattr(item, name), tuple) else value for name in Item.__slots__}
 
 
-def _item_from_row(where: str, row: dict[str, Any], missing_title: str) -> Item:
-    for column in ("item_id", "title"):
-        if column not in row:
-            raise ValueError(f"{where} has no column {column!r}; found {sorted(row)}. Rename yours, or let dataset_scripts/own.py do so.")
+def _item_from_row(where: str, row: dict[str, Any], missing_title: str, tally: Tally) -> Item:
+    def words(name: str) -> str:
+        return text(where, name, row.get(name))
 
-    def text(name: str) -> str:
-        return clean(row.get(name))
-
-    if not text("item_id"):
+    item_id = identifier(where, "item_id", row["item_id"])
+    if not item_id:
         raise ValueError(f"{where} has an empty item_id.")
-    categories = row.get("categories") or ()
-    if isinstance(categories, str):
-        categories = categories.split(">")
-    if not isinstance(categories, list | tuple) or any(isinstance(c, list | dict) for c in categories):
-        raise ValueError(f"{where}: categories must be a list of strings or a path 'A > B > C'; found {categories!r}.")
-    categories = tuple(c for c in map(clean, categories) if c)
+    categories = texts(where, "categories", row.get("categories"))
     price = row.get("price")
     if price is not None:
         try:
-            price = float(price) if str(price).strip() else None
+            price = None if missing(price) else float(price)
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: price {price!r} is not a number; write it like 12.99, or leave it empty.") from None
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number; leave it empty where unknown.")
-    title = text("title")
+    title = words("title")
     if not title:
         if missing_title == "error":
             raise ValueError(
-                f"{where}: item {text('item_id')!r} has an empty title. "
-                "Give it one, or use brand and category as title: read.missing_title=fill."
+                f"{where}: item {item_id!r} has an empty title. Give it one, or use brand and category as title: read.missing_title=fill."
             )
-        title = " ".join(filter(None, (text("brand"), *categories[-1:]))) or text("item_id")
-    return Item(text("item_id"), title, text("brand"), categories, text("description"), price, text("domain"))
+        title = " ".join(filter(None, (words("brand"), *categories[-1:]))) or item_id
+        tally.count("items", "have no title; it was made of brand and category", repr(item_id))
+    return Item(item_id, title, words("brand"), categories, words("description"), price, words("domain"))

@@ -9,9 +9,9 @@ from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.findings import Finding
-from grlm_hf.files import read_rows
 from grlm_hf.identifiers.terms import normalise
 from grlm_hf.layout import CATALOG_FILE
+from grlm_hf.tables.rows import read_rows
 
 CROWD = 20
 """With more items, one Term ID fills a whole list of recommendations."""

@@ -17,9 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from grlm_hf.data.items import Item
-from grlm_hf.files import read_rows, rows_to_dataset, write_parquet
+from grlm_hf.files import rows_to_dataset, write_parquet
 from grlm_hf.identifiers.terms import TermID
 from grlm_hf.indexing.embedding import embed
+from grlm_hf.tables.rows import read_rows
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grlm_hf.files import Incomplete, read_rows, rows_to_dataset, write_parquet
+from grlm_hf.files import Incomplete, rows_to_dataset, write_parquet
+from grlm_hf.tables.rows import read_rows
 
 if TYPE_CHECKING:
     from grlm_hf.llms.writers import Writer

@@ -12,6 +12,8 @@ from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.serving.schemas import MAX_ID, MAX_TERM, MAX_TERMS
 from grlm_hf.serving.state import file_sha256
 
+UNPACKED = 6
+"""A catalog may unpack to this many times the limit of its file, as Python objects."""
 MAX_FIELD = 100_000
 """Maximum number of characters of a text in a whole catalog; `POST /items` allows fewer."""
 
@@ -20,7 +22,7 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
     """The catalog in a parquet file of `Catalog.save_pretrained`, wherever it comes from.
 
     Args:
-        max_bytes: maximum size of the file; unpacked it may be eight times as large.
+        max_bytes: maximum size of the file; unpacked it may be `UNPACKED` times as large.
         max_items: maximum number of rows.
         sha256: expected checksum of the file, in hex.
 
@@ -31,11 +33,9 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
         raise ValueError(f"{CATALOG_FILE} has {file.stat().st_size:,} bytes; expected at most {max_bytes:,}.")
     if sha256 is not None and (found := file_sha256(file)) != sha256.lower():
         raise ValueError(f"The catalog's SHA-256 is {found}; expected {sha256}. It was changed or cut on its way.")
-    _check_table(file, max_items, 8 * max_bytes)
+    _check_table(file, max_items)
     try:
-        catalog = Catalog.from_pretrained(file)
-    except (TypeError, KeyError, AttributeError) as error:  # a required value is missing
-        raise ValueError(f"The catalog holds a row that is not an item with a Term ID: {error}") from error
+        catalog = Catalog.read(file, UNPACKED * max_bytes)
     except ValueError as error:
         raise ValueError(str(error).replace(str(file), "The catalog")) from error
     for item, term_id in zip(catalog.items, catalog.item_identifiers, strict=True):
@@ -44,8 +44,8 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
     return catalog
 
 
-def _check_table(file: Path, max_items: int, max_unpacked: int) -> None:
-    """Raises ``ValueError`` for a file that is not parquet, has other columns, or is too large when unpacked."""
+def _check_table(file: Path, max_items: int) -> None:
+    """Raises ``ValueError`` for a file that is not parquet, has too many rows, or columns of other types."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,9 +56,6 @@ def _check_table(file: Path, max_items: int, max_unpacked: int) -> None:
             facts, schema = table.metadata, table.schema_arrow
             if facts.num_rows > max_items:
                 raise ValueError(f"The catalog has {facts.num_rows:,} items; expected at most {max_items:,}.")
-            size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
-            if size > max_unpacked:
-                raise ValueError(f"The catalog takes {size:,} bytes unpacked; expected at most {max_unpacked:,}.")
             for name in columns:
                 if name not in schema.names:
                     raise ValueError(f"The catalog lacks the column {name!r}.")
@@ -69,12 +66,6 @@ def _check_table(file: Path, max_items: int, max_unpacked: int) -> None:
                     good = kind == pa.float64() if name == "price" else kind in texts
                 if not good:
                     raise ValueError(f"The catalog's column {name!r} is of type {kind}; expected that of Catalog.save_pretrained.")
-            # A dictionary page can repeat one long text in every row: rows are counted as they unpack, before they become Python objects.
-            size = 0
-            for batch in table.iter_batches(batch_size=1024, columns=columns):
-                size += batch.nbytes
-                if size > max_unpacked:
-                    raise ValueError(f"The catalog takes more than {max_unpacked:,} bytes unpacked.")
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"The catalog is not a readable parquet file: {error}") from error
 

@@ -31,7 +31,7 @@ class ServeOptions:
     """Maximum number of waiting requests; the next ones get status 429."""
     max_body_mb: Positive = 1.0
     max_upload_mb: Positive = 256.0
-    """Maximum size of an uploaded catalog; unpacked it may be eight times as large."""
+    """Maximum size of an uploaded catalog; unpacked it may be six times as large."""
     max_items: Count = 2_000_000
     max_beams: Count = 16_384
     """Maximum of histories times beams in a request."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_items, load_term_ids
-from grlm_hf.files import alone, check_replaceable, clean, find_table, read_json, read_rows, replacing, write_json
+from grlm_hf.files import alone, check_replaceable, clean, read_json, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
+from grlm_hf.tables.rows import find_table, read_rows
 
 if TYPE_CHECKING:
     from grlm_hf.identifiers.terms import TermID

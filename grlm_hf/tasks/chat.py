@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.files import read_rows
+from grlm_hf.tables.rows import read_rows
 from grlm_hf.tasks.examples import Example, Source, Span
 from grlm_hf.tasks.task import Task, TaskSettings
 

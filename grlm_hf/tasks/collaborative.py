@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.files import clean, read_rows
+from grlm_hf.files import clean
+from grlm_hf.tables.rows import read_rows
 from grlm_hf.tasks.examples import Example, Source, Span, shown_item
 from grlm_hf.tasks.prompts import collaborative_request
 from grlm_hf.tasks.task import Inputs, Task

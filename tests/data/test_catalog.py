@@ -92,7 +92,7 @@ def test_items_refused(tmp_path: Path, name: str, first_line: int, row: dict[str
 @pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
 @pytest.mark.parametrize(("column", "missing"), [("title", "item_id"), ("item_id", "title")])
 def test_a_missing_item_column_is_named(tmp_path: Path, name: str, column: str, missing: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}:[12] has no column '{missing}'; found \['{column}'\]"):
+    with pytest.raises(ValueError, match=rf"{name}(:1)? has no column '{missing}'; found \['{column}'\]"):
         load_items(write(tmp_path / name, [{column: "x"}]), "fill")
 
 

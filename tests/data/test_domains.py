@@ -27,9 +27,9 @@ from grlm_hf.evaluation.generative import constrained, free
 from grlm_hf.evaluation.rankings import Chunks, Rankings
 from grlm_hf.evaluation.report import load_report, markdown_table, save_report, text_table
 from grlm_hf.evaluation.scored import scored
-from grlm_hf.files import read_rows
 from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.popularity import Popularity
+from grlm_hf.tables.rows import read_rows
 
 NAMES = ("books", "a-1", "zoo")
 DATA = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -13,7 +13,7 @@ import pytest
 
 from grlm_hf.data.interactions import History, load_histories
 from grlm_hf.data.items import Item, load_items
-from grlm_hf.files import find_table
+from grlm_hf.tables.rows import find_table
 
 SCRIPTS = Path(amazon.__file__).parent
 SEVERAL = [("u2", "B", 30), ("u1", "A", 20), ("u1", "B", 10), ("u2", "A", 20), ("u1", "C", 30), ("u2", "C", 10)]  # two users, three items

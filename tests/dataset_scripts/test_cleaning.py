@@ -7,11 +7,11 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from common.cleaning import clean_id, clean_list, clean_price, clean_text, clean_time, clean_title, shorten
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grlm_hf.files import clean
+from grlm_hf.tables.cleaning import clean_id, clean_list, clean_price, clean_text, clean_time, clean_title, shorten
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grlm_hf.data.items import Item, load_items
-from grlm_hf.files import read_json, read_rows
+from grlm_hf.files import read_json
 from grlm_hf.identifiers.terms import validate
 from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.indexing.quality.measure import _strangers, compare, measure
 from grlm_hf.indexing.quality.report import markdown_table, save_quality, text_table
+from grlm_hf.tables.rows import read_rows
 
 BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "amazon-beauty"
 WORDS = ("tent", "camping", "red", "two-person", "Tent", "", "e.l.f.", "水")  # two are not in normal form

@@ -1,0 +1,70 @@
+"""Names of columns: ours, and those that other people give to the same things."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+Names = Mapping[str, tuple[str, ...]]
+"""Our name of a column → other names of it, in the form of `key`."""
+
+ITEMS: Names = {
+    "item_id": ("itemid", "item", "id", "sku", "asin", "parentasin", "productid", "productcode", "movieid", "articleid", "gtin", "ean"),
+    "title": ("name", "productname", "producttitle", "itemname", "itemtitle", "productdisplayname"),
+    "brand": ("maker", "manufacturer", "brandname", "vendor"),
+    "categories": ("category", "categorypath", "genres", "categorycode", "producttype"),
+    "description": ("text", "longdescription", "productdescription", "details"),
+    "price": ("listprice", "unitprice", "saleprice"),
+    "domain": (),
+}
+EVENTS: Names = {
+    "user_id": ("userid", "user", "customer", "customerid", "visitor", "visitorid", "reviewerid", "sessionid", "clientid", "uid"),
+    "item_id": ("itemid", "item", "sku", "asin", "parentasin", "product", "productid", "productcode", "movieid", "articleid"),
+    "items": ("history", "sequence", "itemids"),
+    "timestamp": (
+        "time", "date", "datetime", "ts", "epoch", "unixtime", "unixtimestamp", "unixreviewtime", "eventtime", "eventdate",
+        "eventtimestamp",
+        "orderedat", "orderdate", "ordertime", "createdat", "purchasedat", "purchasedate", "viewedat", "clickedat", "boughtat", "tdat",
+    ),
+    "timestamps": ("times", "dates"),
+    "n_valid": (),
+    "n_test": (),
+}  # fmt: skip
+_TIME = re.compile(r"time|date|stamp|[_ -]at$", re.IGNORECASE)
+
+
+def key(name: str) -> str:
+    """A name without case, blanks and punctuation."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def match(found: Iterable[str], wanted: Names, where: str) -> dict[str, str]:
+    """Our name → the table's name, for each wanted column that the table has: under our own name, else under it in another form
+    (``Item ID``), else under another known name.
+
+    Raises:
+        ValueError: two columns that may be the wanted one; or no known column of times, and one that looks like it: without times the order
+            of the file would be the order of events.
+    """
+    names = [name for name in found if isinstance(name, str)]
+    mapping: dict[str, str] = {}
+    for ours, others in wanted.items():
+        same = [name for name in names if name == ours] or [name for name in names if key(name) == key(ours)]
+        candidates = same or [name for name in names if key(name) in others and name not in mapping.values()]
+        if len(candidates) > 1:
+            some = " and ".join(map(repr, candidates[:3]))
+            raise ValueError(f"{where} has the columns {some}, which may all be {ours!r}. Give that name to the right one.")
+        if candidates:
+            mapping[ours] = candidates[0]
+    strange = [name for name in names if _TIME.search(name) and name not in mapping.values()]
+    if strange and "timestamp" in wanted and not mapping.keys() & {"timestamp", "timestamps"}:
+        raise ValueError(
+            f"{where} has no column 'timestamp', and {strange[0]!r} looks like one. Name it timestamp; or remove it, if the order of "
+            "the rows is the order of the events."
+        )
+    return mapping
+
+
+def renamed(mapping: Mapping[str, str]) -> str:
+    """The columns that were read under another name than ours, for people; "" if there are none."""
+    return ", ".join(f"{theirs!r} as {ours}" for ours, theirs in mapping.items() if ours != theirs)

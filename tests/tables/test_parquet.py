@@ -1,0 +1,119 @@
+"""Parquet files that unpack to far more than they are: refused before they do, within bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import forks
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toys import toy_catalog
+
+from grlm_hf import Catalog
+from grlm_hf.tables.parquet import read_parquet
+
+ROWS = 60_000
+
+
+def bomb(path: Path, kind: str) -> None:
+    """A file of some kilobytes."""
+    toy_catalog().save_pretrained(path.parent)
+    whole = pq.read_table(path.parent / "catalog.parquet")
+    row = whole.slice(0, 1).to_pylist()[0]
+    n = 1000 if kind == "long titles" else ROWS
+    columns = {name: [row[name]] * n for name in whole.schema.names}
+    columns["item_id"] = [f"i{i}" for i in range(n)]
+    fields = {f.name: f.type for f in whole.schema}
+    long = "x" * (20_000_000 if kind == "long titles" else 1_000_000)
+    if kind == "another column":
+        columns["extra"], fields["extra"] = [long] * n, pa.string()
+    elif kind == "long titles":
+        columns["title"] = [long] * n
+    elif kind == "lists":
+        columns["categories"] = [[long] * 3] * n
+    arrays = {}
+    for name, values in columns.items():
+        if name in ("extra", "title") and len(values[0]) > 1000:
+            arrays[name] = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([long]))
+        elif name == "categories" and kind == "lists":
+            inner = pa.DictionaryArray.from_arrays(pa.array([0] * 3 * n, pa.int32()), pa.array([long]))
+            arrays[name] = pa.ListArray.from_arrays(pa.array(range(0, 3 * n + 1, 3), pa.int32()), inner)
+        else:
+            arrays[name] = pa.array(values, fields[name])
+    table = pa.table(arrays).replace_schema_metadata(whole.schema.metadata)
+    pq.write_table(table, path, compression="zstd", row_group_size=n)
+
+
+MEASURE = """
+import resource, sys
+from grlm_hf import Catalog
+import pyarrow.parquet, pyarrow.compute, datasets
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
+try:
+    print(len(Catalog.from_pretrained(sys.argv[1])))
+except ValueError as error:
+    print(error)
+print((peak() - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", ["another column", "long titles", "lists"])
+def test_a_small_file_never_takes_gigabytes(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it" / "catalog.parquet"
+    path.parent.mkdir()
+    bomb(path, kind)
+    assert path.stat().st_size < 2_000_000
+    done = forks.run(MEASURE, str(path))
+    said, megabytes = done.stdout.rsplit("\n", 2)[0], int(done.stdout.split()[-1])
+    assert done.returncode == 0, done.stderr
+    assert (said == str(ROWS)) if kind == "another column" else ("unpacks to more than" in said)
+    assert megabytes < 1500
+
+
+def test_the_limit_counts_what_rows_take(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["x" * 100] * 1000, "b": [["y", "z"]] * 1000}), tmp_path / "t.parquet")
+    path = tmp_path / "t.parquet"
+    assert list(read_parquet(path)) == [{"a": "x" * 100, "b": ["y", "z"]}] * 1000
+    assert list(read_parquet(path, ["b"])) == [{"b": ["y", "z"]}] * 1000
+    with pytest.raises(ValueError, match=r"unpacks to more than 100,000 bytes, in its column 'a'"):
+        list(read_parquet(path, limit=100_000))
+    assert len(list(read_parquet(path, ["b"], limit=400_000))) == 1000
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dictionary": False}, {"column_encoding": "DELTA_BYTE_ARRAY", "use_dictionary": False},
+                                     {"data_page_version": "2.0"}, {"compression": "zstd"}, {"row_group_size": 10}])  # fmt: skip
+def test_all_forms_are_read_alike(tmp_path: Path, options: dict[str, object]) -> None:
+    rows = [{"t": f"text {i % 7}" if i % 5 else None, "n": i, "l": [f"a{i % 3}"] * (i % 4) if i % 6 else None} for i in range(100)]
+    if "column_encoding" in options:
+        options = options | {"column_encoding": {"t": "DELTA_BYTE_ARRAY"}}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", **options)
+    assert list(read_parquet(tmp_path / "t.parquet")) == rows
+
+
+def test_front_coding_counts_as_what_it_stands_for(tmp_path: Path) -> None:
+    texts = ["x" * 100_000 + f"{i:06}" for i in range(20_000)]  # 2 GB, as 200 kB
+    table = pa.table({"t": pa.array(texts[:2000])})
+    pq.write_table(table, tmp_path / "t.parquet", use_dictionary=False, column_encoding={"t": "DELTA_BYTE_ARRAY"}, compression="zstd")
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        list(read_parquet(tmp_path / "t.parquet", limit=10_000_000))
+
+
+def test_dates_beyond_the_calendar_are_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"timestamp": pa.array([2**31 - 1], pa.int32()).cast(pa.date32())}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet is not a readable parquet file"):
+        list(read_parquet(tmp_path / "t.parquet"))
+
+
+def test_a_catalog_with_values_of_other_types_is_refused(tmp_path: Path) -> None:
+    toy_catalog().save_pretrained(tmp_path)
+    whole = pq.read_table(tmp_path / "catalog.parquet")
+    for name, values in (("terms", pa.nulls(12, pa.list_(pa.string()))), ("categories", pa.nulls(12, pa.list_(pa.string()))),
+                         ("title", pa.array([b"x"] * 12, pa.binary())), ("categories", pa.array([1] * 12))):  # fmt: skip
+        changed = whole.set_column(whole.schema.get_field_index(name), name, values).replace_schema_metadata(whole.schema.metadata)
+        pq.write_table(changed, tmp_path / "catalog.parquet")
+        with pytest.raises(ValueError, match=name):
+            Catalog.from_pretrained(tmp_path)
