@@ -86,7 +86,62 @@ def placed(card: str, repo_id: str) -> str:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """The files of a folder without hidden ones, to publish.
+
+    Raises:
+        ValueError: a link whose target is outside the folder (a secret, say): only the snapshots of the Hub's own cache link outside, to
+            the blobs beside them.
+    """
+    inside = folder.resolve()
+    cache = inside.parents[1] if inside.parent.name == "snapshots" else None  # models--ORG--NAME/snapshots/REVISION → ../../blobs
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if any(parent.is_symlink() for parent in (path, *path.parents) if parent != folder and folder in parent.parents):
+            try:
+                target = path.resolve(strict=True)
+            except (OSError, RuntimeError) as error:
+                raise ValueError(f"{path} is a link that leads nowhere: {error}. Remove it, or publish another folder.") from error
+            if not (target.is_relative_to(inside) or (cache and target.is_relative_to(cache / "blobs"))):
+                raise ValueError(f"{path} is a link to {target}, outside the folder, and is not published. Remove it, or copy the file.")
+        if path.is_file():
+            found.append(path)
+    return found
+
+
+def check_card_files(folder: str | Path) -> None:
+    """Raises ``ValueError`` if the card of a dataset folder names data files by a path that leaves it, or by an address."""
+    import yaml
+
+    path = Path(folder) / CARD
+    if not path.is_file():
+        return
+    head = re.match(r"---\s*\n(.*?)\n---", card_text(path), re.DOTALL)
+    try:
+        header = yaml.safe_load(head[1]) if head else {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} begins with broken YAML: {' '.join(str(error).split())[:200]}") from error
+    configs = header.get("configs") if isinstance(header, dict) else None
+    for config in configs if isinstance(configs, list) else ():
+        for name in _strings([config.get(k) for k in ("data_files", "data_dir")] if isinstance(config, dict) else config):
+            if "://" in name or name.startswith(("/", "~", "\\")) or ".." in Path(name).parts:
+                raise ValueError(f"its card names the data file {name!r}, which is outside the folder, and is not read")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def check_inside(name: str, folder: str | Path) -> None:
+    """Raises ``ValueError`` for a data file that a folder's card names and that is elsewhere: a card must not read other files."""
+    path = Path(str(name).removeprefix("file://"))
+    if "://" in str(path) or not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"its card names the data file {str(name)!r}, which is outside the folder, and is not read")
 
 
 def card_text(path: Path) -> str:

@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import sys
+import traceback
+from pathlib import Path
 
 from cyclopts import CycloptsError
 
@@ -38,7 +40,15 @@ def main() -> None:
             sys.exit(_fail(f"The disk is full ({where}). Earlier output is intact; free some space and run again."))
         if isinstance(error, OSError):
             sys.exit(_fail(str(error)))
-        raise
+        if os.environ.get("GRLM_TRACEBACK"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        sys.exit(
+            _fail(
+                f"{type(error).__name__}: {' '.join(str(error).split())[:400]} ({Path(place.filename).name}:{place.lineno}). A file that a "
+                "library could not read, or a fault of grlm: GRLM_TRACEBACK=1 before the command shows where."
+            )
+        )
 
 
 def _disk_full(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
 from grlm_hf.files import rows_to_dataset, write_parquet
-from grlm_hf.hub import explained, push_folder
+from grlm_hf.hub import check_card_files, check_inside, explained, push_folder
 from grlm_hf.identifiers import scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
@@ -317,15 +317,20 @@ def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | Non
 
 def catalog_from_tables(repo_id: str, revision: str | None = None, token: str | None = None) -> Catalog:
     """The catalog that the tables ``items`` and ``term_ids`` of a dataset folder or repository make. Raises as `fetch_catalog` does."""
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import concatenate_datasets, load_dataset, load_dataset_builder
     from datasets.exceptions import DatasetsError
 
     with tempfile.TemporaryDirectory() as work:
         for table in ("items", "term_ids"):
             try:
+                if Path(repo_id).is_dir():
+                    check_card_files(repo_id)
+                    for files in (load_dataset_builder(repo_id, table, cache_dir=work).config.data_files or {}).values():
+                        for name in files:
+                            check_inside(name, repo_id)
                 # a cache of its own: the common one takes a local folder that has changed since for the same
                 splits = load_dataset(repo_id, table, revision=revision, token=token, cache_dir=work)
-            except (ValueError, FileNotFoundError, DatasetsError) as error:
+            except (ValueError, OSError, ImportError, DatasetsError) as error:
                 raise ValueError(f"{repo_id!r} holds no {CATALOG_FILE}, nor a table {table!r} to make a catalog of: {error}") from error
             concatenate_datasets(list(splits.values())).to_parquet(str(Path(work) / f"{table}.parquet"))
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.files import read_json
-from grlm_hf.hub import explained
+from grlm_hf.hub import check_card_files, check_inside, explained
 from grlm_hf.layout import DATASET_FACTS, DATASET_SCHEMA
 
 if TYPE_CHECKING:
@@ -26,13 +26,19 @@ def load_table(path_or_repo: str | Path, config: str, split: str, *, revision: s
     try:
         if not Path(place).is_dir():
             return load_dataset(place, config, split=split, revision=revision, token=token)
+        check_card_files(place)
         builder = load_dataset_builder(place, config)
         files = builder.config.data_files
         if split not in files:
             raise ValueError(f"its splits are {', '.join(map(str, files))}")
+        for name in files[split]:
+            check_inside(name, place)
         return load_dataset(builder.name, data_files={split: list(files[split])}, split=split)
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{path_or_repo} holds no table {config!r} with a split {split!r}: {error}") from error
+    except (ImportError, MemoryError, ConnectionError):
+        raise
+    except Exception as error:  # of a library, about a broken file
+        told = " ".join(str(error).split())[:400]
+        raise ValueError(f"{path_or_repo} holds no table {config!r} with a split {split!r} that can be read: {told}") from error
 
 
 def dataset_facts(path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> dict[str, Any]:

@@ -88,8 +88,11 @@ def load_embedder(name: str, dtype: str = "auto", max_tokens: int = 0, device: s
     Raises `ValueError` for an unreadable model, and for `max_tokens` with a model without a limit (a static one).
     """
     try:
-        model = needs("sentence_transformers").SentenceTransformer(name, device=device, model_kwargs={"dtype": dtype})
-    except (OSError, ValueError) as error:
+        make = needs("sentence_transformers").SentenceTransformer
+        model = make(name, device=device, model_kwargs={"dtype": dtype}, trust_remote_code=False)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # of a library, about a broken file
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"The embedder {name!r} is neither a folder with a model nor a readable one on the Hub: {reason}") from error
     if max_tokens:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grlm_hf.layout import Backend
+from grlm_hf.loading import load_causal_lm, load_tokenizer
 from grlm_hf.settings import check_value
 
 if TYPE_CHECKING:
@@ -71,14 +72,13 @@ class TransformersWriter:
     @cached_property
     def _lm(self) -> Any:
         import torch
-        from transformers import AutoModelForCausalLM
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = "float32" if (self.dtype, device) == ("auto", "cpu") else self.dtype
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype)
+            model: Any = load_causal_lm(self.model, dtype=dtype)
             return model.to(device).eval()
-        except (OSError, KeyError) as error:
+        except ValueError as error:
             raise ValueError(f"{self.model!r} is no causal language model that transformers can load: {_first(error)}") from error
 
     @cached_property
@@ -187,11 +187,9 @@ class VLLMWriter:
 
 
 def _tokenizer(model: str) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = load_tokenizer(model)
+    except ValueError as error:
         raise ValueError(f"{model!r} is neither a folder with a tokenizer nor a readable one on the Hub: {_first(error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{model!r} has no chat template; expected an instruction-tuned model, such as Qwen/Qwen3-4B-Instruct-2507.")

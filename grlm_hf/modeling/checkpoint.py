@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.files import check_replaceable, replacing
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.loading import load_causal_lm, load_tokenizer, one_line_errors
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused
 from grlm_hf.trie.arrays import Trie
@@ -47,8 +48,10 @@ def load_checkpoint(
                 "Train one with `grlm train`, or join the parts: "
                 "GRLMForRecommendation(model, tokenizer, catalog).save_pretrained(folder)."
             )
-    config, catalog = GRLMConfig.load(folder / CONFIG_FILE), Catalog.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    config = GRLMConfig.load(folder / CONFIG_FILE)
+    with one_line_errors("catalog", folder):
+        catalog = Catalog.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder, local_files_only=True)
     for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
     if model is None and backend == "vllm":
@@ -56,9 +59,11 @@ def load_checkpoint(
 
         model = VLLMEngine(start_for_searches(str(folder), **model_kwargs))
     elif model is None:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
-    trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
-    prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
+        model = load_causal_lm(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
+    with one_line_errors("trie", folder):
+        trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
+    with one_line_errors("prior", folder):
+        prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
     return Checkpoint(model, tokenizer, catalog, config, trie, prior)
 
 

@@ -42,7 +42,7 @@ class GRLMConfig:
     def load(cls, path: Path) -> GRLMConfig:
         """Reads a config. Raises ``ValueError`` for a newer schema, unknown or missing keys, or a value of another type."""
         values = read_json(path)
-        if not isinstance(values, dict) or not isinstance(schema := values.pop("schema", None), int):
+        if not isinstance(values, dict) or type(schema := values.pop("schema", None)) is not int or schema < 1:
             raise ValueError(f"{path} states no schema version; expected {CONFIG_SCHEMA}.")
         if schema > CONFIG_SCHEMA:
             raise ValueError(f"{path} has config schema {schema}; this grlm-hf reads up to {CONFIG_SCHEMA}. pip install -U grlm-hf")
@@ -50,6 +50,8 @@ class GRLMConfig:
         if not known.keys() - _LATER <= values.keys() <= known.keys():
             raise ValueError(f"{path} holds the keys {sorted(values)}; expected {sorted(known)}.")
         for name, value in values.items():
-            if not isinstance(value, known[name]):
-                raise ValueError(f"{path}: {name} is {value!r}; expected a value of type {known[name].__name__}.")
+            if type(value) is not known[name]:
+                raise ValueError(f"{path}: {name} is {str(value)[:100]!r}; expected a value of type {known[name].__name__}.")
+            if isinstance(value, int) and value < (1 if name == "max_history" else 0):
+                raise ValueError(f"{path}: {name} is {value}; expected {1 if name == 'max_history' else 0} or more.")
         return cls(**values)

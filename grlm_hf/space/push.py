@@ -95,7 +95,10 @@ def _place(checkpoint: str, target: Path) -> str:
         return checkpoint
     if not (source / CONFIG_FILE).is_file():
         raise ValueError(f"{source} holds no {CONFIG_FILE}: it is not a GRLM checkpoint. Train one with `grlm train`.")
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*"), copy_function=shutil.copyfile)
+    for path in visible_files(source):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     return target.name
 
 

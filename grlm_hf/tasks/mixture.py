@@ -195,11 +195,11 @@ def _statistics(examples: Sequence[Example], tokens: Sequence[int]) -> dict[str,
 
 def load_tokenizer(name: str, setting: str = "mixture.tokenizer") -> Any:
     """A tokenizer by name or folder. Raises ``ValueError`` with the setting that names it, if there is none."""
-    from transformers import AutoTokenizer
+    from grlm_hf.loading import load_tokenizer as load
 
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        return load(name)
+    except ValueError as error:
         raise ValueError(
             f"{setting}={name!r} is neither a folder with a tokenizer nor one on the Hub: {str(error).splitlines()[0]}"
         ) from error

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.loading import load_causal_lm
 from grlm_hf.training.config import TrainConfig
 
 FLASH = "flash_attention_2"
@@ -40,7 +41,7 @@ def load_given(config: TrainConfig) -> Any:
         ImportError, ValueError: see `check_kernels`; or transformers knows no such attention.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     check_kernels(config)
     more: dict[str, Any] = {}
@@ -56,7 +57,7 @@ def load_given(config: TrainConfig) -> Any:
 
             more["device_map"] = {"": PartialState().device}
     frozen = config.bf16 and config.lora.rank  # trained weights stay in float32; bfloat16 would round small steps away
-    return AutoModelForCausalLM.from_pretrained(config.model, dtype="bfloat16" if frozen else "float32", **more)
+    return load_causal_lm(config.model, dtype="bfloat16" if frozen else "float32", **more)
 
 
 def lora_settings(config: TrainConfig) -> Any:
@@ -80,14 +81,12 @@ def lora_settings(config: TrainConfig) -> Any:
 def load_trained(folder: str | Path, config: TrainConfig) -> Any:
     """The model that a trainer saved in `folder`, as an ordinary causal LM on the CPU. LoRA is merged into the given model's own
     (unquantised) weights, in float32."""
-    from transformers import AutoModelForCausalLM
-
     with _no_sharding():
         if not config.lora.rank:
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=None if config.model == "scratch" else "float32")
+            return load_causal_lm(folder, dtype=None if config.model == "scratch" else "float32")
         from peft import PeftModel
 
-        given = AutoModelForCausalLM.from_pretrained(config.model, dtype="float32")
+        given = load_causal_lm(config.model, dtype="float32")
         return PeftModel.from_pretrained(given, folder).merge_and_unload()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.files import read_json, write_json
+from grlm_hf.loading import load_tokenizer
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
@@ -156,11 +157,10 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
 
 def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset, seed: int) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoTokenizer
 
     added = catalog.scheme.added_tokens(catalog.identifiers)
     if config.model != "scratch":
-        model, tokenizer = load_given(config), AutoTokenizer.from_pretrained(config.model)
+        model, tokenizer = load_given(config), load_tokenizer(config.model)
         if added and tokenizer.add_tokens(added) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         return model, tokenizer

@@ -20,6 +20,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.decoding.rules import Rules
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, OBJECTIVES, TRIE_FILE
+from grlm_hf.loading import load_tokenizer
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
@@ -208,9 +209,8 @@ class Catalogs:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(**{k: v for k, v in self._of_tokenizer.items() if v})
+        given = {k: v for k, v in self._of_tokenizer.items() if v}
+        return load_tokenizer(given.pop("pretrained_model_name_or_path"), **given)
 
 
 _shared: WeakValueDictionary[tuple[Any, ...], Catalogs] = WeakValueDictionary()
