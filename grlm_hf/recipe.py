@@ -15,7 +15,7 @@ from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.layout import Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.priors.sequence import SequenceConfig
-from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
+from grlm_hf.settings import Count, Limit, Range, Seed, Size, check_settings
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
@@ -119,7 +119,7 @@ class EvaluateConfig:
 
     num_beams: Limit = 0
     """Beam width; 0: the default of `recommend`."""
-    batch_size: Count = 64
+    batch_size: Size = 64
     exclude_seen: bool = True
     """Leave out items of the user's own history, in every method."""
     candidates: Candidates = "all"

@@ -38,6 +38,8 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
+Size = Annotated[int, Range(1, 2**20)]
+"""Of something that is in memory as a whole."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Limit = Annotated[int, Range(0)]
 """0 means none, or no limit; the field's docstring says which."""

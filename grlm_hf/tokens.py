@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,12 +13,45 @@ import numpy as np
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 
 
+def control_tokens(tokenizer: Any) -> list[str]:
+    """The texts that the tokenizer turns into control tokens, longest first: named special tokens, all added tokens that are special, and
+    those that its chat template writes."""
+    template = getattr(tokenizer, "chat_template", None) or ""
+    template = " ".join(template.values()) if isinstance(template, dict) else template
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    marks = {t.content for t in added if t.special or (len(t.content.strip()) > 1 and t.content in template)}
+    return sorted((t for t in {*tokenizer.all_special_tokens, *marks} if t.strip()), key=lambda t: (-len(t), t))
+
+
 def without_specials(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """The texts without special tokens of the tokenizer: a title must not be able to end the turn."""
+    """The texts without control tokens of the tokenizer: a title must not be able to end the turn."""
     texts = list(texts)
-    for special in tokenizer.all_special_tokens:
-        texts = [text.replace(special, " ") for text in texts]
-    return texts
+    marks = control_tokens(tokenizer)
+    if not (texts and marks):
+        return texts
+    found = re.compile("|".join(map(re.escape, marks)))
+    texts = [found.sub(" ", text) for text in texts]
+    if not _normalises_marks(tokenizer):
+        return texts
+    known = set(tokenizer.convert_tokens_to_ids(marks)) - {None, tokenizer.unk_token_id}
+    return [_without_ids(tokenizer, text, known) for text in texts]
+
+
+def _normalises_marks(tokenizer: Any) -> bool:
+    """Whether another text than a control token's own can become it, such as one of wide letters under NFKC."""
+    normaliser = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normaliser is not None and any(t.normalized for t in tokenizer.added_tokens_decoder.values())
+
+
+def _without_ids(tokenizer: Any, text: str, known: set[int]) -> str:
+    for _ in range(8):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = [span for i, span in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True) if i in known]
+        if not spans:
+            return text
+        for begin, end in reversed(spans):
+            text = f"{text[:begin]} {text[max(end, begin + 1) :]}"
+    return ""  # a text that is nothing but control tokens
 
 
 def identifier_tokens(tokenizer: Any, scheme: Scheme, identifiers: Sequence[Identifier]) -> list[list[int]]:
@@ -44,12 +78,23 @@ def line_tokens(tokenizer: Any, lines: Sequence[str]) -> list[list[int]]:
         path = ids[len(before) :]
         if ids[: len(before)] != before or twice != path + path:
             raise ValueError(
-                f"{tokenizer_name(tokenizer)} merges tokens across the border of {line.removesuffix(chr(10))!r}, so the label tokens of an "
-                "item depend on its neighbours. Use a tokenizer that splits text at newlines (every byte-level BPE of the Qwen, Llama 3 or "
-                "GPT family does)."
+                f"{tokenizer_name(tokenizer)} {border_fault(tokenizer) or f'merges tokens across the border of {line.strip()!r}'}, so the "
+                "label tokens of an item depend on its neighbours. Use a tokenizer that splits text at newlines and adds nothing (every "
+                "byte-level BPE of the Qwen, Llama 3 or GPT family does)."
             )
         paths.append(path)
     return paths
+
+
+def border_fault(tokenizer: Any) -> str:
+    """Why the tokens of a line depend on what is before it, as a predicate; "" if nothing is known against the tokenizer."""
+    with_newline, with_space = tokenizer(["a\nb", "a b"], add_special_tokens=False)["input_ids"]
+    if with_newline == with_space:
+        return "loses newlines"
+    first = tokenizer.convert_ids_to_tokens(tokenizer("b", add_special_tokens=False)["input_ids"])
+    if first and str(first[0]).startswith("\u2581"):
+        return "puts a space before the first word (a dummy prefix, as in Llama 2 and Mistral v0.1)"
+    return ""
 
 
 def part_of_tokens(tokenizer: Any, scheme: Scheme, identifier: Identifier) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,10 +27,18 @@ from grlm_hf.cli.app import (
     quiet,
     say,
 )
+from grlm_hf.files import read_json
 
 
 @app.command
-def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Settings = None) -> None:
+def train(
+    datasets: str,
+    *,
+    output: Path,
+    recipe: RecipeFile = None,
+    set_: Settings = None,
+    finish: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
     """Train a recommender on a dataset repository with TRL. After an interruption, run the same command again to resume.
 
     Example: `grlm train datasets --output checkpoint --set train.model=Qwen/Qwen3-4B-Instruct-2507 --set train.bf16=true`
@@ -40,14 +49,21 @@ def train(datasets: str, *, output: Path, recipe: RecipeFile = None, set_: Setti
         Folder of `grlm dataset`, or a dataset on the Hub.
     output
         Folder that receives the checkpoint.
+    finish
+        Train no further: write the checkpoint of the last saved state of a training that was stopped, with the same other options.
     """
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_checkpoint
 
     r = load_recipe(recipe, set_ or [])
     quiet()
-    make_checkpoint(datasets, output, r.train, seed=r.seed)
-    say(f"checkpoint → {output}")
+    started = time.monotonic()
+    if make_checkpoint(datasets, output, r.train, seed=r.seed, finish=finish) is None:
+        return  # not the main process
+    losses = [entry["loss"] for entry in read_json(output / "training_log.json") if "loss" in entry]
+    told = f"loss {losses[-1]:.3f}, " if losses else ""
+    say(f"checkpoint → {output} ({told}{(time.monotonic() - started) / 60:.1f} min)")
+    say(f"Next: grlm evaluate {output} {datasets}")
 
 
 @app.command

@@ -12,7 +12,7 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.rules import Rules
-from grlm_hf.tokens import identifier_tokens, tokenizer_hash
+from grlm_hf.tokens import identifier_tokens, line_tokens, tokenizer_hash
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.ranges import RangeMax
 from grlm_hf.trie.splice import add, remove
@@ -40,6 +40,19 @@ class RankedItem(NamedTuple):
     row: int
 
 
+_COMPARED = 20_000
+"""Identifiers of a saved trie that are compared with the tokenizer's own tokens; of more, a random sample of this size."""
+
+
+def _of_these(trie: Trie, catalog: Catalog, tokenizer: Any) -> bool:
+    """Whether a trie's paths are those of the catalog's identifiers."""
+    n = len(trie)
+    some = np.arange(n) if n <= _COMPARED else np.random.default_rng().choice(n, _COMPARED, replace=False)
+    paths = trie.paths()
+    lines = [catalog.scheme.line(catalog.identifiers[i]) for i in some]
+    return all(np.array_equal(paths[i], path) for i, path in zip(some, line_tokens(tokenizer, lines), strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class SearchIndex:
     """Make one with `build`; `updated` gives the next.
@@ -64,15 +77,17 @@ class SearchIndex:
     def build(cls, catalog: Catalog, tokenizer: Any, trie: Trie | None = None) -> SearchIndex:
         """From scratch; or with the trie of these identifiers, as saved."""
         if trie is None:
-            trie = catalog.trie(tokenizer)
-        elif trie.tokenizer_hash != tokenizer_hash(tokenizer):
+            return cls(catalog, trie := catalog.trie(tokenizer), trie.paths())
+        if trie.tokenizer_hash != tokenizer_hash(tokenizer):
             raise ValueError(
                 f"The trie was built with another tokenizer (hash {trie.tokenizer_hash}; this one has {tokenizer_hash(tokenizer)})."
             )
-        elif len(trie) != len(catalog.identifiers):
+        if len(trie) != len(catalog.identifiers):
             raise ValueError(
                 f"The trie holds {len(trie)} identifiers, the catalog {len(catalog.identifiers)}: they do not belong together."
             )
+        if not _of_these(trie, catalog, tokenizer):
+            trie = catalog.trie(tokenizer)  # a file may claim anything: what it says must be what these identifiers are written with
         return cls(catalog, trie, trie.paths())
 
     def updated(self, catalog: Catalog, tokenizer: Any) -> SearchIndex:

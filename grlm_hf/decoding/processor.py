@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ class TrieConstrainedLogitsProcessor(LogitsProcessor):
     Legal next tokens keep their score, all others get ``-inf``. At the end of an identifier only EOS is legal, and its score is 0: ending
     costs nothing, so a beam's score is the identifier's own log-probability (natural log; set ``length_penalty=0.0``). A row that has
     left the trie (more beams than identifiers) keeps a beam score of ``-inf``.
+
+    Where other processors leave a row nothing that is legal, or scores are NaN, a call on the CPU raises ``ValueError``. On an accelerator,
+    where it does not wait to look, the legal tokens get a very low score, so that the output is an identifier all the same. Assisted
+    decoding (an assistant model, prompt lookup) takes tokens back: it needs `prompt_length`.
 
     With ``objective="trie"`` the legal tokens' scores are normalised to probabilities among themselves, for checkpoints that were trained
     so (`GRLMConfig.objective`).
@@ -139,9 +144,9 @@ class _HostRows:
             flat = np.concatenate((flat, closing * scores.shape[1] + self.eos))
         index = torch.from_numpy(flat)
         values = torch.take(scores, index)
+        _check_legal(values[: len(row)], row)
         if renormalise:
             normalised = segment_log_softmax(values[: len(row)], torch.from_numpy(row), len(scores))
-            normalised = torch.where(normalised.isnan(), -torch.inf, normalised)  # where another processor left nothing
             values = torch.cat((normalised, values[len(row) :]))
         values[len(row) :] = 0.0
         return index, values
@@ -166,6 +171,7 @@ class _HostRows:
                 lo = hi = parent * 0
             self._depth += 1
         else:
+            _refuse_proposals(self.prompt_length)
             self._start = length if self.prompt_length is None else self.prompt_length
             lo, hi, depth = self.walker.root(n)
             for token in ids[:, self._start : length].T:
@@ -191,6 +197,42 @@ class _HostRows:
         return parent if (self._written[parent] == ids[:, self._start : -1]).all() else None
 
 
+def _refuse_proposals(prompt_length: int | None) -> None:
+    """Raises ``ValueError`` in a decoding that proposes several tokens at once and takes some back (an assistant model, prompt lookup),
+    unless it is known where the prompt ends: what a row was in the last call then says nothing about it."""
+    frame: FrameType | None = sys._getframe(1)
+    while prompt_length is None and frame is not None:
+        if frame.f_code.co_name == "_assisted_decoding":
+            raise ValueError(
+                "assisted decoding (assistant_model, prompt_lookup_num_tokens) takes tokens back, so the processor must know where the "
+                "prompt ends: TrieConstrainedLogitsProcessor(trie, prompt_length=input_ids.shape[1]), one for each generate()."
+            )
+        frame = frame.f_back
+
+
+def _check_legal(values: torch.Tensor, row: np.ndarray) -> None:
+    """Raises ``ValueError`` where a row with children has none left that may be written, or scores that are no numbers."""
+    if not len(row):
+        return
+    found = values.detach().float().numpy()
+    if np.isnan(found).any():
+        raise ValueError(
+            "The model's scores for identifiers are not numbers (NaN). Its weights are broken, or overflow in their type: `grlm doctor` "
+            "finds broken weights."
+        )
+    opens = np.flatnonzero(np.diff(row, prepend=-1))
+    if (nothing := np.flatnonzero(np.maximum.reduceat(found, opens) == -np.inf)).size:
+        raise ValueError(
+            f"Row {int(row[opens[nothing[0]]])} has nothing left to write: other options of generate() forbid every token that the trie "
+            "allows (no_repeat_ngram_size, bad_words_ids, suppress_tokens, sequence_bias, or a processor of yours). Leave them out, or put "
+            "a processor of yours behind this one."
+        )
+
+
+_LOW = -1e4
+"""On an accelerator, where no call may wait to look: the score of a legal token in a row in which nothing else is left."""
+
+
 class _DeviceRows:
     """The same as tensors of fixed shapes, with children padded to the widest node. So nothing is read back from the device."""
 
@@ -209,7 +251,9 @@ class _DeviceRows:
         if self.prompt_length is not None:  # the rows themselves say all
             for token in input_ids[:, self.prompt_length :].unbind(1):
                 lo, hi, depth = self.walker.step(lo, hi, depth, token)
-        elif self._shape == (n, length - 1):
+        elif self._shape != (n, length - 1):
+            _refuse_proposals(None)
+        else:
             last = input_ids[:, -1]
             same = (digest - last * self._weights[length - 1])[:, None] == self._digest
             continued = same.any(1)
@@ -235,10 +279,11 @@ class _DeviceRows:
         # Padding repeats the row's first entry: written twice, the same.
         token = torch.where(closing, self.eos, torch.where(valid, token, token[:, :1]))
         values = scores.gather(1, token)
+        nothing = (values.isnan() | (values == -torch.inf) | ~valid).all(1, keepdim=True) & ~closing
+        values = torch.where(nothing | values.isnan(), _LOW, values)
         if renormalise:
             values = values.masked_fill(~valid & ~closing, -torch.inf).log_softmax(1)
             values = torch.where(valid, values, values[:, :1])
-            values = torch.where(values.isnan(), -torch.inf, values)
         values = torch.where(closing, values.new_zeros(()), values)
         row = torch.arange(len(scores), device=self.device)[:, None] * scores.shape[1]
         return (row + token).flatten(), values.flatten()

@@ -25,7 +25,7 @@ from grlm_hf.indexing.words import FILLERS, STOP_WORDS, words
 from grlm_hf.layout import Dtype
 from grlm_hf.llms.answers import AnswerForm, parse_part, sharded_answers
 from grlm_hf.llms.writers import Writer
-from grlm_hf.settings import Count, Limit, check_settings
+from grlm_hf.settings import Count, Limit, Size, check_settings
 
 PROMPT_VERSION = "1"
 TERM_CHARS = 32  # longest term as written; longer ones are sentences
@@ -45,7 +45,7 @@ class LLMConfig:
     """Name or folder of an instruction-tuned causal model."""
     dtype: Dtype = "auto"
     """Number format of its weights: "auto" (as saved; float32 on a CPU), "float32", "bfloat16" or "float16"."""
-    batch_size: Count = 64
+    batch_size: Size = 64
     """Items per batch with transformers; vLLM schedules by itself."""
     tensor_parallel: Count = 1
     """GPUs over which vLLM splits one copy of the model."""

@@ -20,7 +20,7 @@ from grlm_hf.files import write_parquet
 from grlm_hf.indexing.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
 from grlm_hf.indexing.index import Index, IndexKind, build_index, search
 from grlm_hf.layout import Dtype
-from grlm_hf.settings import Count, Limit, NotNegative, Range, check_settings
+from grlm_hf.settings import Count, Limit, NotNegative, Range, Size, check_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +46,7 @@ class NeighborsConfig:
     """Longer texts are truncated to this many tokens; 0: the embedder's own limit."""
     dtype: Dtype = "auto"
     """Number format of the embedder's weights: "auto" (as in its checkpoint), "float32", "bfloat16" or "float16"."""
-    batch_size: Count = 128
+    batch_size: Size = 128
     """Texts embedded at once."""
     devices: str = ""
     """Such as "cuda:0,cuda:1", with one process per device; empty: one device, by availability."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from grlm_hf.layout import Backend
 from grlm_hf.loading import load_causal_lm, load_tokenizer
 from grlm_hf.settings import check_value
+from grlm_hf.tokens import without_specials
 
 if TYPE_CHECKING:
     import torch
@@ -198,9 +199,7 @@ def _tokenizer(model: str) -> Any:
 
 def _prompts(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
     """Token ids of each user message in the model's chat template without thinking, up to the beginning of the answer."""
-    # No title may end the turn. Some tokens that do are not among the named special tokens, such as eos_token.
-    for special in sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)}):
-        messages = [message.replace(special, " ") for message in messages]
+    messages = without_specials(tokenizer, messages)
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, enable_thinking=False

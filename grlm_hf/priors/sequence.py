@@ -21,7 +21,7 @@ import numpy as np
 
 from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.priors.tensors import read_tensors, write_tensors
-from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, check_settings
+from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, Size, check_settings
 
 _ROWS = 512  # histories per batch
 
@@ -30,11 +30,11 @@ _ROWS = 512  # histories per batch
 class SequenceConfig:
     """Shape and training settings of the sequence decoder."""
 
-    layers: Count = 2
+    layers: Size = 2
     """Number of blocks of attention and feed-forward layers."""
     width: Count = 128
     """Dimension of item embeddings and hidden states."""
-    heads: Count = 2
+    heads: Size = 2
     """Attention heads, which divide `width` evenly."""
     max_items: Count = 20
     """Number of last items of a history that are used."""

@@ -44,6 +44,7 @@ def make_checkpoint(
     work: str | Path | None = None,
     seed: int = 0,
     teacher: str | Path | None = None,
+    finish: bool = False,
 ) -> GRLMForRecommendation | None:
     """Trains on a dataset repository (folder or Hub id) and writes the checkpoint.
 
@@ -53,6 +54,7 @@ def make_checkpoint(
     Args:
         work: keeps the state of the training, so that a killed run is resumed; by default beside `output`, until that is written.
         teacher: file of the sequence model for `config.distill`; by default the file that it names.
+        finish: train no further, and write the checkpoint of the last whole state of a training that was stopped.
 
     Raises:
         ValueError: `output` holds other files; a dataset repository of another prompt; distillation without a teacher.
@@ -97,6 +99,7 @@ def make_checkpoint(
         max_tokens=facts.get("max_tokens", 0),
         seed=seed,
         teacher=SequenceModel.load(model) if model else None,
+        finish=finish,
     )
     from accelerate import PartialState
 

@@ -13,7 +13,7 @@ from grlm_hf.data.repository import dataset_facts, load_cases, train_histories
 from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.model_card import write_model_card
-from grlm_hf.publishing.record import record_training
+from grlm_hf.publishing.record import record_training, recorded
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
 
@@ -102,6 +102,8 @@ def _trained(
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_replaceable(output, CONFIG_FILE)
+    if Path(checkpoint).is_dir():
+        recorded(Path(checkpoint))  # what the new card quotes is read before the training, not after it
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     histories = _histories(datasets, grlm)
     if work is None:

@@ -67,6 +67,11 @@ def _turn_frame(tokenizer: Any, _template: str) -> tuple[str, str]:
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
+    if text.count(mark) != 1:
+        raise ValueError(
+            f"{tokenizer_name(tokenizer)} has a chat template that writes the user's turn {text.count(mark)} times; expected once. Choose "
+            "another template: train.chat_template."
+        )
     head, _, tail = text.partition(mark)
     return head, tail
 

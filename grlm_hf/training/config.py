@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from grlm_hf.layout import Objective
-from grlm_hf.settings import Count, Limit, NotNegative, Positive, Range, Share, check_settings
+from grlm_hf.settings import Count, Limit, NotNegative, Positive, Range, Share, Size, check_settings
 from grlm_hf.training.scratch import ScratchConfig
 
 StoppingMetric = Literal["recall@10", "ndcg@10"]
@@ -87,6 +87,8 @@ class TrainConfig:
 
     model: str = "scratch"
     """A causal LM on the Hub or in a folder, such as Qwen/Qwen3-4B-Instruct-2507; "scratch" creates a tiny Qwen3 with random weights."""
+    chat_template: str = ""
+    """Chat template of a given model: "plain", or a file of Jinja; empty: its own, or "plain" for a base model, which has none."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
     """Shape of the model from scratch."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -104,9 +106,9 @@ class TrainConfig:
     """Highest learning rate; 1e-4 for a pretrained model of 4 B parameters, 2e-4 for .6 or 1.7 B, 7e-5 for 8 B, 5e-5 for 14 B."""
     warmup: Share = 0.1
     """Share of all steps with a rising learning rate; it then falls as a cosine."""
-    batch_size: Count = 64
+    batch_size: Size = 64
     """Examples per step and device."""
-    gradient_accumulation: Count = 1
+    gradient_accumulation: Size = 1
     """Batches per step, whose gradients are summed; a step has batch_size · gradient_accumulation · devices examples."""
     beta1: Share = 0.9
     """AdamW's decay rate of the gradients' mean."""
@@ -149,7 +151,7 @@ class TrainConfig:
 
         Not at construction, since settings of the command line are applied one by one.
         """
-        given = {"lora.rank": self.lora.rank, "attention": self.attention, "liger": self.liger}
+        given = {"lora.rank": self.lora.rank, "attention": self.attention, "liger": self.liger, "chat_template": self.chat_template}
         if self.model == "scratch" and (name := next((name for name, value in given.items() if value), None)):
             raise ValueError(f"train.{name} is for a given model; train.model is 'scratch'. Set train.model, or leave train.{name} out.")
         if self.lora.bits == 4 and not self.lora.rank:

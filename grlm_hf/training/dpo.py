@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from grlm_hf.data.interactions import History
 from grlm_hf.files import write_parquet
-from grlm_hf.settings import Count, NotNegative, Positive, Share, check_settings
+from grlm_hf.settings import Count, NotNegative, Positive, Share, Size, check_settings
 from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ class DPOConfig:
 
     prompts: Count = 4000
     """Number of random prompts from training histories."""
-    negatives: Count = 4
+    negatives: Size = 4
     """Pairs per prompt: the target against this many best beams that are not the target."""
     exclude_seen: bool = True
     """Exclude items of the history from beams, as in the evaluation."""
     epochs: Positive = 1.0
-    batch_size: Count = 64
+    batch_size: Size = 64
     """Pairs per step and device."""
     learning_rate: Positive = 1e-4
     warmup: Share = 0.1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from grlm_hf.data.interactions import History
-from grlm_hf.settings import Count, NotNegative, Positive, Range, Share, check_settings
+from grlm_hf.settings import Count, NotNegative, Positive, Range, Share, Size, check_settings
 from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class GRPOConfig:
     """Prompts per step and device."""
     rollouts: Annotated[int, Range(2)] = 16
     """Identifiers per prompt: the group in which rewards are compared."""
-    gradient_accumulation: Count = 1
+    gradient_accumulation: Size = 1
     """Number of parts of a step's rollouts, computed one after the other: less memory, the same step."""
     sampling: Literal["beams", "sampled"] = "beams"
     """Rollouts: "beams", the best of a beam search; or "sampled" from the model without replacement."""

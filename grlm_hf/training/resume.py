@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import re
 import shutil
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +18,59 @@ from grlm_hf.training.config import TrainConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
+log = logging.getLogger("grlm_hf")
+
 RUN_FILE = "run.json"
 _WITHOUT_EFFECT = ("save_steps", "hub")
 """Settings that do not change the result, and may differ on a resume."""
 
 
 def last_whole_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint. A half-written one, left by a kill, is removed. For the main process."""
-    for folder in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            read_json(folder / "trainer_state.json")  # the trainer writes it last
-        except ValueError:
-            shutil.rmtree(folder)
-            continue
-        return str(folder)
+    """The newest whole checkpoint, checked part by part. Broken ones, left by a kill or a power cut, are removed, and the log says so. For
+    the main process."""
+    found = [(int(m[1]), p) for p in work.glob("checkpoint-*") if p.is_dir() and (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    for step, folder in sorted(found, reverse=True):
+        if not (fault := state_fault(folder, step)):
+            return str(folder)
+        log.warning("The training state of step %d is broken (%s); the one before it is taken.", step, fault)
+        shutil.rmtree(folder)
     return None
+
+
+def state_fault(folder: Path, step: int) -> str:
+    """What a trainer's checkpoint lacks or has broken; "" for a whole one. Nothing is unpickled."""
+    try:
+        state = read_json(folder / "trainer_state.json")  # the trainer writes it last
+        if not isinstance(state, dict) or state.get("global_step") != step or not isinstance(state.get("log_history"), list):
+            return "trainer_state.json is of another step"
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        sharded = [p for p in folder.iterdir() if p.is_dir()]  # of DeepSpeed or FSDP
+        if not sharded and not {"optimizer.pt", "scheduler.pt"} <= {p.name for p in files}:
+            return "optimizer.pt or scheduler.pt is missing"
+        if not sharded and not any(p.suffix in (".safetensors", ".bin") and p.name != "training_args.bin" for p in files):
+            return "the weights are missing"
+        for path in files:
+            if path.suffix == ".safetensors":
+                _check_safetensors(path)
+            elif path.suffix in (".pt", ".pth", ".bin") and path.name != "training_args.bin":
+                with zipfile.ZipFile(path) as parts:
+                    if broken := parts.testzip():
+                        return f"{path.name} is broken at {broken}"
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        return " ".join(str(error).split())[:200]
+    return ""
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError(f"{path.name} is cut")
+        header = json.loads(file.read(length))
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise ValueError(f"{path.name} has {size} bytes; its header states {8 + length + end}")
 
 
 def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, examples: Dataset) -> None:

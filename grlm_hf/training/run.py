@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import write_json
+from grlm_hf.training.preflight import check_model, check_room
 from grlm_hf.training.resume import last_whole_checkpoint
 
 LOG_FILE = "log.json"
@@ -83,9 +84,23 @@ def one_bar(trainer: Any) -> None:
 def fit(trainer: Any, work: Path) -> None:
     """Trains from the last whole checkpoint in `work`, if there is one, and writes the log there."""
     one_bar(trainer)
+    check_model(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class)
+    check_room(work, trainer.model)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
     if trainer.is_world_process_zero():
-        write_json(work / LOG_FILE, clean_log(trainer.state.log_history))
+        write_json(work / LOG_FILE, clean_log(whole_run(trainer.state.log_history)))
+
+
+def whole_run(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A log whose last entry states the mean loss of all logged steps as ``train_loss``; transformers' own is that of the steps since the
+    training was resumed, divided by all."""
+    seen, total, before = 0, 0.0, 0
+    for entry in history:
+        if "loss" in entry and "step" in entry:
+            total += entry["loss"] * (entry["step"] - before)
+            seen += entry["step"] - before
+            before = entry["step"]
+    return [entry | {"train_loss": total / seen} if "train_loss" in entry and seen else dict(entry) for entry in history]
 
 
 def clean_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

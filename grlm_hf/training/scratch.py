@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from grlm_hf.settings import Count, Range, check_settings
+from grlm_hf.settings import Range, Size, check_settings
 
 # Qwen's split with one change: a comma, a space and the next word are one piece, as are `[` and its word, so that a frequent term of a
 # Term ID can become one token. Runs of digits are one piece for the same reason.
@@ -28,14 +28,14 @@ END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>
 class ScratchConfig:
     """Shape of a Qwen3 from scratch. vLLM needs a `head_dim` of at least 32."""
 
-    vocab_size: Count = 4096
-    hidden_size: Count = 128
-    intermediate_size: Count = 384
-    layers: Count = 2
-    heads: Count = 4
-    kv_heads: Count = 2
+    vocab_size: Size = 4096
+    hidden_size: Size = 128
+    intermediate_size: Size = 384
+    layers: Size = 2
+    heads: Size = 4
+    kv_heads: Size = 2
     head_dim: Annotated[int, Range(2)] = 32
-    max_positions: Count = 1024
+    max_positions: Size = 1024
 
     def __post_init__(self) -> None:
         check_settings(self, "train.scratch.")

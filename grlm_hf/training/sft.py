@@ -19,8 +19,9 @@ from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import dropout, load_given, load_trained, lora_settings
+from grlm_hf.training.preflight import check_model, check_room, set_template
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
-from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings
+from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings, whole_run
 from grlm_hf.training.scratch import make_model, train_tokenizer
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def train(
     max_tokens: int = 0,
     seed: int = 0,
     teacher: SequenceModel | None = None,
+    finish: bool = False,
 ) -> GRLMForRecommendation | None:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
 
@@ -58,6 +60,7 @@ def train(
         cases: validation users, whose next item early stopping searches for. Never test users.
         max_history, history, max_tokens: as the mixture was built (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states them.
         teacher: trained on the same histories, for `config.distill`.
+        finish: train no further; the recommender has the weights of the last whole state in `work`.
 
     Returns:
         The recommender, on the training's device; after LoRA, sharding or early stopping on the CPU. ``None`` in all processes but the
@@ -83,12 +86,18 @@ def train(
     processes = PartialState()
     # 2. the model, and the data in its tokens
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
+    check_room(work, model, 0.1 if config.lora.rank else 1.0)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
     # 3. the checkpoint to resume from, and its log
     if processes.is_main_process:
         check_same_run(work, config, seed, processes.num_processes, examples)
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
     log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
+    if finish and not resume:
+        raise ValueError(
+            f"{work} holds no whole state of this training, so there is nothing to finish. States are written every train.save_steps="
+            f"{config.save_steps} steps; run it with the same settings, without --finish."
+        )
     stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
     hashes = {"prompt_hash": prompt_hash(history, catalog.scheme), "tokenizer_hash": tokenizer_hash(tokenizer)}
     facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name)  # type: ignore[arg-type]
@@ -102,12 +111,14 @@ def train(
         with dropout(trainer.model, config.dropout), memory_advice(_less_memory(config)):
             if processes.process_index:  # another dropout in each process
                 torch.manual_seed(seed + processes.process_index)
-            if not run.has_stopped(log):  # it may have been interrupted after its early stop
+            if not finish and not run.has_stopped(log):  # it may have been interrupted after its early stop
                 trainer.train(resume_from_checkpoint=resume)
                 log = trainer.state.log_history
         # 6. the checkpoint
         if processes.is_main_process:
-            write_json(work / LOG_FILE, log)
+            write_json(work / LOG_FILE, whole_run(log))
+        if finish and resume and not config.early_stopping.metric:
+            return run.from_folder(Path(resume)) if processes.is_main_process else None
         return run.finished(log)
 
 
@@ -161,6 +172,8 @@ def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset
     added = catalog.scheme.added_tokens(catalog.identifiers)
     if config.model != "scratch":
         model, tokenizer = load_given(config), load_tokenizer(config.model)
+        set_template(tokenizer, config.chat_template)
+        check_model(model, tokenizer)
         if added and tokenizer.add_tokens(added) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
         return model, tokenizer

@@ -260,9 +260,42 @@ class Trie:
         for name, array in arrays.items():
             array.setflags(write=False)
             setattr(trie, name, array)
-        trie.vocab, trie.tokenizer_hash, trie.of = int(facts["vocab"]), facts["tokenizer_hash"], facts["of"]
-        trie.eos_token_id, trie.pad_token_id = (None if facts[k] == "None" else int(facts[k]) for k in ("eos_token_id", "pad_token_id"))
+        try:
+            trie.vocab, trie.tokenizer_hash, trie.of = int(facts["vocab"]), facts["tokenizer_hash"], facts["of"]
+            trie.eos_token_id, trie.pad_token_id = (None if facts[k] == "None" else int(facts[k]) for k in ("eos_token_id", "pad_token_id"))
+            trie._check()
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise ValueError(f"{path} is no trie ({type(error).__name__}: {error}). Save the trie again.") from error
         return trie
+
+    def _check(self) -> None:
+        """Raises ``ValueError`` where arrays from a file are not those of a trie: a checksum says that they are whole, not that they are
+        right."""
+        n = len(self.leaf)
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+        sizes = {"start": n + 1, "shared": n, "border": n - 1, "tokens": int(self.start[-1]) if len(self.start) else -1}
+        for name, size in sizes.items():
+            if not n or len(getattr(self, name)) != size:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {n} identifiers")
+        own, shared = np.diff(self.start.astype(np.int64)), self.shared.astype(np.int64)
+        if self.start[0] != 0 or (own <= 0).any() or shared[0] != 0 or (shared[1:] >= (shared + own)[:-1]).any():
+            raise ValueError("start and shared are no paths of which none begins another")
+        if not (np.sort(self.leaf) == np.arange(n)).all():
+            raise ValueError("leaf does not number each identifier once")
+        if not 0 < self.vocab < 2**31 or self.tokens.min() < 0 or self.tokens.max() != self.vocab - 1:
+            raise ValueError("tokens are not within the vocabulary")
+        row = np.argsort(shared[1:], kind="stable") + 1
+        if not (self.border == shared[row] * n + row).all():
+            raise ValueError("border is not that of shared")
+        rows, later = self.rows(), np.arange(1, n)
+        if (rows[later - 1, shared[1:]] >= self.tokens[self.start[1:-1]]).any():
+            raise ValueError("its paths are not in lexical order")
+        for special in (self.eos_token_id, self.pad_token_id):
+            if special is not None and (self.tokens == special).any():
+                raise ValueError(f"the special token {special} occurs inside identifiers")
 
 
 def flat(paths: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

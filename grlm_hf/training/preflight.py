@@ -1,0 +1,92 @@
+"""What a training will need, tried before its first step: a fault that is found when the first checkpoint is saved costs hours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from grlm_hf.loading import check_template
+
+log = logging.getLogger("grlm_hf")
+
+PLAIN = "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+"""The template of base models, which have none: each turn behind a line with its role."""
+TEMPLATES = {"plain": PLAIN}
+
+
+def set_template(tokenizer: Any, chosen: str) -> None:
+    """Gives a tokenizer the chat template of ``train.chat_template``: the name of one of `TEMPLATES`, or a file; "": its own, or "plain"
+    where it has none.
+
+    Raises:
+        ValueError: no such file, or no Jinja.
+    """
+    if not chosen and getattr(tokenizer, "chat_template", None):
+        return
+    if not chosen:
+        log.warning("The base model has no chat template; it is trained with train.chat_template=plain, and saved with it.")
+    template = TEMPLATES.get(chosen or "plain")
+    if template is None:
+        if not Path(chosen).is_file():
+            raise ValueError(f"train.chat_template is {chosen!r}; expected {', '.join(map(repr, TEMPLATES))} or a file of Jinja.")
+        template = Path(chosen).read_text(encoding="utf-8")
+        try:
+            check_template(template)
+        except ValueError as error:
+            raise ValueError(f"train.chat_template={chosen}: {error}.") from error
+    tokenizer.chat_template = template
+
+
+def check_model(model: Any, tokenizer: Any) -> None:
+    """Makes a model safe to save, and checks that it can be trained with the tokenizer.
+
+    Base models come with sampling settings that their own class refuses to save (a temperature without sampling). No setting of the
+    generation matters for a training, and a finished checkpoint gets its own, so only the tokens are kept.
+
+    Raises:
+        ValueError: no EOS token; special tokens or a vocabulary beyond the model's embeddings.
+    """
+    from transformers import GenerationConfig
+
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"The tokenizer of {name} has no EOS token, so no answer could end. Set tokenizer.eos_token, and save it.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    rows = model.get_input_embeddings().weight.shape[0]
+    for role, token in (("EOS", tokenizer.eos_token_id), ("pad", tokenizer.pad_token_id)):
+        if token >= rows:
+            raise ValueError(
+                f"The {role} token of {name} has the id {token}, and the model has {rows} embeddings. Tokenizer and model do not belong "
+                "together; or call model.resize_token_embeddings(len(tokenizer)), and save both."
+            )
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
+        raise ValueError(
+            f"The tokenizer of {name} has token ids up to {largest}, and the model has {rows} embeddings. They do not belong together; or "
+            "call model.resize_token_embeddings(len(tokenizer)), and save both."
+        )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+
+def check_room(work: Path, model: Any, trained_share: float = 1.0) -> None:
+    """Checks that the folder of a training can be written, and has room for its states.
+
+    Args:
+        trained_share: of the weights; each trained one has two more numbers in the optimizer.
+
+    Raises:
+        ValueError: no permission; or less free space than two states and the finished checkpoint take.
+    """
+    place = next(p for p in (work.absolute(), *work.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"{place} cannot be written, and the training would keep its states in {work}. Choose another output.")
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    needed = int(weights * (3 + 4 * trained_share))
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ValueError(
+            f"{place} has {free / 2**30:.1f} GiB free; two states of the training and the finished checkpoint take about "
+            f"{needed / 2**30:.1f} GiB. Free some space, or choose another output."
+        )
