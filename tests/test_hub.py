@@ -418,7 +418,7 @@ def test_a_catalog_from_the_tables_that_others_wrote(hub: HubServer, tmp_path: P
         ("term_ids", lines["term_ids"][:1], r"1 of the 2 items in its table 'items' have no Term ID in 'term_ids', such as \['a'\]"),
         ("term_ids", [{"item_id": "a", "terms": ["--"]}], "org/by-hand, table term_ids:row 1: item 'a' has a term without a letter"),
         ("items", [{"item_id": "a", "title": ""}], "org/by-hand, table items:row 1: item 'a' has an empty title"),
-        ("items", [{"id": "a"}], "org/by-hand, table items:row 1 has no column 'item_id'"),
+        ("items", [{"id": "a"}], "org/by-hand, table items has no column 'title'"),
     ):
         rows = {**lines, name: bad}
         for table, some in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
 from grlm_hf.stages.identify import find_data
+from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 STATISTICS_FILE = "statistics.json"  # written by dataset_scripts beside the tables
 _WATCHED = 5_000  # validation cases on which the sequence model's best epoch is chosen
+log = logging.getLogger("grlm_hf")
 _PICTURES = ("quality.png", "quality.md")
 
 
@@ -106,7 +109,8 @@ def make_dataset(
     if read.limit:  # histories lose events of items beyond the limit, some of them all
         read = replace(read, unknown_items="drop", short_users="drop" if read.short_users == "error" else read.short_users)
     events = find_data(data, "interactions", "sequences")
-    histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items)
+    tally = Tally()
+    histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items, tally)
     split = make_split(histories, read.split, seed, {i.item_id: i.domain for i in catalog})
     facts: dict[str, Any] = {
         "title": title,
@@ -119,6 +123,13 @@ def make_dataset(
     }
     if split.skipped:
         facts["skipped_events"] = split.skipped
+    repeated = sum(case.target in case.history for case in split.test)
+    if repeated:
+        tally.read["test cases"] = len(split.test)
+        what = "have a target that is in the history already: with seen items left out (evaluate.exclude_seen) none can be found"
+        tally.count("test cases", what, n=repeated)
+    for line in tally.lines():
+        log.warning(line)
     identified = catalog.to_dataset()
     tables: dict[str, dict[str, Any]] = {
         "items": {"train": items_to_dataset(catalog.items)},

@@ -87,10 +87,7 @@ def read_rows(
             )
     except UnicodeError as error:
         place, kind = (_first_bad_line(path), "UTF-8") if encoding == "utf-8-sig" else ("", encoding)
-        raise ValueError(
-            f"{path}{place} is not {kind} text ({getattr(error, 'reason', error)}). Save the file as UTF-8, or state its encoding: grlm "
-            "import --encoding cp1252."
-        ) from error
+        raise ValueError(f"{path}{place} is not {kind} text ({getattr(error, 'reason', error)}). Save the file as UTF-8.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or broken gzip file (after {where[0]}): {error}.") from error
 
@@ -180,9 +177,7 @@ def _mapping(found: Sequence[str], wanted: _Wanted, where: str | Path, tally: Ta
     mapping = match(found, names, str(where))
     for ours in needed:
         if ours not in mapping:
-            raise ValueError(
-                f"{where} has no column {ours!r}; found {sorted(map(str, found))[:40]}. Rename yours, or map it: grlm import --help."
-            )
+            raise ValueError(f"{where} has no column {ours!r}; found {sorted(map(str, found))[:40]}. Rename yours.")
     if others := renamed(mapping):
         tally.note(f"{Path(str(where).rsplit(':', 1)[0]).name}: column {others}.")
     return mapping

@@ -80,8 +80,7 @@ class Times:
         day_first = any(int(m[1]) > 12 for m in slashed)
         if slashed and day_first == any(int(m[2]) > 12 for m in slashed):
             raise ValueError(
-                f"{self._where[0]}: times such as {slashed[0][0]!r} do not say which number is the month. Write them as 2024-01-31, or "
-                "state their form: grlm import --time-format %d/%m/%Y."
+                f"{self._where[0]}: times such as {slashed[0][0]!r} do not say which number is the month. Write them as 2024-01-31."
             )
         if slashed:
             found = f"times such as {slashed[0][0]}, {'day' if day_first else 'month'} first"

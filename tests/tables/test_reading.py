@@ -87,7 +87,7 @@ def test_encodings_and_line_ends(tmp_path: Path, encoding: str, end: str) -> Non
 
 def test_another_encoding_is_refused_and_can_be_stated(tmp_path: Path) -> None:
     path = put(tmp_path / "t.csv", "item_id,title\n1,Grün\n".encode("cp1252"))
-    with pytest.raises(ValueError, match=r"t\.csv:2 is not UTF-8 text .*--encoding"):
+    with pytest.raises(ValueError, match=r"t\.csv:2 is not UTF-8 text .*Save the file"):
         list(read_rows(path))
     assert [row for _, row in read_rows(path, encoding="cp1252")] == [{"item_id": "1", "title": "Grün"}]
 
