@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from grlm_hf.data.interactions import History
-from grlm_hf.engines.protocol import BrokenModel
 from grlm_hf.settings import Count, NotNegative, Positive, Range, Share, Size, check_settings
 from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
@@ -155,6 +154,8 @@ def train_grpo(
         for model in (policy, trainer.ref_model):
             if model is not None:
                 follow_objective(trainer.accelerator.unwrap_model(model), grlm.trie if grlm.config.objective == "trie" else None)
+        from grlm_hf.engines.protocol import BrokenModel
+
         try:
             fit(trainer, work)
         except BrokenModel as error:
