@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -88,11 +88,11 @@ class PriorsConfig:
 
     methods: list[str] = field(default_factory=lambda: ["item_knn", "text_knn"])
     """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, see `sequence_model`; minutes), text_knn (texts only)."""
-    combine: list[str] = field(default_factory=list)
-    """Combinations of methods without the language model, such as sasrec+item_knn."""
-    hybrids: list[str] = field(default_factory=lambda: ["item_knn"])
-    """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; the checkpoint contains the best one
-    on validation users."""
+    combine: list[str] | None = None
+    """Combinations of methods without the language model, such as sasrec+item_knn; null: item_knn+text_knn and all methods together."""
+    hybrids: list[str] | None = None
+    """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; null: as for combine. The checkpoint
+    contains the best one on validation users."""
     validation_users: Count = 12_000
     """Number of random validation users that choose the settings of item_knn; with too few it overfits to them."""
     hybrid_users: Count = 2000
@@ -100,7 +100,7 @@ class PriorsConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "priors.")
-        for name, given in (("methods", self.methods), ("combine", self.combine), ("hybrids", self.hybrids)):
+        for name, given in (("methods", self.methods), ("combine", self.combine or []), ("hybrids", self.hybrids or [])):
             for entry in given:
                 parts, known = entry.split("+"), PRIORS if name == "methods" else self.methods
                 if strange := [part for part in parts if part not in known]:
@@ -111,6 +111,17 @@ class PriorsConfig:
                     raise ValueError(f"priors.{name} has {entry!r}; expected {form}.")
             if len(set(given)) < len(given):
                 raise ValueError(f"priors.{name} is {given}; expected each entry once.")
+
+    def combinations(self) -> list[str]:
+        """The combinations without the language model: `combine`, or those that follow from `methods`."""
+        if self.combine is not None:
+            return self.combine
+        together = ["item_knn+text_knn"] if {"item_knn", "text_knn"} <= set(self.methods) else []
+        return together + (["+".join(self.methods)] if len(self.methods) > 1 and set(self.methods) != {"item_knn", "text_knn"} else [])
+
+    def hybrid_names(self) -> list[str]:
+        """What is fused with the language model: `hybrids`, or what follows from `methods`."""
+        return replace(self, combine=None).combinations() or self.methods if self.hybrids is None else self.hybrids
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def test_the_chain_and_what_it_leaves(finished: Recipe) -> None:
         "report.html",
     }  # fmt: skip
     assert report == load_report(out / "report.json")
-    assert report.methods.keys() == {"grlm", "grlm+item_knn", "item_knn", "text_knn", "popularity", "random"}
+    assert report.methods.keys() == {
+        "grlm", "grlm+item_knn+text_knn", "item_knn", "text_knn", "item_knn+text_knn", "popularity", "random",
+    }  # fmt: skip
     assert report.methods["grlm"]["valid_rate"] == Estimate(1.0, 1.0, 1.0)
     assert Catalog.from_pretrained(out / "catalog") == Catalog.from_pretrained(out / "checkpoint")
     assert Catalog.from_pretrained(out / "catalog").term_ids == tuple(TERM_IDS)

@@ -76,15 +76,32 @@ def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None
 
 def _show_report(report: Report, output: Path) -> None:
     from grlm_hf.data.repository import load_cases
-    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.evaluation.report import short_text
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
     case = load_cases(output / "datasets", "test")[0]
     history = case.history[-3:]
-    print(f"\n{text_table(report)}\n\nUser {case.user_id} had, last:")
+    print(f"\nUser {case.user_id} had, last:")
     for item in history:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print("and is recommended:")
     print(listing(grlm.recommend(case.history, min(5, len(grlm.catalog)), exclude_seen=True)))
     print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
+    print(f"\n{short_text(report)}{_how_to_ship(report, output)}")
+
+
+def _how_to_ship(report: Report, output: Path) -> str:
+    """The command, or the Python line, that uses the method to ship; "" where there is none."""
+    from grlm_hf.evaluation.verdict import stated, uses_language_model
+    from grlm_hf.files import read_json
+
+    method, tuning = stated(report).ship, output / "priors" / "tuning.json"
+    if uses_language_model(method):
+        prior = ', and "prior": "own" in each request' if "+" in method else ""
+        return f"\nShip it: grlm serve {output / 'checkpoint'}{prior}"
+    found = read_json(tuning) if tuning.is_file() else {"combinations": {}, "methods": {}}
+    weights = found["combinations"].get(method, {}).get("weights") or ({method: 1.0} if method in found["methods"] else None)
+    if weights is None:
+        return ""
+    return f"\nShip it: from grlm_hf.priors.fused import Fused; Fused.load({str(output / 'priors')!r}).weighted({weights})"

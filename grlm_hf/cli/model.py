@@ -93,7 +93,7 @@ def evaluate(
         File of the report; its pictures are written beside it.
     """
     from grlm_hf.evaluation.processes import is_main
-    from grlm_hf.evaluation.report import text_table
+    from grlm_hf.evaluation.report import short_text
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_report
 
@@ -102,7 +102,7 @@ def evaluate(
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     if not is_main():
         return
-    print(_json(report.to_json()) if as_json else text_table(report))
+    print(_json(report.to_json()) if as_json else short_text(report))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,16 @@ class Unseen:
     comparisons: tuple[Comparison, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What follows from a report (`grlm_hf.evaluation.verdict`)."""
+
+    text: str  # one sentence: which method won, by how much, whether that is real, what to ship
+    best: str  # the method with the highest recall@10; "" for none
+    ship: str  # the method to ship; "" for none
+    chosen_on: str | None = None  # the users that chose it: "validation", or "the reported users"
+
+
 @dataclass(frozen=True)
 class Report:
     """A report, block by block."""
@@ -84,6 +94,7 @@ class Report:
     unmasked: Methods = field(default_factory=dict)  # the figures with seen items kept in the rankings
     training: tuple[Mapping[str, Any], ...] = ()  # entries of the trainer's log, of the checkpoint that was evaluated
     unseen: Unseen | None = None
+    verdict: Verdict | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``report.json``."""

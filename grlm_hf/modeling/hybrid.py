@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from grlm_hf.data.interactions import Case
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused, tune_weights
+from grlm_hf.priors.tuning import Targets
 
 POOL = 40
 """Items of each of the two searches; weights are tuned on their union."""
 _NOT_FOUND = -1e4  # log-probability of an item that no search found
 
 
+@dataclass(frozen=True)
+class Hybrid:
+    """A prior with its weights beside the language model, and how good both are on the cases that chose the weights."""
+
+    prior: Fused
+    ndcg: float  # mean NDCG@10 of the hybrid
+    by_case: np.ndarray  # float64 [cases], NDCG@10 of the hybrid
+    alone: np.ndarray  # float64 [cases], NDCG@10 of the language model alone
+
+
 def tune_hybrid(
     grlm: GRLMForRecommendation, prior: Fused, cases: Sequence[Case], *, exclude_seen: bool = True, batch_size: int = 64
-) -> tuple[Fused, float]:
+) -> Hybrid:
     """The prior under the weights with the best NDCG@10 on validation cases beside the language model, whose own weight is 1.
 
     The model is searched twice, alone and with the prior as it was given; the items found are ranked again under every weight tried
@@ -27,8 +39,8 @@ def tune_hybrid(
         prior: its weights are those of the second search.
         cases: of validation users, never test; some thousands are enough.
 
-    Returns the prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); and the
-    NDCG@10 of the ranked pool. Raises `ValueError` for no cases.
+    Returns the prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); its NDCG@10
+    is of the ranked pool. Raises `ValueError` for no cases.
     """
     prior = prior.following(grlm.catalog)
     column = {item: n for n, item in enumerate(prior.item_ids)}
@@ -42,6 +54,9 @@ def tune_hybrid(
         for answers in (grlm.recommend(some, k, **common), grlm.recommend(some, k, prior=prior.probabilities(some), **common)):
             for row, answer in enumerate(answers, start):
                 model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
-    weights, reached = tune_weights({"grlm": model} | prior.parts(histories), cases, prior.item_ids, exclude_seen=exclude_seen)
+    parts = {"grlm": model} | prior.parts(histories)
+    weights, reached = tune_weights(parts, cases, prior.item_ids, exclude_seen=exclude_seen)
+    targets = Targets(prior.item_ids, cases, exclude_seen)
+    by_case = targets.ndcg(sum((np.float32(weights[name]) * part for name, part in parts.items()), np.zeros_like(model)))
     kept = {name: weight for name, weight in weights.items() if weight and name != "grlm"}
-    return prior.weighted(kept) if kept else prior, reached
+    return Hybrid(prior.weighted(kept) if kept else prior, reached, by_case, targets.ndcg(model.copy()))

@@ -39,11 +39,15 @@ class Targets:
         rank = (scores >= scores[np.arange(len(scores)), target][:, None]).sum(1)
         return np.where(findable & (rank <= AT), 1 / np.log2(np.maximum(rank, 1) + 1), 0.0)
 
-    def measure(self, scorer: Scorer) -> float:
-        """Mean NDCG@10."""
+    def by_case(self, scorer: Scorer) -> np.ndarray:
+        """NDCG@10 of each case, float64 `[n]`."""
         rows = max(1, _CELLS // max(1, len(scorer.item_ids)))
         starts = range(0, len(self.histories), rows)
-        return float(np.concatenate([self.ndcg(scorer.scores(self.histories[s : s + rows]), s) for s in starts]).mean())
+        return np.concatenate([self.ndcg(scorer.scores(self.histories[s : s + rows]), s) for s in starts])
+
+    def measure(self, scorer: Scorer) -> float:
+        """Mean NDCG@10."""
+        return float(self.by_case(scorer).mean())
 
 
 def coordinate_search(

@@ -1,41 +1,15 @@
-"""The figures of a checkpoint's card in words: which method is better, and what cannot be concluded."""
+"""What the figures of a checkpoint's card do not prove, in words."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from grlm_hf.evaluation.diversity import HEAD
 from grlm_hf.evaluation.schema import Report
+from grlm_hf.evaluation.verdict import MAIN, uses_language_model
 from grlm_hf.markdown import escaped, number
 from grlm_hf.publishing.audit import share
-
-MAIN = "recall@10"
-
-
-def is_ours(method: str) -> bool:
-    """Whether a method of a report is this model, alone or with a prior."""
-    return re.fullmatch(r"grlm(\+.*|_free)?", method, re.DOTALL) is not None
-
-
-def verdicts(report: Report) -> Iterator[str]:
-    """Compares the model alone, and the best method with the model, with the best method without it."""
-    methods = {name: m[MAIN].value for name, m in report.methods.items() if MAIN in m and name != "grlm_free"}
-    ours, others = ({n: v for n, v in methods.items() if is_ours(n) == mine} for mine in (True, False))
-    if not ours or not others:
-        return
-    rival = max(others, key=others.__getitem__)
-    for name in dict.fromkeys([*(["grlm"] if "grlm" in ours else []), max(ours, key=ours.__getitem__)]):
-        text = f"{MAIN}: {escaped(name)} reaches {ours[name]:.4f}, the best method without the language model, {escaped(rival)}, "
-        text += f"{others[rival]:.4f}."
-        if e := next((e for e in report.comparisons if e.metric == MAIN and {e.a, e.b} == {name, rival}), None):
-            sign = 1 if e.a == name else -1
-            low, high = sorted((sign * e.low, sign * e.high))
-            p = f"p = {e.p:.4f}" if e.p_holm is None else f"p = {e.p_holm:.4f} (Holm)"
-            verdict = "it is better" if low > 0 else "it is worse" if high < 0 else "no difference is shown"
-            text += f" Paired difference {sign * e.difference:+.4f} [{low:+.4f}, {high:+.4f}], {p}: {verdict}."
-        yield text
 
 
 def checkpoint_limits(training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None) -> Iterator[str]:
@@ -86,6 +60,6 @@ def _of_report(report: Report) -> Iterator[str]:
             text += f"; {100 * tail.value:.1f} % of what is recommended is of the tail, outside the most popular items that hold "
             text += f"{HEAD:.0%} of the training events".replace("%", " %")
         yield text + "."
-    better = [n for n, m in report.methods.items() if not is_ours(n) and MAIN in m and MAIN in grlm and m[MAIN].value > grlm[MAIN].value]
-    if better:
+    others = {n: m[MAIN].value for n, m in report.methods.items() if not uses_language_model(n) and MAIN in m}
+    if MAIN in grlm and (better := [n for n, value in others.items() if value > grlm[MAIN].value]):
         yield f"Alone it is below {', '.join(map(escaped, better))} in mean {MAIN}."

@@ -16,12 +16,13 @@ import yaml
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.evaluation.report.tables import protocol_note, protocol_words, tables
 from grlm_hf.evaluation.schema import Report, plain
+from grlm_hf.evaluation.verdict import MAIN, stated, uses_language_model
 from grlm_hf.files import read_json, write_text
 from grlm_hf.layout import CARD, CARD_FOLDER, CONFIG_FILE, TAGS
 from grlm_hf.markdown import escaped, number, one_line, table
 from grlm_hf.publishing.audit import audit_table
 from grlm_hf.publishing.cards import finished, joined, quality_section, template
-from grlm_hf.publishing.limits import MAIN, checkpoint_limits, is_ours, verdicts
+from grlm_hf.publishing.limits import checkpoint_limits
 from grlm_hf.publishing.record import recorded
 
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
@@ -114,7 +115,7 @@ def _eval_results(report: Report, dataset: str) -> Iterator[Any]:
     p = report.protocol
     how, part = (*map(str.strip, p.split.rpartition(",")[::2]),)
     name = one_line(report.dataset) or "unnamed"
-    for method in filter(is_ours, report.methods):
+    for method in filter(uses_language_model, report.methods):
         for metric, found in report.methods[method].items():
             if math.isfinite(found.value):
                 yield EvalResult(
@@ -193,7 +194,7 @@ def _results(report: Report) -> dict[str, Any]:
     return {
         "protocol_note": protocol_note(report),
         "fused": any("grlm+" in method for method in report.methods),
-        "verdicts": verdicts(report),
+        "verdict": stated(report).text,
         "main_table": replace(whole, head=tuple(whole.head[i] for i in at), rows=rows).markdown(intervals=True),
         "protocol": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain(report.protocol).items()),
         "all_tables": joined(*(t.markdown(intervals=True) for t in [whole, *chain.from_iterable(by_kind.values())])),

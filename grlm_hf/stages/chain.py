@@ -126,7 +126,7 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         yield _Stage(
             "priors",
             [datasets],
-            [r.priors.methods, r.priors.combine, r.priors.validation_users, r.sequence_model, r.seed],
+            [r.priors.methods, r.priors.combinations(), r.priors.validation_users, r.sequence_model, r.seed],
             [priors],
             lambda key: make_priors(datasets, priors, r.priors, r.sequence_model, work=state / f"priors-{key}", seed=r.seed),
         )
@@ -150,7 +150,7 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             "hybrid",
             [datasets, priors, checkpoint / CATALOG_FILE, *sorted(checkpoint.glob("*.safetensors"))],
             [r.priors, r.seed],
-            [hybrids, *([checkpoint / PRIOR_FOLDER] if r.priors.hybrids else [])],
+            [hybrids, *([checkpoint / PRIOR_FOLDER] if r.priors.hybrid_names() else [])],
             lambda _: make_hybrid(checkpoint, datasets, priors, hybrids, r.priors, seed=r.seed),
         )
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}

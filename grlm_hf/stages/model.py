@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from grlm_hf.data.interactions import History
     from grlm_hf.evaluation.rankings import Method
     from grlm_hf.evaluation.schema import Report
+    from grlm_hf.evaluation.verdict import Choice
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.scores import Scorer
@@ -155,6 +156,7 @@ def make_report(
     from grlm_hf.evaluation.rankings import Chunks
     from grlm_hf.evaluation.report import check_path, save_report
     from grlm_hf.evaluation.unseen import unseen_block
+    from grlm_hf.evaluation.verdict import verdict
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_path(output)
@@ -189,6 +191,7 @@ def make_report(
         report = replace(report, training=tuple(_thinned(read_json(log))))
     if new:
         report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
+    report = replace(report, verdict=verdict(report, own.choice))
     if is_main():
         save_report(report, output)
         if Path(checkpoint).is_dir():
@@ -227,9 +230,11 @@ class _Priors:
     alone: Mapping[str, Scorer]  # methods of their own
     beside: Mapping[str, Fused]  # priors of the language model
     vectors: np.ndarray | None  # float [n_items, d], embeddings of the items' texts, where one of them has some
+    choice: Choice | None = None  # of the method to ship, on validation users
 
 
 def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str | Path | None) -> _Priors:
+    from grlm_hf.evaluation.verdict import Choice
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.text import TextKNN
 
@@ -243,8 +248,9 @@ def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str
         return _Priors(alone, {"+".join(fused.components): fused}, vectors)
     for name, found in read_json(Path(priors) / TUNING_FILE)["combinations"].items():
         alone[name] = fused.weighted(found["weights"])
-    weighted = read_json(hybrids)["hybrids"] if hybrids else {}
-    return _Priors(alone, {name: fused.weighted(found["weights"]) for name, found in weighted.items()}, vectors)
+    kept = read_json(hybrids) if hybrids else {"hybrids": {}}
+    beside = {name: fused.weighted(found["weights"]) for name, found in kept["hybrids"].items()}
+    return _Priors(alone, beside, vectors, Choice(**kept["validation"]) if "validation" in kept else None)
 
 
 def _methods(

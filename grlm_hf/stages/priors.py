@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts, load_cases, sample_cases, train_histories
-from grlm_hf.files import replacing, write_json
+from grlm_hf.files import read_json, replacing, write_json
 from grlm_hf.recipe import PriorsConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.scores import Scorer
     from grlm_hf.priors.sequence import SequenceConfig
 
 UNSEEN = "unseen-items"  # the split of `hold_out_items`
@@ -72,12 +75,12 @@ def make_priors(
             tuned[name] = {"log": list(made[name].log)}
     fused = Fused({name: (scorer, 1.0) for name, scorer in made.items()}, ids)
     combinations: dict[str, dict[str, Any]] = {}
-    if config.combine:
+    if names := config.combinations():
         parts = fused.parts([c.history for c in cases])
-        for combination in config.combine:
+        for combination in names:
             weights, reached = tune_weights({name: parts[name] for name in combination.split("+")}, cases, ids)
             combinations[combination] = {"weights": weights, "ndcg@10": reached}
-        fused = Fused({n: (s, combinations[config.combine[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
+        fused = Fused({n: (s, combinations[names[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
     fused.save(output)
     write_json(Path(output) / TUNING_FILE, {"cases": len(cases), "methods": tuned, "combinations": combinations})
     return fused
@@ -92,16 +95,21 @@ def make_hybrid(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Weighs each of `config.hybrids` beside the checkpoint's language model, on validation cases; writes the weights to the file `output`,
-    and the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
+    """Weighs each of the hybrids of `config` beside the checkpoint's language model, on validation cases; writes the weights to the file
+    `output`, and the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
+
+    The file's block ``validation`` compares all methods on these cases and chooses the one to ship (`grlm_hf.evaluation.verdict.choose`).
 
     Raises:
         ValueError: a checkpoint on the Hub, which cannot be changed.
     """
+    from grlm_hf.evaluation.verdict import choose
     from grlm_hf.layout import PRIOR_FOLDER
     from grlm_hf.modeling.hybrid import tune_hybrid
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.popularity import Popularity
+    from grlm_hf.priors.tuning import Targets
 
     config = config or PriorsConfig()
     if not Path(checkpoint).is_dir():
@@ -109,14 +117,24 @@ def make_hybrid(
     grlm, fused = GRLMForRecommendation.from_pretrained(checkpoint), Fused.load(priors)
     cases = sample_cases(load_cases(datasets, "validation"), config.hybrid_users, seed)
     found: dict[str, Any] = {}
+    by_case: dict[str, np.ndarray] = {}
     best: Fused | None = None
-    for hybrid in config.hybrids:
-        prior, reached = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases)
-        if best is None or reached > max(f["ndcg@10"] for f in found.values()):
-            best = prior
-        found[hybrid] = {"weights": prior.weights, "ndcg@10": reached}
+    for hybrid in config.hybrid_names():
+        tuned = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases)
+        if best is None or tuned.ndcg > max(f["ndcg@10"] for f in found.values()):
+            best = tuned.prior
+        found[hybrid] = {"weights": tuned.prior.weights, "ndcg@10": tuned.ndcg}
+        by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
     if best is not None:
         best.save(Path(checkpoint) / PRIOR_FOLDER)
+    content: dict[str, Any] = {"cases": len(cases), "hybrids": found}
+    if by_case:  # without them the language model was not measured on these users
+        combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
+        alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
+        alone |= {name: fused.weighted(combination["weights"]) for name, combination in combinations.items()}
+        alone["popularity"] = Popularity.fit(fused.item_ids, train_histories(datasets))
+        by_case |= {name: Targets(scorer.item_ids, cases).by_case(scorer) for name, scorer in alone.items()}
+        content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
     with replacing(output) as new:
-        new.write_text(json.dumps({"cases": len(cases), "hybrids": found}, indent=1) + "\n", encoding="utf-8")
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return found

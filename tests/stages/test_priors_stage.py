@@ -12,6 +12,9 @@ from toys import TERM_IDS, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.interactions import History
+from grlm_hf.evaluation import verdict as verdict_module
+from grlm_hf.evaluation.schema import Report, Verdict, load_report
+from grlm_hf.evaluation.verdict import Choice, verdict
 from grlm_hf.files import read_json
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.sequence import SequenceConfig
@@ -89,11 +92,34 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
     report = make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
     names = {"grlm", "grlm+item_knn", "grlm+sasrec+item_knn", "item_knn", "sasrec", "text_knn", "sasrec+item_knn", "popularity", "random"}
     assert report.methods.keys() == names
+    chosen = read_json(tmp_path / "hybrids.json")["validation"]  # on the same users, by the same metric
+    assert chosen["ndcg"].keys() == names - {"random"}
+    assert {chosen["ndcg"][f"grlm+{name}"] for name in found} == {f["ndcg@10"] for f in found.values()}
+    assert report.verdict == verdict(report, Choice(**chosen)) == load_report(tmp_path / "report.json").verdict
     alone = make_report(tmp_path / "checkpoint", datasets, tmp_path / "own.json")  # with nothing but what the checkpoint has in itself
     own = "grlm+" + "+".join(grlm.prior.components)
     name = "grlm+" + next(n for n, f in found.items() if f is best)
     for metric in report.methods[name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
         assert alone.methods[own][metric] == report.methods[name][metric]
+
+
+def test_the_choice_of_validation_users_reaches_the_report(
+    priors: Path, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_grlm("trie").save_pretrained(tmp_path / "checkpoint")
+    make_hybrid(tmp_path / "checkpoint", datasets, priors, tmp_path / "hybrids.json", PRIORS)
+    given: list[Choice | None] = []
+
+    def noted(report: Report, choice: Choice | None) -> Verdict:
+        given.append(choice)
+        return verdict(report, choice)
+
+    monkeypatch.setattr(verdict_module, "verdict", noted)
+    make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
+    make_report(tmp_path / "checkpoint", datasets, tmp_path / "other.json")  # the checkpoint alone knows nothing of validation users
+    assert given == [Choice(**read_json(tmp_path / "hybrids.json")["validation"]), None]
+    make_hybrid(tmp_path / "checkpoint", datasets, priors, tmp_path / "none.json", replace(PRIORS, hybrids=[]))
+    assert "validation" not in read_json(tmp_path / "none.json")  # the language model was not measured
 
 
 def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_path: Path) -> None:

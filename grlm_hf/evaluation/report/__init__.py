@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grlm_hf.evaluation.report.tables import comparison_table, merged, methods_table, protocol_note, tables
+from grlm_hf.evaluation.report.tables import comparison_table, merged, methods_table, protocol_note, short_table, tables
 from grlm_hf.evaluation.schema import Report, check_comparable, load_report
+from grlm_hf.evaluation.verdict import stated
 from grlm_hf.files import write_json, write_text
-from grlm_hf.markdown import escaped
+from grlm_hf.markdown import escaped, one_line
 
 __all__ = [
     "all_tables", "check_path", "compared", "load_report", "load_reports", "markdown_table", "render", "render_comparison", "save_report",
-    "text_table",
+    "short_text", "text_table",
 ]  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def markdown_table(report: Report) -> str:
 
 
 def text_table(report: Report) -> str:
-    """The rows of `markdown_table`, aligned for a terminal, with the 95 % interval of recall@10; and the comparisons."""
+    """The verdict; the rows of `markdown_table`, aligned for a terminal, with the 95 % interval of recall@10; and the comparisons."""
     table = methods_table(report, with_domains=True)
     at = table.head.index("recall@10")
     rows = tuple((*row, replace(row[at], text=row[at].note or "–")) for row in table.rows)
@@ -67,16 +68,22 @@ def text_table(report: Report) -> str:
     notes = [protocol_note(report)]
     notes += [f"{name}: {part.cases:,} cases of {part.users:,} users." for name, part in report.domains.items()]
     compared = tables(report).get("comparisons", ())
-    return "\n\n".join([replace(table, head=head, rows=rows, notes=tuple(notes)).text(), *(t.text() for t in compared)])
+    whole = replace(table, head=head, rows=rows, notes=tuple(notes)).text()
+    return "\n\n".join([one_line(stated(report).text), whole, *(t.text() for t in compared)])
+
+
+def short_text(report: Report) -> str:
+    """The best methods in few columns, and the verdict: how a run ends on a terminal."""
+    return f"{short_table(report).text()}\n{protocol_note(report)}\n\n{one_line(stated(report).text)}"
 
 
 def all_tables(report: Report, markdown: bool = False) -> str:
     """Every table that a report has figures for, for a terminal or as Markdown with intervals."""
+    found = tables(report)
     if markdown:
-        return "\n\n".join(
-            [escaped(protocol_note(report)), *(t.markdown(intervals=True) for some in tables(report).values() for t in some)]
-        )
-    others = [t.text() for block, some in tables(report).items() if block not in ("methods", "domains", "comparisons") for t in some]
+        said = [escaped(stated(report).text), escaped(protocol_note(report))]
+        return "\n\n".join([*said, *(t.markdown(intervals=True) for some in found.values() for t in some)])
+    others = [t.text() for block, some in found.items() if block not in ("methods", "domains", "comparisons") for t in some]
     return "\n\n".join([text_table(report), *others])
 
 

@@ -11,12 +11,17 @@ from dataclasses import dataclass, replace
 
 from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import Comparison
+from grlm_hf.evaluation.verdict import MAIN as MAIN_METRIC
+from grlm_hf.evaluation.verdict import explained, stated
 from grlm_hf.markdown import escaped, one_line
 from grlm_hf.markdown import table as markdown
 
 COLUMNS = ("recall@1", "recall@5", "recall@10", "recall@20", "ndcg@10", "mrr", "valid_rate", "direct_hit_rate", "coverage")
 MAIN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
 """Metrics of the comparison of runs, and of the picture."""
+SHORT = ("recall@10", "ndcg@10", "coverage")
+"""Metrics of the short table."""
+_ROWS = 8  # of the short table, and the language model alone and the method to ship, if they are not among these
 SLICED = ("recall@10", "ndcg@10")
 DIVERSITY = ("coverage", "gini@10", "tail_share@10", "novelty@10", "intra_list_diversity@10")
 
@@ -86,6 +91,20 @@ def methods_table(report: Report, with_domains: bool = False) -> Table:
     if with_domains:
         rows |= {f"{name} ({domain})": m for domain, part in report.domains.items() for name, m in part.methods.items()}
     return _by_method("", rows, _present(report.methods, COLUMNS))
+
+
+def short_table(report: Report, with_words: bool = False) -> Table:
+    """The best methods by recall@10, best first, in few columns.
+
+    Args:
+        with_words: a column that says what each method is.
+    """
+    ordered = sorted(report.methods, key=lambda name: -m.value if (m := report.methods[name].get(MAIN_METRIC)) else 0.0)
+    kept = [name for n, name in enumerate(ordered) if n < _ROWS or name in ("grlm", stated(report).ship)]
+    columns = _present(report.methods, SHORT)
+    words = {name: [Cell(explained(name))] if with_words else [] for name in kept}
+    rows = tuple((Cell(name), *words[name], *(_measured(report.methods[name], c) for c in columns)) for name in kept)
+    return Table("", ("method", *(["what it is"] if with_words else []), *columns), rows, 2 if with_words else 1)
 
 
 def protocol_note(report: Report) -> str:
