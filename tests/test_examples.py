@@ -50,7 +50,7 @@ def test_what_goes_to_csv_comes_back(made: Path, capsys: pytest.CaptureFixture[s
 
 def test_own_catalog(made: Path) -> None:
     methods = json.loads((made / "my-run" / "report.json").read_text())["methods"]
-    assert {"grlm", "grlm+item_knn", "item_knn"} <= methods.keys()
+    assert {"grlm", "grlm+item_knn+text_knn", "item_knn"} <= methods.keys()
 
 
 @pytest.mark.parametrize("name", ["recommend_with_rules", "plain_generate", "new_items"])

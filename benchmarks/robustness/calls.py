@@ -143,7 +143,7 @@ recomend checkpoint
 --no-such-flag
 recommend -- --history
 """
-"""One call a line. MANY and CONTROL stand for texts that fit no line."""
+"""One call a line. MANY and CONTROL are names of texts that do not fit on a line."""
 TEXTS = {"MANY": "B0001," * 5000, "CONTROL": "\x01"}
 
 

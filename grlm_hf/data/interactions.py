@@ -86,7 +86,7 @@ def load_histories(
     Args:
         short_users: ``"error"``, ``"drop"`` or ``"keep"`` for users with fewer than three items.
         unknown_items: ``"error"`` or ``"drop"`` for events on items missing from the catalog.
-        tally: is told of all that is dropped, tied or read otherwise than it was written.
+        tally: counts all that is dropped, tied or read otherwise than it was written.
 
     Raises `ValueError` with the line for a missing column or id, an unreadable time, an inconsistent split, and what the policies refuse.
     """

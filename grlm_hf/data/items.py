@@ -57,7 +57,7 @@ def load_items(path: str | Path, missing_title: str = "error", tally: Tally | No
 
     In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns may have other known names
     (`grlm_hf.tables.names.ITEMS`); others are ignored. `missing_title`: ``"error"``, or ``"fill"`` to title such an item with its brand and
-    last category, else its item_id. `tally` is told of what was read otherwise than it was written.
+    last category, else its item_id. `tally` counts what was read otherwise than it was written.
 
     Raises `ValueError` with the line for no rows, a missing or duplicate item_id, an empty title, a price that is no number.
     """

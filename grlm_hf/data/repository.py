@@ -38,7 +38,7 @@ def load_table(path_or_repo: str | Path, config: str, split: str, *, revision: s
         raise
     except Exception as error:  # of a library, about a broken file
         told = " ".join(str(error).split())[:400]
-        raise ValueError(f"{path_or_repo} holds no table {config!r} with a split {split!r} that can be read: {told}") from error
+        raise ValueError(f"{path_or_repo} holds no table {config!r} with a split {split!r}: {told}") from error
 
 
 def dataset_facts(path_or_repo: str | Path, *, revision: str | None = None, token: str | None = None) -> dict[str, Any]:

@@ -44,9 +44,6 @@ def _stated(parts: Parts) -> Iterator[Finding]:
         if (value := getattr(parts.grlm, name)) not in allowed:
             yield Finding("error", "config", f"{name} is {value!r}; expected one of {tuple(allowed)}.", "The checkpoint does not load.",
                           "Restore the file that the training wrote.", where)  # fmt: skip
-    if parts.grlm.max_history < 1:
-        yield Finding("error", "config", f"max_history is {parts.grlm.max_history}.", "A prompt needs at least one item.",
-                      "Restore the file that the training wrote.", where)  # fmt: skip
 
 
 def _prompts(parts: Parts) -> Iterator[Finding]:
@@ -119,7 +116,7 @@ def _trie_and_tokenizer(parts: Parts) -> Iterator[Finding]:
 def _lengths(parts: Parts) -> Iterator[Finding]:
     if parts.tokenizer is None or parts.catalog is None or parts.grlm is None:
         return
-    if parts.grlm.history not in HISTORIES or parts.grlm.max_history < 1:
+    if parts.grlm.history not in HISTORIES:
         return
     try:
         request_tokens(parts.tokenizer, ["a"])

@@ -176,7 +176,7 @@ class State:
         except OSError as error:
             if not self._points_to(number):
                 raise
-            # The pointer has moved: the change is made, and whoever asked for it is told so. A power cut could still undo it.
+            # The pointer has moved: the change is made, and the answer says so. A power cut could still undo it.
             log.error("change made, but not forced to disk", extra={"facts": {"problem": str(error), "version": number}})
         self.kept = kept
         self._sweep()

@@ -63,7 +63,7 @@ def read_rows(
         needed: those that every row must have, of the wanted ones.
         encoding: of text; by default UTF-8, or UTF-16 and UTF-32 that begin with their mark.
         separator: of cells; by default the one of comma, tab, semicolon and bar that the header has most of.
-        tally: is told of columns read under another name, and of another separator.
+        tally: notes columns read under another name, and another separator.
 
     Raises `ValueError` naming file and line, for text in another encoding, broken JSON, ragged CSV rows, lines longer than `LONGEST`,
     truncated files, and two columns that may be the same.

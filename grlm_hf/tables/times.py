@@ -21,8 +21,7 @@ class Times:
     January.
     """
 
-    def __init__(self, time_format: str = "") -> None:
-        self.time_format = time_format  # of `datetime.strptime`; "": found out
+    def __init__(self) -> None:
         self._values: list[Any] = []
         self._where: list[str] = []
 
@@ -42,8 +41,6 @@ class Times:
         plain = [_plain(where, value) for where, value in zip(self._where, self._values, strict=True)]
         numbers = [v for v in plain if isinstance(v, int | float)]
         texts = [v for v in plain if isinstance(v, str)]
-        if self.time_format:
-            return [self._formatted(i, v) for i, v in enumerate(plain)], f"times of the form {self.time_format}"
         as_dates = bool(numbers) and all(_is_date(v) for v in numbers)
         if texts and numbers and not as_dates:
             self._from_texts([v if isinstance(v, str) else None for v in plain], "")  # a text that is no time is the first thing to say
@@ -99,15 +96,6 @@ class Times:
             raise ValueError(
                 f"{self._where[i]}: timestamp {self._values[i]!r} is neither unix seconds nor ISO 8601 (2024-01-31 18:00:00)."
             ) from None
-        return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
-
-    def _formatted(self, i: int, value: Any) -> float | None:
-        if value is None:
-            return None
-        try:
-            when = datetime.strptime(str(value), self.time_format)
-        except ValueError as error:
-            raise ValueError(f"{self._where[i]}: timestamp {self._values[i]!r} is not of the form {self.time_format!r}: {error}.") from None
         return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
 
 

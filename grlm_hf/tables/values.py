@@ -1,4 +1,4 @@
-"""Cells as the values that they stand for, whatever type they arrive in."""
+"""Cells as values of one type, whatever type they arrive in."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_rows_that_cannot_be_right_are_refused(row: dict, message: str) -> None:
     ("setting", "message"),
     [
         ({"k": 0}, r"^neighbors\.k is 0; expected at least 1"),
-        ({"batch_size": 0}, r"^neighbors\.batch_size is 0; expected at least 1"),
+        ({"batch_size": 0}, r"^neighbors\.batch_size is 0; expected 1 to 1048576"),
         ({"shard_size": 0}, r"^neighbors\.shard_size is 0; expected at least 1"),
         ({"min_score": 1.5}, r"^neighbors\.min_score is 1\.5; expected -1 to 1"),
         ({"min_score": float("nan")}, r"^neighbors\.min_score is nan"),
