@@ -100,7 +100,7 @@ LATIN = "café".encode("latin-1")
     [
         ("t.jsonl", table(".jsonl", MANY).replace(b"Item number 490000", LATIN), "{path}:701 is not UTF-8 text"),
         ("t.csv", table(".csv", MANY).replace(b"Item number 490000", LATIN), "{path}:702 is not UTF-8 text"),
-        ("t.csv.gz", gzip.compress(b"item_id,title\nb1,T\nb2," + LATIN + b"\n"), "{path}:3 is not UTF-8 text"),
+        ("t.csv.gz", gzip.compress(b"item_id,title\nb1,T\nb2," + LATIN + b"\n", mtime=0), "{path}:3 is not UTF-8 text"),
         ("t.jsonl", table(".jsonl", MANY)[:-15], "{path}:1000 is not valid JSON (Unterminated string starting at); the file may be trunc"),
         ("t.jsonl", b'{"a": 1}\n{a: 2}\n', "{path}:2 is not valid JSON"),
         ("t.jsonl", b'{"a": 1}\n["b"]\n', "{path}:2 holds a JSON list; expected an object"),
