@@ -63,7 +63,7 @@ def check_replaceable(folder: str | Path, sign: str, never: Sequence[str] = ()) 
     `folder` is a file; or it is not empty and has no file named `sign`, or has one of `never`."""
     folder = Path(folder)
     if folder.is_dir():
-        found = sorted(p.name for p in folder.iterdir())
+        found = sorted(p.name for p in folder.iterdir() if ".work-" not in p.name)  # what a killed process left is ours
         if other := sorted(set(found) & set(never)):
             raise ValueError(f"{folder} has {other[0]}: grlm wrote it for another purpose and will not replace it. Choose another folder.")
         if found and sign not in found:

@@ -360,6 +360,14 @@ def test_what_a_killed_process_left_is_swept_and_the_old_folder_returns(tmp_path
     assert not left.exists()
 
 
+def test_a_folder_with_what_a_killed_process_left_is_still_ours(tmp_path: Path) -> None:
+    died(tmp_path / "out" / "quality.png", "work-abc")
+    check_replaceable(tmp_path / "out", "quality.json")
+    (tmp_path / "out" / ".git").mkdir()
+    with pytest.raises(ValueError, match=r"has \.git but no"):
+        check_replaceable(tmp_path / "out", "quality.json")
+
+
 def test_another_writer_at_work_is_left_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "out") as first:
         first.write_text("first")

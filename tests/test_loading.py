@@ -18,10 +18,12 @@ from toys import toy_catalog, toy_grlm
 import grlm_hf
 from grlm_hf import Catalog, GRLMForRecommendation
 from grlm_hf.data.repository import load_table
+from grlm_hf.doctor.dataset import examine_dataset
 from grlm_hf.hub import visible_files
 from grlm_hf.loading import check_template
-from grlm_hf.publishing.folder import save_datasets
+from grlm_hf.publishing.folder import check_folder, save_datasets
 from grlm_hf.publishing.publish import publish
+from grlm_hf.publishing.record import content_digest
 from grlm_hf.space.push import push_space
 
 ROOT = Path(grlm_hf.__file__).parent
@@ -157,3 +159,23 @@ def test_a_card_reads_no_files_elsewhere(tmp_path: Path, place: str) -> None:
     for read in (lambda: Catalog.from_pretrained(folder), lambda: load_table(folder, "items", "train")):
         with pytest.raises(ValueError, match=r"outside the folder|holds no"):
             read()
+
+
+@pytest.mark.parametrize("name", ["prior/x.prior", "model.safetensors", "catalog.parquet"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match="No file at"):
+        content_digest(folder)
+
+
+def test_a_pipe_among_tables_is_not_waited_for(tmp_path: Path) -> None:
+    save_datasets(toy_tables(), toy_catalog(), tmp_path / "it", toy_facts())
+    for path in (tmp_path / "it").rglob("*.parquet"):
+        if path.name != "catalog.parquet":
+            path.unlink()
+            os.mkfifo(path)
+    with pytest.raises(ValueError, match="No file at"):
+        check_folder(tmp_path / "it")
+    assert {finding.level for finding in examine_dataset(tmp_path / "it")[1]} >= {"error"}

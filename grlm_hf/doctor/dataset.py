@@ -15,6 +15,7 @@ from grlm_hf.data.repository import cases_of, read_facts
 from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
+from grlm_hf.files import check_regular
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tasks.config import HISTORY_TASKS
@@ -54,11 +55,12 @@ def _rows(tables: Tables, config: str, split: str, columns: list[str]) -> Iterat
 
     for path in sorted((tables.folder / config).glob(f"{split}-*.parquet")):
         try:
+            check_regular(path)
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=columns):
                     if batch.num_columns == len(columns):
                         yield from batch.to_pylist()
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, ValueError):
             return
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import cases_of, read_facts
-from grlm_hf.files import replacing, write_json
+from grlm_hf.files import check_regular, replacing, write_json
 from grlm_hf.layout import CARD, CATALOG_FILE, DATASET_FACTS, DATASET_SCHEMA, PLOT, SCHEMA_KEY
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.cards import dataset_card
@@ -159,6 +159,8 @@ def check_folder(folder: str | Path) -> None:
             wanted = re.search(r"-of-(\d+)\.parquet$", part["path"])
             if not found or (wanted and len(found) != int(wanted[1])):
                 raise ValueError(f"{folder} holds {len(found)} files {part['path']}, not all of them. Make it again: grlm dataset.")
+            for path in found:
+                check_regular(path)
             try:
                 rows = sum(pq.read_metadata(path).num_rows for path in found)
             except (pa.ArrowException, OSError) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.evaluation.schema import Report, load_report
-from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.files import check_regular, read_json, replacing, write_json
 from grlm_hf.layout import CARD_FOLDER, CONFIG_FILE
 
 TRAINING, FACTS, REPORT = (f"{CARD_FOLDER}/{name}.json" for name in ("training", "facts", "report"))
@@ -133,6 +133,7 @@ def content_digest(checkpoint: Path) -> str:
     for path in sorted(checkpoint.rglob("*")):
         name = path.relative_to(checkpoint).as_posix()
         if path.suffix in (".safetensors", ".prior", ".parquet") or name in (CONFIG_FILE, "tokenizer.json"):
+            check_regular(path)
             with open(path, "rb") as content:
                 digest.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]

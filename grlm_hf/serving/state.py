@@ -192,7 +192,8 @@ class State:
         """Removes versions that are not kept. A failure only leaves them for the next time."""
         with contextlib.suppress(OSError):
             for path in (self.folder / "versions").iterdir():
-                if path.name.isdecimal() and int(path.name) not in self.kept:
+                # Hidden: the work of a process that was killed; its number is not written again.
+                if path.name.startswith(".") or (path.name.isdecimal() and int(path.name) not in self.kept):
                     shutil.rmtree(path, ignore_errors=True)
 
 

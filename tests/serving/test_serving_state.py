@@ -322,3 +322,12 @@ def test_a_stop_waits_for_the_change_under_way(tmp_path: Path, monkeypatch: pyte
     stop.join(60)
     monkeypatch.undo()
     assert "i20" not in opened(tmp_path / "s")[1]
+
+
+def test_the_work_of_a_killed_commit_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    committed(tmp_path / "s", FIRST)
+    (tmp_path / "s" / "versions" / ".106.work-abc").mkdir()
+    s = State(tmp_path / "s")
+    s.open()
+    s.close()
+    assert [p.name for p in (tmp_path / "s" / "versions").iterdir()] == ["1"]

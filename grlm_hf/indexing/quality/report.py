@@ -21,11 +21,12 @@ _DPI = 150
 
 
 def save_quality(comparison: dict[str, Any], folder: str | Path) -> None:
-    """Writes ``quality.png``, ``quality.md`` and, last, ``quality.json`` into a folder, each atomically; other files there stay."""
+    """Writes ``quality.json``, ``quality.md`` and ``quality.png`` into a folder, each atomically; other files there stay. The first one
+    marks the folder as ours: a later call goes on where this one is killed."""
     folder = Path(folder)
-    plot(comparison, folder / "quality.png")
-    write_text(folder / "quality.md", _markdown(comparison))
     write_json(folder / QUALITY_FILE, comparison)
+    write_text(folder / "quality.md", _markdown(comparison))
+    plot(comparison, folder / "quality.png")
 
 
 def _rows(comparison: dict[str, Any]) -> list[list[str]]:
