@@ -1,5 +1,7 @@
 """Your own tables, with any column names, as a data folder: items.parquet, interactions.parquet, statistics.json.
 
+For a shop use `grlm import`: it finds the columns itself, and keeps all items, unsold ones too. This program filters as benchmarks do.
+
 python dataset_scripts/own.py shop --items products.csv --interactions orders.csv --item-id sku --title name --user-id customer \\
     --timestamp ordered_at --categories section --category-separator '>'
 grlm run recipes/beauty-cpu.yaml --data shop --output runs/shop --set terms.generator=extract

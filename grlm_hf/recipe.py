@@ -198,7 +198,7 @@ def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) ->
     if path is None:
         return override(Recipe(), settings)
     if not Path(path).is_file():
-        raise ValueError(f"No recipe at {path}. Recipes are YAML files such as recipes/beauty-cpu.yaml.")
+        raise ValueError(f"No recipe at {path}. Recipes are YAML files; `grlm import` writes one for your tables.")
     return override(Recipe(), settings, (str(path), lambda: OmegaConf.load(path)))
 
 

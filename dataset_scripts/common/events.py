@@ -29,7 +29,7 @@ class Events:
             return file.drop("no item")
         seconds = clean_time(time, self.per_second) if self.timed else 0
         if seconds is None:
-            return file.drop("no time" if time in (None, "") else "no time between 1970 and 2200")
+            return file.drop("no time" if time in (None, "") else "no number or ISO 8601 time between 1970 and 2200")
         if self.min_rating is not None:
             try:
                 low = not float(rating) >= self.min_rating

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import gzip
 import hashlib
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -125,6 +126,11 @@ class RawFile:
         """The lines as text. Raises ``ValueError`` for a truncated file and for lines without end."""
         try:
             with self._stream() as stream:
+                head = stream.peek(4096)
+                encoding = _stated(head, encoding)
+                if (b"\r" in head and b"\n" not in head) or len("\n".encode(encoding)) > 1:  # lines that do not end with the byte 0x0A
+                    yield from self._text_lines(io.TextIOWrapper(stream, encoding))
+                    return
                 while raw := stream.readline(LONGEST_LINE):
                     self.line += 1
                     if len(raw) == LONGEST_LINE:
@@ -141,8 +147,16 @@ class RawFile:
                 f"{self.path} is truncated or broken (after line {self.line}): {error}. Fetch it again; nothing was written."
             ) from error
 
+    def _text_lines(self, stream: io.TextIOWrapper) -> Iterator[str]:
+        try:
+            while text := stream.readline(LONGEST_LINE):
+                self.line += 1
+                yield text
+        except UnicodeError as error:
+            raise ValueError(f"{self.path} is not {stream.encoding} text (after line {self.line}): {error}.") from error
+
     @contextmanager
-    def _stream(self) -> Iterator[BinaryIO]:
+    def _stream(self) -> Iterator[io.BufferedReader]:
         if self.member:
             with zipfile.ZipFile(self.path) as archive:
                 size = archive.getinfo(self.member).file_size
@@ -163,6 +177,12 @@ class RawFile:
     def _digest_whole(self) -> None:
         with open(self.path, "rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stated(head: bytes, encoding: str) -> str:
+    """The encoding that the first bytes state, else `encoding`."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    return next((name for mark, name in marks.items() if head.startswith(mark)), encoding)
 
 
 class _Watched(io.RawIOBase):

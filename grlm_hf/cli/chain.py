@@ -37,12 +37,12 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
 
     A finished stage with unchanged inputs and settings is kept.
 
-    Example: `grlm run recipes/beauty-cpu.yaml --data my-shop --output runs/my-shop --set terms.generator=extract`
+    Example: `grlm run my-shop/recipe.yaml --output runs/my-shop --set train.epochs=3`. `grlm import` writes such a recipe.
 
     Parameters
     ----------
     recipe
-        YAML file, such as recipes/beauty-cpu.yaml.
+        YAML file, such as one of `grlm import`.
     data
         Data folder, instead of the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
     output

@@ -13,6 +13,76 @@ from grlm_hf.cli.model import push
 from grlm_hf.layout import JoinOrder, KeepUsers, MissingTitle, UnknownItems
 
 
+@app.command(name="import")
+def import_(
+    source: Path | None = None,
+    *,
+    items: Path | None = None,
+    events: Path | None = None,
+    output: Path,
+    column: Annotated[list[str] | None, Parameter(negative=())] = None,
+    encoding: str = "",
+    separator: str = "",
+    category_separator: str = ">",
+    min_rating: float | None = None,
+    core: int = 0,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Show what would be read, and write nothing.")] = False,
+) -> None:
+    """Read your own tables, whatever their columns are called, and write a data folder with a recipe for `grlm run`.
+
+    Columns are found by their usual names and shown. Every item and event that is left out, or read otherwise than it was written, is
+    counted.
+
+    Example: `grlm import --items products.tsv --events orders.tsv --column title=label --output my-shop`, then
+    `grlm run my-shop/recipe.yaml`
+
+    Parameters
+    ----------
+    source
+        MovieLens, as a folder or zip (ml-100k, ml-latest, ml-20m to ml-32m), instead of --items and --events.
+    items
+        Table of the items, CSV, TSV, JSON lines (also .gz) or parquet: an id and a title; optionally brand, categories, description, price.
+    events
+        Table of the events: a user, an item, a time. May be the same file.
+    output
+        Folder to write.
+    column
+        OURS=YOURS, such as title=label or user_id=client; repeat for more. items.item_id=sku and events.item_id=product are for one of the
+        two tables. With nothing after =, the column is not read.
+    encoding
+        Of text files, such as latin-1; by default UTF-8 or what their first bytes state.
+    separator
+        Of cells; by default found from the header.
+    category_separator
+        Of the categories in a text.
+    min_rating
+        Leave out events with a lower rating.
+    core
+        Keep only users and items with this many events each, as benchmarks do. By default all stay, unsold items too.
+    """
+    from grlm_hf.stages.importing import RECIPE_FILE, ImportConfig, import_tables
+
+    columns = {}
+    for text in column or []:
+        ours, sign, theirs = text.partition("=")
+        if not sign:
+            raise ValueError(f"--column {text!r} is not of the form OURS=YOURS, such as title=label.")
+        columns[ours.strip()] = theirs.strip()
+    config = ImportConfig(columns, encoding, separator.replace("\\t", "\t"), category_separator, min_rating, core)
+    found = import_tables(output, source, items=items, events=events, config=config, write=not dry_run)
+    for name, mapping in found.columns.items():
+        read = ", ".join(ours if ours == theirs else f"{ours} ← {theirs!r}" for ours, theirs in mapping.items())
+        say(f"{name}: {read}" + (f"; not read: {', '.join(map(repr, found.unread[name]))}" if found.unread[name] else ""))
+    for item in found.examples:
+        say(f"  {item.item_id}: {item.title[:80]}")
+    for line in found.lines:
+        say(line)
+    f = found.facts
+    period = f", {f['times'][0]} to {f['times'][1]}" if f["times"] else ", no times: events are in the order of the file"
+    print(f"{f['items']:,} items ({f['items_without_event']:,} without an event), {f['users']:,} users, {f['events']:,} events{period}")
+    print("Nothing was written." if dry_run else f"Next: grlm run {output / RECIPE_FILE}")
+
+
 @app.command
 def neighbors(data: Path, *, output: Path = Path("neighbors.parquet"), recipe: RecipeFile = None, set_: Settings = None) -> None:
     """Find each item's most similar items by the embeddings of their texts. After an interruption, run the same command again to resume.

@@ -15,7 +15,7 @@ def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = N
 
     Evaluates all validation users before and after. After an interruption, run the same command again to resume.
 
-    Example: `grlm grpo checkpoint datasets --output checkpoint-grpo --recipe recipes/sample-grpo.yaml --set grpo.steps=100`
+    Example: `grlm grpo checkpoint datasets --output checkpoint-grpo --set grpo.steps=100`
 
     Parameters
     ----------

@@ -76,6 +76,7 @@ def load_histories(
     short_users: ShortUsers = "error",
     unknown_items: UnknownItems = "error",
     tally: Tally | None = None,
+    rows: Iterable[tuple[str, Mapping[str, Any]]] | None = None,
 ) -> list[History]:
     """Histories from a file with one row per event (`user_id`, `item_id`, optional `timestamp`) or per user (`user_id`, `items`).
 
@@ -87,6 +88,7 @@ def load_histories(
         short_users: ``"error"``, ``"drop"`` or ``"keep"`` for users with fewer than three items.
         unknown_items: ``"error"`` or ``"drop"`` for events on items missing from the catalog.
         tally: counts all that is dropped, tied or read otherwise than it was written.
+        rows: (place, row under our names) of each row, where they were read already; `path` then only names their file.
 
     Raises `ValueError` with the line for a missing column or id, an unreadable time, an inconsistent split, and what the policies refuse.
     """
@@ -97,7 +99,7 @@ def load_histories(
     times = Times()
     events: dict[str, list[_Event]] = {}
     first_seen: dict[str, str] = {}
-    for where, row in read_rows(path, EVENTS, tally=tally):
+    for where, row in read_rows(path, EVENTS, tally=tally) if rows is None else rows:
         user_id = identifier(where, "user_id", row.get("user_id"))
         if not user_id or not ("item_id" in row or "items" in row):
             raise ValueError(f"{where} needs `user_id` and either `item_id` or `items`; found {str(row)[:300]}.")

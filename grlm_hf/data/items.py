@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from grlm_hf.identifiers.terms import TermID, normalise
 from grlm_hf.tables.names import ITEMS
 from grlm_hf.tables.rows import read_rows
 from grlm_hf.tables.tally import Tally
-from grlm_hf.tables.values import identifier, missing, parsed_list, text, texts
+from grlm_hf.tables.values import identifier, parsed_list, price, text, texts
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -52,12 +51,20 @@ def items_to_dataset(items: Sequence[Item]) -> Dataset:
     return rows_to_dataset([item_row(item) for item in items], item_features())
 
 
-def load_items(path: str | Path, missing_title: str = "error", tally: Tally | None = None) -> list[Item]:
+def load_items(
+    path: str | Path,
+    missing_title: str = "error",
+    tally: Tally | None = None,
+    *,
+    rows: Iterable[tuple[str, dict[str, Any]]] | None = None,
+    category_separator: str = ">",
+) -> list[Item]:
     """Items from a CSV, JSONL or parquet file with at least the columns `item_id` and `title`.
 
     In CSV, `categories` is a path written ``Beauty > Hair Care > Shampoos``. Columns may have other known names
     (`grlm_hf.tables.names.ITEMS`); others are ignored. `missing_title`: ``"error"``, or ``"fill"`` to title such an item with its brand and
-    last category, else its item_id. `tally` counts what was read otherwise than it was written.
+    last category, else its item_id. `tally` counts what was read otherwise than it was written. `rows`, (place, row under our names), are
+    those of a file that was read already.
 
     Raises `ValueError` with the line for no rows, a missing or duplicate item_id, an empty title, a price that is no number.
     """
@@ -66,8 +73,8 @@ def load_items(path: str | Path, missing_title: str = "error", tally: Tally | No
     items: list[Item] = []
     seen: dict[str, str] = {}
     tally = tally or Tally()
-    for where, row in read_rows(path, ITEMS, needed=("item_id", "title"), tally=tally):
-        item = _item_from_row(where, row, missing_title, tally)
+    for where, row in read_rows(path, ITEMS, needed=("item_id", "title"), tally=tally) if rows is None else rows:
+        item = _item_from_row(where, row, missing_title, tally, category_separator)
         if item.item_id in seen:
             raise ValueError(f"{where}: Duplicate item_id {item.item_id!r}, first at {seen[item.item_id]}: item ids must be unique.")
         seen[item.item_id] = where
@@ -106,22 +113,14 @@ def item_row(item: Item) -> dict[str, Any]:
     return {name: list(value) if isinstance(value := getattr(item, name), tuple) else value for name in Item.__slots__}
 
 
-def _item_from_row(where: str, row: dict[str, Any], missing_title: str, tally: Tally) -> Item:
+def _item_from_row(where: str, row: dict[str, Any], missing_title: str, tally: Tally, separator: str) -> Item:
     def words(name: str) -> str:
         return text(where, name, row.get(name))
 
     item_id = identifier(where, "item_id", row["item_id"])
     if not item_id:
         raise ValueError(f"{where} has an empty item_id.")
-    categories = texts(where, "categories", row.get("categories"))
-    price = row.get("price")
-    if price is not None:
-        try:
-            price = None if missing(price) else float(price)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"{where}: price {price!r} is not a number; write it like 12.99, or leave it empty.") from None
-    if price is not None and not (math.isfinite(price) and price >= 0):
-        raise ValueError(f"{where}: price {price!r} is not a finite, non-negative number; leave it empty where unknown.")
+    categories = texts(where, "categories", row.get("categories"), separator)
     title = words("title")
     if not title:
         if missing_title == "error":
@@ -130,4 +129,4 @@ def _item_from_row(where: str, row: dict[str, Any], missing_title: str, tally: T
             )
         title = " ".join(filter(None, (words("brand"), *categories[-1:]))) or item_id
         tally.count("items", "have no title; it was made of brand and category", repr(item_id))
-    return Item(item_id, title, words("brand"), categories, words("description"), price, words("domain"))
+    return Item(item_id, title, words("brand"), categories, words("description"), price(where, row.get("price"), tally), words("domain"))

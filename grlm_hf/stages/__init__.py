@@ -4,10 +4,11 @@ files (`identify`, `dataset`, `priors`, `model`). `chain` runs the stages with c
 from grlm_hf.stages.chain import run
 from grlm_hf.stages.dataset import make_dataset, make_split
 from grlm_hf.stages.identify import make_neighbors, make_quality, make_terms
+from grlm_hf.stages.importing import import_tables
 from grlm_hf.stages.model import make_checkpoint, make_report
 from grlm_hf.stages.priors import make_hybrid, make_priors
 
 __all__ = [
-    "make_checkpoint", "make_dataset", "make_hybrid", "make_neighbors", "make_priors", "make_quality", "make_report", "make_split",
-    "make_terms", "run",
+    "import_tables", "make_checkpoint", "make_dataset", "make_hybrid", "make_neighbors", "make_priors", "make_quality", "make_report",
+    "make_split", "make_terms", "run",
 ]  # fmt: skip

@@ -126,7 +126,7 @@ def clean_time(value: Any, per_second: int = 1) -> int | None:
             try:
                 seconds = float(value) / per_second
             except (TypeError, ValueError):  # a date, or text
-                return clean_time(datetime.fromisoformat(str(value).strip()))
+                return clean_time(datetime.fromisoformat(re.sub(r"\s*(UTC|GMT)$", "+00:00", str(value).strip())))
         return int(seconds) if 0 <= seconds < LATEST else None
     except (TypeError, ValueError, OverflowError):
         return None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from grlm_hf.files import did_you_mean
+
 Names = Mapping[str, tuple[str, ...]]
 """Our name of a column → other names of it, in the form of `key`."""
 
 ITEMS: Names = {
     "item_id": ("itemid", "item", "id", "sku", "asin", "parentasin", "productid", "productcode", "movieid", "articleid", "gtin", "ean"),
-    "title": ("name", "productname", "producttitle", "itemname", "itemtitle", "productdisplayname"),
+    "title": ("name", "productname", "producttitle", "itemname", "itemtitle", "productdisplayname", "label", "productlabel"),
     "brand": ("maker", "manufacturer", "brandname", "vendor"),
     "categories": ("category", "categorypath", "genres", "categorycode", "producttype"),
-    "description": ("text", "longdescription", "productdescription", "details"),
+    "description": ("text", "longdescription", "productdescription", "details", "longtext", "desc"),
     "price": ("listprice", "unitprice", "saleprice"),
     "domain": (),
 }
@@ -38,17 +40,26 @@ def key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-def match(found: Iterable[str], wanted: Names, where: str) -> dict[str, str]:
+def match(found: Iterable[str], wanted: Names, where: str, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our name → the table's name, for each wanted column that the table has: under our own name, else under it in another form
     (``Item ID``), else under another known name.
 
+    Args:
+        given: our name → the table's name, where a person said so; "" for a column that is not to be read.
+
     Raises:
-        ValueError: two columns that may be the wanted one; or no known column of times, and one that looks like it: without times the order
-            of the file would be the order of events.
+        ValueError: a given column that the table lacks; two columns that may be the wanted one; or no known column of times, and one that
+            looks like it: without times the order of the file would be the order of events.
     """
-    names = [name for name in found if isinstance(name, str)]
-    mapping: dict[str, str] = {}
+    names, given = [name for name in found if isinstance(name, str)], given or {}
+    mapping = {ours: theirs for ours, theirs in given.items() if theirs}
+    for ours, theirs in mapping.items():
+        if theirs not in names:
+            hint = did_you_mean(theirs, names, f"It has {names[:40]}.")
+            raise ValueError(f"{where} has no column {theirs!r}, which was named for {ours!r}. {hint}")
     for ours, others in wanted.items():
+        if ours in given:
+            continue
         same = [name for name in names if name == ours] or [name for name in names if key(name) == key(ours)]
         candidates = same or [name for name in names if key(name) in others and name not in mapping.values()]
         if len(candidates) > 1:
@@ -57,7 +68,7 @@ def match(found: Iterable[str], wanted: Names, where: str) -> dict[str, str]:
         if candidates:
             mapping[ours] = candidates[0]
     strange = [name for name in names if _TIME.search(name) and name not in mapping.values()]
-    if strange and "timestamp" in wanted and not mapping.keys() & {"timestamp", "timestamps"}:
+    if strange and "timestamp" in wanted and not (mapping.keys() | given.keys()) & {"timestamp", "timestamps"}:
         raise ValueError(
             f"{where} has no column 'timestamp', and {strange[0]!r} looks like one. Name it timestamp; or remove it, if the order of "
             "the rows is the order of the events."

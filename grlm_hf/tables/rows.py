@@ -9,7 +9,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _MARKS = {
 _SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
-_Wanted = tuple[Names, tuple[str, ...]] | None
+_Wanted = tuple[Names, tuple[str, ...], Mapping[str, str]] | None
 
 
 def find_table(folder: str | Path, stem: str) -> Path | None:
@@ -51,6 +51,7 @@ def read_rows(
     wanted: Names | None = None,
     *,
     needed: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
     encoding: str = "",
     separator: str = "",
     tally: Tally | None = None,
@@ -61,6 +62,7 @@ def read_rows(
         wanted: our names of the columns to read, with other known names (`grlm_hf.tables.names`); rows have our names, and no other column.
             By default all columns under their own names.
         needed: those that every row must have, of the wanted ones.
+        columns: our name → the file's name, for columns whose name a person states; "" for one that is not to be read.
         encoding: of text; by default UTF-8, or UTF-16 and UTF-32 that begin with their mark.
         separator: of cells; by default the one of comma, tab, semicolon and bar that the header has most of.
         tally: notes columns read under another name, and another separator.
@@ -68,11 +70,11 @@ def read_rows(
     Raises `ValueError` naming file and line, for text in another encoding, broken JSON, ragged CSV rows, lines longer than `LONGEST`,
     truncated files, and two columns that may be the same.
     """
-    path, tally, columns = Path(path), tally or Tally(), None if wanted is None else (wanted, tuple(needed))
+    path, tally, asked = Path(path), tally or Tally(), None if wanted is None else (wanted, tuple(needed), columns or {})
     check_regular(path)
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        yield from _parquet(path, columns, tally)
+        yield from _parquet(path, asked, tally)
         return
     if not name.endswith((*_CSV, *_JSON)):
         raise ValueError(f"{path} has no known format; expected a name that ends with one of {', '.join(SUFFIXES)}.")
@@ -82,9 +84,7 @@ def read_rows(
             encoding = encoding or _encoding(raw)
             text = io.TextIOWrapper(raw, encoding=encoding, newline="")  # type: ignore[arg-type]
             lines = _lines(text, path, where)
-            yield from (
-                _csv(path, lines, columns, separator, tally, where) if name.endswith(_CSV) else _jsonl(lines, columns, tally, where)
-            )
+            yield from (_csv(path, lines, asked, separator, tally, where) if name.endswith(_CSV) else _jsonl(lines, asked, tally, where))
     except UnicodeError as error:
         place, kind = (_first_bad_line(path), "UTF-8") if encoding == "utf-8-sig" else ("", encoding)
         raise ValueError(f"{path}{place} is not {kind} text ({getattr(error, 'reason', error)}). Save the file as UTF-8.") from error
@@ -173,11 +173,13 @@ def _parquet(path: Path, wanted: _Wanted, tally: Tally) -> Iterator[tuple[str, d
 def _mapping(found: Sequence[str], wanted: _Wanted, where: str | Path, tally: Tally) -> dict[str, str]:
     if wanted is None:
         return {name: name for name in found}
-    names, needed = wanted
-    mapping = match(found, names, str(where))
+    names, needed, given = wanted
+    mapping = match(found, names, str(where), given)
     for ours in needed:
         if ours not in mapping:
-            raise ValueError(f"{where} has no column {ours!r}; found {sorted(map(str, found))[:40]}. Rename yours.")
+            raise ValueError(
+                f"{where} has no column {ours!r}; found {sorted(map(str, found))[:40]}. Rename yours, or name it: grlm import --help."
+            )
     if others := renamed(mapping):
         tally.note(f"{Path(str(where).rsplit(':', 1)[0]).name}: column {others}.")
     return mapping

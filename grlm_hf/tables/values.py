@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from typing import Any
 
 from grlm_hf.files import clean
-from grlm_hf.tables.cleaning import clean_text, whole_characters
+from grlm_hf.tables.cleaning import clean_price, clean_text, whole_characters
+from grlm_hf.tables.tally import Tally
 
 _LIST = 100_000  # characters of a list that is written as text
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -77,6 +79,29 @@ def texts(where: str, name: str, value: Any, separator: str = ">") -> tuple[str,
     if not isinstance(value, list | tuple) or any(isinstance(part, list | dict | tuple | bytes) for part in value):
         raise ValueError(f"{where}: {name} must be a list of strings or a path 'A > B > C'; found {repr(value)[:200]}.")
     return tuple(filter(None, (text(where, name, part) for part in value)))
+
+
+def price(where: str, value: Any, tally: Tally) -> float | None:
+    """A price as a number; that of a text such as ``$12.99`` is counted by `tally`. ``None`` for a missing one.
+
+    Raises:
+        ValueError: no number, or one that is negative or infinite.
+    """
+    if missing(value):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = clean_price(value) if isinstance(value, str) else None
+        if found is None:
+            raise ValueError(f"{where}: price {value!r} is not a number; write it like 12.99, or leave it empty.") from None
+        tally.count("items", "have a price that is text; its number was read", f"{found:g} for {value!r}")
+        return found
+    if math.isnan(number):  # "nan" as text
+        return None
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{where}: price {number!r} is not a finite, non-negative number; leave it empty where unknown.")
+    return number
 
 
 def parsed_list(value: str) -> list[Any] | None:

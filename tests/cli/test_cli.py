@@ -270,7 +270,7 @@ def test_bad_settings(shop: Path, setting: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (None, "No recipe at recipe.yaml. Recipes are YAML files such as"),
+        (None, "No recipe at recipe.yaml. Recipes are YAML files; `grlm import` writes one"),
         (b"train:\n  epoch: 3\n", "recipe.yaml: unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         (b"train:\n  epochs: soon\n", "recipe.yaml: Value 'soon' of type 'str' could not be converted to Float (at train.epochs)"),
         (b"train:\n  epochs: 3\n  epochs: 4\n", "recipe.yaml: line 3: found duplicate key epochs"),

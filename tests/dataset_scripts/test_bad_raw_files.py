@@ -34,7 +34,7 @@ def test_bad_lines_are_counted_located_and_limited(tmp_path: Path, capsys: pytes
         "not a JSON object": {"count": 3, "first": ["reviews.jsonl:2", "reviews.jsonl:4", "reviews.jsonl:5"]},
         "no user": {"count": 2, "first": ["reviews.jsonl:6", "reviews.jsonl:10"]},
         "no item": {"count": 2, "first": ["reviews.jsonl:7", "reviews.jsonl:9"]},
-        "no time between 1970 and 2200": {"count": 1, "first": ["reviews.jsonl:8"]},
+        "no number or ISO 8601 time between 1970 and 2200": {"count": 1, "first": ["reviews.jsonl:8"]},
         "no time": {"count": 1, "first": ["reviews.jsonl:11"]},
     }
 
@@ -157,3 +157,17 @@ def test_csv_options(tmp_path: Path, capsys: pytest.CaptureFixture[str], option:
     items, events = (write_lines(tmp_path / f"{name}.csv", ["item_id,title,user_id,timestamp", "A,one,u,5"]) for name in ("i", "e"))
     said = failed(lambda: own.main(f"{tmp_path / 'shop'} --core 0 --items {items} --interactions {events} {option}".split()), capsys)
     assert option.split()[0] in said
+
+
+@pytest.mark.parametrize(
+    ("encoding", "ending"), [("utf-16", "\n"), ("utf-32", "\r\n"), ("utf-8", "\r"), ("latin-1", "\r"), ("utf-16-le", "\n")]
+)
+def test_lines_of_any_encoding_and_ending(tmp_path: Path, encoding: str, ending: str) -> None:
+    tables = {"i": ["item_id,title", "A,Café one", "B,two"], "e": ["user_id,item_id,timestamp", "u,A,2019-10-01 00:00:00 UTC", "u,B,5"]}
+    for name, lines in tables.items():
+        (tmp_path / f"{name}.csv").write_bytes("".join(line + ending for line in lines).encode(encoding))
+    call = f"{tmp_path / 'shop'} --core 0 --items {tmp_path / 'i.csv'} --interactions {tmp_path / 'e.csv'} --encoding {encoding}"
+    own.main(call.split())
+    found, events, _ = read(tmp_path / "shop")
+    assert found["A"].title == "Café one"
+    assert str(events).count("'A'") == 1

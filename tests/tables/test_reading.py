@@ -229,3 +229,10 @@ def test_times_that_cannot_be_told_apart_are_refused(tmp_path: Path, times: tupl
     rows = [{"user_id": "u", "item_id": i, "timestamp": t} for i, t in zip("abc", times, strict=True)]
     with pytest.raises(ValueError, match=message):
         order(tmp_path / "i.jsonl", rows)
+
+
+def test_prices_as_people_write_them(tmp_path: Path) -> None:
+    tally = Tally()
+    text = "item_id;title;price\n1;A;12,99\n2;B;$1,299.50\n3;C;nan\n4;D;\n5;E;3 EUR\n6;F;7\n"
+    assert [i.price for i in items_of(tmp_path / "i.csv", text, tally)] == [12.99, 1299.5, None, None, 3.0, 7.0]
+    assert any("3 of 6 items (50%) have a price that is text" in line for line in tally.lines())
