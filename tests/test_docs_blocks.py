@@ -70,7 +70,7 @@ def shortened(bash: str) -> str:
     def more(match: re.Match[str]) -> str:
         return match[0] + "".join(f" --set {s}" for s in SHORTER.get(match[2], ()))
 
-    bash = bash.replace("sample_shop.py sample", "sample_shop.py sample --users 60")
+    bash = bash.replace("write_sample('sample')", "write_sample('sample', users=60)")
     return re.sub(r"^(grlm) (\w+)(?: [^\s#][^\n#\\]*)?", lambda m: more(m).rstrip() + " ", bash, flags=re.MULTILINE)
 
 
@@ -120,9 +120,7 @@ def started(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     for name in ("catalog", "checkpoint", "datasets", "quality", "report.json"):
         (folder / name).symlink_to(Path("grlm-quickstart", name))
-    shell.run("python dataset_scripts/to_csv.py sample my-shop", folder)
-    recipe = next(b.code for b in blocks("docs/own-catalog.md") if b.code.startswith("cat > my-shop.yaml"))
-    shell.run(recipe, folder)
+    shell.run("grlm import --items sample/items.jsonl --events sample/interactions.jsonl --output my-shop", folder)
     return folder
 
 
@@ -134,7 +132,7 @@ def test_blocks_run(page: str, started: Path, shell: Shell, hub: Any, tmp_path: 
         return
     folder = tmp_path / "here"
     shutil.copytree(started, folder, symlinks=True)
-    if "to_csv.py sample my-shop" in (ROOT / page).read_text(encoding="utf-8"):
+    if "--output my-shop\n" in (ROOT / page).read_text(encoding="utf-8"):
         shutil.rmtree(folder / "my-shop")
     monkeypatch.chdir(folder)
     monkeypatch.setitem(shell.environment, "HF_TOKEN", hub.token)

@@ -170,7 +170,7 @@ def _reading(name: str, data: bytes | Callable[[Path, str], None], how: str, kep
         dataset = ["dataset", "data", "--catalog", "catalog", "--output", "out"]
         yield Trial(what, dataset, partial(prepare, old="datasets"), "out")
     items, events = (f"data/{name}", "data/e.csv") if name.startswith("items") else ("data/i.csv", f"data/{name}")
-    yield Trial(f"import of {what}", ["import", "out", "--items", items, "--interactions", events], partial(prepare, old=""), "out")
+    yield Trial(f"import of {what}", ["import", "--items", items, "--events", events, "--output", "out"], partial(prepare, old=""), "out")
 
 
 def _prepare(folder: Path, name: str, data: bytes | Callable[[Path, str], None], kept: Path, old: str) -> None:

@@ -18,7 +18,7 @@ def import_(
     source: Path | None = None,
     *,
     items: Path | None = None,
-    events: Path | None = None,
+    events: Annotated[Path | None, Parameter(name=["--events", "--interactions"])] = None,
     output: Path,
     column: Annotated[list[str] | None, Parameter(negative=())] = None,
     encoding: str = "",

@@ -156,7 +156,11 @@ def test_nothing_is_written_by_a_refusal_or_a_dry_run(
 ) -> None:
     def run(*args: str) -> None:
         monkeypatch.setattr("sys.argv", ["grlm", *args])
-        main()
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code:
+                raise
 
     call = ["import", "--items", str(shop / "products.tsv"), "--events", str(shop / "orders.csv"), "--output", str(shop / "out")]
     for more, said in (
@@ -167,8 +171,6 @@ def test_nothing_is_written_by_a_refusal_or_a_dry_run(
         (["--encoding", "foo"], "is not known to Python"),
         (["--core", "-1"], "core"),
         (["--min-rating", "4"], "no column for 'rating'"),
-        (["--items", str(shop / "orders.csv")], "Name it: --column items.item_id=COLUMN"),
-        (["--items", str(shop / "nowhere.csv")], "No file at"),
         ([str(shop)], "or a folder or zip of MovieLens"),
     ):
         with pytest.raises(SystemExit):
