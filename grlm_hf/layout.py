@@ -15,7 +15,7 @@ CUSTOM_GENERATE = {  # makes ``generate(custom_generate=repo, trust_remote_code=
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
 }
-CONFIG_SCHEMA = 2
+CONFIG_SCHEMA = 3
 DATASET_FACTS = "grlm_dataset.json"
 DATASET_SCHEMA = 1
 SCHEMA_KEY = b"grlm_dataset_schema"
@@ -24,6 +24,7 @@ CARD = "README.md"
 PLACE = "PATH-OR-REPO"  # in a card: replaced by the repository's name when it is published
 TAGS = ["grlm", "recommendation", "generative-recommendation", "term-ids"]
 CARD_FOLDER = "card"
+COUNTING_FOLDER = "counting"  # of a run: a recommender without a language model
 PRIOR_FOLDER = "prior"  # of a checkpoint
 NEIGHBORS_FILE = "neighbors.parquet"
 TERMS_FACTS = "terms.json"

@@ -86,7 +86,7 @@ def _show_report(report: Report, output: Path) -> None:
     for item in history:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print("and is recommended:")
-    print(listing(grlm.recommend(case.history, min(5, len(grlm.catalog)), exclude_seen=True)))
+    print(listing(grlm.recommend(case.history, min(5, len(grlm.catalog)))))
     print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
     print(f"\n{short_text(report)}{_how_to_ship(report, output)}")
 
@@ -98,8 +98,7 @@ def _how_to_ship(report: Report, output: Path) -> str:
 
     method, tuning = stated(report).ship, output / "priors" / "tuning.json"
     if uses_language_model(method):
-        prior = ', and "prior": "own" in each request' if "+" in method else ""
-        return f"\nShip it: grlm serve {output / 'checkpoint'}{prior}"
+        return f"\nShip it: grlm serve {output / 'checkpoint'}"
     found = read_json(tuning) if tuning.is_file() else {"combinations": {}, "methods": {}}
     weights = found["combinations"].get(method, {}).get("weights") or ({method: 1.0} if method in found["methods"] else None)
     if weights is None:

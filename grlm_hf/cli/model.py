@@ -107,8 +107,11 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Allowed:
-    exclude_seen: Annotated[bool, Parameter(negative=())] = False
-    """Leave out items of the history."""
+    prior: Literal["own", "none"] | None = None
+    """own: the checkpoint's recommender without a language model counts, too; none: the language model alone. By default as the checkpoint
+    was evaluated."""
+    exclude_seen: bool | None = None
+    """Leave out items of the history. By default as the checkpoint was evaluated."""
     domain: str = ""
     """Recommend only items of this domain."""
     allow: str = ""
@@ -169,12 +172,13 @@ def recommend(
     if allowed.domain:
         check_domain(grlm.catalog, allowed.domain)
     found = grlm.recommend(
-        items, k, exclude_seen=allowed.exclude_seen, domain=allowed.domain or None, allow=allow if allowed.allow else None, exclude=exclude,
+        items, k, prior=allowed.prior, exclude_seen=allowed.exclude_seen, domain=allowed.domain or None,
+        allow=allow if allowed.allow else None, exclude=exclude,
         banned_terms=_listed(allowed.ban_terms), unknown_items=allowed.unknown_items, **asdict(search),
     )  # fmt: skip
     if found.skipped:
         say(f"grlm: left out, since the catalog lacks them: {', '.join(found.skipped[:10])}{' …' if len(found.skipped) > 10 else ''}")
-    if found.answered_by != "model":
+    if found.answered_by == "popularity":
         say("grlm: the history has no known item; these are the most popular items.")
     if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,8 @@ def serve(
     catalog: Path | None = None,
     backend: Backend = "transformers",
     device: str = "",
+    prior: Literal["own", "none"] | None = None,
+    exclude_seen: bool | None = None,
     max_batch: int = 32,
     max_wait_ms: float = 2.0,
     queue: int = 256,
@@ -59,6 +61,11 @@ def serve(
         transformers, or vllm to search with its engine.
     device
         Device of the model, such as cuda; by default where it is loaded.
+    prior
+        own, to use the checkpoint's recommender without a language model beside it, or none; for requests that do not say. By default as
+        the checkpoint was evaluated.
+    exclude_seen
+        Whether items of the history are left out; for requests that do not say. By default as the checkpoint was evaluated.
     max_batch
         Largest number of histories in a search.
     max_wait_ms
@@ -97,7 +104,8 @@ def serve(
         if not key:
             raise ValueError(f"{api_key_file} is empty; expected an API key.")
     options = ServeOptions(
-        host=host, port=port, state=state, catalog=catalog, max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue,
+        host=host, port=port, state=state, catalog=catalog, prior=prior, exclude_seen=exclude_seen,
+        max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue,
         max_body_mb=max_body_mb, max_upload_mb=max_upload_mb, max_beams=max_beams, max_seconds=max_seconds,
         allowed_hosts=tuple(allowed_host or ()), keep=keep, grace_s=grace_s, api_key=key, log_histories=log_histories,
     )  # fmt: skip

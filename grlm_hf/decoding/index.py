@@ -131,6 +131,8 @@ class SearchIndex:
         Raises `ValueError` for unknown ids, an unknown domain, a mask or prior of another shape, a negative or non-finite weight, banned
         terms where identifiers have no terms, or ``prior="own"``, which the recommender resolves.
         """
+        if isinstance(rules.prior, str) and rules.prior == "none":
+            rules = replace(rules, prior=None)
         prior = rules.prior
         if prior is not None and not isinstance(prior, Mapping) and np.ndim(prior) == 2:
             rows = np.asarray(prior)

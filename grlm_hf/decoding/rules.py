@@ -30,9 +30,11 @@ class Rules:
         domain: recommend only items of this domain (``catalog.domains``); as `allow` with all of them, and cheaper.
         exclude: item ids that are not recommended.
         banned_terms: items with one of these terms in their identifier are not recommended. Only for schemes that people can read.
-        exclude_seen: do not recommend the items of the history.
+        exclude_seen: do not recommend the items of the history. ``None``: as the checkpoint was evaluated (`GRLMConfig.exclude_seen`), and
+            outside of a recommender no.
         prior: a non-negative weight for each item, float [n_items], or [n_histories, n_items]; or a mapping from id to weight, where
-            missing ids have weight 1. Weight 0 excludes an item. Or ``"own"``: the prior that the checkpoint carries.
+            missing ids have weight 1. Weight 0 excludes an item. Or ``"own"``: the prior that the checkpoint carries; or ``"none"``.
+            ``None``: as the checkpoint was evaluated (`GRLMConfig.own_prior`), and outside of a recommender none.
         prior_weight: λ in ``log p(identifier | history) + λ · log prior``.
         shared: one of `Shared`.
         unknown_items: "error", or "skip" ids of histories, `allow` and `exclude` that the catalog lacks (`Recommendations.skipped`).
@@ -45,7 +47,7 @@ class Rules:
     domain: str | None = None
     exclude: Collection[str] = ()
     banned_terms: Collection[str] = ()
-    exclude_seen: bool = False
+    exclude_seen: bool | None = None
     prior: Any = None
     prior_weight: float = 1.0
     shared: Shared = "full"
@@ -60,15 +62,15 @@ class Rules:
         object.__setattr__(self, "allow", allow)
         object.__setattr__(self, "exclude", _several(self.exclude, "exclude"))
         object.__setattr__(self, "banned_terms", _several(self.banned_terms, "banned_terms"))
-        if isinstance(self.prior, str) and self.prior != "own":
-            raise ValueError(f"prior is {self.prior!r}; expected 'own', weights of items, or None.")
+        if isinstance(self.prior, str) and self.prior not in ("own", "none"):
+            raise ValueError(f"prior is {self.prior!r}; expected 'own', 'none', weights of items, or None.")
         if not np.isfinite(self.prior_weight) or self.prior_weight < 0:
             raise ValueError(f"prior_weight is {self.prior_weight}; expected a finite number of at least 0.")
         if self.shared not in get_args(Shared):
             raise ValueError(f"shared is {self.shared!r}; expected one of {get_args(Shared)}.")
         if self.unknown_items not in get_args(Unknown):
             raise ValueError(f"unknown_items is {self.unknown_items!r}; expected one of {get_args(Unknown)}.")
-        if self.shared == "prior" and self.prior is None:
+        if self.shared == "prior" and (self.prior is None or (isinstance(self.prior, str) and self.prior == "none")):
             raise ValueError("shared='prior' splits an identifier's probability by the items' priors; give prior=…, or choose 'equal'.")
 
 
@@ -137,7 +139,7 @@ class Flags(TypedDict, total=False):
     domain: str | None
     exclude: Collection[str]
     banned_terms: Collection[str]
-    exclude_seen: bool
+    exclude_seen: bool | None
     prior: str | Mapping[str, float] | np.ndarray | None
     prior_weight: float
     shared: Shared

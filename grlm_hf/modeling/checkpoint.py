@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
+from grlm_hf.engines.none import NoModel
 from grlm_hf.files import check_replaceable, replacing
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE
@@ -54,10 +55,14 @@ def load_checkpoint(
     tokenizer = load_tokenizer(folder, local_files_only=True)
     for name in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
         tokenizer.init_kwargs.pop(name, None)
+    if not config.language_model and (model is not None or backend != "transformers" or model_kwargs):
+        raise ValueError(f"{path_or_repo} is a recommender without a language model; it takes no model, backend or options of one.")
     if model is None and backend == "vllm":
         from grlm_hf.vllm.engine import VLLMEngine, start_for_searches  # the one import from a later room: an engine that is chosen by name
 
         model = VLLMEngine(start_for_searches(str(folder), **model_kwargs))
+    elif model is None and not config.language_model:
+        model = NoModel()
     elif model is None:
         model = load_causal_lm(folder, local_files_only=True, use_safetensors=True, **model_kwargs)
     with one_line_errors("trie", folder):
@@ -71,17 +76,19 @@ def save_checkpoint(folder: str | Path, model: Any, tokenizer: Any, index: Searc
     """Writes a checkpoint, replacing `folder` as a whole. Raises `ValueError` if `folder` holds other files and no catalog."""
     check_replaceable(folder, CATALOG_FILE)
     with replacing(folder) as new:
-        model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would change the scores
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        )
-        model.save_pretrained(new)
+        new.mkdir(exist_ok=True)
+        if config.language_model:
+            model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would change the scores
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+            )
+            model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         index.catalog.save_pretrained(new)
         config.save(new / CONFIG_FILE)
         index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
         if prior:
             prior.save(new / PRIOR_FOLDER)
-        for name, text in CUSTOM_GENERATE.items():
+        for name, text in CUSTOM_GENERATE.items() if config.language_model else ():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(text, encoding="utf-8")
 

@@ -9,7 +9,7 @@ from grlm_hf.files import read_json, write_json
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CONFIG_SCHEMA
 
-_LATER = {"history", "max_tokens", "scheme"}  # keys that older checkpoints lack
+_LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model"}  # keys that older checkpoints lack
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,28 @@ class GRLMConfig:
     """Token budget of a prompt and its answer in training; 0: only the model's own limit counts."""
     scheme: str = TERMS.name
     """What an identifier is (`grlm_hf.identifiers.SCHEMES`)."""
+    exclude_seen: bool = False
+    """Whether items of the history are left out unless a request says otherwise: as the checkpoint was evaluated."""
+    own_prior: bool = False
+    """Whether the checkpoint's own prior is used unless a request says otherwise: as the checkpoint was evaluated."""
+    language_model: bool = True
+    """Whether there is one. Without it, items are ranked by the checkpoint's own prior alone."""
 
     def save(self, path: Path) -> None:
-        """Writes the config. That of Term IDs has schema 1 and names no scheme, so that older versions read it."""
+        """Writes the config, with the lowest schema that states it, so that older versions read what they can."""
         values = asdict(self)
-        if self.scheme == TERMS.name:
-            del values["scheme"]
-        write_json(path, values | {"schema": 1 if self.scheme == TERMS.name else CONFIG_SCHEMA})
+        schema = 1
+        for name, since in (
+            ("scheme", 2),
+            ("exclude_seen", CONFIG_SCHEMA),
+            ("own_prior", CONFIG_SCHEMA),
+            ("language_model", CONFIG_SCHEMA),
+        ):
+            if values[name] == getattr(GRLMConfig, name):
+                del values[name]
+            else:
+                schema = max(schema, since)
+        write_json(path, values | {"schema": schema})
 
     @classmethod
     def load(cls, path: Path) -> GRLMConfig:
@@ -52,6 +67,6 @@ class GRLMConfig:
         for name, value in values.items():
             if type(value) is not known[name]:
                 raise ValueError(f"{path}: {name} is {str(value)[:100]!r}; expected a value of type {known[name].__name__}.")
-            if isinstance(value, int) and value < (1 if name == "max_history" else 0):
+            if type(value) is int and value < (1 if name == "max_history" else 0):
                 raise ValueError(f"{path}: {name} is {value}; expected {1 if name == 'max_history' else 0} or more.")
         return cls(**values)

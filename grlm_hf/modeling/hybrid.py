@@ -51,7 +51,10 @@ def tune_hybrid(
     for start in range(0, len(cases), rows):
         some = histories[start : start + rows]
         common = {"exclude_seen": exclude_seen, "batch_size": batch_size}
-        for answers in (grlm.recommend(some, k, **common), grlm.recommend(some, k, prior=prior.probabilities(some), **common)):
+        for answers in (
+            grlm.recommend(some, k, prior="none", **common),
+            grlm.recommend(some, k, prior=prior.probabilities(some), **common),
+        ):
             for row, answer in enumerate(answers, start):
                 model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
     parts = {"grlm": model} | prior.parts(histories)

@@ -19,6 +19,7 @@ from grlm_hf.decoding.sampling import sample
 from grlm_hf.decoding.search import Found
 from grlm_hf.decoding.search import search as search_trie
 from grlm_hf.engines.choose import engine_of
+from grlm_hf.engines.none import NoModel
 from grlm_hf.engines.protocol import MAX_LOGITS, Batch
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import HISTORIES, OBJECTIVES
@@ -76,6 +77,8 @@ class GRLMForRecommendation:
         _check_config(config, found, catalog)
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
+        if not config.language_model and prior is None:
+            raise ValueError("A recommender without a language model needs a prior; this checkpoint has none. Restore its folder 'prior'.")
         self.engine = engine_of(model)
         if isinstance(model, torch.nn.Module):
             model.eval()
@@ -144,8 +147,14 @@ class GRLMForRecommendation:
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the checkpoint: model, tokenizer, catalog, config and prior. It replaces `folder` as a whole, or not at all. Raises
         `ValueError` if `folder` holds other files and no catalog; or the engine keeps the model."""
-        index, model = self.shelf.index, self.language_model("saving")
+        index, model = self.shelf.index, self.language_model("Saving") if self.config.language_model else None
         save_checkpoint(folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index.catalog))
+
+    def without_language_model(self, prior: Fused) -> GRLMForRecommendation:
+        """A recommender that ranks by `prior` alone, with this one's catalog and rules: it is saved, served and pushed like any other, and
+        needs no GPU. Scores and log-probabilities are natural logs of the prior's probabilities."""
+        config = replace(self.config, language_model=False, own_prior=True)
+        return type(self)(NoModel(), self.tokenizer, self.catalog, config, self.trie, prior)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the checkpoint with its catalog as a model repository in one commit; returns its URL."""
@@ -209,7 +218,8 @@ class GRLMForRecommendation:
         Args:
             history: item ids, oldest first; or a list of histories. Only the last ``config.max_history`` items are read, fewer
                 where the model has no room for them.
-            rules: which items may be recommended, and priors (`Rules`).
+            rules: which items may be recommended, and priors (`Rules`). What they leave open is as the checkpoint was evaluated: with
+                its own prior or none, and with seen items left out or not (`GRLMConfig`).
             search: how to search (`SearchOptions`).
             batch_size: histories searched at once, at most; fewer where a large vocabulary's logits would take gigabytes.
             progress: called with the number of histories done since the last call.
@@ -230,6 +240,7 @@ class GRLMForRecommendation:
         """
         started = time.perf_counter()
         rules, options = request_of(flags, rules, search, "recommend()")
+        rules = self._as_evaluated(rules)
         index = self.shelf.index  # this call's version of the catalog
         histories, single = as_histories(history)
         rules, histories, skipped = skip_unknown(rules, histories, index.catalog)
@@ -237,11 +248,19 @@ class GRLMForRecommendation:
         _check_count("k", k, index.catalog, batch_size)
         width, deadline = options.width(k, n, index.catalog.scheme.noun, f"k={k} items"), options.deadline(started)
         adjustments = index.adjustments(self._with_own_prior(rules, index.catalog, histories), histories)
+        if not self.config.language_model:
+            zeros = np.zeros(len(index.catalog))
+            results = [
+                _by_adjustment(index, zeros, k, a, "counting" if h else "popularity") for h, a in zip(histories, adjustments, strict=True)
+            ]
+            for result in results:
+                result.skipped = skipped
+            return results[0] if single else results
         results = [Recommendations(version=index.version) for _ in histories]
         shares = None if all(histories) else self._popularity(index.catalog)
         full = [i for i, h in enumerate(histories) if h or shares is None]  # without popularity, the prompts refuse an empty history
         for i in sorted(set(range(len(histories))) - set(full)):
-            results[i] = _popular(index, shares, k, adjustments[i])  # type: ignore[arg-type]
+            results[i] = _by_adjustment(index, shares, k, adjustments[i], "popularity", masks_only=True)  # type: ignore[arg-type]
         prompts = dict(zip(full, self.prompts(index, [[index.catalog.position(i) for i in histories[h]] for h in full]), strict=True))
         for batch in self._batches(prompts, width, batch_size):
             by_rank = [adjustments[i].by_rank for i in batch]
@@ -262,8 +281,16 @@ class GRLMForRecommendation:
         order = sorted(prompts, key=lambda i: len(prompts[i]))
         return [order[i : i + size] for i in range(0, len(order), size)]
 
+    def _as_evaluated(self, rules: Rules) -> Rules:
+        """The rules with what they leave open set as the checkpoint was evaluated."""
+        seen = self.config.exclude_seen if rules.exclude_seen is None else rules.exclude_seen
+        own = rules.prior is None and self.config.own_prior and self.prior is not None
+        if not self.config.language_model and not own and not (isinstance(rules.prior, str) and rules.prior == "own"):
+            raise ValueError("This recommender has no language model: it ranks by its own prior alone. Leave prior out.")
+        return replace(rules, exclude_seen=seen, prior="own" if own else rules.prior)
+
     def _with_own_prior(self, rules: Rules, catalog: Catalog, histories: Sequence[Sequence[str]]) -> Rules:
-        if not isinstance(rules.prior, str):
+        if not isinstance(rules.prior, str) or rules.prior == "none":
             return rules
         return replace(rules, prior=self.prior_on(catalog).probabilities(histories))
 
@@ -314,6 +341,7 @@ class GRLMForRecommendation:
         allowed. Raises `ValueError` as `recommend` does, and for a temperature that is not above 0.
         """
         rules, _ = request_of(flags, rules, None, "sample()", ALLOWED)
+        rules = replace(rules, exclude_seen=self.config.exclude_seen if rules.exclude_seen is None else rules.exclude_seen)
         index = self.shelf.index
         histories, single = as_histories(history)
         rules, histories, skipped = skip_unknown(rules, histories, index.catalog)
@@ -394,14 +422,17 @@ def _ranked(index: SearchIndex, found: Found, k: int, adjustment: ScoreAdjustmen
     return Recommendations(items, found.certified, found.gap, found.forwards, index.version)
 
 
-def _popular(index: SearchIndex, shares: np.ndarray, k: int, adjustment: ScoreAdjustment) -> Recommendations:
-    """The most popular items that the rules allow; in a tie, in the order of the catalog."""
-    score = shares.copy()
-    if adjustment.by_item is not None:
-        score[adjustment.by_item == -np.inf] = -np.inf
+def _by_adjustment(
+    index: SearchIndex, score: np.ndarray, k: int, adjustment: ScoreAdjustment, by: str, masks_only: bool = False
+) -> Recommendations:
+    """The best items by `score`, float64 [n_items], and the adjustment, or of it only what is forbidden; in a tie, in the order of the
+    catalog."""
+    score = score.copy()
+    if (by_item := adjustment.by_item) is not None:
+        score += np.where(by_item == -np.inf, -np.inf, 0.0) if masks_only else by_item
     order = [int(p) for p in np.argsort(-score, kind="stable")[:k] if score[p] > -np.inf]
     items = (_recommendation(index, RankedItem(p, float(score[p]), 0), float(score[p])) for p in order)
-    return Recommendations(items, version=index.version, answered_by="popularity")
+    return Recommendations(items, version=index.version, answered_by=by)
 
 
 def _recommendation(index: SearchIndex, ranked: RankedItem, log_prob: float) -> Recommendation:

@@ -51,8 +51,8 @@ class Recommendations(list[Recommendation]):
             stopped with fewer than `k` items, ``nan`` without ``exact=True``.
         forwards: forward passes of the model, shared by the histories of a batch.
         version: of the catalog that was searched (`GRLMForRecommendation.version`).
-        answered_by: "model"; or "popularity" for a history without a known item, where `score` and `log_prob` are the natural log of the
-            item's share of the training events.
+        answered_by: "model"; "popularity" for a history without a known item, where `score` and `log_prob` are the natural log of the
+            item's share of the training events; or "counting" by a recommender without a language model.
         skipped: unknown ids of the request that were left out (``unknown_items="skip"``).
     """
 

@@ -34,6 +34,9 @@ _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Candidate weights of `tune_weights`."""
 
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
+"""Candidate temperatures of `fit_temperature`."""
+
 
 class Fused:
     """A weighted sum of scorers, which is itself a scorer.
@@ -44,13 +47,17 @@ class Fused:
     Args:
         components: name → (scorer, weight). The name is also the file's name: letters, digits, ``_``, ``-`` and ``+``.
         item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
+        temperature: divides the sum. It changes no ranking by this scorer alone, only how sure it is (`fit_temperature`).
 
-    Raises `ValueError` for no components, an invalid name, or a weight that is negative or not finite.
+    Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0.
     """
 
     kind: ClassVar[str] = "fused"
 
-    def __init__(self, components: Mapping[str, tuple[Scorer, float]], item_ids: Sequence[str] | None = None):
+    def __init__(self, components: Mapping[str, tuple[Scorer, float]], item_ids: Sequence[str] | None = None, temperature: float = 1.0):
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"The temperature is {temperature}; expected a finite number above 0.")
+        self.temperature = float(temperature)
         if not components:
             raise ValueError("A fused prior needs at least one component; found none.")
         for name, (_, weight) in components.items():
@@ -72,7 +79,9 @@ class Fused:
         """The same scorers with these weights, without those that have none. Raises ``ValueError`` for an unknown name."""
         if strange := sorted(weights.keys() - self.components.keys()):
             raise ValueError(f"There is no component {strange[0]!r}; the prior has {sorted(self.components)}.")
-        return Fused({name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids)
+        return Fused(
+            {name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids, self.temperature
+        )
 
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
@@ -80,7 +89,7 @@ class Fused:
         texts = {name: scorer.following(catalog.items) for name, (scorer, _) in self.components.items() if isinstance(scorer, TextKNN)}
         if ids == self.item_ids and all(text is self.components[name][0] for name, text in texts.items()):
             return self
-        return Fused({name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}, ids)
+        return Fused({name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}, ids, self.temperature)
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -113,11 +122,14 @@ class Fused:
         return found
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: Σ weight · log p of each item, normalised so that a row's probabilities sum to 1; see `Scorer`."""
+        """float32 `[n, n_items]`: Σ weight · log p / temperature of each item, so that a row's probabilities sum to 1; see
+        `Scorer`."""
         total = np.zeros((len(histories), len(self.item_ids)), np.float32)
         for name, (_, weight) in self.components.items():
             if weight:
                 total += np.float32(weight) * self._part(name, histories)
+        if self.temperature != 1:
+            total /= np.float32(self.temperature)
         total -= total.max(1, keepdims=True)
         total -= np.log(np.exp(total).sum(1, dtype=np.float64))[:, None].astype(np.float32)
         return total
@@ -140,7 +152,8 @@ class Fused:
                     )
                 scorer.save(new / f"{name}{_SUFFIX}")  # type: ignore[attr-defined]
                 stated.append({"name": name, "kind": scorer.kind, "weight": weight, "items": _hash(scorer.item_ids)})  # type: ignore[attr-defined]
-            write_json(new / _FACTS, {"schema": _SCHEMA, "components": stated})
+            more = {} if self.temperature == 1 else {"temperature": self.temperature}
+            write_json(new / _FACTS, {"schema": _SCHEMA, "components": stated, **more})
 
     @classmethod
     def load(cls, folder: str | Path) -> Fused:
@@ -160,7 +173,7 @@ class Fused:
                 if _hash(scorer.item_ids) != stated["items"]:
                     raise ValueError(f"{folder / stated['name']}{_SUFFIX} has other items than {_FACTS} states. Restore the whole folder.")
                 components[stated["name"]] = (scorer, stated["weight"])
-            return cls(components)
+            return cls(components, temperature=facts.get("temperature", 1.0))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
 
@@ -216,6 +229,33 @@ def tune_weights(
         if weights == before:
             break
     return weights, best
+
+
+def fit_temperature(prior: Fused, cases: Sequence[Case]) -> tuple[float, float, float]:
+    """The temperature under which validation targets are likeliest, and their mean negative log-likelihood (nats) before and after.
+
+    A product of experts is too sure of itself, since each expert counts the same evidence again. Targets outside the items are left out.
+
+    Raises `ValueError` where no target is among the items.
+    """
+    column = {item: n for n, item in enumerate(prior.item_ids)}
+    known = [case for case in cases if case.target in column]
+    if not known:
+        raise ValueError("No target of the validation cases is among the prior's items.")
+    losses = np.zeros(len(TEMPERATURES))
+    rows = max(1, 2**24 // len(prior.item_ids))
+    for start in range(0, len(known), rows):
+        some = known[start : start + rows]
+        sharp = prior.scores([case.history for case in some]).astype(np.float64) * prior.temperature
+        target = np.array([column[case.target] for case in some])
+        for n, temperature in enumerate(TEMPERATURES):
+            scores = sharp / temperature
+            top = scores.max(1)
+            mass = np.log(np.exp(scores - top[:, None]).sum(1)) + top
+            losses[n] += (mass - scores[np.arange(len(some)), target]).sum()
+    losses /= len(known)
+    best = int(losses.argmin())
+    return TEMPERATURES[best], float(losses[TEMPERATURES.index(1.0)]), float(losses[best])
 
 
 def _weighted_sum(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:

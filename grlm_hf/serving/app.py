@@ -194,7 +194,10 @@ async def rollback(service: Served) -> Response:
 async def index(service: Served) -> Response:
     """What is here."""
     places = {"docs": "/docs", "recommend": "POST /recommend", "catalog": "/catalog", "items": "/items", "health": "/health"}
-    return JSONResponse({"service": "GRLM recommender", "grlm_hf": __version__, "version": service.current.number, **places})
+    config = service.grlm.config
+    defaults = {"prior": "own" if config.own_prior else "none", "exclude_seen": config.exclude_seen}
+    about = {"service": "GRLM recommender", "grlm_hf": __version__, "version": service.current.number, "defaults": defaults}
+    return JSONResponse(about | places)
 
 
 @routes.get("/health/live", response_model=schemas.Health, tags=["health"])

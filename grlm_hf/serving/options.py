@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from grlm_hf.settings import Count, NotNegative, Positive, Range, check_settings
 
@@ -23,6 +23,10 @@ class ServeOptions:
     """Folder that keeps changes of the catalog; ``None``: they are lost when the service stops."""
     catalog: Path | None = None
     """Folder whose ``catalog.parquet`` an empty ``POST /catalog/reload`` reads."""
+    prior: Literal["own", "none"] | None = None
+    """For requests that do not say; ``None``: as the checkpoint was evaluated."""
+    exclude_seen: bool | None = None
+    """Likewise: whether items of the history are left out."""
     max_batch: Count = 32
     """Histories searched at once."""
     max_wait_ms: NotNegative = 2.0

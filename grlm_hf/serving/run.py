@@ -115,13 +115,15 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        options, current = self.service.options, self.service.current
+        options, current, config = self.service.options, self.service.current, self.service.grlm.config
         host, port = self.listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         kept = f"are kept in {options.state}." if options.state else "are lost when the service stops; keep them with --state FOLDER."
         lines = [
             f"Serving {self.checkpoint} ({len(current.catalog)} items, version {current.number}) on {url}",
             f"Docs: {url}/docs",
+            f"Requests that do not say: prior {'own' if config.own_prior else 'none'}, items of the history "
+            f"{'left out' if config.exclude_seen else 'recommended, too'}.",
             f"Changes of the catalog {kept}",
         ]
         if not options.api_key:

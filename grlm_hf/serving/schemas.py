@@ -39,12 +39,14 @@ class RecommendRequest(_Request):
         None, description="Histories of several users, instead of `history`.", examples=[None]
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Items wanted; by default 10, or all of a smaller catalog.")
-    exclude_seen: bool = Field(False, description="Leave out the items of the history.")
+    exclude_seen: bool | None = Field(None, description="Leave out the items of the history; by default as the service does.")
     allow: Annotated[list[ItemId], Field(max_length=MAX_IDS)] | None = Field(None, description="Only these.")
     exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS)] = Field([], description="Never these.")
     banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS)] = Field([], description="No item whose Term ID has one of these.")
     domain: ItemId | None = Field(None, description="Only items of this domain.")
-    prior: Literal["own"] | None = Field(None, description="`own`: use the checkpoint's own prior.")
+    prior: Literal["own", "none"] | None = Field(
+        None, description="`own`: use the checkpoint's own prior; `none`: the language model alone. By default as the service does."
+    )
     prior_weight: float = Field(1.0, ge=0, le=100)
     shared: Shared = Field("full", description="How items with the same Term ID share its probability.")
     unknown_items: Unknown = Field("error", description="`skip`: leave out ids that the catalog lacks, and list them in `skipped`.")
@@ -80,7 +82,9 @@ class Recommended(BaseModel):
 class Result(BaseModel):
     items: list[Recommended] = Field(description="Best first.")
     certified: bool = Field(description="No other item ranks above any of them (only exact searches, and time enough).")
-    answered_by: str = Field(description="`model`; or `popularity` where no item of the history is known.")
+    answered_by: str = Field(
+        description="`model`; `popularity` where no item of the history is known; `counting` without a language model."
+    )
     skipped: list[str] = Field(description="Unknown ids of the request that were left out (`unknown_items`).")
     gap: float | None = Field(description="Upper bound on (score of the best missing item − score of the last item); null where unknown.")
 

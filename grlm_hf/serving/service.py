@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -57,6 +58,14 @@ class Service:
 
     def __init__(self, grlm: GRLMForRecommendation, options: ServeOptions | None = None):
         self.grlm, self.options = grlm, options or ServeOptions()
+        if self.options.prior == "own" and grlm.prior is None:
+            raise ValueError("--prior own, but this checkpoint has no prior. Leave it out, or serve a checkpoint of `grlm run`.")
+        own, seen = self.options.prior, self.options.exclude_seen
+        grlm.config = replace(
+            grlm.config,
+            own_prior=(grlm.config.own_prior if own is None else own == "own") and grlm.prior is not None,
+            exclude_seen=grlm.config.exclude_seen if seen is None else seen,
+        )
         self.metrics = Metrics()
         self._temporary = None if self.options.state else tempfile.TemporaryDirectory(prefix="grlm-serve-")
         self.state = State(self.options.state or Path(self._temporary.name), self.options.keep)  # type: ignore[union-attr]

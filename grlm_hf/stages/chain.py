@@ -12,11 +12,11 @@ from typing import Any
 
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
-from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
-from grlm_hf.stages.model import make_checkpoint, make_report
+from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation
 from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.tasks.prompts import templates_hash
 
@@ -126,9 +126,17 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         yield _Stage(
             "priors",
             [datasets],
-            [r.priors.methods, r.priors.combinations(), r.priors.validation_users, r.sequence_model, r.seed],
+            [r.priors.methods, r.priors.combinations(), r.priors.validation_users, r.sequence_model, r.seed, r.evaluate.exclude_seen],
             [priors],
-            lambda key: make_priors(datasets, priors, r.priors, r.sequence_model, work=state / f"priors-{key}", seed=r.seed),
+            lambda key: make_priors(
+                datasets,
+                priors,
+                r.priors,
+                r.sequence_model,
+                work=state / f"priors-{key}",
+                seed=r.seed,
+                exclude_seen=r.evaluate.exclude_seen,
+            ),
         )
     teacher = Path(r.train.distill.model or priors / SASREC_FILE) if r.train.distill.weight else None
     yield _Stage(
@@ -145,14 +153,18 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     datasets, checkpoint, priors, hybrids, report = (
         out / name for name in ("datasets", "checkpoint", "priors", "hybrids.json", "report.json")
     )
+    counting = out / COUNTING_FOLDER
     if r.priors.methods:
         yield _Stage(
             "hybrid",
             [datasets, priors, checkpoint / CATALOG_FILE, *sorted(checkpoint.glob("*.safetensors"))],
-            [r.priors, r.seed],
-            [hybrids, *([checkpoint / PRIOR_FOLDER] if r.priors.hybrid_names() else [])],
-            lambda _: make_hybrid(checkpoint, datasets, priors, hybrids, r.priors, seed=r.seed),
+            [r.priors, r.seed, r.evaluate.exclude_seen],
+            [hybrids, *([checkpoint / PRIOR_FOLDER, counting] if r.priors.hybrid_names() else [])],
+            lambda _: make_hybrid(
+                checkpoint, datasets, priors, hybrids, r.priors, seed=r.seed, exclude_seen=r.evaluate.exclude_seen, counting=counting
+            ),
         )
+    remember_evaluation(checkpoint, r.evaluate.exclude_seen, own_prior=bool(r.priors.methods and r.priors.hybrid_names()))
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
     yield _Stage(
         "evaluate",

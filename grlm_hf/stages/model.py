@@ -117,6 +117,16 @@ def make_checkpoint(
     return grlm
 
 
+def remember_evaluation(checkpoint: str | Path, exclude_seen: bool, own_prior: bool) -> None:
+    """Makes a local checkpoint answer as it is evaluated, unless a request says otherwise (`GRLMConfig.exclude_seen`, `own_prior`)."""
+    from grlm_hf.modeling.config import GRLMConfig
+
+    path = Path(checkpoint) / CONFIG_FILE
+    before = GRLMConfig.load(path)
+    if (after := replace(before, exclude_seen=exclude_seen, own_prior=own_prior)) != before:
+        after.save(path)
+
+
 @alone
 def make_report(
     checkpoint: str | Path,

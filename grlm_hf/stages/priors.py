@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ def make_priors(
     *,
     work: str | Path | None = None,
     seed: int = 0,
+    exclude_seen: bool = True,
 ) -> Fused:
     """Fits the recommenders of `config.methods` and weighs its combinations; writes the folder `output`: a `grlm_hf.priors.fused.Fused` of
     all of them, and ``tuning.json`` with the chosen settings and weights.
@@ -40,6 +41,7 @@ def make_priors(
         datasets: a dataset repository, folder or Hub id. Training events are learnt from; validation cases choose settings and weights.
         sequence_model: settings of the method ``sasrec``.
         work: keeps the state of its training.
+        exclude_seen: items of the history are left out, as the evaluation will do.
 
     Raises:
         ValueError: a dataset without validation cases.
@@ -65,10 +67,10 @@ def make_priors(
     tuned: dict[str, Any] = {}
     for name in config.methods:
         if name == "item_knn":
-            settings = tune_knn(ids, histories, many)
+            settings = tune_knn(ids, histories, many, exclude_seen=exclude_seen)
             made[name], tuned[name] = ItemKNN.fit(ids, histories, settings), asdict(settings)
         elif name == "text_knn":
-            made[name] = tune_text(TextKNN.fit(catalog.items), cases)
+            made[name] = tune_text(TextKNN.fit(catalog.items), cases, exclude_seen=exclude_seen)
             tuned[name] = asdict(made[name].config)
         else:
             made[name] = train_sequence_model(ids, histories, sequence_model, validation=cases, seed=seed, work=work)
@@ -78,7 +80,7 @@ def make_priors(
     if names := config.combinations():
         parts = fused.parts([c.history for c in cases])
         for combination in names:
-            weights, reached = tune_weights({name: parts[name] for name in combination.split("+")}, cases, ids)
+            weights, reached = tune_weights({name: parts[name] for name in combination.split("+")}, cases, ids, exclude_seen=exclude_seen)
             combinations[combination] = {"weights": weights, "ndcg@10": reached}
         fused = Fused({n: (s, combinations[names[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
     fused.save(output)
@@ -94,9 +96,15 @@ def make_hybrid(
     config: PriorsConfig | None = None,
     *,
     seed: int = 0,
+    exclude_seen: bool = True,
+    counting: str | Path | None = None,
 ) -> dict[str, Any]:
     """Weighs each of the hybrids of `config` beside the checkpoint's language model, on validation cases; writes the weights to the file
     `output`, and the best hybrid's prior into the checkpoint, for ``recommend(prior="own")``.
+
+    Args:
+        exclude_seen: items of the history are left out, as the evaluation will do.
+        counting: folder that receives the best recommender without the language model, calibrated (`fit_temperature`).
 
     The file's block ``validation`` compares all methods on these cases and chooses the one to ship (`grlm_hf.evaluation.verdict.choose`).
 
@@ -107,7 +115,7 @@ def make_hybrid(
     from grlm_hf.layout import PRIOR_FOLDER
     from grlm_hf.modeling.hybrid import tune_hybrid
     from grlm_hf.modeling.recommender import GRLMForRecommendation
-    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.fused import Fused, fit_temperature
     from grlm_hf.priors.popularity import Popularity
     from grlm_hf.priors.tuning import Targets
 
@@ -120,7 +128,7 @@ def make_hybrid(
     by_case: dict[str, np.ndarray] = {}
     best: Fused | None = None
     for hybrid in config.hybrid_names():
-        tuned = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases)
+        tuned = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases, exclude_seen=exclude_seen)
         if best is None or tuned.ndcg > max(f["ndcg@10"] for f in found.values()):
             best = tuned.prior
         found[hybrid] = {"weights": tuned.prior.weights, "ndcg@10": tuned.ndcg}
@@ -133,8 +141,19 @@ def make_hybrid(
         alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
         alone |= {name: fused.weighted(combination["weights"]) for name, combination in combinations.items()}
         alone["popularity"] = Popularity.fit(fused.item_ids, train_histories(datasets))
-        by_case |= {name: Targets(scorer.item_ids, cases).by_case(scorer) for name, scorer in alone.items()}
+        by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
+        if counting is not None:
+            mean = {name: float(by_case[name].mean()) for name in alone}
+            name = max((n for n in mean if n != "popularity"), key=mean.__getitem__)
+            weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
+            prior = fused.weighted({part: weight for part, weight in weights.items() if weight})
+            temperature, before, after = fit_temperature(prior, cases)
+            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature))
+            made.config = replace(made.config, exclude_seen=exclude_seen)
+            made.save_pretrained(counting)
+            facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}
+            content["counting"] = facts | {"nll": {"before": before, "after": after}}
     with replacing(output) as new:
         new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return found

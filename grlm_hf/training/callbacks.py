@@ -139,7 +139,7 @@ def target_ranks(grlm: Any, cases: Sequence[Case]) -> list[int | None]:
     """Rank (from 0) of each target among the first ten of the constrained search; ``None`` if it is not among them."""
     if not cases:
         return []
-    found = grlm.recommend([list(c.history) for c in cases], min(CUTOFF, len(grlm.catalog)), exclude_seen=True)
+    found = grlm.recommend([list(c.history) for c in cases], min(CUTOFF, len(grlm.catalog)), exclude_seen=True, prior="none")
     return [next((n for n, r in enumerate(listed) if r.item_id == c.target), None) for c, listed in zip(cases, found, strict=True)]
 
 
