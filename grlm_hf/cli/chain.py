@@ -92,15 +92,14 @@ def _show_report(report: Report, output: Path) -> None:
 
 
 def _how_to_ship(report: Report, output: Path) -> str:
-    """The command, or the Python line, that uses the method to ship; "" where there is none."""
+    """The command that serves the method to ship; "" where there is none."""
     from grlm_hf.evaluation.verdict import stated, uses_language_model
     from grlm_hf.files import read_json
+    from grlm_hf.layout import COUNTING_FOLDER
 
-    method, tuning = stated(report).ship, output / "priors" / "tuning.json"
+    method, hybrids = stated(report).ship, output / "hybrids.json"
     if uses_language_model(method):
         return f"\nShip it: grlm serve {output / 'checkpoint'}"
-    found = read_json(tuning) if tuning.is_file() else {"combinations": {}, "methods": {}}
-    weights = found["combinations"].get(method, {}).get("weights") or ({method: 1.0} if method in found["methods"] else None)
-    if weights is None:
-        return ""
-    return f"\nShip it: from grlm_hf.priors.fused import Fused; Fused.load({str(output / 'priors')!r}).weighted({weights})"
+    if hybrids.is_file() and read_json(hybrids).get("counting", {}).get("method") == method:
+        return f"\nShip it: grlm serve {output / COUNTING_FOLDER}"
+    return ""

@@ -32,6 +32,8 @@ def examine_checkpoint(folder: Path, published: bool = False, names: list[str] |
     checks: list[Callable[[Parts], Iterator[Finding]]] = [
         _stated, _prompts, _tokenizer, _trie_and_catalog, _trie_and_tokenizer, _lengths, _weights, _generation, _chat_template, _files,
     ]  # fmt: skip
+    if parts.grlm is not None and not parts.grlm.language_model:
+        checks = [_stated, _prompts, _tokenizer, _trie_and_catalog, _trie_and_tokenizer, _files]
     return parts, [*found, *run_checks(checks, parts, where=str(folder))]
 
 

@@ -38,10 +38,11 @@ class Parts:
 
 
 def read_configs(parts: Parts) -> Iterator[Finding]:
+    yield from _read_grlm_config(parts)
     for name, into, required in (("config.json", "config", True), ("generation_config.json", "generation", False)):
         path = parts.folder / name
         if not path.is_file():
-            if required:
+            if required and (parts.grlm is None or parts.grlm.language_model):
                 yield _missing(path, "It defines the model.")
             continue
         try:
@@ -54,6 +55,9 @@ def read_configs(parts: Parts) -> Iterator[Finding]:
         setattr(parts, into, value)
     if parts.config is not None:
         yield from _readable_config(parts.folder)
+
+
+def _read_grlm_config(parts: Parts) -> Iterator[Finding]:
     path = parts.folder / CONFIG_FILE
     if not path.is_file():
         yield _missing(path, "It states prompts, tokenizer and objective of the training; without it this is a plain language model.")

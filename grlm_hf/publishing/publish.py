@@ -9,6 +9,8 @@ from pathlib import Path
 from grlm_hf.data.catalog import Catalog, catalog_card
 from grlm_hf.hub import card_text, check_name, placed, push_folder, visible_files
 from grlm_hf.layout import CARD, CATALOG_FILE, CONFIG_FILE, DATASET_FACTS
+from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.publishing.counting_card import counting_card
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.publishing.licenses import license_card
 from grlm_hf.publishing.model_card import model_card
@@ -68,7 +70,10 @@ def publish(
     if (folder / CARD).is_file():
         card = card_text(folder / CARD)
     else:
-        card = catalog_card(catalog, repo_id) if repo_type == "dataset" else model_card(folder, title=repo_id.split("/")[-1])
+        title = repo_id.split("/")[-1]
+        without = repo_type == "model" and not GRLMConfig.load(folder / CONFIG_FILE).language_model
+        made = counting_card if without else model_card
+        card = catalog_card(catalog, repo_id) if repo_type == "dataset" else made(folder, title=title)
     licensed = license_card(card, license, license_name, license_link, folder=folder, dry_run=dry_run)
     url = None
     if not dry_run:

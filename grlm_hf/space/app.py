@@ -46,7 +46,10 @@ def load(checkpoint: str, compare: str = "") -> Shop:
     names = ["/".join(Path(source).resolve().parts[-2:]) if Path(source).is_dir() else source for source in sources]
     if len(set(names)) < len(names):
         names = sources
-    return Shop({name: GRLMForRecommendation.from_pretrained(source) for name, source in zip(names, sources, strict=True)})
+    found = {name: GRLMForRecommendation.from_pretrained(source) for name, source in zip(names, sources, strict=True)}
+    for grlm in found.values():
+        grlm.language_model("The Space, which shows the search,")
+    return Shop(found)
 
 
 def launch(checkpoint: str, compare: str = "", *, host: str | None = None, port: int | None = None, wait: bool = True) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.publishing.counting_card import write_counting_card
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
@@ -166,14 +167,19 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         )
     remember_evaluation(checkpoint, r.evaluate.exclude_seen, own_prior=bool(r.priors.methods and r.priors.hybrid_names()))
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
+
+    def measure(key: str) -> None:
+        work = state / f"evaluate-{key}"
+        found = make_report(checkpoint, datasets, report, r.evaluate, work=work, seed=r.seed, name=r.name, **fused)
+        if counting.is_dir() and fused:
+            write_counting_card(counting, found, read_json(hybrids)["counting"]["method"])
+
     yield _Stage(
         "evaluate",
         [datasets, checkpoint, *fused.values()],
         [r.evaluate, r.seed],
         [report, report.with_suffix(".png"), report.with_suffix(".html")],
-        lambda key: make_report(
-            checkpoint, datasets, report, r.evaluate, work=state / f"evaluate-{key}", seed=r.seed, name=r.name, **fused
-        ),
+        measure,
     )
 
 
