@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,12 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
         item_id = identifier(where, "item_id", row.get("item_id"))
         if not item_id or not isinstance(terms, list) or not terms:
             raise ValueError(f"{where} needs `item_id` and a list `terms`; found {row}.")
+        if codes := [term for term in terms if _CODE.search(str(term))]:
+            raise ValueError(
+                f"{where}: item {item_id!r} has {str(codes[0])[:60]!r}: codes of Semantic IDs. Term IDs are words; as words, "
+                "codes would lose their hierarchy. This version has no identifiers of codes; grlm_hf.Trie and "
+                "TrieConstrainedLogitsProcessor take them as added tokens of a model of your own."
+            )
         tid = tuple(normalise(str(term)) for term in terms)
         if not all(tid):
             raise ValueError(f"{where}: item {item_id!r} has a term without a letter or digit: {terms}.")
@@ -106,6 +113,7 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
     return found
 
 
+_CODE = re.compile(r"<[^\W\d_]{1,8}_?\d+>")
 _TERM_IDS = {"item_id": ITEMS["item_id"], "terms": ("termids", "termid")}
 
 

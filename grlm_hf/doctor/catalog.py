@@ -9,7 +9,8 @@ from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.findings import Finding
-from grlm_hf.identifiers.terms import normalise
+from grlm_hf.identifiers.terms import TERMS, normalise
+from grlm_hf.indexing.words import MUCH_FILLED, filler_terms
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.tables.rows import read_rows
 
@@ -35,7 +36,7 @@ def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
         if not found:
             found = [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
         return None, found
-    return catalog, [*found, *_collisions(catalog, str(path)), *_same_items(catalog, str(path))]
+    return catalog, [*found, *_collisions(catalog, str(path)), *_fillers(catalog, str(path)), *_same_items(catalog, str(path))]
 
 
 def _rows(rows: list[dict[str, Any]], where: str) -> Iterator[Finding]:
@@ -67,6 +68,17 @@ def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
                   f"[{', '.join(tid)}].", "The model cannot distinguish items with one Term ID; they are ranked in the order of their ids.",
                   "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one.",
                   where)  # fmt: skip
+
+
+def _fillers(catalog: Catalog, where: str) -> Iterator[Finding]:
+    if catalog.scheme is not TERMS:
+        return
+    filled = [i.item_id for i, tid in zip(catalog.items, catalog.item_identifiers, strict=True) if filler_terms(i, tid)]
+    if filled:
+        yield Finding("warning" if len(filled) > MUCH_FILLED * len(catalog) else "info", "fillers",
+                      f"{len(filled)} of {len(catalog)} items have terms that say nothing of them, such as {filled[0]!r}: "
+                      f"[{', '.join(catalog.identifier(filled[0]))}].", "Such terms cost tokens and tell no items apart.",
+                      "Give these items a brand, categories or a description, then: grlm terms.", where)  # fmt: skip
 
 
 def _same_items(catalog: Catalog, where: str) -> Iterator[Finding]:

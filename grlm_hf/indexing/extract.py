@@ -126,9 +126,8 @@ class Extractor:
 
         common = {t: n * rarity[t] for t, n in shared.items() if n > 1 and 2 * n >= n_near}
         take(common, n_terms - len(chosen) - bool(brand))
-        rest = [*offer.weights, *FILLERS, *(f"other-{n}" for n in range(n_terms))]
-        found = [t for t in dict.fromkeys([*chosen, *rest]) if t != brand][: n_terms - bool(brand)]
-        return tuple([*found, brand] if brand else found)
+        found = [t for t in dict.fromkeys([*chosen, *offer.weights]) if t != brand][: n_terms - bool(brand)]
+        return tuple([*found, brand] if brand else found or FILLERS[:1])
 
 
 def _split(runs: Iterable[Run], settled: Mapping[tuple[str, str], int]) -> list[str]:
@@ -170,7 +169,7 @@ def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozen
 
 
 def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_TERMS) -> list[TermID]:
-    """One Term ID per item, in order: `n_terms` different terms in normal form, most important first.
+    """One Term ID per item, in order: up to `n_terms` different terms in normal form, most important first.
 
     1. The product type: the last word (or two-word phrase) of the title's parts or of the leaf category that has most support in the item's
        own text and its neighbours.
@@ -179,7 +178,8 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
     4. The brand, if known.
 
     Rarity is ln(n_items / items with the term), capped at the value for 5 items, so that terms are words that recur in the catalog. If a
-    text has too few terms, terms of most neighbours follow, then its remaining words, then fixed words (`product`, `item`, …).
+    text has too few terms, terms of most neighbours follow, then its remaining words. A short text gives fewer than `n_terms` terms, and
+    one without any usable word the term ``product``.
 
     Equals ``Extractor.fit(items).terms(items, …)``, but reads each item once. Deterministic; the order of the items does not matter.
 
@@ -215,7 +215,7 @@ class TermExtender:
         self._uncounted = 0  # items embedded since the last count of words
 
     def __call__(self, catalog: Catalog, items: Sequence[Item]) -> list[TermID]:
-        """One Term ID per new item, with the catalog's most frequent number of terms."""
+        """One Term ID per new item, of as many terms as a tenth of the catalog's have, or fewer where its text gives fewer."""
         if not items:
             return []
         everything = (*catalog.items, *items)
@@ -230,7 +230,7 @@ class TermExtender:
         new = range(len(catalog), len(everything))
         indices, _ = nearest(vectors, self.n_neighbors, rows=new, index="exact")  # for a few rows
         lengths = Counter(map(len, catalog.item_identifiers))
-        n_terms = max(lengths, key=lambda length: (lengths[length], length))
+        n_terms = max(length for length, n in lengths.items() if 10 * n >= len(catalog))
         return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
 
     def _follow(self, catalog: Catalog) -> tuple[Extractor, np.ndarray]:

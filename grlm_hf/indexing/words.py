@@ -34,15 +34,27 @@ _COMPANY = frozenset(word_list("company"))
 SAME_UNIT: dict[str, str] = _LISTS["same_unit"]
 """A unit → its other spellings."""
 PROGRESS_FROM = 20_000  # items; fewer take too little time for a progress bar
-FILLERS = ("product", "item", "general", "other", "plain", "standard", "basic", "common")  # terms of items without text; up to 8 terms
+FILLERS = ("product", "item", "general", "other", "plain", "standard", "basic", "common")  # terms that say nothing; up to 8
 LONGEST = 30  # letters of a word; longer words are noise
 _DESCRIPTION = 300  # characters read of a description; the paper reads 150
 _SPACED = str.maketrans(dict.fromkeys("_®™©", " "))
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")) + "\u200c\u200d"
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Ranges of scripts without spaces: Thai, Lao, Burmese, Khmer, kana, Han."""
-_PIECE = re.compile(rf"[{UNSPACED}]{{1,{LONGEST}}}(?![{_MARKS}])|[^{UNSPACED}]+")
-_WORD = re.compile(rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*")
+_HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3005"
+_HIRAGANA, _KATAKANA = "\u3040-\u309f", "\u30a0-\u30ff"
+_SOUTHERN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+_SCRIPT = re.compile(rf"[{_HAN}]+|[{_KATAKANA}]+|[{_HIRAGANA}]+|(?:[{_SOUTHERN}][{_MARKS}]*)+|[^{UNSPACED}]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_HAN_CHARACTER, _KATAKANA_CHARACTER = re.compile(f"[{_HAN}]"), re.compile(f"[{_KATAKANA}]")
+_CLUSTER = re.compile(rf".[{_MARKS}]*", re.DOTALL)
+_WORD = re.compile(
+    rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[^\W\d_](?:\+\+|#)(?!\w)|[^\W\d_]{{1,3}}&[^\W\d_]{{1,3}}(?!\w)"  # U.S.A., C++, C#, AT&T
+    rf"|[\w{_MARKS}]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[\w{_MARKS}]+)*"
+)
+
+MUCH_FILLED = 0.1
+"""Share of items with `FILLERS` above which people are warned."""
 
 Run = list[str]  # words separated by spaces only
 Brand = tuple[str, ...]  # the words of a brand's name; () if unknown
@@ -55,30 +67,48 @@ def _word(text: str) -> str:
     return term if normalise(term) == term else ""
 
 
-def _matches(text: str) -> Iterator[re.Match[str]]:
-    """The words as written. A clause too long for a word, in a script without spaces, is cut into pieces."""
+def _matches(text: str, parted: bool = True) -> Iterator[tuple[str, int, int, bool]]:
+    """The words as written, with begin and end, and whether each stands for itself: a part of a clause in a script without spaces.
+
+    Where such words begin and end only a dictionary of the language knows. So a clause is parted where its script changes, and longer
+    parts into overlapping pieces, as search engines do: two Han characters, three others, each with its marks. Not `parted`, a clause is
+    one word.
+    """
     for match in _WORD.finditer(text):
-        if match.end() - match.start() > LONGEST:
-            yield from _PIECE.finditer(text, *match.span())
-        else:
-            yield match
+        if not (parted and _UNSPACED.search(match.group())):
+            yield match.group(), *match.span(), False
+            continue
+        for part in _SCRIPT.finditer(text, *match.span()):
+            clusters = [c.span() for c in _CLUSTER.finditer(text, *part.span())]
+            first = part.group()[0]
+            size = 2 if _HAN_CHARACTER.match(first) else 3 if _UNSPACED.match(first) else 0
+            whole = 6 if _KATAKANA_CHARACTER.match(first) else size
+            if not size or len(clusters) <= whole:
+                yield part.group(), *part.span(), True
+                continue
+            for at in range(len(clusters) - size + 1):
+                begin, end = clusters[at][0], clusters[at + size - 1][1]
+                yield text[begin:end], begin, end, True
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in reading order, each a term in normal form; repeats, stop words and numbers included."""
-    return [word for word in (_word(match.group()) for match in _matches(text.translate(_SPACED))) if word]
+def words(text: str, parted: bool = True) -> list[str]:
+    """The words of a text in reading order, each a term in normal form; repeats, stop words and numbers included.
+
+    A clause in a script without spaces is `parted` into pieces; else it is one word.
+    """
+    return [word for word in (_word(found) for found, *_ in _matches(text.translate(_SPACED), parted)) if word]
 
 
 def _runs(text: str, brand: Brand = ()) -> list[Run]:
     """A text as runs of words. Punctuation ends a run. The brand, stop words and words with digits also end it, and are left out."""
-    text, end = text.translate(_SPACED), 0
-    tokens: list[tuple[str, bool]] = []  # word, whether anything but spaces precedes it
-    for match in _matches(text):
-        tokens.append((_word(match.group()), bool(text[end : match.start()].strip())))
-        end = match.end()
-    found = tuple(word for word, _ in tokens)
-    hidden = {at + i for at in range(len(found)) for i in range(len(brand)) if brand and found[at : at + len(brand)] == brand}
-    if brand and not hidden and found[:1] == brand[:1]:
+    text, end, parted = text.translate(_SPACED), 0, False
+    tokens: list[tuple[str, bool]] = []  # word, whether it begins a run: anything but spaces precedes it, or it stands for itself
+    for found, begin, stop, alone in _matches(text):
+        tokens.append((_word(found), alone or parted or bool(text[end:begin].strip())))
+        end, parted = stop, alone
+    found_words = tuple(word for word, _ in tokens)
+    hidden = {at + i for at in range(len(tokens)) for i in range(len(brand)) if brand and found_words[at : at + len(brand)] == brand}
+    if brand and not hidden and found_words[:1] == brand[:1]:
         hidden = {0}
     runs: list[Run] = [[]]
     for at, (word, apart) in enumerate(tokens):
@@ -89,6 +119,13 @@ def _runs(text: str, brand: Brand = ()) -> list[Run]:
         if not out:
             runs[-1].append(word)
     return [run for run in runs if run]
+
+
+def filler_terms(item: Item, term_id: Sequence[str]) -> list[str]:
+    """The terms of an item that say nothing and are not in its text."""
+    fillers = [term for term in term_id if term in FILLERS]
+    text = words(" \n".join((item.title, item.brand, item.description, *item.categories))) if fillers else []
+    return [term for term in fillers if term not in text]
 
 
 def brand_words(text: str) -> Brand:

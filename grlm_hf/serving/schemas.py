@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, Unknown, request_of
-from grlm_hf.files import clean
+from grlm_hf.tables.cleaning import clean_text
 
 MAX_K = 500
 MAX_BEAMS = 500
@@ -105,9 +105,9 @@ class ItemFields(_Request):
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
 
     def item(self) -> Item:
-        """The item, with white space collapsed."""
-        texts = {name: clean(getattr(self, name)) for name in ("title", "brand", "description", "domain")}
-        return Item(self.item_id, categories=tuple(filter(None, map(clean, self.categories))), price=self.price, **texts)
+        """The item, without markup, with white space collapsed."""
+        texts = {name: clean_text(getattr(self, name)) for name in ("title", "brand", "description", "domain")}
+        return Item(self.item_id, categories=tuple(filter(None, map(clean_text, self.categories))), price=self.price, **texts)
 
 
 class AddRequest(_Request):

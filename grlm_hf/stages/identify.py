@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ from grlm_hf.tables.rows import find_table, read_rows
 if TYPE_CHECKING:
     from grlm_hf.identifiers.terms import TermID
     from grlm_hf.indexing.neighbors import Neighbors, NeighborsConfig
+
+
+log = logging.getLogger("grlm_hf")
 
 
 def find_data(data: str | Path, *stems: str) -> Path:
@@ -160,6 +165,7 @@ def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neig
 def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) -> tuple[Catalog, dict[str, Any]]:
     """The catalog after the controlled vocabulary and the resolver, and facts about both."""
     from grlm_hf.indexing.collisions import collision_report, resolve
+    from grlm_hf.indexing.words import MUCH_FILLED, filler_terms
 
     facts: dict[str, Any] = {}
     allowed = None
@@ -172,6 +178,17 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
     before = collision_report(items, term_ids)
     term_ids = resolve(items, term_ids, how=config.resolver, allowed=allowed)
     after = collision_report(items, term_ids)
+    lengths = Counter(map(len, term_ids))
+    if len(lengths) > 1:
+        facts["lengths"] = {str(n): lengths[n] for n in sorted(lengths)}
+    fillers = [item.item_id for item, term_id in zip(items, term_ids, strict=True) if filler_terms(item, term_id)]
+    if fillers:
+        facts["fillers"] = len(fillers)
+    if MUCH_FILLED * len(items) < len(fillers):
+        log.warning(
+            "%d of %d items (%.0f %%) have terms that say nothing of them, such as %r: their texts are too short. Add brand, categories "
+            "or a description.", len(fillers), len(items), 100 * len(fillers) / len(items), fillers[0],
+        )  # fmt: skip
     facts["resolver"] = config.resolver
     facts["items_sharing"] = {"before": before.n_shared, "after": after.n_shared, "share_after": after.share}
     return Catalog(items, term_ids), facts
@@ -209,10 +226,11 @@ def make_quality(
         sets[config.compare_name] = read_as_written(config.compare, items)
     made = read_json(facts) if (facts := Path(catalog_folder) / TERMS_FACTS).is_file() else {}
     n_terms, appended = made.get("n_terms"), made.get("resolver") == "append"
+    shorter = made.get("generator") == "extract"
     reports = {}
     for called, term_ids in sets.items():
         paths = _token_paths(config.tokenizer, term_ids) if config.tokenizer else None
-        form: dict[str, Any] = {"n_terms": n_terms, "appended": appended} if called == name else {}
+        form: dict[str, Any] = {"n_terms": n_terms, "shorter": shorter, "appended": appended} if called == name else {}
         reports[called] = measure(items, term_ids, near, paths=paths, tokenizer=Path(config.tokenizer).name, **form)
     found = compare(reports)
     save_quality(found, output)

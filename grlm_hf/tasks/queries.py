@@ -38,7 +38,7 @@ def queries(catalog: Catalog, seed: int = 0) -> Iterator[Source]:
 
 def word_frequency(catalog: Catalog) -> Counter[str]:
     """Word → number of titles with it."""
-    return Counter(word for item in catalog.items for word in set(words(item.title)))
+    return Counter(word for item in catalog.items for word in set(words(item.title, parted=False)))
 
 
 def phrases(item: Item, frequency: Counter[str], n_items: int) -> list[str]:
@@ -54,8 +54,8 @@ def phrases(item: Item, frequency: Counter[str], n_items: int) -> list[str]:
     """
     category = one_line(item.categories[-1], _CATEGORY).lower() if item.categories else ""
     brand = one_line(item.brand, _CATEGORY).lower()
-    known = set(words(category)) | set(words(brand))
-    titled = [w for w in dict.fromkeys(words(item.title)) if _is_informative(w) and w not in known]
+    known = set(words(category, parted=False)) | set(words(brand, parted=False))
+    titled = [w for w in dict.fromkeys(words(item.title, parted=False)) if _is_informative(w) and w not in known]
     weight = {w: math.log(max(n_items, 2) / max(frequency[w], 1)) * (0.5 if frequency[w] < 2 else 1) for w in titled}
     ranked = sorted(titled, key=lambda w: -weight[w])  # stable: reading order among equals
 

@@ -236,3 +236,13 @@ def test_prices_as_people_write_them(tmp_path: Path) -> None:
     text = "item_id;title;price\n1;A;12,99\n2;B;$1,299.50\n3;C;nan\n4;D;\n5;E;3 EUR\n6;F;7\n"
     assert [i.price for i in items_of(tmp_path / "i.csv", text, tally)] == [12.99, 1299.5, None, None, 3.0, 7.0]
     assert any("3 of 6 items (50%) have a price that is text" in line for line in tally.lines())
+
+
+@pytest.mark.parametrize("terms", ["<a_60><b_159><c_203>", ["<a_60>", "<b_159>", "<c_203>"], ["<A12>", "tea"]])
+def test_codes_of_semantic_ids_are_no_words(tmp_path: Path, terms: Any) -> None:
+    with pytest.raises(ValueError, match="codes of Semantic IDs"):
+        load_term_ids(put(tmp_path / "t.jsonl", [{"item_id": "1", "terms": terms}]))
+
+
+def test_term_ids_of_a_tsv(tmp_path: Path) -> None:
+    assert load_term_ids(put(tmp_path / "t.tsv", "item_id\tterms\n1\tgreen tea, kettle\n")) == {"1": ("green-tea", "kettle")}

@@ -16,6 +16,7 @@ from grlm_hf.identifiers.terms import normalise
 from grlm_hf.indexing.collisions import collisions
 from grlm_hf.indexing.quality.codes import branching, count_shared, sort_rows, spearman, to_table, without_repeats
 from grlm_hf.indexing.quality.text import alignment
+from grlm_hf.indexing.words import filler_terms
 
 if TYPE_CHECKING:
     from grlm_hf.indexing.neighbors import Neighbors
@@ -35,6 +36,7 @@ def measure(
     paths: Sequence[Sequence[int]] | None = None,
     tokenizer: str = "",
     n_terms: int | None = None,
+    shorter: bool = False,
     appended: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -47,12 +49,14 @@ def measure(
         paths: each item's identifier as token ids (`grlm_hf.tokens.identifier_tokens`), for `tokens` and the trie of tokens.
         tokenizer: the name of the tokenizer of `paths`.
         n_terms: number of terms in a legal Term ID; None: the most frequent number here.
+        shorter: whether fewer are legal too, as `grlm_hf.indexing.extract` takes from short texts.
         appended: whether one more term is legal too, as `grlm_hf.indexing.collisions.resolve` adds with "append".
         seed: for the random pairs and the shuffled Term IDs.
 
     Returns:
         - ``legality``: share of ``legal`` items; numbers of items with a wrong ``count`` of terms, a term not in normal ``form``, or a
           ``repeated`` term (an item may have several faults); ``examples``.
+        - ``fillers``: number of items with a term that says nothing (`grlm_hf.indexing.words.FILLERS`) and is not in their text.
         - ``terms``: number of ``distinct`` terms and of those ``used_once``, mean ``per_item``, and the vocabulary of the ``positions``.
         - ``prefixes``: distinct prefixes of length 1, 2, … (a shorter Term ID counts whole).
         - ``collisions``: ``distinct`` Term IDs; ``groups`` of items that share one, their ``items``, ``share`` of all items, ``largest``,
@@ -89,7 +93,8 @@ def measure(
         "items_hash": _hash(item.item_id for item in items),
         "n_terms": wanted,
         "seed": seed,
-        "legality": _legality(items, term_ids, vocabulary, table, once, wanted, appended),
+        "legality": _legality(items, term_ids, vocabulary, table, once, wanted, shorter, appended),
+        "fillers": sum(map(bool, map(filler_terms, items, term_ids))),
         "terms": {
             "distinct": len(vocabulary),
             "used_once": int((uses == 1).sum()),
@@ -166,12 +171,13 @@ def _legality(
     table: np.ndarray,
     once: np.ndarray,
     n_terms: int,
+    shorter: bool,
     appended: bool,
 ) -> dict[str, Any]:
     malformed = np.array([False, *(not term or normalise(term) != term for term in vocabulary)])
     lengths = np.count_nonzero(table, axis=1)
     reasons = {
-        "count": (lengths < n_terms) | (lengths > n_terms + appended),
+        "count": (lengths < (1 if shorter else n_terms)) | (lengths > n_terms + appended),
         "form": malformed[table].any(axis=1),
         "repeated": (once != table).any(axis=1),
     }
