@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from grlm_hf.layout import CATALOG_FILE
 
-BIG = 2**30
+MB, BIG = 2**20, 2**30
 Body = tuple[str, str, bytes]
 """Method, route, body."""
 
@@ -40,8 +40,9 @@ def catalogs(checkpoint: Path, size: int) -> Iterator[tuple[str, bytes]]:
     rows = 5 * size // 91_500
     yield "one title, in as many items as a file may unpack to", write(rows, title=[noise[:90_000]])
     for how in (0, BIG):
-        yield f"different titles, as many as a file may unpack to, {how}", write(
-            rows, "zstd", dictionary=how, title=[f"{n} " + "t" * 90_000 for n in range(rows)]
+        yield (
+            f"different titles, as many as a file may unpack to, {how}",
+            write(rows, "zstd", dictionary=how, title=[f"{n} " + "t" * 90_000 for n in range(rows)]),
         )
     yield "items, as many as a file may unpack to", write(5 * size // 1_900)
     yield "empty texts, a million", write(1_000_000, title=[""], description=[""], terms=pa.array([["a"]] * 1_000_000, texts))
@@ -125,7 +126,15 @@ def _deep_type(depth: int) -> pa.DataType:
 def bodies(size: int) -> Iterator[tuple[str, Body]]:
     """JSON for the routes that take lists, none larger than `size` bytes: each fills it with as many small values as there is room for."""
     room = size - 500
-    fills = {"[]": "empty lists", "{}": "empty objects", '""': "empty texts", "1": "numbers", '"a"': "ids", '{"a":1}': "objects", "null": "nulls"}
+    fills = {
+        "[]": "empty lists",
+        "{}": "empty objects",
+        '""': "empty texts",
+        "1": "numbers",
+        '"a"': "ids",
+        '{"a":1}': "objects",
+        "null": "nulls",
+    }
     item = '{"item_id": "new", "title": "A steel tea kettle"'
     places = {
         "history": ("POST", "/recommend", '{"history": [', "]}"),
@@ -144,6 +153,7 @@ def bodies(size: int) -> Iterator[tuple[str, Body]]:
             yield f"{place}: {name}", (method, path, f"{before}{','.join([value] * (room // (len(value) + 1)))}{after}".encode())
         rows = "[" + ",".join(["1"] * 15) + "]"
         yield f"{place}: lists of numbers", (method, path, f"{before}{','.join([rows] * (room // (len(rows) + 1)))}{after}".encode())
+    wrong = '{"item_id":1,"title":2,"categories":[' + "1," * 60 + "1]}"
     names = ",".join(f'"k{n}":1' for n in range(room // 11))
     for name, text in {
         "unknown fields": "{" + names + "}",
@@ -153,7 +163,9 @@ def bodies(size: int) -> Iterator[tuple[str, Body]]:
         "one long number": '{"history": ["B0001"], "k": ' + "9" * (room - 40) + "}",
         "lists within lists": "[" * room,
         "objects within objects": '{"a":' * (room // 5),
-        "items of wrong values": '{"items": [' + ",".join(['{"item_id":1,"title":2,"categories":[' + "1," * 60 + "1]}"] * (room // 165)) + "]}",
+        "items of wrong values": '{"items": [' + ",".join([wrong] * (room // (len(wrong) + 1))) + "]}",
+        + ",".join(['{"item_id":1,"title":2,"categories":[' + "1," * 60 + "1]}"] * (room // 165))
+        + "]}",
     }.items():
         for method, path in (("POST", "/recommend"), ("POST", "/items"), ("DELETE", "/items")):
             yield f"{method} {path}: {name}", (method, path, text.encode())

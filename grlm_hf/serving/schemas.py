@@ -52,7 +52,9 @@ class RecommendRequest(_Request):
     exclude_seen: bool = Field(False, description="Leave out the items of the history.")
     allow: Annotated[list[ItemId], Field(max_length=MAX_IDS, fail_fast=True)] | None = Field(None, description="Only these.")
     exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS, fail_fast=True)] = Field([], description="Never these.")
-    banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS, fail_fast=True)] = Field([], description="No item whose Term ID has one of these.")
+    banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS, fail_fast=True)] = Field(
+        [], description="No item whose Term ID has one of these."
+    )
     domain: ItemId | None = Field(None, description="Only items of this domain.")
     prior: Literal["own"] | None = Field(None, description="`own`: use the checkpoint's own prior.")
     prior_weight: float = Field(1.0, ge=0, le=100)

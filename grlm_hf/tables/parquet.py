@@ -137,8 +137,11 @@ def check_footer(path: Path, most: int = _FOOTER) -> None:
         size = file.seek(0, 2)
         if size >= 12:
             file.seek(size - 8)
-            if (length := int.from_bytes(file.read(4), "little")) > min(most, size):
-                raise ValueError(f"{path} is not a readable parquet file: it states a footer of {length:,} bytes; expected at most {min(most, size):,}.")
+            length, most = int.from_bytes(file.read(4), "little"), min(most, size)
+            if length > most:
+                raise ValueError(
+                    f"{path} is not a readable parquet file: it states a footer of {length:,} bytes; expected {most:,} at most."
+                )
 
 
 def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -> tuple[set[str], int]:
