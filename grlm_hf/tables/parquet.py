@@ -97,7 +97,7 @@ def write_rows(rows: Iterable[dict[str, Any]], features: Features, path: str | P
             if len(group) == _GROUP_ROWS or size > _GROUP_TEXT:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 group, size = [], 0
-        if group or not buffer.tell():
+        if group:
             writer.write_table(pa.Table.from_pylist(group, schema))
     with replacing(path) as new:
         new.write_bytes(buffer.getvalue())
