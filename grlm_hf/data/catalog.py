@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
-from grlm_hf.files import rows_to_dataset, write_parquet
+from grlm_hf.files import rows_to_dataset
 from grlm_hf.hub import check_card_files, check_inside, explained, push_folder
 from grlm_hf.identifiers import scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CATALOG_FILE, CATALOG_SCHEMA, PLACE, TAGS
 from grlm_hf.markdown import escaped
-from grlm_hf.tables.parquet import parquet_schema, read_parquet
+from grlm_hf.tables.parquet import parquet_schema, read_parquet, write_rows
 from grlm_hf.tokens import identifier_tokens, tokenizer_hash
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
     from grlm_hf.trie.arrays import Trie
 
@@ -208,11 +208,16 @@ class Catalog:
     def to_dataset(self) -> Dataset:
         """One row an item: the columns of `item_features`, and the parts of its identifier as a list of strings: `terms` in a catalog of
         Term IDs, `identifier` in others."""
+        return rows_to_dataset(list(self._rows()), self._features())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        column = _column(self.scheme)
+        return ({**item_row(item), column: list(i)} for item, i in zip(self.items, self.item_identifiers, strict=True))
+
+    def _features(self) -> Features:
         from datasets import Features, List, Value
 
-        column = _column(self.scheme)
-        rows = [{**item_row(item), column: list(i)} for item, i in zip(self.items, self.item_identifiers, strict=True)]
-        return rows_to_dataset(rows, Features({**item_features(), column: List(Value("string"))}))
+        return Features({**item_features(), _column(self.scheme): List(Value("string"))})
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``folder/catalog.parquet`` (atomically) and returns its path."""
@@ -220,7 +225,7 @@ class Catalog:
         stated = {_SCHEMA_KEY: str(CATALOG_SCHEMA).encode()}
         if self.scheme is not TERMS:
             stated[_SCHEME_KEY] = self.scheme.name.encode()
-        write_parquet(self.to_dataset(), target, stated)
+        write_rows(self._rows(), self._features(), target, stated)
         return target
 
     @classmethod

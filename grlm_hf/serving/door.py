@@ -31,7 +31,7 @@ DISCARDED = 16 * MB
 """Bytes read and discarded after the limit, so that a client still uploading receives the 413 response."""
 BODY_S, UPLOAD_S = 30.0, 600.0
 """Seconds within which a body must arrive."""
-_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 log = logging.getLogger("grlm.serve")
 
 

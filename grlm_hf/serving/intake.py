@@ -9,11 +9,15 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.files import clean
 from grlm_hf.layout import CATALOG_FILE
+from grlm_hf.serving.options import MB
 from grlm_hf.serving.schemas import MAX_ID, MAX_TERM, MAX_TERMS
 from grlm_hf.serving.state import file_sha256
+from grlm_hf.tables.parquet import check_footer, release
 
 UNPACKED = 6
 """A catalog may unpack to this many times the limit of its file, as Python objects."""
+FOOTER = 16
+"""The footer of a catalog, which lists columns and groups of rows, may take this part of the limit of its file."""
 MAX_FIELD = 100_000
 """Maximum number of characters of a text in a whole catalog; `POST /items` allows fewer."""
 
@@ -33,11 +37,13 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
         raise ValueError(f"{CATALOG_FILE} has {file.stat().st_size:,} bytes; expected at most {max_bytes:,}.")
     if sha256 is not None and (found := file_sha256(file)) != sha256.lower():
         raise ValueError(f"The catalog's SHA-256 is {found}; expected {sha256}. It was changed or cut on its way.")
-    _check_table(file, max_items)
     try:
+        check_footer(file, max(MB, max_bytes // FOOTER))
+        _check_table(file, max_items)
         catalog = Catalog.read(file, UNPACKED * max_bytes)
     except ValueError as error:
         raise ValueError(str(error).replace(str(file), "The catalog")) from error
+    release()  # before the catalog is written to disk, which takes as much again
     for item, term_id in zip(catalog.items, catalog.item_identifiers, strict=True):
         check_item(item)
         check_terms(term_id, item.item_id)

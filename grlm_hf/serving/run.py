@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -17,10 +19,14 @@ from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.serving import logs
 from grlm_hf.serving.app import make_app
 from grlm_hf.serving.options import LOCAL, ServeOptions
-from grlm_hf.serving.service import Service
+from grlm_hf.serving.service import MAX_CHANGES, Service
 
 HEADERS_S = 30.0
 """Seconds within which a connection must send the whole head of a request."""
+READ_S = 30.0
+"""Seconds within which a client must take some of an answer that waits for it."""
+IDLE_S = 75
+"""Seconds that a connection may stay open between two requests."""
 
 
 def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str = "transformers", device: str = "") -> None:
@@ -46,6 +52,8 @@ def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str 
         logs.configure()
         service = Service(grlm, options)
         server = _Server(service, checkpoint, listener)
+        gc.collect()
+        gc.freeze()  # what stays until the end: without it, each large body makes the collector walk through torch's objects
         # Either signal ends in KeyboardInterrupt once the server is down: the state is released, and the exit status is 0.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
@@ -69,9 +77,11 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose head of a request does not arrive: uvicorn limits only the time between requests."""
+    """Closes a connection whose head of a request does not arrive, or whose answer is not read: uvicorn limits only the time between
+    requests."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -84,8 +94,17 @@ class _Protocol(H11Protocol):
         elif self._timer is None:
             self._wait()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = asyncio.get_running_loop().call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._read()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._read()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -95,6 +114,11 @@ class _Protocol(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _close(self) -> None:
         if not self.transport.is_closing():
@@ -108,12 +132,14 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 make_app(service), log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-                http=_Protocol, proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=int(grace) + 5,
+                http=_Protocol, proxy_headers=False, timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=int(grace) + 5,
             )
         )  # fmt: skip
         self.service, self.checkpoint, self.listener = service, checkpoint, listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Enough threads for all changes that may wait: more are refused at once, and an upload does not wait behind them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * MAX_CHANGES, "grlm-change"))
         await super().startup(sockets)
         options, current, config = self.service.options, self.service.current, self.service.grlm.config
         host, port = self.listener.getsockname()[:2]

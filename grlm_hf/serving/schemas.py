@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,8 +23,10 @@ MAX_TERM = 64
 MAX_TERMS = 16
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
-History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY)]
+# fail_fast: each error takes a kilobyte, and a body can have a hundred thousand
+History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY, fail_fast=True)]
 Term = Annotated[str, Field(min_length=1, max_length=MAX_TERM)]
+_Terms = Annotated[list[Term], Field(min_length=1, max_length=MAX_TERMS, fail_fast=True)]
 
 
 class _Request(BaseModel):
@@ -32,17 +34,27 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_fields(cls, data: Any) -> Any:
+        """A few unknown fields are named in the answer; thousands are not."""
+        if isinstance(data, dict) and len(data) > (most := len(cls.model_fields)) + 10:
+            raise ValueError(f"found {len(data):,} fields; expected at most {most}: {', '.join(cls.model_fields)}")
+        return data
+
 
 class RecommendRequest(_Request):
     history: History | None = Field(None, description="Item ids, oldest first; none for a new user.", examples=[["B0001", "B0042"]])
-    histories: Annotated[list[History], Field(min_length=1, max_length=MAX_HISTORIES)] | None = Field(
+    histories: Annotated[list[History], Field(min_length=1, max_length=MAX_HISTORIES, fail_fast=True)] | None = Field(
         None, description="Histories of several users, instead of `history`.", examples=[None]
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Items wanted; by default 10, or all of a smaller catalog.")
     exclude_seen: bool | None = Field(None, description="Leave out the items of the history; by default as the service does.")
-    allow: Annotated[list[ItemId], Field(max_length=MAX_IDS)] | None = Field(None, description="Only these.")
-    exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS)] = Field([], description="Never these.")
-    banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS)] = Field([], description="No item whose Term ID has one of these.")
+    allow: Annotated[list[ItemId], Field(max_length=MAX_IDS, fail_fast=True)] | None = Field(None, description="Only these.")
+    exclude: Annotated[list[ItemId], Field(max_length=MAX_IDS, fail_fast=True)] = Field([], description="Never these.")
+    banned_terms: Annotated[list[Term], Field(max_length=MAX_ITEMS, fail_fast=True)] = Field(
+        [], description="No item whose Term ID has one of these."
+    )
     domain: ItemId | None = Field(None, description="Only items of this domain.")
     prior: Literal["own", "none"] | None = Field(
         None, description="`own`: use the checkpoint's own prior; `none`: the language model alone. By default as the service does."
@@ -99,7 +111,7 @@ class ItemFields(_Request):
     item_id: ItemId
     title: Annotated[str, Field(min_length=1, max_length=1_000)]
     brand: Annotated[str, Field(max_length=1_000)] = ""
-    categories: Annotated[list[Annotated[str, Field(max_length=1_000)]], Field(max_length=64)] = []
+    categories: Annotated[list[Annotated[str, Field(max_length=1_000)]], Field(max_length=64, fail_fast=True)] = []
     description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     price: float | None = Field(None, ge=0, le=1e12)
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
@@ -111,8 +123,8 @@ class ItemFields(_Request):
 
 
 class AddRequest(_Request):
-    items: Annotated[list[ItemFields], Field(min_length=1, max_length=MAX_ITEMS)]
-    term_ids: list[Annotated[list[Term], Field(min_length=1, max_length=MAX_TERMS)]] | None = Field(
+    items: Annotated[list[ItemFields], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+    term_ids: Annotated[list[_Terms], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = Field(
         None, description="One an item; by default they are extracted from the items' texts."
     )
 
@@ -124,7 +136,7 @@ class AddRequest(_Request):
 
 
 class RemoveRequest(_Request):
-    item_ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_IDS)]
+    item_ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_IDS, fail_fast=True)]
 
 
 class CatalogItem(BaseModel):

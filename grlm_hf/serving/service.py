@@ -22,6 +22,7 @@ from grlm_hf.serving.batcher import Batcher, Refused
 from grlm_hf.serving.intake import check_item, check_terms, read_catalog
 from grlm_hf.serving.options import MB, ServeOptions
 from grlm_hf.serving.state import State, Version
+from grlm_hf.tables.parquet import release
 from grlm_hf.tokens import tokenizer_hash
 
 MAX_CHANGES = 16
@@ -158,7 +159,10 @@ class Service:
         def reloaded(_: Catalog) -> Catalog:
             return read_catalog(file, max_bytes=int(self.options.max_upload_mb * MB), max_items=self.options.max_items, sha256=sha256)
 
-        return self._change(reloaded)
+        try:
+            return self._change(reloaded)
+        finally:
+            release()
 
     def rollback(self) -> Version:
         """Serves the catalog of the version before again, as a new version. Raises `Refused` (409) if none is kept or it is damaged."""

@@ -8,20 +8,30 @@ a Python object. Unknown columns are never read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import ctypes
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from grlm_hf.files import check_regular
+from grlm_hf.files import check_regular, replacing
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 LEAST, TIMES = 2**30, 64
 """A file may unpack to a gibibyte, or to 64 times its size."""
 PER_VALUE = 64
 """Bytes that a Python object takes beside its text, roughly."""
-_ROWS = 4096
+_ROWS, _BATCH = 4096, 2**24
+"""Rows that are decoded at once: at most so many, of about so many bytes."""
+_DICTIONARY = 8
+"""How often the texts of a dictionary page are in memory while it is decoded."""
+_GROUP_ROWS, _GROUP_TEXT = 2**16, 2**24
+"""Rows that are written at once: at most so many, of about so many characters."""
 _DELTA_BYTE_ARRAY = 7
-_SMALL = 2**20  # bytes of a page header, which may hold statistics
+_MOST, _SMALL = 2**9, 2**20  # bytes of most page headers; of any, which may hold statistics
 _FOOTER = 2**26
 
 
@@ -46,17 +56,18 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None, limit: 
     check_regular(path)
     limit = allowed(path) if limit is None else limit
     try:
-        _check_footer(path)
+        check_footer(path)
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             chosen = [i for i in range(file.metadata.num_columns) if _top(file, i) in names]
-            plain = _check_pages(path, file.metadata, chosen, limit)
+            plain, size = _check_pages(path, file.metadata, chosen, limit)
+            rows = max(1, min(_ROWS, _BATCH * file.metadata.num_rows // max(1, size)))
             texts = [file.schema.column(i) for i in chosen]
             texts = [c.path for c in texts if c.physical_type == "BYTE_ARRAY" and c.path not in plain]
             groups = range(file.metadata.num_row_groups)
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
+        with pq.ParquetFile(path, read_dictionary=texts, buffer_size=_SMALL) as file:
             size = 0
-            for batch in chain.from_iterable(file.iter_batches(_ROWS, [group], names) for group in groups):
+            for batch in chain.from_iterable(file.iter_batches(rows, [group], names) for group in groups):
                 for name, column in zip(batch.schema.names, batch.columns, strict=True):
                     size += _unpacked(column)
                     if size > limit:
@@ -68,6 +79,39 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None, limit: 
         raise ValueError(f"{path} is not a readable parquet file: {str(error).strip()}") from error
 
 
+def write_rows(rows: Iterable[dict[str, Any]], features: Features, path: str | Path, metadata: dict[bytes, bytes] | None = None) -> None:
+    """As `grlm_hf.files.write_parquet`, without copies of all rows in memory: they are written in groups of 65,536, of fewer where texts
+    are long."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = features.arrow_schema
+    schema = schema.with_metadata({**(schema.metadata or {}), **(metadata or {})})
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, schema) as writer:
+        group: list[dict[str, Any]] = []
+        size = 0
+        for row in rows:
+            group.append(row)
+            size += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(group) == _GROUP_ROWS or size > _GROUP_TEXT:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group, size = [], 0
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
+    with replacing(path) as new:
+        new.write_bytes(buffer.getvalue())
+
+
+def release() -> None:
+    """Returns to the system what Arrow and C's allocator keep for later: as much as the last table took, several times."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError, OSError):  # another C library than GNU's has no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def parquet_schema(path: str | Path) -> Any:
     """The Arrow schema of a file. Raises ``ValueError`` as `read_parquet`."""
     import pyarrow as pa
@@ -75,7 +119,7 @@ def parquet_schema(path: str | Path) -> Any:
 
     check_regular(path)
     try:
-        _check_footer(Path(path))
+        check_footer(Path(path))
         return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a readable parquet file: {str(error).strip()}") from error
@@ -86,21 +130,26 @@ def _top(file: Any, i: int) -> str:
     return file.schema.column(i).path.split(".")[0]
 
 
-def _check_footer(path: Path) -> None:
+def check_footer(path: Path, most: int = _FOOTER) -> None:
+    """Raises ``ValueError`` for a parquet file that states a footer of more bytes than `most`, or than it has: in memory the footer takes
+    a dozen times as much."""
     with open(path, "rb") as file:
         size = file.seek(0, 2)
         if size >= 12:
             file.seek(size - 8)
-            if (length := int.from_bytes(file.read(4), "little")) > min(_FOOTER, size):
-                raise ValueError(f"{path} is not a readable parquet file: it states a footer of {length:,} bytes.")
+            length, most = int.from_bytes(file.read(4), "little"), min(most, size)
+            if length > most:
+                raise ValueError(
+                    f"{path} is not a readable parquet file: it states a footer of {length:,} bytes; expected {most:,} at most."
+                )
 
 
-def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -> set[str]:
+def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -> tuple[set[str], int]:
     """Raises ``ValueError`` if decoding these leaf columns could allocate more than the limit, by the headers of their pages.
 
     Returns:
         The columns that cannot be read as dictionaries: those with front coding, and lists. Their texts count in full here, as often as
-        they could be repeated.
+        they could be repeated. And the bytes that were counted.
     """
     total, plain = 0, {metadata.schema.column(i).path for i in chosen if "." in metadata.schema.column(i).path}
     with open(path, "rb") as file:
@@ -122,13 +171,13 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
                         size *= max(1, values)
                     elif 7 in page and "." in chunk.path_in_schema:
                         total += chunk.num_values * _longest(file, at + length, page[3], size, chunk.compression)
-                    total += size
+                    total += size * (_DICTIONARY if 7 in page else 1)
                     seen += values
                     at += length + page[3]
                 if total > limit:
                     name = chunk.path_in_schema
                     raise ValueError(f"{path} unpacks to more than {limit:,} bytes, in its column {name!r}. It is not read.")
-    return plain
+    return plain, total
 
 
 def _longest(file: BinaryIO, at: int, packed: int, size: int, compression: str) -> int:
@@ -151,12 +200,13 @@ def _longest(file: BinaryIO, at: int, packed: int, size: int, compression: str) 
 
 def _page_header(file: BinaryIO, at: int, path: Path) -> tuple[dict[int, Any], int]:
     """The fields of the page header at an offset, by their numbers, and its length in bytes."""
-    file.seek(at)
-    data = file.read(_SMALL)
-    try:
-        return _thrift(data, 0)
-    except (IndexError, RecursionError, KeyError) as error:
-        raise ValueError(f"{path} is not a readable parquet file: it has a broken page header.") from error
+    for size in (_MOST, _SMALL):  # a file can have a hundred thousand pages
+        file.seek(at)
+        try:
+            return _thrift(file.read(size), 0)
+        except (IndexError, RecursionError, KeyError) as error:
+            problem = error
+    raise ValueError(f"{path} is not a readable parquet file: it has a broken page header.") from problem
 
 
 def _thrift(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError
 from serving_toys import Running, held, running, until
 from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf.engines.protocol import BrokenModel
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN
-from grlm_hf.serving import ServeOptions
+from grlm_hf.serving import ServeOptions, door
 from grlm_hf.serving import run as server
+from grlm_hf.serving.schemas import AddRequest, RecommendRequest, RemoveRequest
+from grlm_hf.serving.service import MAX_CHANGES
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,71 @@ def test_a_head_that_does_not_arrive_ends_the_connection(monkeypatch: pytest.Mon
                         break
                 else:
                     raise AssertionError("the connection is still open")
+
+
+@pytest.mark.parametrize("path", ["/recommend", "/items", "/catalog/reload"])
+def test_a_body_that_does_not_arrive_ends_the_connection(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(door, "BODY_S", 0.3)
+    monkeypatch.setattr(door, "UPLOAD_S", 0.3)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{JSON}Content-Length: 100\r\n\r\n".encode()
+    with running() as r, socket.create_connection(("127.0.0.1", r.port), timeout=20) as s:
+        s.sendall(head + b"half")
+        answer = b""
+        while more := s.recv(65536):  # until the end of the connection
+            answer += more
+        assert answer.split()[1] == b"408"
+        assert r.client.post("/recommend", json={"history": ["i20"], "k": 3}).status_code == 200
+
+
+def test_an_answer_that_nobody_reads_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READ_S", 0.5)
+    with running() as r, socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(("127.0.0.1", r.port))
+        s.settimeout(20)
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe|timed out"):
+            s.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100_000)  # the buffers of both ends hold fewer answers
+        r.client.close()
+        until(lambda: not r.server.server_state.connections, 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (RecommendRequest, {"history": [1] * 100_000}),
+        (RecommendRequest, {"histories": [[1] * 1000] * 250}),
+        (RecommendRequest, {"histories": [[]] * 100_000}),
+        (RecommendRequest, {"history": [], "allow": [1] * 9_000, "exclude": [1] * 9_000, "banned_terms": [1] * 900}),
+        (RecommendRequest, {f"field-{n}": 1 for n in range(50_000)}),
+        (AddRequest, {"items": [{"item_id": 1, "title": 2, "categories": [1] * 60}] * 900}),
+        (AddRequest, {"items": [{f"field-{n}": 1 for n in range(50_000)}]}),
+        (AddRequest, {"items": [{"item_id": "i", "title": "t"}], "term_ids": [[1] * 15] * 20_000}),
+        (RemoveRequest, {"item_ids": [1] * 9_000}),
+    ],
+)
+def test_a_body_of_wrong_values_is_a_few_errors(kind: type[BaseModel], data: dict[str, Any]) -> None:
+    """Each takes a kilobyte and some microseconds of the thread that serves everybody."""
+    with pytest.raises(ValidationError) as error:
+        kind.model_validate(data)
+    assert 1 <= error.value.error_count() < 30
+
+
+def test_a_few_unknown_fields_are_named() -> None:
+    with pytest.raises(ValidationError, match=r"(?s)temperature.*top_p"):
+        RecommendRequest.model_validate({"history": [], "temperature": 1, "top_p": 1})
+    with pytest.raises(ValidationError, match=r"found 101 fields; expected at most 1: item_ids"):
+        RemoveRequest.model_validate({"item_ids": ["i"], **{f"f{n}": 1 for n in range(100)}})
+
+
+def test_changes_beyond_those_that_may_wait_are_refused_at_once() -> None:
+    with running() as r, ThreadPoolExecutor(2 * MAX_CHANGES) as pool:
+        bodies = [{"items": [{"item_id": f"n{n}", "title": "T"}], "term_ids": [["kettle", f"n{n}"]]} for n in range(2 * MAX_CHANGES)]
+        with r.grlm.shelf.paused():
+            answers = [pool.submit(r.client.post, "/items", json=body) for body in bodies]
+            until(lambda: sum(a.done() for a in answers) == MAX_CHANGES)
+            assert {a.result().status_code for a in answers if a.done()} == {429}
+            assert r.client.post("/recommend", json={"history": ["i20"], "k": 3}).status_code == 200
+        assert sorted(a.result(60).status_code for a in answers) == [200] * MAX_CHANGES + [429] * MAX_CHANGES
 
 
 def whole_answer(s: socket.socket) -> None:

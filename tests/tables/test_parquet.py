@@ -8,10 +8,13 @@ import forks
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features, List, Value
 from toys import toy_catalog
 
 from grlm_hf import Catalog
-from grlm_hf.tables.parquet import read_parquet
+from grlm_hf.files import rows_to_dataset, write_parquet
+from grlm_hf.tables import parquet
+from grlm_hf.tables.parquet import check_footer, read_parquet, write_rows
 
 ROWS = 60_000
 
@@ -117,3 +120,40 @@ def test_a_catalog_with_values_of_other_types_is_refused(tmp_path: Path) -> None
         pq.write_table(changed, tmp_path / "catalog.parquet")
         with pytest.raises(ValueError, match=name):
             Catalog.from_pretrained(tmp_path)
+
+
+def test_a_dictionary_counts_as_often_as_it_is_copied(tmp_path: Path) -> None:
+    """Decoding one of a megabyte takes about eight."""
+    pq.write_table(pa.table({"a": [f"{n:04}" * 250 for n in range(1000)]}), tmp_path / "a.parquet", dictionary_pagesize_limit=2**30)
+    assert len(list(read_parquet(tmp_path / "a.parquet", limit=9 * 2**20))) == 1000
+    with pytest.raises(ValueError, match="unpacks to more than"):
+        list(read_parquet(tmp_path / "a.parquet", limit=7 * 2**20))
+
+
+def test_headers_of_pages_may_be_long(tmp_path: Path) -> None:
+    """They hold statistics: here the least and the greatest text."""
+    texts = ["a" * 1500, "b" * 1500]
+    pq.write_table(pa.table({"a": texts}), tmp_path / "a.parquet", use_dictionary=False)
+    assert [row["a"] for row in read_parquet(tmp_path / "a.parquet")] == texts
+
+
+def test_a_footer_has_a_limit(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(500))}), tmp_path / "a.parquet", row_group_size=1)
+    check_footer(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"states a footer of .* expected 10,000 at most"):
+        check_footer(tmp_path / "a.parquet", 10_000)
+
+
+def test_rows_are_written_in_groups_and_otherwise_as_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Features({"a": Value("string"), "b": List(Value("string"))})
+    rows = [{"a": f"{n}", "b": ["x"] * (n % 3)} for n in range(10)]
+    for some in (rows, []):
+        write_parquet(rows_to_dataset(some, features), tmp_path / "want.parquet", {b"k": b"v"})
+        write_rows(iter(some), features, tmp_path / "got.parquet", {b"k": b"v"})
+        assert pq.read_table(tmp_path / "got.parquet").equals(pq.read_table(tmp_path / "want.parquet"), check_metadata=True)
+    for most, text, groups in ((4, 10**6, 3), (5, 10**6, 2), (10**6, 2, 4)):
+        monkeypatch.setattr(parquet, "_GROUP_ROWS", most)
+        monkeypatch.setattr(parquet, "_GROUP_TEXT", text)
+        write_rows(iter(rows), features, tmp_path / "got.parquet")
+        assert list(read_parquet(tmp_path / "got.parquet")) == rows
+        assert pq.ParquetFile(tmp_path / "got.parquet").num_row_groups == groups
