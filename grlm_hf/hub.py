@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import clean
-from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, PLACE, PLOT, TRIE_FILE
+from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, HERE, PLACE, PLOT, TRIE_FILE
 
 # nothing that would be unpickled or run
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]
@@ -82,7 +82,11 @@ def push_folder(
 
 def placed(card: str, repo_id: str) -> str:
     """The card with the repository's name in its code examples."""
-    return re.sub(r"^```python\n.*?^```", lambda m: m[0].replace(f'"{PLACE}"', f'"{repo_id}"'), card, flags=re.S | re.M)
+
+    def in_code(block: re.Match[str]) -> str:
+        return block[0].replace(f'"{PLACE}"', f'"{repo_id}"').replace(f"\n{HERE}\n", f'\nrepo = "{repo_id}"\n')
+
+    return re.sub(r"^```python\n.*?^```", in_code, card, flags=re.S | re.M)
 
 
 def visible_files(folder: Path) -> list[Path]:

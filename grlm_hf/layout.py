@@ -22,6 +22,7 @@ SCHEMA_KEY = b"grlm_dataset_schema"
 PLOT = "dataset.png"
 CARD = "README.md"
 PLACE = "PATH-OR-REPO"  # in a card: replaced by the repository's name when it is published
+HERE = 'repo = "."  # this folder'  # the same of a checkpoint's card, whose code also runs inside its folder
 TAGS = ["grlm", "recommendation", "generative-recommendation", "term-ids"]
 CARD_FOLDER = "card"
 COUNTING_FOLDER = "counting"  # of a run: a recommender without a language model

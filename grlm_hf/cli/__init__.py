@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -22,6 +23,12 @@ def main() -> None:
     if "--help" in sys.argv or "-h" in sys.argv:
         add_settings_help()
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # each stage has one bar of its own
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")  # bars of other libraries in a log
+    told = logging.getLogger("grlm_hf")
+    if not told.handlers:
+        told.addHandler(_Said())
+        told.setLevel(logging.INFO)
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -49,6 +56,13 @@ def main() -> None:
                 "library could not read, or a fault of grlm: GRLM_TRACEBACK=1 before the command shows where."
             )
         )
+
+
+class _Said(logging.Handler):
+    """What the package logs, as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
 
 
 def _disk_full(error: Exception) -> bool:

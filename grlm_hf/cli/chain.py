@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
 
@@ -32,7 +34,15 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
 
 
 @app.command(name="run")
-def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None, as_json: Json = False) -> None:
+def run_(
+    recipe: Path,
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    set_: Settings = None,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list the stages: which would run, and which are kept.")] = False,
+    as_json: Json = False,
+) -> None:
     """Run a recipe's stages: neighbors, terms, quality, dataset, priors, train, hybrid, evaluate.
 
     A finished stage with unchanged inputs and settings is kept.
@@ -56,7 +66,12 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
     if data is not None:  # the recipe's name and notice describe its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
-    _show(run(loaded, say), loaded, as_json)
+    if dry_run:
+        plan: list[str] = []
+        run(loaded, plan.append, dry_run=True)
+        print(json.dumps(dict(line.split(": ", 1) for line in plan), indent=2, ensure_ascii=False) if as_json else "\n".join(plan))
+    else:
+        _show(run(loaded, say), loaded, as_json)
 
 
 def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:

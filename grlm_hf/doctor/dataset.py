@@ -18,6 +18,7 @@ from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.files import check_regular
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
+from grlm_hf.tables.tally import LOUD
 from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.examples import FREE_TEXT
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
@@ -115,7 +116,15 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
 def _cases(tables: Tables) -> Iterator[Finding]:
     for part in ("validation", "test"):
         tables.cases[part] = cases_of(_rows(tables, "cases", part, ["user_id", "history", "target"]))
-        tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}"
+        repeated = sum(c.target in c.history for c in tables.cases[part])
+        seen = f", {repeated:,} with a target that the history has" if repeated else ""
+        tables.about[f"{part} cases"] = f"{len(tables.cases[part]):,}{seen}"
+        if repeated > len(tables.cases[part]) * LOUD:
+            yield Finding("warning", "seen-targets",
+                          f"{repeated:,} of {len(tables.cases[part]):,} {part} cases ask for an item that the history has already.",
+                          "With seen items left out, no method can find it: figures are that much lower, and settings are chosen on less.",
+                          "Evaluate with --set evaluate.exclude_seen=false where people take things again; otherwise keep only the first "
+                          "event of each user and item in the data.", str(tables.folder / "cases"))  # fmt: skip
     if not any(tables.cases.values()):
         yield Finding("warning", "cases", "There are no validation and no test cases.", "Nothing can be measured.", _REMAKE)
     if (known := tables.catalog) is None:

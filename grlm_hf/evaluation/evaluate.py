@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation import collisions, diversity
+from grlm_hf.evaluation.examples import examples
 from grlm_hf.evaluation.metrics import DEPTH, Estimate, bootstrap, per_case, ranks
 from grlm_hf.evaluation.processes import on_main
 from grlm_hf.evaluation.rankings import Chunks, Method, Rankings, ranked, ranked_by_domain
 from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import compare
 from grlm_hf.evaluation.slices import sliced
+from grlm_hf.evaluation.verdict import Choice, verdict
 from grlm_hf.layout import CANDIDATES
 
 RATES_AT = 10
@@ -47,6 +49,7 @@ def evaluate(
     unmasked: Mapping[str, Method] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
     chunks: Chunks | None = None,
+    choice: Choice | None = None,
 ) -> Report:
     """The report of all methods on all cases.
 
@@ -60,6 +63,7 @@ def evaluate(
         unmasked: the same methods with seen items kept, measured too.
         pairs: methods to compare, besides the best one with each other.
         chunks: where finished rankings are kept, so that an interrupted evaluation is resumed.
+        choice: of the method to ship, on validation users; the examples show what it recommends.
 
     Raises:
         ValueError: no cases; a method that returns another number of rankings than histories, an item twice, or an item that is no
@@ -80,7 +84,7 @@ def evaluate(
 
     found = {name: rankings(name, method) for name, method in methods.items()}
     kept = {name: rankings(f"{name}, seen items kept", method) for name, method in (unmasked or {}).items()}
-    return on_main(lambda: measured.report(found, kept, pairs))
+    return on_main(lambda: measured.report(found, kept, pairs, choice))
 
 
 class _Measured:
@@ -102,7 +106,9 @@ class _Measured:
                     )
                 self.pools[i] = self.domains[domain]
 
-    def report(self, found: Mapping[str, Rankings], kept: Mapping[str, Rankings], pairs: Sequence[tuple[str, str]]) -> Report:
+    def report(
+        self, found: Mapping[str, Rankings], kept: Mapping[str, Rankings], pairs: Sequence[tuple[str, str]], choice: Choice | None
+    ) -> Report:
         """`kept`: rankings with seen items kept."""
         if len(found) < 2 and pairs:
             raise ValueError(f"Cannot compare {pairs[0]}; only {tuple(found)} is measured.")
@@ -118,7 +124,7 @@ class _Measured:
             for domain, at in self.of_domain.items()
             if at and by_domain
         }
-        return Report(
+        report = Report(
             s.dataset,
             self._protocol(by_domain),
             methods={name: self._figures(values[name], rankings) for name, rankings in found.items()},
@@ -128,6 +134,9 @@ class _Measured:
             collisions=self._collisions(found),
             unmasked={name: self._figures(self._values(rankings), rankings) for name, rankings in kept.items()},
         )
+        shown = dict.fromkeys(name for name in (verdict(report, choice).ship, "grlm") if name in found)
+        rankings = {name: found[name].items for name in shown or list(found)[:1]}
+        return replace(report, examples=examples(rankings, self.cases, self.catalog, s.seed))
 
     def _protocol(self, by_domain: bool) -> Protocol:
         s = self.setup
@@ -145,6 +154,7 @@ class _Measured:
             resamples=s.resamples,
             cases_hash=hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16],
             intra_list_diversity="1 - Jaccard of terms" if self.vectors is None else "1 - cosine of text embeddings",
+            unanswerable=sum(c.target in c.history for c in self.cases) if s.seen == "left out" else 0,
             candidates_of=("the whole catalog" if s.candidates == "all" else "the target's domain") if by_domain else None,
         )
 

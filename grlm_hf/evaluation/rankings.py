@@ -14,6 +14,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.processes import everywhere, world
 from grlm_hf.files import read_json, write_json
+from grlm_hf.progress import progress
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,11 @@ def ranked(name: str, method: Method, cases: Sequence[Case], chunks: Chunks, dom
     rank, size = world()
 
     def own_chunks() -> dict[int, Rankings]:
-        from tqdm.auto import tqdm
 
         found = {}
         own = starts[rank::size]
         total = sum(len(cases[s : s + chunks.size]) for s in own)
-        with tqdm(total=total, desc=name, unit="user", disable=rank > 0 or len(cases) < 200) as bar:
+        with progress(total=total, desc=name, unit="user", disable=rank > 0 or len(cases) < 200) as bar:
             for start in own:
                 histories = [c.history for c in cases[start : start + chunks.size]]
                 found[start] = _chunk(name, method, histories, chunks, domain, start)

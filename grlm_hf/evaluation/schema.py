@@ -45,6 +45,7 @@ class Protocol:
     intra_list_diversity: str | None = None  # the distance that it is a mean of
     candidates_of: str | None = None  # "the whole catalog", or "the target's domain"
     grlm_free: str | None = None  # on what the method of this name was measured
+    unanswerable: int | None = None  # cases whose target is in the history while seen items are left out: nothing can find it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,26 @@ class Unseen:
     term_ids: str  # where those of the new items came from
     methods: Methods
     comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An item as people know it."""
+
+    item_id: str
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One of the reported users, to be read (`grlm_hf.evaluation.examples`)."""
+
+    user: str
+    history: tuple[Shown, ...]  # its last items, oldest first
+    earlier: int  # number of the items before them
+    recommended: Mapping[str, tuple[Shown, ...]]  # method → its first items, best first
+    ranks: Mapping[str, int]  # method → place of the target in its ranking, from 1; 0: it is not in it
+    target: Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +116,7 @@ class Report:
     training: tuple[Mapping[str, Any], ...] = ()  # entries of the trainer's log, of the checkpoint that was evaluated
     unseen: Unseen | None = None
     verdict: Verdict | None = None
+    examples: tuple[Example, ...] = ()  # a few users; a published card has none
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``report.json``."""

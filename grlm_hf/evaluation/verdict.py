@@ -64,6 +64,9 @@ def verdict(report: Report, choice: Choice | None = None) -> Verdict:
     found = {name: value for name, value in values.items() if name not in _NO_CANDIDATES}
     if not found:
         return Verdict(text=f"Nothing can be concluded: {MAIN} was measured of no method.", best="", ship="")
+    if report.protocol.unanswerable and report.protocol.unanswerable == report.protocol.cases:
+        text = "Nothing can be concluded: every case asks for an item that the history has already, and seen items are left out"
+        return Verdict(text=f"{text} (evaluate.exclude_seen=false keeps them).", best="", ship="")
     best = max(found, key=lambda name: (found[name], not uses_language_model(name)))
     if found[best] <= values.get("random", 0.0):
         text = f"No method finds more than chance does ({MAIN} {found[best]:.4f}), so there is nothing to ship."

@@ -150,7 +150,7 @@ def resolve(
                         resolved[at] = changed
                     break
     before, after = (sum(n for t, n in Counter(ids).items() if n > 1 or old_items(t)) for ids in (term_ids, resolved))
-    logger.info("Items that share a Term ID: %d of %d before, %d after.", before, len(items), after)
+    logger.debug("Items that share a Term ID: %d of %d before, %d after.", before, len(items), after)
     return resolved
 
 

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import replacing
+from grlm_hf.progress import progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -215,7 +215,7 @@ def embed(
     owner = "" if folder is None else fingerprint(model)
 
     starts = range(0, len(items), shard_size)
-    bar = tqdm(starts, desc="embedding", unit="shard", disable=len(starts) < 2 or len(items) <= _PROGRESS_FROM)
+    bar = progress(starts, desc="embedding", unit="shard", disable=len(starts) < 2 or len(items) <= _PROGRESS_FROM)
     with _encoder(model, several, before, batch_size, show=_PROGRESS_FROM < len(items) <= shard_size) as encode:
         parts: list[np.ndarray] = []
         for start in bar:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
@@ -25,6 +24,7 @@ from grlm_hf.identifiers.terms import N_TERMS, TermID
 from grlm_hf.indexing.embedding import embed, item_text, load_embedder, tfidf_embedder
 from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.indexing.words import AUDIENCE, FILLERS, PROGRESS_FROM, WEAK_WORDS, Fields, Reader, Run
+from grlm_hf.progress import progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -189,7 +189,7 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
     neighbors.check_items(items)
     extractor, offers = Extractor._fit(items)
-    bar = tqdm(enumerate(offers), desc="choosing terms", unit=" items", total=len(offers), disable=len(offers) < PROGRESS_FROM)
+    bar = progress(enumerate(offers), desc="choosing terms", unit=" items", total=len(offers), disable=len(offers) < PROGRESS_FROM)
     return [extractor._choose(offer, [offers[j] for j in neighbors.of(at)], n_terms) for at, offer in bar]
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from grlm_hf.indexing.embedding import Shards, needs
+from grlm_hf.progress import progress
 from grlm_hf.settings import check_value
 
 IndexKind = Literal["auto", "exact", "ivf", "hnsw"]
@@ -183,7 +183,7 @@ def search(index: Index, vectors: np.ndarray | Shards, rows: np.ndarray, k: int)
     most = n if exact else min(n, max(_MOST_FETCHED, 2 * k))
     fetch = min(most, k + 1 + (4 * k + 16 if index.kind == "ivf-sq8" else 8))
     pending = np.unique(alike)
-    with tqdm(total=len(pending), desc="searching", unit="item", disable=len(pending) * n < _PROGRESS_FROM) as bar:
+    with progress(total=len(pending), desc="searching", unit="item", disable=len(pending) * n < _PROGRESS_FROM) as bar:
         while len(pending):
             unsettled = []
             for some in _blocks(pending, fetch * vectors.shape[1]):

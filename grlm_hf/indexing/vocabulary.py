@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from grlm_hf.data.items import Item
 from grlm_hf.files import rows_to_dataset, write_parquet
 from grlm_hf.identifiers.terms import TermID
 from grlm_hf.indexing.embedding import embed
+from grlm_hf.progress import progress
 from grlm_hf.tables.rows import read_rows
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def limit_vocabulary(term_ids: Sequence[TermID], size: int, embedder: SentenceTr
         near = _nearest_embedded(rare, kept, embedder, depth)
     else:
         space = _Space(kept, uses, together)
-        bar = tqdm(rare, desc="terms", unit="term", disable=len(rare) < _PROGRESS_FROM)
+        bar = progress(rare, desc="terms", unit="term", disable=len(rare) < _PROGRESS_FROM)
         near = {term: space.nearest(term, company[term], depth) for term in bar}
     vocabulary = Vocabulary(kept, uses, together, near, embedder is not None)
     limited = vocabulary.apply(term_ids)

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from tqdm import tqdm
-
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
+from grlm_hf.progress import progress
 
 _LISTS = json.loads((files("grlm_hf") / "indexing" / "words.json").read_text(encoding="utf-8"))
 
@@ -203,7 +202,7 @@ class Reader:
         names = "|".join(r"[\s-]+".join(map(re.escape, name)) for name in sorted(whole))
         known: Counter[str] = Counter()
         reader = cls(Brands.fit(items), re.compile(rf"\b(?:{names})\b", re.IGNORECASE) if whole else None, known, {})
-        raw = [reader._raw(item) for item in tqdm(items, desc="reading texts", unit=" items", disable=len(items) < PROGRESS_FROM)]
+        raw = [reader._raw(item) for item in progress(items, desc="reading texts", unit=" items", disable=len(items) < PROGRESS_FROM)]
         known.update(word for fields in raw for run in (*fields.named(), *fields.description) for word in run)
         return reader, [reader._fold(fields) for fields in raw]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grlm_hf.files import Incomplete, rows_to_dataset, write_parquet
+from grlm_hf.progress import progress
 from grlm_hf.tables.rows import read_rows
 
 if TYPE_CHECKING:
@@ -50,13 +51,12 @@ def sharded_answers(
         ValueError: the writer broke the form, or as `Writer.write`.
         Incomplete: with `part`, when shards of other parts are not written yet.
     """
-    from tqdm.auto import tqdm
 
     shards = [range(i, min(i + shard_size, len(item_ids))) for i in range(0, len(item_ids), shard_size)]
     mine, parts = parse_part(part)
     found: list[str] = []
     missing = 0
-    with tqdm(total=len(item_ids), desc=title, unit=" items", disable=len(item_ids) < shard_size) as bar:
+    with progress(total=len(item_ids), desc=title, unit=" items", disable=len(item_ids) < shard_size) as bar:
         for n, shard in enumerate(shards):
             path = folder / f"answers-{n:05d}-of-{len(shards):05d}.parquet"
             ids, messages = [item_ids[at] for at in shard], [message(at) for at in shard]

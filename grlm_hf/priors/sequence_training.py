@@ -17,6 +17,7 @@ from grlm_hf.data.interactions import Case, History
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
 from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.progress import progress
 
 _STATE = "sequence.state"  # safetensors inside; under that name other tools would take it for weights
 _ROWS = 1024  # validation cases per batch
@@ -47,7 +48,6 @@ def train_sequence_model(
     negative seed; a state in `work` from another configuration, seed or data; a loss that is not finite.
     """
     import torch
-    from tqdm.auto import tqdm
 
     config = config or SequenceConfig()
     if seed < 0:
@@ -72,7 +72,7 @@ def train_sequence_model(
         return facts["step"] == total or 0 < config.patience <= len(facts["log"]) - facts["best"][0]
 
     # 2. the steps; the randomness of a step depends only on the seed and its number
-    bar = tqdm(total=total, initial=facts["step"], desc="sequence decoder", unit="step", disable=total < 200)
+    bar = progress(total=total, initial=facts["step"], desc="sequence decoder", unit="step", disable=total < 200)
     with bar, torch.random.fork_rng():  # keeps the caller's random state
         batches: list[np.ndarray] = []
         while not stopped():

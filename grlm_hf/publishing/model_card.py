@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.evaluation.report.tables import protocol_note, protocol_words, tables
+from grlm_hf.evaluation.report.tables import protocol_note, short_table, tables, unanswerable_note
 from grlm_hf.evaluation.schema import Report, plain
 from grlm_hf.evaluation.verdict import MAIN, stated, uses_language_model
 from grlm_hf.files import read_json, write_text
@@ -27,6 +26,7 @@ from grlm_hf.publishing.record import recorded
 
 _OVER = {"vocabulary": "the full vocabulary", "trie": "the legal tokens of the current trie node"}
 _METHODS = {"sft": "Supervised fine-tuning", "grpo": "GRPO", "dpo": "DPO"}
+_INDEXED = ("recall@5", MAIN, "ndcg@10", "coverage")  # of the checkpoint's own method, for the Hub
 _SHOWN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
 _FEW = 10  # maximum number of recommendations in the code of a card
 _UNNAMED = "Generative recommender with Term IDs"
@@ -61,7 +61,7 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
         sections["Collisions and leakage"] = joined(*_audit(facts, report))
         sections["Quality of the Term IDs"] = joined(quality, picture("quality", "Quality of the Term IDs"))
     text = template("model").render(
-        header=_header(title, training, facts, report, (folder / "custom_generate").is_dir()),
+        header=_header(title, training, facts, report, own_method(report, _components(folder)), (folder / "custom_generate").is_dir()),
         title=title,
         about=about,
         catalog=catalog,
@@ -87,7 +87,20 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
     return finished(text)
 
 
-def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None, custom: bool) -> str:
+def own_method(report: Report | None, components: Sequence[Mapping[str, Any]]) -> str:
+    """The method of a report that the checkpoint offers: the one to ship if it has the language model, else the model with the
+    checkpoint's own prior, else the model alone; "" for none."""
+    if report is None:
+        return ""
+    with_prior = {"grlm", *(part["name"] for part in components)}
+    ours = [name for name in report.methods if uses_language_model(name) and name != "grlm_free"]
+    wanted = [stated(report).ship, *(name for name in ours if set(name.split("+")) == with_prior), "grlm"]
+    return next((name for name in wanted if name in ours), "")
+
+
+def _header(
+    title: str, training: dict[str, Any] | None, facts: dict[str, Any] | None, report: Report | None, own: str, custom: bool
+) -> str:
     from huggingface_hub import ModelCardData
 
     base = (training or {}).get("base_model") or None
@@ -103,42 +116,45 @@ def _header(title: str, training: dict[str, Any] | None, facts: dict[str, Any] |
         base_model=base,
         datasets=list(used) or None,
         **more,
-        model_name=title if report else None,
-        eval_results=list(_eval_results(report, next(iter(used), ""))) if report else None,
+        model_name=title if own else None,
+        eval_results=list(_eval_results(report, own, next(iter(used), ""))) if report and own else None,
     ).to_yaml()
 
 
-def _eval_results(report: Report, dataset: str) -> Iterator[Any]:
-    """Every finite metric of the model alone and with priors, as the Hub's `EvalResult`."""
+def _eval_results(report: Report, own: str, dataset: str) -> Iterator[Any]:
+    """The few figures that matter, as the Hub's `EvalResult`: those of the checkpoint's own method, and what is reached without it."""
     from huggingface_hub import EvalResult
 
     p = report.protocol
     how, part = (*map(str.strip, p.split.rpartition(",")[::2]),)
     name = one_line(report.dataset) or "unnamed"
-    for method in filter(uses_language_model, report.methods):
-        for metric, found in report.methods[method].items():
-            if math.isfinite(found.value):
-                yield EvalResult(
-                    task_type="text-generation",
-                    task_name="Recommendation of the next item",
-                    dataset_type=dataset or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed",
-                    dataset_name=name,
-                    dataset_config=one_line(how) or None,
-                    dataset_split=one_line(part) or None,
-                    metric_type=one_line(metric),
-                    metric_name=one_line(f"{metric} of {method} ({protocol_words(p)})"),
-                    metric_value=round(found.value, 6),
-                    metric_args={"low": round(found.low, 6), "high": round(found.high, 6), "interval": "95 % bootstrap over users"}
-                    if found.low != found.high and math.isfinite(found.low + found.high)
-                    else None,
-                )
+    others = {n: m[MAIN].value for n, m in report.methods.items() if not uses_language_model(n) and MAIN in m}
+    rival = max(others, key=others.__getitem__, default="")
+    shown = [(own, metric) for metric in _INDEXED] + [(rival, MAIN)] * bool(rival)
+    for method, metric in shown:
+        if (found := report.methods[method].get(metric)) and math.isfinite(found.value):
+            yield EvalResult(
+                task_type="text-generation",
+                task_name="Recommendation of the next item",
+                dataset_type=dataset or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed",
+                dataset_name=name,
+                dataset_config=one_line(how) or None,
+                dataset_split=one_line(part) or None,
+                metric_type=one_line(metric),
+                metric_name=one_line(f"{metric} of {method}" if method == own else f"{metric} without a language model ({method})"),
+                metric_value=round(found.value, 6),
+            )
 
 
 def _prior(folder: Path) -> str:
     """The components of the checkpoint's own prior with their weights; "" for none."""
+    return ", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in _components(folder))
+
+
+def _components(folder: Path) -> list[dict[str, Any]]:
     path = folder / "prior" / "prior.json"
-    components = read_json(path)["components"] if path.is_file() else []
-    return ", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in components)
+    found: list[dict[str, Any]] = read_json(path)["components"] if path.is_file() else []
+    return found
 
 
 def _parameters(folder: Path) -> tuple[int, list[str]]:
@@ -186,8 +202,7 @@ def _log_rows(path: Path) -> list[list[str]]:
 
 def _results(report: Report) -> dict[str, Any]:
     """The values of the template's section Results."""
-    by_kind = tables(report)
-    (whole,) = by_kind.pop("methods")
+    (whole,) = tables(report)["methods"]
     at = [i for i, name in enumerate(whole.head) if i == 0 or name in _SHOWN]
     kept = [[row[i] for i in at] for row in whole.rows]
     rows = tuple(tuple(replace(cell, note=cell.note.replace(" ", "\u00a0")) for cell in row) for row in kept)  # unbroken intervals
@@ -197,7 +212,9 @@ def _results(report: Report) -> dict[str, Any]:
         "verdict": stated(report).text,
         "main_table": replace(whole, head=tuple(whole.head[i] for i in at), rows=rows).markdown(intervals=True),
         "protocol": "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in plain(report.protocol).items()),
-        "all_tables": joined(*(t.markdown(intervals=True) for t in [whole, *chain.from_iterable(by_kind.values())])),
+        "short_table": short_table(report, with_words=True).markdown(intervals=True),
+        "unanswerable": unanswerable_note(report.protocol),
+        "comparisons": joined(*(t.markdown(intervals=True) for t in tables(report).get("comparisons", ()))),
     }
 
 

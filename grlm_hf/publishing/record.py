@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def record_report(
             save_png(figure, new / f"{'report' if name == 'metrics' else name}.png")
         if (picture := Path(datasets) / "quality.png").is_file():
             shutil.copyfile(picture, new / "quality.png")
-        write_json(new / Path(REPORT).name, report.to_json())
+        public = replace(report, examples=())  # histories of people are not published with a model
+        write_json(new / Path(REPORT).name, public.to_json())
         about = {
             "schema": RECORD_SCHEMA,
             "title": report.dataset,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,23 @@ from typing import Any
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.progress import took
 from grlm_hf.publishing.counting_card import write_counting_card
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
+from grlm_hf.stages.found import found
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation
 from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.tasks.prompts import templates_hash
 
 
-def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str, Any]:
+def run(recipe: Recipe, say: Callable[[str], None] = print, *, dry_run: bool = False) -> Report | dict[str, Any]:
     """Runs a recipe's stages up to `Recipe.until`; a finished stage with unchanged inputs and settings is not run again.
+
+    Args:
+        say: gets a line when a stage begins, and one with what it found and how long it took.
+        dry_run: only say which stages would run, and write nothing.
 
     Returns:
         What the last stage measured: after ``evaluate`` the `Report`, after ``quality`` the content of ``quality.json``, else {}.
@@ -38,6 +46,9 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
         raise ValueError(f"{recipe.output} holds tables of its own, and stays as it is. Choose another output folder.")
     if not recipe.data:
         raise ValueError("The recipe names no data folder: --data DIR, one with items.* and interactions.* (csv, jsonl or parquet).")
+    if dry_run:
+        _plan(recipe, say)
+        return {}
     together = bool(recipe.terms.llm.part)  # several processes write the parts of one answer
     with nullcontext() if together else only_writer(recipe.output):
         return _run(recipe, say)
@@ -46,26 +57,55 @@ def run(recipe: Recipe, say: Callable[[str], None] = print) -> Report | dict[str
 def _run(recipe: Recipe, say: Callable[[str], None]) -> Report | dict[str, Any]:
     out = Path(recipe.output)
     state = out / ".grlm"
-    last = STAGES.index(recipe.until)
-    parts = (part(recipe, out, state) for part in (_identify, _learn, _measure))
-    for stage in chain.from_iterable(parts):  # made one by one: a stage reads what those before it wrote
-        if STAGES.index(stage.name) > last:
-            break
+    for stage in _stages(recipe, out, state):
+        stage.before()
         key = fingerprint(stage.name, stage.inputs, stage.settings)
         record = state / f"{stage.name}.json"
-        if record.is_file() and read_json(record).get("key") == key and all(o.exists() for o in stage.outputs):
+        if _finished(stage, key, record):
             say(f"{stage.name}: unchanged, kept")
-        else:
-            say(f"{stage.name}: → {', '.join(o.name for o in stage.outputs)}")
-            record.unlink(missing_ok=True)
-            stage.work(key)
-            write_json(record, {"key": key})
-            shutil.rmtree(state / f"{stage.kept or stage.name}-{key}", ignore_errors=True)  # its own unfinished work, and no other
-        if stage.name == recipe.until:  # before the next one looks for files that this run does not need
-            break
+            continue
+        say(f"{stage.name}: → {_names(stage)}")
+        started = time.monotonic()
+        record.unlink(missing_ok=True)
+        stage.work(key)
+        write_json(record, {"key": key})
+        shutil.rmtree(state / f"{stage.kept or stage.name}-{key}", ignore_errors=True)  # its own unfinished work, and no other
+        say(f"{stage.name}: {found(stage.name, out)} ({took(time.monotonic() - started)})")
     if recipe.until == "evaluate":
         return load_report(out / "report.json")
     return read_json(out / "quality" / QUALITY_FILE) if recipe.until == "quality" else {}
+
+
+def _plan(recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Says what each stage would do. A stage also runs if one before it writes what it reads."""
+    out = Path(recipe.output)
+    state = out / ".grlm"
+    written: list[Path] = []
+    for stage in _stages(recipe, out, state):
+        depends = any(path == new or path in new.parents or new in path.parents for path in stage.inputs for new in written)
+        if not depends and _finished(stage, fingerprint(stage.name, stage.inputs, stage.settings), state / f"{stage.name}.json"):
+            say(f"{stage.name}: unchanged, kept")
+        else:
+            say(f"{stage.name}: will run → {_names(stage)}")
+            written += stage.outputs
+
+
+def _stages(recipe: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
+    """The stages up to the last one of the recipe, made one by one: a stage reads what those before it wrote."""
+    last = STAGES.index(recipe.until)
+    for stage in chain.from_iterable(part(recipe, out, state) for part in (_identify, _learn, _measure)):
+        if STAGES.index(stage.name) <= last:
+            yield stage
+        if STAGES.index(stage.name) >= last:  # before the next one looks for files that this run does not need
+            return
+
+
+def _finished(stage: _Stage, key: str, record: Path) -> bool:
+    return record.is_file() and read_json(record).get("key") == key and all(o.exists() for o in stage.outputs)
+
+
+def _names(stage: _Stage) -> str:
+    return ", ".join(o.name for o in stage.outputs)
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,7 @@ class _Stage:
     settings: Any
     outputs: Sequence[Path]
     work: Callable[[str], Any]  # called with the stage's key
+    before: Callable[[], None] = lambda: None  # whatever changes its inputs
     kept: str = ""  # what its unfinished work is named by, if not by the stage
 
 
@@ -165,7 +206,7 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
                 checkpoint, datasets, priors, hybrids, r.priors, seed=r.seed, exclude_seen=r.evaluate.exclude_seen, counting=counting
             ),
         )
-    remember_evaluation(checkpoint, r.evaluate.exclude_seen, own_prior=bool(r.priors.methods and r.priors.hybrid_names()))
+    own_prior = bool(r.priors.methods and r.priors.hybrid_names())
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
 
     def measure(key: str) -> None:
@@ -180,6 +221,9 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         [r.evaluate, r.seed],
         [report, report.with_suffix(".png"), report.with_suffix(".html")],
         measure,
+        before=partial(
+            remember_evaluation, checkpoint, r.evaluate.exclude_seen, own_prior=bool(r.priors.methods and r.priors.hybrid_names())
+        ),
     )
 
 

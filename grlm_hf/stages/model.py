@@ -192,7 +192,7 @@ def make_report(
         seed=seed,
         resamples=config.resamples,
     )
-    common: dict[str, Any] = {"counts": counts, "vectors": own.vectors, "chunks": Chunks(Path(work or kept), key)}
+    common: dict[str, Any] = {"counts": counts, "vectors": own.vectors, "chunks": Chunks(Path(work or kept), key), "choice": own.choice}
     freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
     pairs = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
     unmasked = methods(False) if config.unmasked else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import warnings
@@ -12,13 +13,25 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback
 
 from grlm_hf.data.interactions import Case
+from grlm_hf.progress import progress
 from grlm_hf.training.config import STOPPING_METRICS, EarlyStoppingConfig
 
 CUTOFF = 10
+log = logging.getLogger("grlm_hf")
 
 
 class OneBar(ProgressCallback):
-    """One bar for the whole training, with the losses at its end, instead of printed dictionaries and a bar for every evaluation."""
+    """One bar for the whole training, with the losses at its end, instead of printed dictionaries and a bar for every evaluation; before it
+    a line of what is known of the work."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            loader = kwargs.get("train_dataloader")
+            log.info(_planned(state, args, getattr(loader, "dataset", None), kwargs.get("model")))
+            self.training_bar = progress(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step", dynamic_ncols=True, delay=1e-3
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self.training_bar is not None:
@@ -28,6 +41,20 @@ class OneBar(ProgressCallback):
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+
+def _planned(state: Any, args: Any, examples: Any, model: Any) -> str:
+    """What is known of a training before its first step."""
+    parts = []
+    if model is not None:
+        parts.append(f"{sum(p.numel() for p in model.parameters()):,} parameters on {args.device.type}")
+    if examples is not None:
+        tokens = sum(map(len, examples["input_ids"])) if "input_ids" in (getattr(examples, "column_names", None) or ()) else 0
+        parts.append(f"{len(examples):,} examples" + (f" of {tokens:,} tokens" if tokens else ""))
+    at_once = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = f"{state.max_steps:,} steps of {at_once:,} examples"
+    done = f", {state.global_step:,} of them done before" if state.global_step else ""
+    return f"training: {', '.join([*parts, steps])}{done}"
 
 
 class StopAtNaN(TrainerCallback):

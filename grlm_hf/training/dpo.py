@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from grlm_hf.data.interactions import History
 from grlm_hf.files import write_parquet
+from grlm_hf.progress import progress
 from grlm_hf.settings import Count, NotNegative, Positive, Share, Size, check_settings
 from grlm_hf.training.run import fit, memory_advice, patches_removed, require_trl, trl_settings
 
@@ -72,13 +73,12 @@ def beam_negatives(
         ValueError: too few identifiers for `n` negatives.
     """
     from datasets import Dataset, Features, List, Value
-    from tqdm.auto import tqdm
 
     from grlm_hf.training.rollouts import roll_out
 
     index = grlm.shelf.index
     rows: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    with tqdm(total=len(questions), desc="beam negatives", unit="prompt", disable=len(questions) < 200) as bar:
+    with progress(total=len(questions), desc="beam negatives", unit="prompt", disable=len(questions) < 200) as bar:
         for start in range(0, len(questions), _AT_ONCE):
             chunk = questions[start : start + _AT_ONCE]
             found = roll_out(grlm, [history for history, _ in chunk], n + 1, exclude_seen=exclude_seen)

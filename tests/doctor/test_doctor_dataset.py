@@ -33,13 +33,13 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """25 histories of 5 to 9 items at known times; every third user meets an item again."""
+    """25 histories of 5 to 9 items at known times; every sixth user meets an item again."""
     folder = tmp_path_factory.mktemp("shop")
     CATALOG.save_pretrained(folder / "catalog")
     rows = []
     for u in range(25):
         items = [IDS[(u + 7 * s) % N] for s in range(5 + u % 5)]
-        if u % 3 == 0:
+        if u % 6 == 0:
             items[-1] = items[0]
         rows.append(
             {"user_id": f"user-{u}", "items": items, "timestamps": [u + 50 * s for s in range(len(items))], "n_valid": 1, "n_test": 1}
@@ -176,6 +176,10 @@ def no_shard(folder: Path) -> None:
     next((folder / "neighbors" if (folder / "neighbors").is_dir() else folder / "items").glob("*.parquet")).unlink()
 
 
+def seen_targets(folder: Path) -> None:
+    rewrite(folder, "cases", "test", lambda rows: [{**r, "target": r["history"][0]} if n < 9 else r for n, r in enumerate(rows)])
+
+
 def mixture_hash(folder: Path) -> None:
     said = json.loads((folder / DATASET_FACTS).read_text())
     facts(folder, mixture=said["mixture"] | {"templates_hash": "2" * 16})
@@ -190,6 +194,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], tuple[str, str], str]] = {
     "user ids": (name_users, ("error", "user-ids"), "25 prompts contain the id of their user"),
     "stale": (stale, ("error", "stale-examples"), "[kind, gone]"),
     "twin": (twin, ("warning", "duplicate-users"), "['user-5', 'user-x']"),
+    "seen targets": (seen_targets, ("warning", "seen-targets"), " of 25 test cases ask for an item that the history has already"),
     "twice": (twice, ("error", "duplicate-users"), "'user-3'"),
     "unknown item": (strange, ("error", "unknown-items"), "'lost'"),
     "other terms": (other_terms, ("error", "tables-disagree"), "'item0'"),
@@ -211,7 +216,7 @@ def test_a_sound_one(sound: Path) -> None:
     assert names(found(sound)) == set()
     (said,) = examine(sound)
     assert said.kind == "dataset"
-    assert said.facts["test cases"] == "25"
+    assert said.facts["test cases"] == "25, 5 with a target that the history has"
 
 
 @pytest.mark.parametrize(("split", "history"), list(zip(SPLITS, itertools.cycle(HISTORIES), strict=False)))

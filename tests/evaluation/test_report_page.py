@@ -13,8 +13,9 @@ import pytest
 from report_toys import HOSTILE, full_report
 
 from grlm_hf.evaluation.report.page import comparison_page, page
-from grlm_hf.evaluation.report.tables import tables
-from grlm_hf.evaluation.schema import Part, Report
+from grlm_hf.evaluation.report.tables import short_table, tables
+from grlm_hf.evaluation.schema import Example, Part, Report, Shown
+from grlm_hf.evaluation.verdict import stated
 from grlm_hf.markdown import one_line
 
 VOID = {"meta", "img"}
@@ -60,7 +61,8 @@ def whole() -> str:
 def test_the_figures_are_those_of_the_report(whole: str) -> None:
     report = full_report()
     found = sorted(float(str(a["data-value"])) for a in Page(whole).all("td") if "data-value" in a)
-    assert found == sorted(c.value for some in tables(report).values() for t in some for row in t.rows for c in row if c.value is not None)
+    shown = [short_table(report, with_words=True), *(t for some in tables(report).values() for t in some)]
+    assert found == sorted(c.value for t in shown for row in t.rows for c in row if c.value is not None)
     in_json = {float(x) for x in _numbers(json.loads(json.dumps(report.to_json())))}
     assert set(found) <= in_json
 
@@ -71,10 +73,13 @@ def _numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-def test_the_protocol_comes_first_and_whole(whole: str) -> None:
+def test_the_verdict_comes_first_and_the_protocol_last_and_whole(whole: str) -> None:
     protocol, found = full_report().to_json()["protocol"], Page(whole)
-    assert whole.index("<dl>") < whole.index("<img") < whole.index("<table>")
-    assert found.texts["h2"][0] == "Protocol"
+    parts = ["<h1>", '<p class="verdict">', "<table>", "<article>", "<img", "<dl>"]
+    assert parts == sorted(parts, key=whole.index)
+    assert found.texts["h2"][0] == "Five users"
+    assert found.texts["h2"][-1] == "Protocol"
+    assert one_line(stated(full_report()).text) in found.texts["p"]
     assert found.texts["dt"] == [key.replace("_", " ") for key in protocol]
     assert found.texts["dd"] == [one_line(v) for v in protocol.values()]
     assert found.texts["title"] == ["toy"]
@@ -112,6 +117,35 @@ def test_it_is_made_for_phones_and_for_the_night(whole: str) -> None:
     assert all(part.startswith(("<table>", "<img ")) for part in parts[1:])
 
 
+def hostile_example() -> Example:
+    item = Shown(HOSTILE, HOSTILE)
+    return Example(user=HOSTILE, history=(item,), earlier=0, recommended={HOSTILE: (item,)}, ranks={HOSTILE: 1}, target=item)
+
+
+def test_users_are_shown_with_what_came_next() -> None:
+    report = full_report()
+    found = Page(page(report))
+    assert found.texts["h3"] == [f"User {e.user}" for e in report.examples]
+    hits = [e.target.title for e in report.examples for items in e.recommended.values() if e.target in items]
+    assert hits
+    assert [t.removesuffix(" ✓") for t in found.texts["li"] if t.endswith(" ✓")] == hits
+    assert found.texts["b"] == [e.target.title for e in report.examples]
+    listed = [i.title for e in report.examples for some in (e.history, *e.recommended.values()) for i in some]
+    assert [t.removesuffix(" ✓") for t in found.texts["li"]] == listed
+
+
+def test_cases_that_nothing_can_answer_are_told() -> None:
+    report = full_report()
+
+    def shown(number: int | None) -> str:
+        return page(replace(report, protocol=replace(report.protocol, unanswerable=number, cases=30)))
+
+    for none in (0, None):
+        assert "warning" not in [a.get("class") for a in Page(shown(none)).all("p")]
+    text = shown(3)
+    assert '<p class="warning">3 of 30 cases (10%) ask for an item that the history has already.' in text
+
+
 def test_text_is_escaped_wherever_it_stands() -> None:
     report = full_report()
     methods = {HOSTILE: report.methods["grlm"]}
@@ -126,6 +160,7 @@ def test_text_is_escaped_wherever_it_stands() -> None:
         comparisons=(replace(report.comparisons[0], a=HOSTILE, b=HOSTILE, metric=HOSTILE, test=HOSTILE),),
         unmasked=methods,
         unseen=replace(report.unseen, term_ids=HOSTILE),
+        examples=(hostile_example(),),
     )
     found = Page(page(report))
     assert len(found.all("script")) == 1
@@ -137,17 +172,17 @@ def test_text_is_escaped_wherever_it_stands() -> None:
 
 def test_blocks_that_are_absent_have_no_section() -> None:
     report = full_report()
-    assert Page(page(Report(report.dataset, report.protocol, report.methods))).texts["h2"] == ["Protocol", "Methods", "What is recommended"]
+    assert Page(page(Report(report.dataset, report.protocol, report.methods))).texts["h2"] == ["Methods", "What is recommended", "Protocol"]
     all_of_it = ["Methods", "Which differences are real", "Items new to the model", "Where methods are good", "By domain"]
     all_of_it += ["Shared Term IDs", "With seen items kept", "What is recommended", "Training"]
-    assert Page(page(report)).texts["h2"] == ["Protocol", *all_of_it]
+    assert Page(page(report)).texts["h2"] == ["Five users", *all_of_it, "Protocol"]
 
 
 def test_runs_side_by_side_on_a_page() -> None:
     report = full_report()
     text = comparison_page({"a": report, "b <i>": report})
     found = Page(text)
-    assert found.texts["h2"] == ["Protocol", "Runs side by side"]
+    assert found.texts["h2"] == ["Runs side by side", "Protocol"]
     assert "b <i>" in found.texts["button"]
     assert len(found.all("img")) == 1
     assert {a.get("data-value") for a in found.all("td")} >= {repr(report.methods["grlm"]["recall@10"].value), "0.0"}

@@ -129,7 +129,7 @@ def test_it_is_part_of_a_report_and_old_reports_get_one(tmp_path: Any) -> None:
 def test_the_short_table_has_few_rows_and_columns() -> None:
     many = report({f"m{n}": n / 100 for n in range(1, 30)} | {"grlm": 0.001})
     table = short_table(many, with_words=True)
-    assert [row[0].text for row in table.rows] == [*(f"m{n}" for n in range(29, 21, -1)), "grlm"]
+    assert [row[0].text for row in table.rows] == [*(f"m{n}" for n in range(29, 24, -1)), "grlm"]
     assert table.head == ("method", "what it is", "recall@10", "ndcg@10")
 
 

@@ -207,7 +207,7 @@ def test_an_identifier_that_another_item_has_is_never_taken() -> None:
 
 def test_the_same_words_stay_together_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     items = [polish("1", "Red"), polish("2", "Blue"), polish("3", "Blue"), polish("4", "Red")]
-    with caplog.at_level(logging.INFO, logger="grlm_hf"):
+    with caplog.at_level(logging.DEBUG, logger="grlm_hf"):
         found = resolve(items, [TID] * 4)
     assert found == [TID, (*TID[:2], "blue"), (*TID[:2], "blue"), TID]
     assert "4 of 4 before, 4 after" in caplog.text

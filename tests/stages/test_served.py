@@ -129,7 +129,7 @@ def test_repeat_buyers(tmp_path: Path) -> None:
     assert all("unchanged" in line for line in said)
     said.clear()
     run(recipe(tmp_path), said.append)  # the weights depend on it, too
-    assert [line.split(":")[0] for line in said if "unchanged" not in line] == ["priors", "hybrid", "evaluate"]
+    assert [line.split(":")[0] for line in said if ": → " in line] == ["priors", "hybrid", "evaluate"]
     assert GRLMForRecommendation.from_pretrained(tmp_path / "out" / "checkpoint").config.exclude_seen
 
 

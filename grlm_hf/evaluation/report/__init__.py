@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from grlm_hf.evaluation.report.tables import comparison_table, merged, methods_table, protocol_note, short_table, tables
+from grlm_hf.evaluation.report.tables import (
+    comparison_table,
+    merged,
+    methods_table,
+    protocol_note,
+    short_table,
+    tables,
+    unanswerable_note,
+)
 from grlm_hf.evaluation.schema import Report, check_comparable, load_report
 from grlm_hf.evaluation.verdict import stated
 from grlm_hf.files import write_json, write_text
@@ -65,7 +73,7 @@ def text_table(report: Report) -> str:
     at = table.head.index("recall@10")
     rows = tuple((*row, replace(row[at], text=row[at].note or "–")) for row in table.rows)
     head = (*(h.replace("_rate", "") for h in table.head), "recall@10 95 %")
-    notes = [protocol_note(report)]
+    notes = _notes(report)
     notes += [f"{name}: {part.cases:,} cases of {part.users:,} users." for name, part in report.domains.items()]
     compared = tables(report).get("comparisons", ())
     whole = replace(table, head=head, rows=rows, notes=tuple(notes)).text()
@@ -74,14 +82,18 @@ def text_table(report: Report) -> str:
 
 def short_text(report: Report) -> str:
     """The best methods in few columns, and the verdict: how a run ends on a terminal."""
-    return f"{short_table(report).text()}\n{protocol_note(report)}\n\n{one_line(stated(report).text)}"
+    return f"{replace(short_table(report), notes=tuple(_notes(report))).text()}\n\n{one_line(stated(report).text)}"
+
+
+def _notes(report: Report) -> list[str]:
+    return [*filter(None, [protocol_note(report), unanswerable_note(report.protocol)])]
 
 
 def all_tables(report: Report, markdown: bool = False) -> str:
     """Every table that a report has figures for, for a terminal or as Markdown with intervals."""
     found = tables(report)
     if markdown:
-        said = [escaped(stated(report).text), escaped(protocol_note(report))]
+        said = map(escaped, [stated(report).text, *_notes(report)])
         return "\n\n".join([*said, *(t.markdown(intervals=True) for some in found.values() for t in some)])
     others = [t.text() for block, some in found.items() if block not in ("methods", "domains", "comparisons") for t in some]
     return "\n\n".join([text_table(report), *others])

@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from grlm_hf.evaluation.examples import HITS, TOP
 from grlm_hf.evaluation.report.plots import figures, svg
-from grlm_hf.evaluation.report.tables import Table, comparison_table, merged, protocol_words, tables
+from grlm_hf.evaluation.report.tables import (
+    Table,
+    comparison_table,
+    merged,
+    protocol_words,
+    short_table,
+    tables,
+    unanswerable_note,
+)
 from grlm_hf.evaluation.schema import Protocol, Report, plain
+from grlm_hf.evaluation.verdict import stated
 from grlm_hf.markdown import flat, one_line
 from grlm_hf.version import __version__
 
@@ -42,7 +52,8 @@ class _Section:
 
 
 def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:
-    """The page of one report: the protocol first, then its blocks, with pictures inside. The same report, the same bytes.
+    """The page of one report: the verdict, the best methods, a few users, its blocks with pictures inside, and the protocol last. The same
+    report, the same bytes.
 
     Args:
         drawn: the report's `figures`; by default they are drawn here.
@@ -53,7 +64,8 @@ def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:
         for block, (heading, picture, caption) in _SECTIONS.items()
         if block in written or picture in drawn
     ]
-    return _rendered(report.dataset, report.protocol, sections)
+    first = {"verdict": stated(report).text, "short": short_table(report, with_words=True), "examples": report.examples}
+    return _rendered(report.dataset, report.protocol, sections, chosen=_chosen(report), **first)
 
 
 def comparison_page(reports: Mapping[str, Report]) -> str:
@@ -69,7 +81,7 @@ def comparison_page(reports: Mapping[str, Report]) -> str:
     return _rendered(f"{first.dataset}: {' – '.join(reports)}", first.protocol, [section])
 
 
-def _rendered(title: str, protocol: Protocol, sections: Sequence[_Section]) -> str:
+def _rendered(title: str, protocol: Protocol, sections: Sequence[_Section], **first: Any) -> str:
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, finalize=_escaped, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -77,11 +89,25 @@ def _rendered(title: str, protocol: Protocol, sections: Sequence[_Section]) -> s
     return template.render(
         title=title,
         summary=_opened(protocol_words(protocol)),
+        warning=unanswerable_note(protocol),
+        depth=protocol.depth or "ones",
         protocol={name: _with_commas(value) for name, value in flat(plain(protocol)).items()},
         sections=sections,
         opened=_opened,
         version=__version__,
+        **first,
     )
+
+
+def _chosen(report: Report) -> str:
+    """How the users of the page were chosen, in words: hits are more frequent among them than they are."""
+    if not report.examples:
+        return ""
+    method = next(iter(report.examples[0].recommended))
+    said = f"Chosen by chance (seed {report.protocol.seed}), with at least {HITS} hits of {method} where it has them (✓: the next item is "
+    said += f"among the first {TOP})."
+    found = report.methods.get(method, {}).get(f"recall@{TOP}")
+    return said + (f" Of all cases, {found.value:.1%} are hits." if found else "")
 
 
 def _escaped(value: Any) -> Any:

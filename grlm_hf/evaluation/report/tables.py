@@ -21,7 +21,7 @@ MAIN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
 """Metrics of the comparison of runs, and of the picture."""
 SHORT = ("recall@10", "ndcg@10", "coverage")
 """Metrics of the short table."""
-_ROWS = 8  # of the short table, and the language model alone and the method to ship, if they are not among these
+_ROWS = 6  # of the short table, the language model alone and the method to ship always among them
 SLICED = ("recall@10", "ndcg@10")
 DIVERSITY = ("coverage", "gini@10", "tail_share@10", "novelty@10", "intra_list_diversity@10")
 
@@ -100,7 +100,9 @@ def short_table(report: Report, with_words: bool = False) -> Table:
         with_words: a column that says what each method is.
     """
     ordered = sorted(report.methods, key=lambda name: -m.value if (m := report.methods[name].get(MAIN_METRIC)) else 0.0)
-    kept = [name for n, name in enumerate(ordered) if n < _ROWS or name in ("grlm", stated(report).ship)]
+    always = {name for name in ("grlm", stated(report).ship) if name in report.methods}
+    best = [name for name in ordered if name not in always][: _ROWS - len(always)]
+    kept = [name for name in ordered if name in always or name in best]
     columns = _present(report.methods, SHORT)
     words = {name: [Cell(explained(name))] if with_words else [] for name in kept}
     rows = tuple((Cell(name), *words[name], *(_measured(report.methods[name], c) for c in columns)) for name in kept)
@@ -110,6 +112,17 @@ def short_table(report: Report, with_words: bool = False) -> Table:
 def protocol_note(report: Report) -> str:
     """The dataset and the protocol in a sentence."""
     return f"{report.dataset}: {protocol_words(report.protocol)}."
+
+
+def unanswerable_note(p: Protocol) -> str:
+    """How many cases nothing can answer, and what to do; "" for none."""
+    if not p.unanswerable or not p.cases:
+        return ""
+    share = p.unanswerable / p.cases
+    return (
+        f"{p.unanswerable:,} of {p.cases:,} cases ({share:.0%}) ask for an item that the history has already. Seen items are left out, so "
+        "no method can find it, and every figure is that much lower. Where people take things again, set evaluate.exclude_seen=false."
+    )
 
 
 def protocol_words(p: Protocol) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
 from grlm_hf.indexing.words import UNSPACED, words
+from grlm_hf.progress import progress
 
 _PROGRESS_FROM = 100_000  # items; fewer take too little time for a progress bar
 _UNSPACED = re.compile(f"[{UNSPACED}]")
@@ -45,10 +45,10 @@ def alignment(items: Sequence[Item], vocabulary: Sequence[str], once: np.ndarray
     read = [frozenset(), *map(_read, vocabulary)]
     unspaced = [frozenset(filter(_UNSPACED.search, term)) for term in read]
     some_unspaced = {code for code, parts in enumerate(unspaced) if parts}
-    progress = tqdm(range(len(items)), desc="text alignment", unit=" items", disable=len(items) < _PROGRESS_FROM)
+    places = progress(range(len(items)), desc="text alignment", unit=" items", disable=len(items) < _PROGRESS_FROM)
     codes = [[code for code in row if code] for row in once.tolist()]
     total = np.zeros((2, 2, 2))  # [own or shuffled, text or title, items or terms]
-    for at in progress:
+    for at in places:
         item = items[at]
         title = _read(item.title)
         rest = "\n".join((item.brand, *item.categories, item.description))
