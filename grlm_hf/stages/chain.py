@@ -221,9 +221,7 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         [r.evaluate, r.seed],
         [report, report.with_suffix(".png"), report.with_suffix(".html")],
         measure,
-        before=partial(
-            remember_evaluation, checkpoint, r.evaluate.exclude_seen, own_prior=bool(r.priors.methods and r.priors.hybrid_names())
-        ),
+        before=partial(remember_evaluation, checkpoint, r.evaluate.exclude_seen, own_prior),
     )
 
 

@@ -221,7 +221,7 @@ def test_templates_where_only_the_wheel_is(checkpoint: Path, tmp_path: Path) -> 
         "import sys, grlm_hf; from importlib.resources import files; from grlm_hf.publishing.model_card import model_card\n"
         "assert grlm_hf.__file__.startswith(sys.argv[2]), grlm_hf.__file__\n"
         "shipped = sorted(p.name for p in (files('grlm_hf') / 'model_cards').iterdir())\n"
-        "assert shipped == ['dataset.md', 'dataset.yaml', 'model.md', 'space.md']\n"
+        "assert shipped == ['counting.md', 'dataset.md', 'dataset.yaml', 'model.md', 'space.md']\n"
         "sys.stdout.buffer.write(model_card(sys.argv[1]).encode())"
     )
     ran = subprocess.run(
