@@ -38,11 +38,14 @@ class Lines(tqdm):  # type: ignore[type-arg]  # it has no arguments when it runs
     def __init__(self, *args: Any, **options: Any):
         self._began = self._told = _now()
         self._share = 0.0
+        self._start: tuple[float, int] | None = None
         super().__init__(*args, **options | {"mininterval": 1.0, "dynamic_ncols": False, "ascii": False})
 
     def display(self, *_: Any, **__: Any) -> bool:
         """Writes a line if one is due; tqdm calls it about once a second."""
         now, share = _now(), self.n / self.total if self.total else 0.0
+        if self._start is None and self.n > self.initial:
+            self._start = now, self.n
         waited = now - self._told
         first = self._told == self._began and waited >= SOON
         if first or waited >= RARELY or (waited >= OFTEN and share - self._share >= 0.1):
@@ -64,7 +67,10 @@ class Lines(tqdm):  # type: ignore[type-arg]  # it has no arguments when it runs
 
     def _write(self) -> None:
         elapsed, unit = _now() - self._began, self.unit.strip().removesuffix("s") + "s"
-        rate = (self.n - self.initial) / max(elapsed, 1e-9)
+        since, done = self._start or (self._began, self.initial)  # the first steps also prepare, and take longer
+        if self.n == done:
+            since, done = self._began, self.initial
+        rate = (self.n - done) / max(_now() - since, 1e-9)
         of = f"{self.n / self.total:.0%}, {self.n:,} of {self.total:,} {unit}" if self.total else f"{self.n:,} {unit}"
         left = f", about {took((self.total - self.n) / rate)} to go" if self.total and rate and self.n < self.total else ""
         more = f", {self.postfix}" if self.postfix else ""

@@ -31,7 +31,7 @@ def grpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = N
 
     r = load_recipe(recipe, set_ or [])
     quiet()
-    _show(make_grpo(checkpoint, datasets, output, r.grpo, seed=r.seed), output, as_json)
+    _show(make_grpo(checkpoint, datasets, output, r.grpo, seed=r.seed), output, datasets, as_json)
 
 
 @app.command
@@ -56,10 +56,10 @@ def dpo(checkpoint: str, datasets: str, *, output: Path, recipe: RecipeFile = No
 
     r = load_recipe(recipe, set_ or [])
     quiet()
-    _show(make_dpo(checkpoint, datasets, output, r.dpo, seed=r.seed), output, as_json)
+    _show(make_dpo(checkpoint, datasets, output, r.dpo, seed=r.seed), output, datasets, as_json)
 
 
-def _show(result: dict[str, Any], output: Path, as_json: bool) -> None:
+def _show(result: dict[str, Any], output: Path, datasets: str, as_json: bool) -> None:
     from grlm_hf.evaluation.processes import is_main
 
     if not is_main():
@@ -77,4 +77,4 @@ def _show(result: dict[str, Any], output: Path, as_json: bool) -> None:
         low, high = sorted((sign * entry["low"], sign * entry["high"]))
         print(f"  {entry['metric']:<10} {start:.4f} → {end:.4f}  ({sign * entry['difference']:+.4f}, 95 % [{low:+.4f}, {high:+.4f}], "
               f"p = {entry['p']:.2g})")  # fmt: skip
-    say(f"checkpoint → {output}")
+    say(f"checkpoint → {output}\nNext: grlm evaluate {output} {datasets}")

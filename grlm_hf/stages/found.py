@@ -33,7 +33,7 @@ def _terms(out: Path) -> str:
 def _quality(out: Path) -> str:
     measured = next(iter(read_json(out / "quality" / QUALITY_FILE)["sets"].values()))
     own = measured["alignment"]["own"]["text"]
-    return f"{measured['terms']['distinct']:,} distinct terms, {own['terms']:.0%} of an item's terms are words of its text"
+    return f"{measured['terms']['distinct']:,} distinct terms, {own['terms']:.1%} of an item's terms are words of its text"
 
 
 def _dataset(out: Path) -> str:

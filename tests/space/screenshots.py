@@ -1,4 +1,8 @@
-"""Takes the pictures of the Space in docs/: python tests/space/screenshots.py BROWSER_PYTHON ADDRESS docs, while `grlm space` runs."""
+"""Takes the pictures of pages in docs/.
+
+The Space: python tests/space/screenshots.py BROWSER_PYTHON ADDRESS docs, while `grlm space` runs.
+A report: python tests/space/screenshots.py BROWSER_PYTHON grlm-quickstart/report.html docs
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +10,13 @@ from pathlib import Path
 from browser import Browser
 
 SHOTS = (("space-desktop", False, 1280, 1560), ("space-dark", True, 1280, 1560), ("space-phone", False, 390, 1560))
+
+
+def report(python: str, path: str, folder: str) -> None:
+    with Browser(Path(python)) as page:
+        page.ask("size", width=1280, height=1900)
+        page.open(Path(path).resolve().as_uri())
+        page.ask("shot", path=str(Path(folder).resolve() / "report.png"))
 
 
 def main(python: str, address: str, folder: str) -> None:
@@ -29,4 +40,4 @@ def main(python: str, address: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (report if sys.argv[2].endswith(".html") else main)(*sys.argv[1:])

@@ -112,6 +112,18 @@ def test_both_checkpoints_stand_side_by_side() -> None:
     assert all(words in html for words in ("one</h3>", "two</h3>", "in both lists", "in the other"))
 
 
+def test_the_numbers_of_a_recommendation_are_explained_beside_them() -> None:
+    session = changed(SHOP, Session(), "add", "i20")
+    plain = Seen(view.render("recommendations", session, SHOP.answers(session), {})).text
+    assert "Best first: the percentage is the probability that the model writes this Term ID next." in plain
+    assert "÷" not in plain
+    steered = changed(SHOP, session, "more", SHOP.answers(session)[0].found[0].term_id[0])  # type: ignore[index]
+    text = Seen(view.render("recommendations", steered, SHOP.answers(steered), {})).text
+    assert "Best first, by both numbers together: the percentage is" in text
+    assert "; × and ÷ say how many times more or less your steering" in text
+    assert "Best first" not in view.render("recommendations", Session(), [], {})
+
+
 def test_an_explanation_says_its_numbers() -> None:
     terms = (TermScore("a<b", math.log(0.5)), TermScore("c", math.log(0.25)))
     drops = (HistoryScore("i20", math.log(3)), HistoryScore("i9", -math.log(2)))
