@@ -167,7 +167,9 @@ class _Ids:
         if given in self.known:
             return given
         if (found := self._whole.get(without_zeros(given))) is not None:
-            tally.count("events", "write a whole number with a fraction; it was read as the catalog's id", f"{given!r} for {found!r}")
+            tally.count(
+                "events", "write a whole number with a fraction; it was read as the catalog's id", f"{given!r} for {found!r}", loss=False
+            )
             return found
         self._example = self._example or given
         tally.count("events", "name items that the catalog lacks, and are left out", f"{given!r}{self.like(given)}")
@@ -208,7 +210,7 @@ def _history(
             if n:
                 tally.count("events", what, f"one of user {user_id!r}", n)
         if order != sorted(order):
-            tally.count("users", "have events that are not in time order in the file; they were sorted", repr(user_id))
+            tally.count("users", "have events that are not in time order in the file; they were sorted", repr(user_id), loss=False)
         rows, times = [rows[i] for i in order], [times[i] for i in order]
     parts = [part for _, part, _ in rows]
     if parts != sorted(parts):

@@ -45,7 +45,7 @@ class Tables:
 def examine_dataset(folder: Path, published: bool = False) -> tuple[Tables, list[Finding]]:
     """The tables of a dataset folder with their facts, and all findings."""
     tables = Tables(folder, published)
-    checks = [_whole, _catalog, _prompts, _cases, _interactions, _users, _examples, _files]
+    checks = [_whole, _catalog, _reading, _prompts, _cases, _interactions, _users, _examples, _files]
     return tables, run_checks(checks, tables, where=str(folder))
 
 
@@ -91,6 +91,16 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
                       f"The table term_ids and catalog.parquet differ in {max(len(other), abs(len(stated) - len(c)))} items{some}.",
                       "A reader of the table trains on other identifiers than those that are served.", _REMAKE,
                       str(tables.folder / "term_ids"))  # fmt: skip
+
+
+def _reading(tables: Tables) -> Iterator[Finding]:
+    facts = tables.facts or {}
+    parts = (facts.get("provenance"), facts.get("terms"), facts)
+    lines = [line for part in parts if isinstance(part, dict) and isinstance(part.get("reading"), list) for line in part["reading"]]
+    for line in dict.fromkeys(map(str, lines)):
+        if line.startswith("Warning: "):
+            yield Finding("warning", "reading", line.removeprefix("Warning: "), "That is a large part of the data.",
+                          "Compare with the files behind it, and make it again.", str(tables.folder / DATASET_FACTS))  # fmt: skip
 
 
 def _prompts(tables: Tables) -> Iterator[Finding]:

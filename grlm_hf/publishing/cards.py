@@ -91,8 +91,11 @@ def dataset_card(
     provenance.pop("outputs", None)  # files of the data folder, which the dataset does not have
     if isinstance(dropped := provenance.get("dropped"), Mapping):  # the numbers only, not the ids
         provenance["dropped"] = {reason: found.get("count") if isinstance(found, Mapping) else found for reason, found in dropped.items()}
+    terms = facts.get("terms") or {}
+    reading = dict.fromkeys([*(terms.get("reading") or ()), *(provenance.pop("reading", None) or ()), *(facts.get("reading") or ())])
     sections = {
-        "Term IDs": joined(bullets(facts.get("terms") or {}), _term_table(statistics["term_ids"])),
+        "What reading left out or changed": "\n".join(f"- {escaped(line)}" for line in reading),
+        "Term IDs": joined(bullets({key: value for key, value in terms.items() if key != "reading"}), _term_table(statistics["term_ids"])),
         "Quality of the Term IDs": joined(quality_section(facts.get("quality") or {}), *_shown(quality_files)),
         "Collisions and leakage": audit_table(facts["audit"]) if facts.get("audit") else "",
         "Neighbours": bullets(facts.get("neighbors") or {}),

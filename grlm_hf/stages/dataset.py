@@ -128,6 +128,8 @@ def make_dataset(
         tally.read["test cases"] = len(split.test)
         what = "have a target that is in the history already: with seen items left out (evaluate.exclude_seen) none can be found"
         tally.count("test cases", what, n=repeated)
+    if counted := tally.lines(examples=False):
+        facts["reading"] = counted
     for line in tally.lines():
         log.warning(line)
     identified = catalog.to_dataset()

@@ -15,6 +15,7 @@ from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 from grlm_hf.tables.rows import find_table, read_rows
+from grlm_hf.tables.tally import Tally
 
 if TYPE_CHECKING:
     from grlm_hf.identifiers.terms import TermID
@@ -36,10 +37,10 @@ def find_data(data: str | Path, *stems: str) -> Path:
     raise ValueError(f"{folder} holds no {' or '.join(f'{s}.*' for s in stems)} (csv, jsonl or parquet, also .gz).{hint}")
 
 
-def read_items(data: str | Path, read: DataConfig | None = None) -> list[Item]:
-    """A data folder's items, as many as `DataConfig.limit` allows."""
+def read_items(data: str | Path, read: DataConfig | None = None, tally: Tally | None = None) -> list[Item]:
+    """A data folder's items, as many as `DataConfig.limit` allows. `tally` counts what was read otherwise than it was written."""
     read = read or DataConfig()
-    items = load_items(find_data(data, "items"), read.missing_title)
+    items = load_items(find_data(data, "items"), read.missing_title, tally)
     return items[: read.limit] if read.limit else items
 
 
@@ -101,10 +102,15 @@ def make_terms(
             "leave --part out, or name the generator: terms.generator=vllm."
         )
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
-    items = read_items(data, read)
+    tally = Tally()
+    items = read_items(data, read, tally)
+    for line in tally.lines():
+        log.warning(line)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
     found = _neighbors(items, neighbors, needed=config.generator != "file")
     facts: dict[str, Any] = {"generator": config.generator, "n_terms": config.n_terms}
+    if counted := tally.lines(examples=False):
+        facts["reading"] = counted
     if config.generator == "file":
         path = Path(config.file) if config.file else find_data(data, "term_ids", "term_ids_official")
         term_ids = read_term_ids(path, items)

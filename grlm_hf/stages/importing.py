@@ -151,7 +151,7 @@ def import_tables(
             "columns": columns,
             **({"before_filtering": before} if config.core else {}),
             **_counts(found, histories),
-            "tally": tally.lines(),
+            "reading": tally.lines(examples=False),
         }
     if write:
         recipe = recipe_text(Path(output), facts)
@@ -247,7 +247,7 @@ def _first_of_each(rows: Iterable[Row], tally: Tally) -> Iterator[Row]:
             known[item_id] = content
             yield where, row
         elif known[item_id] == content:
-            tally.count(kind, "repeat an earlier one and are left out", repr(item_id))
+            tally.count(kind, "repeat an earlier one and are left out", repr(item_id), loss=False)
         else:
             tally.count(kind, "have the id of an earlier one and another content; the first one counts", f"{item_id!r} ({where})")
 

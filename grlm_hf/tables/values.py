@@ -95,7 +95,7 @@ def price(where: str, value: Any, tally: Tally) -> float | None:
         found = clean_price(value) if isinstance(value, str) else None
         if found is None:
             raise ValueError(f"{where}: price {value!r} is not a number; write it like 12.99, or leave it empty.") from None
-        tally.count("items", "have a price that is text; its number was read", f"{found:g} for {value!r}")
+        tally.count("items", "have a price that is text; its number was read", f"{found:g} for {value!r}", loss=False)
         return found
     if math.isnan(number):  # "nan" as text
         return None

@@ -8,8 +8,12 @@ import pytest
 from toys import toy_catalog
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.repository import dataset_facts
+from grlm_hf.doctor import examine
+from grlm_hf.files import read_json
 from grlm_hf.recipe import DataConfig
-from grlm_hf.stages import make_dataset
+from grlm_hf.stages import make_dataset, make_terms
+from grlm_hf.tables.tally import Tally
 
 
 def test_dropped_events_and_unanswerable_cases_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -22,3 +26,28 @@ def test_dropped_events_and_unanswerable_cases_are_told(tmp_path: Path, caplog: 
     assert len(Catalog.from_pretrained(tmp_path / "out")) == len(ids)
     for said in ("'time' as timestamp", "9 of 63 events (14%) name items that the catalog lacks", "9 of 9 test cases (100%) have a target"):
         assert said in caplog.text
+    facts = dataset_facts(tmp_path / "out")
+    assert "9 of 63 events (14%) name items that the catalog lacks, and are left out." in facts["reading"]
+    assert "GONE" not in str(facts["reading"])  # the card is public
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "9 of 63 events" in card
+    assert "GONE" not in card
+    found = [f for one in examine(str(tmp_path / "out")) for f in one.findings if f.check == "reading"]
+    assert ["test cases" in f.found for f in found] == [True]
+
+
+def test_what_happened_to_items_is_told_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "items.csv").write_text("SKU,name,brand,price\n1,,Fjall,$3\n2,Rose balm,,4\n3,Mint soap,,\n")
+    make_terms(tmp_path, tmp_path / "catalog", read=DataConfig(missing_title="fill"))
+    for said in ("'SKU' as item_id", "1 of 3 items (33%) have no title", "1 of 3 items (33%) have a price that is text"):
+        assert said in caplog.text
+    facts = read_json(tmp_path / "catalog" / "terms.json")
+    assert any("have no title" in line for line in facts["reading"])
+
+
+def test_a_reader_that_changes_much_warns_and_one_that_only_sorts_does_not() -> None:
+    tally = Tally(read={"events": 10})
+    tally.count("events", "are gone", "'x'", 5)
+    tally.count("events", "were sorted", n=9, loss=False)
+    assert tally.lines() == ["9 of 10 events (90%) were sorted.", "Warning: 5 of 10 events (50%) are gone, such as 'x'."]
+    assert tally.lines(examples=False)[1] == "Warning: 5 of 10 events (50%) are gone."
