@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from grlm_hf.doctor.environment import examine_environment
 from grlm_hf.doctor.findings import Examination, Finding, examined, run_checks, text_report
-from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, TRIE_FILE
 
 if TYPE_CHECKING:
     from grlm_hf.doctor.dataset import Tables
@@ -46,6 +46,8 @@ def _kind(folder: Path) -> str:
     """The kind of a folder, by files that only one kind has."""
     if (folder / DATASET_FACTS).is_file():
         return "dataset"
+    if (folder / "config.json").is_file() and not any((folder / name).exists() for name in (CONFIG_FILE, CATALOG_FILE, TRIE_FILE)):
+        return "base model"
     if any((folder / name).is_file() for name in _CHECKPOINT) or any(folder.glob("*.safetensors")):
         return "checkpoint"
     if (folder / CATALOG_FILE).is_file():
@@ -66,6 +68,11 @@ def _one(
         parts, found = examine_checkpoint(folder, published, names)
         found += _engine(engine, found, parts)
         return examined(target, kind, parts.facts, found), parts
+    if kind == "base model":
+        from grlm_hf.doctor.base import examine_base
+
+        parts, found = examine_base(folder, published, names)
+        return examined(target, kind, parts.facts, found), parts
     if kind == "dataset":
         from grlm_hf.doctor.dataset import examine_dataset
 
@@ -82,8 +89,8 @@ def _one(
 
 def _unreadable(target: str, error: object) -> Finding:
     return Finding("error", "target", " ".join(str(error).split())[:400], "There is nothing here to examine.",
-                   "Name a folder that grlm wrote (checkpoint, dataset, catalog, or the output of grlm run), or ORG/NAME on the Hub.",
-                   target)  # fmt: skip
+                   "Name a folder that grlm wrote (checkpoint, dataset, catalog, the output of grlm run), a base model, or ORG/NAME on "
+                   "the Hub.", target)  # fmt: skip
 
 
 def _engine(engine: str | Path | None, found: list[Finding], parts: Parts) -> list[Finding]:
