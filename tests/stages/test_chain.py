@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from grlm_hf.cli.app import app
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.sample import write_sample
 from grlm_hf.files import only_writer
@@ -75,3 +77,13 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Recipe) -> Non
     assert planned(terms=TermsConfig(n_terms=4)) == {"neighbors": kept, "terms": runs, "quality": runs}
     assert planned(neighbors=NeighborsConfig(k=2)) == dict.fromkeys(stages[:3], runs)
     assert planned(quality=QualityConfig(compare_name="x")) == {"neighbors": kept, "terms": kept, "quality": runs}
+
+
+def test_the_plan_on_the_command_line(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.yaml").write_text("until: terms\nneighbors: {k: 3}\n")
+    arguments = ["run", str(tmp_path / "r.yaml"), "--data", recipe.data, "--output", recipe.output, "--dry-run"]
+    app(arguments, exit_on_error=False, result_action="return_value")
+    assert capsys.readouterr().out == "neighbors: will run → neighbors.parquet\nterms: will run → catalog\n"
+    app([*arguments, "--json"], exit_on_error=False, result_action="return_value")
+    assert json.loads(capsys.readouterr().out) == {"neighbors": "will run → neighbors.parquet", "terms": "will run → catalog"}
+    assert not Path(recipe.output).exists()

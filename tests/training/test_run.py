@@ -85,3 +85,16 @@ def test_one_file_knows_the_inner_parts_of_trl() -> None:
     assert {path.name for path in folder.parent.rglob("*.py") if inner.search(path.read_text(encoding="utf-8"))} == {"policy.py"}
     requirements = re.findall(r'"trl([^"]*)"', (folder.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     assert set(requirements) == {">=1.16,<1.17"}
+
+
+def test_a_training_says_what_is_ahead_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mixture = make_mixture(toy_catalog(), TRAIN, MixtureConfig(max_history=3)).dataset
+    with caplog.at_level("INFO", logger="grlm_hf"):
+        train(
+            toy_catalog(), mixture, tmp_path, TrainConfig(scratch=TINY, max_steps=2, batch_size=4, gradient_accumulation=2), max_history=3
+        )
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("training: ")]
+    parts = re.fullmatch(r"training: ([\d,]+) parameters on \w+, (\d+) examples of ([\d,]+) tokens, 2 steps of 8 examples", line)
+    assert parts
+    assert int(parts[2]) == len(mixture)
+    assert int(parts[3].replace(",", "")) > 10 * len(mixture)
