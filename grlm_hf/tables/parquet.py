@@ -26,11 +26,11 @@ LEAST, TIMES = 2**30, 64
 """A file may unpack to a gibibyte, or to 64 times its size."""
 PER_VALUE = 64
 """Bytes that a Python object takes beside its text, roughly."""
-_ROWS, _BATCH = 4096, 2**24
+_ROWS, _BATCH = 4096, 2**22
 """Rows that are decoded at once: at most so many, of about so many bytes."""
 _DICTIONARY = 8
 """How often the texts of a dictionary page are in memory while it is decoded."""
-_GROUP_ROWS, _GROUP_TEXT = 2**16, 2**24
+_GROUP_ROWS, _GROUP_TEXT = 2**16, 2**23
 """Rows that are written at once: at most so many, of about so many characters."""
 _DELTA_BYTE_ARRAY, _CODED = 7, (2, 8)  # encodings: front coding, and positions in a dictionary
 _MOST, _SMALL = 2**9, 2**20  # bytes of most page headers; of any, which may hold statistics
@@ -157,6 +157,7 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
     total, plain = 0, {metadata.schema.column(i).path for i in chosen if "." in metadata.schema.column(i).path}
     written: Counter[str] = Counter()  # bytes of texts outside dictionaries, by column
     words: dict[str, list[_Words]] = {}
+    largest = 0
     with open(path, "rb") as file:
 
         def check(name: str) -> None:
@@ -177,6 +178,7 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
                     size = max(0, page.get(2, 0))
                     if values < 0 or page.get(3, -1) < 0:
                         raise ValueError(f"{path} is not a readable parquet file: it has a page of negative size.")
+                    largest = max(largest, 0 if 7 in page else size)
                     if encoding == _DELTA_BYTE_ARRAY:
                         plain.add(name)
                         size *= max(1, values)
@@ -190,6 +192,7 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
                     seen += values
                     at += length + page[3]
                 check(name)
+        total += 2 * largest  # unpacked as a whole, and copied
         for name in {*words, *written}:
             pages = words.get(name, [])
             if name in plain or written[name] > sum(p.size for p in pages):
@@ -199,7 +202,7 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
                     total += repeated
                 else:
                     total += (_DICTIONARY - 1) * written[name]
-                check(name)
+            check(name)
     return plain, total
 
 
