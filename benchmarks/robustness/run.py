@@ -100,7 +100,7 @@ def among_strangers(results: Results, kept: Path, folder: Path, every: int) -> N
     print(f"  statuses: {dict(sorted(used.status.items()))}; MB: {[round(mb) for mb in used.mb]}", flush=True)
     results.add("service: requests of all kinds to one process", "requests", used.status.total(), SOAK if every == 1 else None)
     _none(results, "service: answers of 5xx or none, and right requests refused", used.faults)
-    # Samples of one process lie within 2 % of each other. 10 % of some 600 MB over 15,000 requests are 4 KB a request, less than an answer.
+    # Samples of one process lie within 2 % of each other; 10 % over 15,000 requests are 4 KB a request, less than an answer that leaks.
     results.add("service: memory at the end over that after a quarter of the requests", "times", used.grown("mb"), 1.10, better="lower")
     results.add("service: open files, likewise", "times", used.grown("files"), 1.10, better="lower")
     results.add("service: threads, likewise", "times", used.grown("threads"), 1.10, better="lower")

@@ -39,11 +39,10 @@ def catalogs(checkpoint: Path, size: int) -> Iterator[tuple[str, bytes]]:
             yield f"descriptions {end}", write(rows, dictionary=how, description=values)
     rows = 5 * size // 91_500
     yield "one title, in as many items as a file may unpack to", write(rows, title=[noise[:90_000]])
-    for how in (0, BIG):
-        yield (
-            f"different titles, as many as a file may unpack to, {how}",
-            write(rows, "zstd", dictionary=how, title=[f"{n} " + "t" * 90_000 for n in range(rows)]),
-        )
+    titles = [f"{n} " + "t" * 90_000 for n in range(rows)]
+    yield "different titles, as many as a file may unpack to", write(rows, "zstd", dictionary=0, batch=16, title=titles)
+    yield "different titles in large pages", write(rows, "zstd", dictionary=0, title=titles)
+    yield "different titles in a dictionary", write(rows, "zstd", title=titles)
     yield "items, as many as a file may unpack to", write(5 * size // 1_900)
     yield "empty texts, a million", write(1_000_000, title=[""], description=[""], terms=pa.array([["a"]] * 1_000_000, texts))
     yield "an extra column: one text of 1 MB in each row", write(60_000, extra=["x" * 2**20])
@@ -78,6 +77,7 @@ def _write(
     codec: str = "snappy",
     dictionary: int = BIG,
     encoding: str | None = None,
+    batch: int = 1024,
     row_group_size: int | None = None,
     metadata: dict[bytes, bytes] | None = None,
     **columns: Any,
@@ -95,7 +95,7 @@ def _write(
     # without Arrow's own schema, in which a column of dictionaries would be one of another type
     with pq.ParquetWriter(
         out, new.schema.remove_metadata(), compression=codec, use_dictionary=dictionary > 0, dictionary_pagesize_limit=dictionary or 1,
-        write_statistics=False, store_schema=False, **how,
+        write_statistics=False, store_schema=False, write_batch_size=batch, **how,
     ) as writer:  # fmt: skip
         writer.write_table(new.replace_schema_metadata(None), row_group_size)
         writer.add_key_value_metadata({**(table.schema.metadata or {}), **(metadata or {})})

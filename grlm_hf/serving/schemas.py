@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, Unknown, request_of
@@ -39,7 +40,10 @@ class _Request(BaseModel):
     def _few_fields(cls, data: Any) -> Any:
         """A few unknown fields are named in the answer; thousands are not."""
         if isinstance(data, dict) and len(data) > (most := len(cls.model_fields)) + 10:
-            raise ValueError(f"found {len(data):,} fields; expected at most {most}: {', '.join(cls.model_fields)}")
+            found = f"found {len(data):,} fields; expected at most {most}: {', '.join(cls.model_fields)}"
+            raise PydanticCustomError(
+                "fields", found
+            )  # pydantic keeps a ValueError, its frames, and so the data, until the collector comes by
         return data
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,13 +26,13 @@ LEAST, TIMES = 2**30, 64
 """A file may unpack to a gibibyte, or to 64 times its size."""
 PER_VALUE = 64
 """Bytes that a Python object takes beside its text, roughly."""
-_ROWS, _BATCH = 4096, 2**24
+_ROWS, _BATCH = 4096, 2**22
 """Rows that are decoded at once: at most so many, of about so many bytes."""
 _DICTIONARY = 8
 """How often the texts of a dictionary page are in memory while it is decoded."""
-_GROUP_ROWS, _GROUP_TEXT = 2**16, 2**24
+_GROUP_ROWS, _GROUP_TEXT = 2**16, 2**23
 """Rows that are written at once: at most so many, of about so many characters."""
-_DELTA_BYTE_ARRAY = 7
+_DELTA_BYTE_ARRAY, _CODED = 7, (2, 8)  # encodings: front coding, and positions in a dictionary
 _MOST, _SMALL = 2**9, 2**20  # bytes of most page headers; of any, which may hold statistics
 _FOOTER = 2**26
 
@@ -68,11 +70,12 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None, limit: 
         with pq.ParquetFile(path, read_dictionary=texts, buffer_size=_SMALL) as file:
             size = 0
             for batch in chain.from_iterable(file.iter_batches(rows, [group], names) for group in groups):
-                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                used = {n: _used(column) for n, column in zip(batch.schema.names, batch.columns, strict=True)}
+                for name, column in used.items():
                     size += _unpacked(column)
                     if size > limit:
                         raise ValueError(f"{path} unpacks to more than {limit:,} bytes, in its column {name!r}. It is not read.")
-                values = {n: _python(column) for n, column in zip(batch.schema.names, batch.columns, strict=True)}
+                values = {name: _python(column) for name, column in used.items()}
                 for row in range(batch.num_rows):
                     yield {name: column[row] for name, column in values.items()}
     except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:  # OverflowError: a date beyond the year 9999
@@ -148,14 +151,23 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
     """Raises ``ValueError`` if decoding these leaf columns could allocate more than the limit, by the headers of their pages.
 
     Returns:
-        The columns that cannot be read as dictionaries: those with front coding, and lists. Their texts count in full here, as often as
-        they could be repeated. And the bytes that were counted.
+        The columns that are not read as dictionaries: lists, and those with front coding or mostly plain texts, of which Arrow would keep
+        copies. Their texts count in full here, as often as they could be repeated. And the bytes that were counted.
     """
     total, plain = 0, {metadata.schema.column(i).path for i in chosen if "." in metadata.schema.column(i).path}
+    written: Counter[str] = Counter()  # bytes of texts outside dictionaries, by column
+    words: dict[str, list[_Words]] = {}
+    largest = 0
     with open(path, "rb") as file:
+
+        def check(name: str) -> None:
+            if total > limit:
+                raise ValueError(f"{path} unpacks to more than {limit:,} bytes, in its column {name!r}. It is not read.")
+
         for group in range(metadata.num_row_groups):
             for i in chosen:
                 chunk = metadata.row_group(group).column(i)
+                name = chunk.path_in_schema
                 total += 8 * max(0, chunk.num_values)
                 at = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None and o >= 0)
                 seen = 0
@@ -166,36 +178,61 @@ def _check_pages(path: Path, metadata: Any, chosen: Sequence[int], limit: int) -
                     size = max(0, page.get(2, 0))
                     if values < 0 or page.get(3, -1) < 0:
                         raise ValueError(f"{path} is not a readable parquet file: it has a page of negative size.")
+                    largest = max(largest, 0 if 7 in page else size)
                     if encoding == _DELTA_BYTE_ARRAY:
-                        plain.add(chunk.path_in_schema)
+                        plain.add(name)
                         size *= max(1, values)
-                    elif 7 in page and "." in chunk.path_in_schema:
-                        total += chunk.num_values * _longest(file, at + length, page[3], size, chunk.compression)
+                    elif 7 in page:
+                        words.setdefault(name, []).append(_Words(at + length, page[3], size, chunk.compression))
+                    elif encoding in _CODED and name in words:
+                        words[name][-1].used += values
+                    else:
+                        written[name] += size
                     total += size * (_DICTIONARY if 7 in page else 1)
                     seen += values
                     at += length + page[3]
-                if total > limit:
-                    name = chunk.path_in_schema
-                    raise ValueError(f"{path} unpacks to more than {limit:,} bytes, in its column {name!r}. It is not read.")
+                check(name)
+        total += 2 * largest  # unpacked as a whole, and copied
+        for name in {*words, *written}:
+            pages = words.get(name, [])
+            if name in plain or written[name] > sum(p.size for p in pages):
+                repeated = sum(p.used * _longest(file, p) for p in pages)
+                if name in plain or total + repeated <= limit:
+                    plain.add(name)
+                    total += repeated
+                else:
+                    total += (_DICTIONARY - 1) * written[name]
+            check(name)
     return plain, total
 
 
-def _longest(file: BinaryIO, at: int, packed: int, size: int, compression: str) -> int:
+@dataclass
+class _Words:
+    """A dictionary page: where it is, its bytes packed and unpacked, and how many values refer to it."""
+
+    at: int
+    packed: int
+    size: int
+    compression: str
+    used: int = 0
+
+
+def _longest(file: BinaryIO, page: _Words) -> int:
     """Bytes of the longest text in a dictionary page; the page's size where that cannot be found out."""
     import pyarrow as pa
 
-    file.seek(at)
-    data = file.read(packed)
+    file.seek(page.at)
+    data = file.read(page.packed)
     try:
-        if compression != "UNCOMPRESSED":
-            data = pa.Codec(compression.lower()).decompress(data, size).to_pybytes()
+        if page.compression != "UNCOMPRESSED":
+            data = pa.Codec(page.compression.lower()).decompress(data, page.size).to_pybytes()
     except (pa.ArrowException, OSError, ValueError):
-        return size
+        return page.size
     longest = at = 0
     while at + 4 <= len(data):
         length = int.from_bytes(data[at : at + 4], "little")
         longest, at = max(longest, length), at + 4 + length
-    return min(longest, size)
+    return min(longest, page.size)
 
 
 def _page_header(file: BinaryIO, at: int, path: Path) -> tuple[dict[int, Any], int]:
@@ -266,6 +303,17 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def _zigzag(data: bytes, at: int) -> tuple[int, int]:
     value, at = _varint(data, at)
     return (value >> 1) ^ -(value & 1), at
+
+
+def _used(array: Any) -> Any:
+    """The array, its dictionary without words that it does not use: Arrow's grows with each batch of a group of rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(array.type) or len(array.dictionary) <= len(array):
+        return array
+    used = pc.unique(array.indices).drop_null()
+    return pa.DictionaryArray.from_arrays(pc.index_in(array.indices, used), array.dictionary.take(used))
 
 
 def _unpacked(array: Any) -> int:

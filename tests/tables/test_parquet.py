@@ -130,6 +130,35 @@ def test_a_dictionary_counts_as_often_as_it_is_copied(tmp_path: Path) -> None:
         list(read_parquet(tmp_path / "a.parquet", limit=7 * 2**20))
 
 
+def test_texts_outside_dictionaries_are_not_kept_by_arrow(tmp_path: Path) -> None:
+    """Read as a dictionary, each batch has the words of all before it: time and memory grew with the square of the rows."""
+    texts = [f"{n:04}" * 5_000 for n in range(1500)]
+    pq.write_table(pa.table({"a": texts}), tmp_path / "a.parquet", use_dictionary=False, write_batch_size=16)
+    code = """
+import sys, pyarrow as pa
+from grlm_hf.tables.parquet import read_parquet
+most = 0
+for n, row in enumerate(read_parquet(sys.argv[1])):
+    assert row["a"] == f"{n:04}" * 5_000
+    most = max(most, pa.total_allocated_bytes())
+print(n, most)
+"""
+    rows, most = forks.run(code, str(tmp_path / "a.parquet")).stdout.split()
+    assert rows == "1499"
+    assert int(most) < 15_000_000  # of 30 MB
+
+
+def test_the_largest_page_counts_again(tmp_path: Path) -> None:
+    table = pa.table({"a": [f"{n:04}" * 250 for n in range(3000)]})
+    for batch, good in ((16, True), (10_000, False)):
+        pq.write_table(table, tmp_path / "a", use_dictionary=False, write_batch_size=batch)
+        if good:
+            assert len(list(read_parquet(tmp_path / "a", limit=6_000_000))) == 3000
+        else:
+            with pytest.raises(ValueError, match="unpacks to more than"):
+                list(read_parquet(tmp_path / "a", limit=6_000_000))
+
+
 def test_headers_of_pages_may_be_long(tmp_path: Path) -> None:
     """They hold statistics: here the least and the greatest text."""
     texts = ["a" * 1500, "b" * 1500]
