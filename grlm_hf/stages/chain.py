@@ -10,9 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
@@ -46,6 +48,7 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Report | dict[str, Any]:
     out = Path(recipe.output)
     state = out / ".grlm"
     last = STAGES.index(recipe.until)
+    _check_plugins(recipe, last)
     parts = (part(recipe, out, state) for part in (_identify, _learn, _measure))
     for stage in chain.from_iterable(parts):  # made one by one: a stage reads what those before it wrote
         if STAGES.index(stage.name) > last:
@@ -65,6 +68,15 @@ def _run(recipe: Recipe, say: Callable[[str], None]) -> Report | dict[str, Any]:
     if recipe.until == "evaluate":
         return load_report(out / "report.json")
     return read_json(out / "quality" / QUALITY_FILE) if recipe.until == "quality" else {}
+
+
+def _check_plugins(r: Recipe, last: int) -> None:
+    """Loads the functions of the user that this run needs, so that a wrong name is no error hours later."""
+    if r.terms.function and last >= STAGES.index("terms"):
+        load_plugin("terms.function", r.terms.function)
+    if last == STAGES.index("evaluate"):
+        load_plugins("evaluate.metrics", r.evaluate.metrics)
+        load_plugins("evaluate.methods", r.evaluate.methods)
 
 
 @dataclass(frozen=True)
@@ -93,17 +105,17 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     )
     yield _Stage(
         "terms",
-        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model)],
-        [replace(r.terms, llm=replace(r.terms.llm, part="")), *read],
+        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])],
+        [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read],
         [catalog],
         lambda _: make_terms(r.data, catalog, r.terms, r.read, neighbors=neighbors, work=state / "answers"),
     )
     yield _Stage(
         "quality",
         [catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
-        [r.quality, r.terms.generator],
+        [r.quality, r.terms.origin],
         [quality],
-        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),
+        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.origin, r.terms.origin)),
     )
 
 
@@ -156,13 +168,13 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
     yield _Stage(
         "evaluate",
-        [datasets, checkpoint, *fused.values()],
-        [r.evaluate, r.seed],
-        [report, report.with_suffix(".png"), report.with_suffix(".html")],
+        [datasets, checkpoint, *fused.values(), *plugin_files([*r.evaluate.metrics, *r.evaluate.methods])],
+        [replace(r.evaluate, metrics=list(map(stated, r.evaluate.metrics)), methods=list(map(stated, r.evaluate.methods))), r.seed],
+        [report, report.with_suffix(".png"), report.with_suffix(".html"), *([rankings_path(report)] if r.evaluate.save_rankings else [])],
         lambda key: make_report(
             checkpoint, datasets, report, r.evaluate, work=state / f"evaluate-{key}", seed=r.seed, name=r.name, **fused
         ),
     )
 
 
-_GENERATED = {"extract": "extracted", "file": "given"}
+_GENERATED = {"extract": "extracted", "file": "given", "function": "own"}
