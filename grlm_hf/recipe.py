@@ -185,6 +185,10 @@ class EvaluateConfig:
             if len([name for name in pair.split(">") if name.strip()]) != 2:
                 raise ValueError(f"evaluate.pairs has {pair!r}; expected two methods, such as 'grlm > item_knn'.")
 
+    def stated_pairs(self) -> list[tuple[str, str]]:
+        """The comparisons of `pairs`, as (a, b)."""
+        return [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in self.pairs)]
+
     @property
     def whole_depth(self) -> int:
         """The length of the rankings: `depth`, or the largest cut-off."""

@@ -32,7 +32,15 @@ def quickstart(*, output: Path = Path("grlm-quickstart"), set_: Settings = None,
 
 
 @app.command(name="run")
-def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, set_: Settings = None, as_json: Json = False) -> None:
+def run_(
+    recipe: Path,
+    *,
+    data: Path | None = None,
+    output: Path | None = None,
+    seeds: int | None = None,
+    set_: Settings = None,
+    as_json: Json = False,
+) -> None:
     """Run a recipe's stages: neighbors, terms, quality, dataset, priors, train, hybrid, evaluate.
 
     A finished stage with unchanged inputs and settings is kept.
@@ -47,16 +55,24 @@ def run_(recipe: Path, *, data: Path | None = None, output: Path | None = None, 
         Data folder, instead of the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
     output
         Output folder, instead of the recipe's.
+    seeds
+        Run this many seeds, from the recipe's on, in OUTPUT/seed-N; then print mean and standard deviation, and write OUTPUT/seeds.json.
     """
     from grlm_hf.recipe import load_recipe
-    from grlm_hf.stages import run
+    from grlm_hf.stages import run, run_seeds
 
     loaded = load_recipe(recipe, set_ or [])
     quiet()
     if data is not None:  # the recipe's name and notice describe its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
-    _show(run(loaded, say), loaded, as_json)
+    if seeds is None:
+        _show(run(loaded, say), loaded, as_json)
+        return
+    from grlm_hf.evaluation.seeds import seed_text
+
+    summary = run_seeds(loaded, seeds, say)
+    print(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) if as_json else f"\n{seed_text(summary)}")
 
 
 def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:

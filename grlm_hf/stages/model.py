@@ -192,13 +192,12 @@ def make_report(
     )
     common: dict[str, Any] = {"counts": counts, "vectors": own.vectors, "chunks": Chunks(Path(work or kept), key)}
     freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
-    pairs = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
     unmasked = methods(False) if config.unmasked else None
     ranking = methods(config.exclude_seen)
     for name in mine:
         ranking[name]([c.history for c in cases[:2]])  # so that one that does not work is refused before hours of the others
     save_to = rankings_path(output) if config.save_rankings else None
-    report = evaluate(ranking, cases, grlm.catalog, setup, unmasked=unmasked, pairs=pairs, save_to=save_to, **common)
+    report = evaluate(ranking, cases, grlm.catalog, setup, unmasked=unmasked, pairs=config.stated_pairs(), save_to=save_to, **common)
     if freely:
         report = _with_free(report, evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common))
     if (log := folder / "training_log.json").is_file():
