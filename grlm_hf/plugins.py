@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,9 @@ from typing import Any
 from grlm_hf.files import check_regular, did_you_mean
 
 _FORM = re.compile(r"(?P<place>(?:.*[^/:])?\.py|\w+(?:\.\w+)*):(?P<function>[^\W\d]\w*)")
+
+ARGUMENTS = {"terms.function": ("items",), "evaluate.metrics": ("ranks",), "evaluate.methods": ("histories", "catalog")}
+"""Setting → what its function is called with."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Plugin:
         Args:
             optional: passed where the function has a parameter of this name.
         """
-        known = inspect.signature(self.function).parameters
+        known = _parameters(self.function)
         return self.guarded(self.function)(*args, **{name: value for name, value in optional.items() if name in known})
 
     def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +87,7 @@ def load_plugin(setting: str, name: str) -> Plugin:
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
         hint = did_you_mean(function, known, f"Its functions are {', '.join(known) or 'none'}.")
         raise ValueError(f"{setting}: {place} has no function {function!r}. {hint}")
+    _check_arguments(setting, function, found)
     return Plugin(setting, name, found, str(getattr(module, "__file__", place)))
 
 
@@ -128,6 +132,23 @@ def downloaded(path: str | Path) -> bool:
         return True
     records = (folder / ".cache/huggingface/download" / f"{path.relative_to(folder)}.metadata" for folder in path.parents)
     return any(record.is_file() for record in records)
+
+
+def _check_arguments(setting: str, name: str, function: Callable[..., Any]) -> None:
+    parameters, given = list(_parameters(function).values()), ARGUMENTS.get(setting, ())
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    needed = sum(p.default is p.empty for p in by_place)
+    if parameters and (needed > len(given) or (len(by_place) < len(given) and not more)):
+        found = ", ".join(map(str, parameters))
+        raise ValueError(f"{setting}: found {name}({found}); expected {name}({', '.join(given)}).")
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some that are written in C state none
+        return {}
 
 
 @contextmanager

@@ -349,6 +349,8 @@ def _reason(error: Exception) -> str:
     if mark := getattr(error, "problem_mark", None):  # broken YAML
         return f"line {mark.line + 1}: {error.problem}."  # type: ignore[attr-defined]
     text = str(error).splitlines()[0]
+    if "is not a ListConfig" in text:
+        return f"expected a list, such as [a,b] (at {key})."
     if choice := re.fullmatch(r"Invalid value (.*), expected one of \[(.*)\]", text):  # as `check_settings` words it
         return f"{key} is {choice[1]}; expected one of {choice[2]}."
     return text + (f" (at {key})" if key else "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
+from grlm_hf.layout import SEEDS_FILE
 
 if TYPE_CHECKING:
     from grlm_hf.evaluation.schema import Report
@@ -72,7 +73,8 @@ def run_(
     from grlm_hf.evaluation.seeds import seed_text
 
     summary = run_seeds(loaded, seeds, say)
-    print(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) if as_json else f"\n{seed_text(summary)}")
+    print(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) if as_json else f"\n{seed_text(summary, short=True)}")
+    say(f"→ {Path(loaded.output) / SEEDS_FILE}, seeds.md")
 
 
 def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:

@@ -171,9 +171,9 @@ def seed_tables(summary: Summary) -> dict[str, list[Table]]:
     return {block: some for block, some in (found | {"differences": differences, "comparisons": tests}).items() if some}
 
 
-def seed_text(summary: Summary) -> str:
-    """All tables for a terminal."""
-    found = [t.text() for some in seed_tables(summary).values() for t in some]
+def seed_text(summary: Summary, short: bool = False) -> str:
+    """The tables for a terminal; of the tables of one kind only the first, which is of recall@10, if `short`."""
+    found = [t.text() for some in seed_tables(summary).values() for t in (some[:1] if short else some)]
     return "\n\n".join([*found, _said(summary)])
 
 
