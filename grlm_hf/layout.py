@@ -30,6 +30,10 @@ PRIOR_FOLDER = "prior"  # of a checkpoint
 NEIGHBORS_FILE = "neighbors.parquet"
 TERMS_FACTS = "terms.json"
 QUALITY_FILE = "quality.json"
+RANKINGS_SUFFIX = ".rankings.parquet"  # in place of the .json of a report
+RANKINGS_SCHEMA = 1
+RANKINGS_KEY = b"grlm_rankings"
+SEEDS_FILE = "seeds.json"  # of a run with several seeds
 SASREC_FILE = "sasrec.prior"  # in the folder of a run's priors
 
 Backend = Literal["transformers", "vllm"]

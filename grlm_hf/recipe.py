@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.files import did_you_mean
 from grlm_hf.indexing.collisions import Resolver
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.layout import Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
+from grlm_hf.plugins import beside, check_plugin, downloaded
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.settings import Count, Limit, Range, Seed, Size, check_settings
 from grlm_hf.tasks.config import MixtureConfig
@@ -24,6 +26,7 @@ from grlm_hf.training.sft import TrainConfig
 Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "train", "hybrid", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 PRIORS = ("item_knn", "sasrec", "text_knn")
+_PLUGINS = (("terms", "function"), ("evaluate", "metrics"), ("evaluate", "methods"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class TermsConfig:
     reads them."""
     file: str = ""
     """File of Term IDs for "file", with item_id and terms; empty: term_ids.* or term_ids_official.* in the data folder."""
+    function: str = ""
+    """Function of your own that makes the identifiers, in place of the generator, as FILE.py:FUNCTION or module:FUNCTION: a list of items →
+    a dict of item_id → list of terms."""
     n_terms: Annotated[int, Range(3, 8)] = 5
     """Number of terms in an identifier, 3 to 8; "file" uses those of the file."""
     vocabulary: Limit = 0
@@ -66,6 +72,15 @@ class TermsConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "terms.")
+        if self.function:
+            check_plugin("terms.function", self.function)
+            if self.generator != "extract":
+                raise ValueError(f"terms.function is {self.function!r} and terms.generator {self.generator!r}; expected one of the two.")
+
+    @property
+    def origin(self) -> str:
+        """Where the terms come from: "function", or the generator."""
+        return "function" if self.function else self.generator
 
 
 @dataclass(frozen=True)
@@ -143,12 +158,41 @@ class EvaluateConfig:
     """Further comparisons, such as "grlm+sasrec+item_knn > sasrec+item_knn"; the best method is always compared with all others."""
     free_users: Limit = 0
     """Number of users for whom the model also writes without the trie, with grounding afterwards; needs objective "vocabulary"."""
+    recall_at: list[Size] = field(default_factory=lambda: [1, 5, 10, 20])
+    """Cut-offs of recall; 10, which the comparisons and the verdict are of, is always one of them."""
+    ndcg_at: list[Size] = field(default_factory=lambda: [5, 10, 20])
+    """Cut-offs of NDCG; 10 is always one of them."""
+    depth: Size = 20
+    """Length of the rankings, which MRR and saved rankings are of; at least the largest cut-off."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of your own, as FILE.py:FUNCTION or module:FUNCTION: the ranks of the targets (from 1; 0: not found) → a number each."""
+    methods: list[str] = field(default_factory=list)
+    """Methods of your own, as FILE.py:FUNCTION or module:FUNCTION: training histories and the catalog → a function that ranks."""
+    save_rankings: bool = False
+    """Also write what each method recommended to each user, and the rank of the target, as a parquet file beside the report."""
 
     def __post_init__(self) -> None:
         check_settings(self, "evaluate.")
+        for section in ("metrics", "methods"):
+            for name in getattr(self, section):
+                check_plugin(f"evaluate.{section}", name)
+        if self.whole_depth > DEPTH and 0 < self.num_beams < self.whole_depth:
+            raise ValueError(
+                f"evaluate.num_beams is {self.num_beams}; expected at least {self.whole_depth}, the length of the rankings "
+                "(evaluate.depth and the cut-offs), or 0."
+            )
         for pair in self.pairs:
             if len([name for name in pair.split(">") if name.strip()]) != 2:
                 raise ValueError(f"evaluate.pairs has {pair!r}; expected two methods, such as 'grlm > item_knn'.")
+
+    def stated_pairs(self) -> list[tuple[str, str]]:
+        """The comparisons of `pairs`, as (a, b)."""
+        return [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in self.pairs)]
+
+    @property
+    def whole_depth(self) -> int:
+        """The length of the rankings: `depth`, or the largest cut-off."""
+        return max([self.depth, *self.recall_at, *self.ndcg_at])
 
 
 @dataclass(frozen=True)
@@ -188,9 +232,14 @@ class Recipe:
                 "evaluate.free_users needs train.objective=vocabulary; a model trained with the trie never learns to write freely."
             )
 
+    def plugins(self) -> list[str]:
+        """The functions of the user that the recipe names."""
+        return [name for name in (self.terms.function, *self.evaluate.metrics, *self.evaluate.methods) if name]
+
 
 def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file and ``key=value`` settings (``train.epochs=3``), over the defaults. ``${oc.env:GRLM_NAME,default}`` works.
+    Functions that it names (`grlm_hf.plugins`) are neither opened nor run.
     Raises `ValueError` for no such file, broken YAML, an unknown key (with the nearest known one), or a value of the wrong type or out of
     range."""
     from omegaconf import OmegaConf
@@ -199,7 +248,28 @@ def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) ->
         return override(Recipe(), settings)
     if not Path(path).is_file():
         raise ValueError(f"No recipe at {path}. Recipes are YAML files; `grlm import` writes one for your tables.")
-    return override(Recipe(), settings, (str(path), lambda: OmegaConf.load(path)))
+    part = (str(path), lambda: _with_places(OmegaConf.load(path), path))
+    if downloaded(path) and (named := override(Recipe(), (), part).plugins()):
+        raise ValueError(
+            f"{path} was downloaded from the Hub, and names code to run ({', '.join(named)}). "
+            "Read both, and copy them into a folder of your own."
+        )
+    return override(Recipe(), settings, part)
+
+
+def _with_places(loaded: Any, path: str | Path) -> Any:
+    """The content of a recipe file, in which functions of files beside it are named with its folder. Nothing of them is opened."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(loaded, resolve=False)
+    for section, key in _PLUGINS:
+        part = plain.get(section) if isinstance(plain, dict) else None
+        found = part.get(key) if isinstance(part, dict) else None
+        if isinstance(found, str):
+            loaded[section][key] = beside(path, found)
+        elif isinstance(found, list):
+            loaded[section][key] = [beside(path, one) if isinstance(one, str) else one for one in found]
+    return loaded
 
 
 def override(recipe: Recipe, settings: Sequence[str], *more: tuple[str, Callable[[], Any]]) -> Recipe:
@@ -279,6 +349,8 @@ def _reason(error: Exception) -> str:
     if mark := getattr(error, "problem_mark", None):  # broken YAML
         return f"line {mark.line + 1}: {error.problem}."  # type: ignore[attr-defined]
     text = str(error).splitlines()[0]
+    if "is not a ListConfig" in text:
+        return f"expected a list, such as [a,b] (at {key})."
     if choice := re.fullmatch(r"Invalid value (.*), expected one of \[(.*)\]", text):  # as `check_settings` words it
         return f"{key} is {choice[1]}; expected one of {choice[2]}."
     return text + (f" (at {key})" if key else "")

@@ -61,8 +61,8 @@ def check_settings(settings: Any, section: str = "") -> None:
 def check_value(name: str, value: Any, kind: Any) -> None:
     """Raises ``ValueError`` if a value is none of a ``Literal``'s, or not in the `Range` of an ``Annotated`` number.
 
-    ``Annotated[float | None, Range(…)]`` allows ``None``, an ``int`` only whole numbers. Each value of a ``dict`` is checked. Other
-    annotations allow everything.
+    ``Annotated[float | None, Range(…)]`` allows ``None``, an ``int`` only whole numbers. Each value of a ``dict`` or ``list`` is checked.
+    Other annotations allow everything.
     """
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -78,3 +78,6 @@ def check_value(name: str, value: Any, kind: Any) -> None:
     elif get_origin(kind) is dict:
         for key, one in value.items():
             check_value(f"{name}.{key}", one, get_args(kind)[1])
+    elif get_origin(kind) is list:
+        for place, one in enumerate(value):
+            check_value(f"{name}[{place}]", one, get_args(kind)[0])

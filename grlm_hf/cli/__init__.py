@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cyclopts import CycloptsError
 
-from grlm_hf.cli import chain, data, doctor, model, rl, serve, space  # noqa: F401  they register their verbs
+from grlm_hf.cli import chain, data, doctor, model, report, rl, serve, space  # noqa: F401  they register their verbs
 from grlm_hf.cli.app import app, mistake, say
 from grlm_hf.cli.settings import add_settings_help
 from grlm_hf.files import Incomplete

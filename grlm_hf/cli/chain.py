@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
+from grlm_hf.layout import SEEDS_FILE
 
 if TYPE_CHECKING:
     from grlm_hf.evaluation.schema import Report
@@ -39,6 +40,7 @@ def run_(
     *,
     data: Path | None = None,
     output: Path | None = None,
+    seeds: int | None = None,
     set_: Settings = None,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list the stages: which would run, and which are kept.")] = False,
     as_json: Json = False,
@@ -57,21 +59,32 @@ def run_(
         Data folder, instead of the recipe's: items.* and interactions.* or sequences.* (csv, jsonl, parquet; also .gz).
     output
         Output folder, instead of the recipe's.
+    seeds
+        Run this many seeds, from the recipe's on, in OUTPUT/seed-N; then print mean and standard deviation, and write OUTPUT/seeds.json.
     """
     from grlm_hf.recipe import load_recipe
-    from grlm_hf.stages import run
+    from grlm_hf.stages import run, run_seeds
 
     loaded = load_recipe(recipe, set_ or [])
     quiet()
     if data is not None:  # the recipe's name and notice describe its own data
         loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
+    if dry_run and seeds is not None:
+        raise ValueError("--dry-run lists the stages of one run; leave --seeds out.")
     if dry_run:
         plan: list[str] = []
         run(loaded, plan.append, dry_run=True)
         print(json.dumps(dict(line.split(": ", 1) for line in plan), indent=2, ensure_ascii=False) if as_json else "\n".join(plan))
-    else:
+        return
+    if seeds is None:
         _show(run(loaded, say), loaded, as_json)
+        return
+    from grlm_hf.evaluation.seeds import seed_text
+
+    summary = run_seeds(loaded, seeds, say)
+    print(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) if as_json else f"\n{seed_text(summary, short=True)}")
+    say(f"→ {Path(loaded.output) / SEEDS_FILE}, seeds.md")
 
 
 def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:

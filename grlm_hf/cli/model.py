@@ -1,4 +1,4 @@
-"""Verbs for models: train, evaluate, recommend, explain, report, push."""
+"""Verbs for models: train, evaluate, recommend, explain, push."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def evaluate(
     part: Annotated[
         Literal["test", "validation"], Parameter(help="Held-out cases to evaluate; validation while choosing settings.")
     ] = "test",
+    save_rankings: Annotated[bool, Parameter(negative=())] = False,
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
@@ -91,13 +92,15 @@ def evaluate(
         Folder of `grlm dataset`, or a dataset on the Hub.
     output
         File of the report; its pictures are written beside it.
+    save_rankings
+        Also write what each method recommended to each user, beside the report: for metrics of your own, and for tests between reports.
     """
     from grlm_hf.evaluation.processes import is_main
     from grlm_hf.evaluation.report import short_text
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_report
 
-    r = load_recipe(recipe, set_ or [])
+    r = load_recipe(recipe, [*(set_ or []), *(["evaluate.save_rankings=true"] if save_rankings else [])])
     quiet()
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     if not is_main():
@@ -225,41 +228,6 @@ def explain(
         item = found[0].item_id
     explanation = grlm.explain(items, item)
     print(_json(asdict(explanation)) if as_json else explained(explanation, grlm.catalog))
-
-
-@app.command
-def report(
-    reports: Annotated[list[Path], Parameter(negative=())],
-    *,
-    output: Path | None = None,
-    markdown: Annotated[bool, Parameter(negative=(), help="Print Markdown tables.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Show a report as tables, pictures and a page; or compare several with the same protocol.
-
-    Example: `grlm report report.json` · `grlm report runs/a/report.json runs/b/report.json --output comparison`
-
-    Parameters
-    ----------
-    reports
-        Reports of `grlm evaluate`. Two or more are compared with the first.
-    output
-        Folder that receives the page and the pictures; by default the folder of a single report, for several none.
-    """
-    from grlm_hf.evaluation.report import all_tables, compared, load_reports, render, render_comparison
-
-    if output is not None and output.is_file():
-        raise ValueError(f"{output} is a file; --output names a folder.")
-    loaded = load_reports(reports)
-    if len(reports) > 1:
-        print(_json({run: report.to_json() for run, report in loaded.items()}) if as_json else compared(loaded, markdown))
-        written = render_comparison(loaded, output) if output else []
-    else:
-        (one,) = loaded.values()
-        print(_json(one.to_json()) if as_json else all_tables(one, markdown))
-        written = render(one, output or reports[0].parent, reports[0].stem)
-    for path in written:
-        say(f"→ {path}")
 
 
 @app.command

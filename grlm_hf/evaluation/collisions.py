@@ -15,14 +15,16 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
-from grlm_hf.evaluation.metrics import DEPTH, per_case, ranks
+from grlm_hf.evaluation.metrics import Measures, ranks
 from grlm_hf.evaluation.rankings import Rankings
 
 RULES = ("first", "expected", "any")
 
 
-def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog], seen_kept: bool) -> dict[str, dict[str, np.ndarray]]:
-    """Rule → metric of `per_case` → value for each case, float64 [cases].
+def by_rule(
+    rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog], seen_kept: bool, measures: Measures | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Rule → metric of `per_case` → value for each case, float64 [cases]. Metrics of the user are left out.
 
     Args:
         rankings: of a method that ranks by Term ID (``rankings.by_term_id``).
@@ -34,8 +36,9 @@ def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog],
     places beyond its end. The target is at each place with probability 1 / g. Where the end of a ranking cuts such a group, this is exact
     too, since every order of the group begins at the same place.
     """
+    measures = measures or Measures()
     targets = [c.target for c in cases]
-    first = per_case(ranks(rankings.items, targets))
+    first = measures.per_case(ranks(rankings.items, targets, measures.length), own=False)
     # the places of all groups, one after the other: `owner[j]` is the case of the j-th place
     owner: list[int] = []
     places: list[int] = []
@@ -45,7 +48,7 @@ def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog],
         if case.target not in pool:
             continue
         group = {i.item_id for i in pool.items_of(pool.identifier(case.target))}
-        found = [place for place, item in enumerate(ranking[:DEPTH], 1) if item in group]
+        found = [place for place, item in enumerate(ranking[: measures.length], 1) if item in group]
         if found:
             nearest[n] = found[0]
         candidates = group if seen_kept else group.difference(case.history)
@@ -53,6 +56,6 @@ def by_rule(rankings: Rankings, cases: Sequence[Case], pools: Sequence[Catalog],
             owner += [n] * len(found)
             places += found
             size[n] = len(candidates)
-    each = per_case(np.array(places, np.int64))
+    each = measures.per_case(np.array(places, np.int64), own=False)
     expected = {name: np.bincount(owner, value, len(cases)) / size if owner else np.zeros(len(cases)) for name, value in each.items()}
-    return {"first": first, "expected": expected, "any": per_case(nearest)}
+    return {"first": first, "expected": expected, "any": measures.per_case(nearest, own=False)}

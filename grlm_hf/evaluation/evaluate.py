@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,11 +12,12 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation import collisions, diversity
 from grlm_hf.evaluation.examples import examples
-from grlm_hf.evaluation.metrics import DEPTH, Estimate, bootstrap, per_case, ranks
+from grlm_hf.evaluation.metrics import Estimate, Measures, bootstrap, ranks
 from grlm_hf.evaluation.processes import on_main
 from grlm_hf.evaluation.rankings import Chunks, Method, Rankings, ranked, ranked_by_domain
+from grlm_hf.evaluation.saved import cases_hash, save_rankings
 from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
-from grlm_hf.evaluation.significance import compare
+from grlm_hf.evaluation.significance import METRICS, compare
 from grlm_hf.evaluation.slices import sliced
 from grlm_hf.evaluation.verdict import Choice, verdict
 from grlm_hf.layout import CANDIDATES
@@ -36,6 +36,7 @@ class Setup:
     candidates: str = "all"  # one of `grlm_hf.layout.CANDIDATES`
     seed: int = 0
     resamples: int = 1000  # of the bootstrap
+    measures: Measures = field(default_factory=Measures)  # metrics, and how long rankings are
 
 
 def evaluate(
@@ -50,6 +51,7 @@ def evaluate(
     pairs: Sequence[tuple[str, str]] = (),
     chunks: Chunks | None = None,
     choice: Choice | None = None,
+    save_to: Path | None = None,
 ) -> Report:
     """The report of all methods on all cases.
 
@@ -64,6 +66,7 @@ def evaluate(
         pairs: methods to compare, besides the best one with each other.
         chunks: where finished rankings are kept, so that an interrupted evaluation is resumed.
         choice: of the method to ship, on validation users; the examples show what it recommends.
+        save_to: a parquet file that receives the rankings of `methods` (`grlm_hf.evaluation.saved`).
 
     Raises:
         ValueError: no cases; a method that returns another number of rankings than histories, an item twice, or an item that is no
@@ -84,7 +87,14 @@ def evaluate(
 
     found = {name: rankings(name, method) for name, method in methods.items()}
     kept = {name: rankings(f"{name}, seen items kept", method) for name, method in (unmasked or {}).items()}
-    return on_main(lambda: measured.report(found, kept, pairs, choice))
+
+    def on_one() -> Report:
+        report = measured.report(found, kept, pairs, choice)
+        if save_to is not None:
+            save_rankings(save_to, found, cases, setup.split, setup.measures)
+        return report
+
+    return on_main(on_one)
 
 
 class _Measured:
@@ -130,7 +140,7 @@ class _Measured:
             methods={name: self._figures(values[name], rankings) for name, rankings in found.items()},
             domains=domains,
             slices=sliced(values, self.cases, self.catalog, self.counts, s.resamples, s.seed),
-            comparisons=compare(values, self.users, pairs, resamples=s.resamples, seed=s.seed) if len(found) > 1 else (),
+            comparisons=compare(values, self.users, pairs, (*METRICS, *s.measures.own), s.resamples, seed=s.seed) if len(found) > 1 else (),
             collisions=self._collisions(found),
             unmasked={name: self._figures(self._values(rankings), rankings) for name, rankings in kept.items()},
         )
@@ -140,7 +150,6 @@ class _Measured:
 
     def _protocol(self, by_domain: bool) -> Protocol:
         s = self.setup
-        ordered = sorted((c.user_id, c.history, c.target) for c in self.cases)  # so that their order does not change the hash
         return Protocol(
             split=s.split,
             users=len(set(self.users)),
@@ -149,10 +158,10 @@ class _Measured:
             seen_items=s.seen,
             seed=s.seed,
             ties="items that share a Term ID: ascending item_id; equal popularity: ascending item_id",
-            depth=DEPTH,
+            depth=s.measures.length,
             rates_at=RATES_AT,
             resamples=s.resamples,
-            cases_hash=hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16],
+            cases_hash=cases_hash(self.cases),
             intra_list_diversity="1 - Jaccard of terms" if self.vectors is None else "1 - cosine of text embeddings",
             unanswerable=sum(c.target in c.history for c in self.cases) if s.seen == "left out" else 0,
             candidates_of=("the whole catalog" if s.candidates == "all" else "the target's domain") if by_domain else None,
@@ -160,7 +169,8 @@ class _Measured:
 
     def _values(self, rankings: Rankings) -> dict[str, np.ndarray]:
         """Metric → value for each case, float64 [cases]."""
-        values = per_case(ranks(rankings.items, [c.target for c in self.cases]))
+        measures = self.setup.measures
+        values = measures.per_case(ranks(rankings.items, [c.target for c in self.cases], measures.length))
         heads = [ranking[:RATES_AT] for ranking in rankings.items]
         # the length of a full list: ten, or all candidates that the history leaves
         due = [min(RATES_AT, len(pool) - sum(i in pool for i in set(c.history))) for c, pool in zip(self.cases, self.pools, strict=True)]
@@ -190,7 +200,8 @@ class _Measured:
         rules: dict[str, dict[str, Metrics]] = {}
         for name, rankings in found.items():
             if rankings.by_term_id and self.catalog.collisions:
-                for rule, values in collisions.by_rule(rankings, self.cases, self.pools, self.setup.seen == "kept").items():
+                kept = self.setup.seen == "kept"
+                for rule, values in collisions.by_rule(rankings, self.cases, self.pools, kept, self.setup.measures).items():
                     rules.setdefault(rule, {})[name] = self._bootstrap(values, self.users)
         return {**rules}
 

@@ -16,16 +16,21 @@ from grlm_hf.priors.fused import Fused
 
 
 def constrained(
-    grlm: GRLMForRecommendation, exclude_seen: bool, num_beams: int | None = None, batch_size: int = 64, prior: Fused | None = None
+    grlm: GRLMForRecommendation,
+    exclude_seen: bool,
+    num_beams: int | None = None,
+    batch_size: int = 64,
+    prior: Fused | None = None,
+    depth: int = DEPTH,
 ) -> Method:
-    """`GRLMForRecommendation.recommend`, with a prior if one is given.
+    """`GRLMForRecommendation.recommend` of `depth` items, with a prior if one is given.
 
     It has no direct hits to count: whatever the trie lets it write is an identifier of the catalog.
     """
     prior = prior.following(grlm.catalog) if prior else None
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
-        k = min(DEPTH, len(grlm.catalog))
+        k = min(depth, len(grlm.catalog))
         found = grlm.recommend(
             histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size,
             prior=prior.probabilities(histories) if prior else "none",

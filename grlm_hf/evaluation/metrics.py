@@ -5,8 +5,8 @@ Written out here, since ranx takes seconds to import and compiles with numba; th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,10 @@ Name = TypeVar("Name", bound=Hashable)
 RECALL_AT = (1, 5, 10, 20)
 NDCG_AT = (5, 10, 20)
 DEPTH = 20
-"""Length of a ranking that is evaluated; MRR counts a target below it as 0."""
+"""Length of a ranking that is evaluated, by default; MRR counts a target below it as 0."""
+MAIN_AT = 10
+"""The cut-off that comparisons, slices and verdicts are of."""
+_TAKEN = ("mrr", "valid_rate", "direct_hit_rate", "coverage")  # names of the report that a function may have
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,49 @@ class Estimate:
     high: float
 
 
-def ranks(rankings: Sequence[Sequence[str | None]], targets: Sequence[str]) -> np.ndarray:
-    """The rank of each target, from 1; 0 where it is not among the first `DEPTH`. int64 [cases]."""
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of a ranking, from the rank of its target."""
+
+    recall_at: Sequence[int] = RECALL_AT  # cut-offs; `MAIN_AT` is always one of them
+    ndcg_at: Sequence[int] = NDCG_AT
+    depth: int = DEPTH  # at least; the rankings are as long as the largest cut-off
+    own: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    """Name of a metric → a function of the user: ranks as in `ranks`, int64 [cases] → a number for each case, float [cases]."""
+
+    def __post_init__(self) -> None:
+        if taken := [name for name in self.own if name in _TAKEN]:
+            raise ValueError(f"A metric of your own is called {taken[0]!r}, as one of the report is. Give its function another name.")
+
+    @property
+    def length(self) -> int:
+        """The length of the rankings that are evaluated."""
+        return max([self.depth, *self.recall_at, *self.ndcg_at])
+
+    def per_case(self, rank: np.ndarray, own: bool = True) -> dict[str, np.ndarray]:
+        """Metric name → value for each case, float64 [cases], from `ranks`; without those of the user if `own` is False.
+
+        Raises:
+            ValueError: a metric of the user that returns something else than a number for each case.
+        """
+        values = per_case(rank, self.recall_at, self.ndcg_at)
+        for name, function in self.own.items() if own else ():
+            values[name] = _numbers(name, function(rank.copy()), len(rank))
+        return values
+
+
+def ranks(rankings: Sequence[Sequence[str | None]], targets: Sequence[str], depth: int = DEPTH) -> np.ndarray:
+    """The rank of each target, from 1; 0 where it is not among the first `depth`. int64 [cases]."""
     found = np.zeros(len(targets), np.int64)
     for i, (ranking, target) in enumerate(zip(rankings, targets, strict=True)):
-        for place, item in enumerate(ranking[:DEPTH], 1):
+        for place, item in enumerate(ranking[:depth], 1):
             if item == target:
                 found[i] = place
                 break
     return found
 
 
-def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
+def per_case(rank: np.ndarray, recall_at: Sequence[int] = RECALL_AT, ndcg_at: Sequence[int] = NDCG_AT) -> dict[str, np.ndarray]:
     """Metric name → value for each case, float64 [cases], from `ranks`.
 
     With one target: recall@k is 1 within the first k, ndcg@k is 1 / log2(rank + 1) there (Järvelin and Kekäläinen 2002; the ideal DCG
@@ -47,9 +81,28 @@ def per_case(rank: np.ndarray) -> dict[str, np.ndarray]:
     """
     hit = rank > 0
     safe = np.maximum(rank, 1)
-    values = {f"recall@{k}": (hit & (rank <= k)).astype(float) for k in RECALL_AT}
-    values |= {f"ndcg@{k}": np.where(hit & (rank <= k), 1 / np.log2(safe + 1), 0.0) for k in NDCG_AT}
+    values = {f"recall@{k}": (hit & (rank <= k)).astype(float) for k in _with_main(recall_at)}
+    values |= {f"ndcg@{k}": np.where(hit & (rank <= k), 1 / np.log2(safe + 1), 0.0) for k in _with_main(ndcg_at)}
     values["mrr"] = np.where(hit, 1 / safe, 0.0)
+    return values
+
+
+def _with_main(cutoffs: Sequence[int]) -> list[int]:
+    return sorted({*cutoffs, MAIN_AT})
+
+
+def _numbers(name: str, found: object, cases: int) -> np.ndarray:
+    """What a metric of the user returned, float64 [cases]."""
+    try:
+        values = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = None
+    if values is None or values.shape != (cases,):
+        shape = type(found).__name__ if values is None else f"an array of shape {list(values.shape)}"
+        raise ValueError(f"The metric {name!r} returned {shape}; expected a number for each of the {cases} cases: float [{cases}].")
+    if not np.isfinite(values).all():
+        at = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"The metric {name!r} returned {values[at]} for case {at}; expected finite numbers.")
     return values
 
 

@@ -19,7 +19,7 @@ from grlm_hf.progress import progress
 
 @dataclass(frozen=True)
 class Rankings:
-    """For each history up to `DEPTH` item ids, best first; ``None`` is an output that names no item.
+    """For each history item ids, best first, as many as are evaluated (`Measures.length`); ``None`` is an output that names no item.
 
     `direct_hits`, of methods that write identifiers freely: the share of the first ten outputs that named an item exactly, without
     grounding. `by_term_id`: items are ranked by the score of their Term ID alone, so the order of items that share one has no meaning.

@@ -129,7 +129,7 @@ def load_report(path: str | Path) -> Report:
     if not isinstance(found, dict) or found.get("schema") != REPORT_SCHEMA:
         raise ValueError(f"{path} is no report with schema {REPORT_SCHEMA!r}.")
     try:
-        report = _read(Report, found, "the report")
+        report = parsed(Report, found, "the report")
         if not report.methods:
             raise ValueError("it has no methods")
     except ValueError as error:
@@ -165,11 +165,11 @@ def _required(of: Any) -> bool:
     return of.default is MISSING and of.default_factory is MISSING
 
 
-def _read(kind: Any, found: Any, where: str) -> Any:
+def parsed(kind: Any, found: Any, where: str) -> Any:
     """JSON values as a value of the type `kind`. Raises ``ValueError`` that says, with its place, what is wrong."""
     of, inner = get_origin(kind), get_args(kind)
     if of is UnionType:  # X | None
-        return None if found is None else _read(inner[0], found, where)
+        return None if found is None else parsed(inner[0], found, where)
     if is_dataclass(kind):
         names = [f.name for f in fields(kind) if _required(f)]
         if not isinstance(found, Mapping):
@@ -177,12 +177,12 @@ def _read(kind: Any, found: Any, where: str) -> Any:
         if absent := [name for name in names if name not in found]:
             raise ValueError(f"{where} does not state {absent[0]!r}")
         hints = {name: hint for name, hint in get_type_hints(kind).items() if name in found}
-        return kind(**{name: _read(hint, found[name], f"{name} of {where}") for name, hint in hints.items()})  # type: ignore[operator]
+        return kind(**{name: parsed(hint, found[name], f"{name} of {where}") for name, hint in hints.items()})  # type: ignore[operator]
     if kind is Any:
         return found
     form, said = _FORMS[of or kind]
     if not isinstance(found, form) or isinstance(found, bool):
         raise ValueError(f"{where} is {found!r}, where {said} is expected")
     if isinstance(found, Mapping):
-        return {name: _read(inner[1], value, f"{name!r} of {where}") for name, value in found.items()}
-    return tuple(_read(inner[0], value, f"entry {n} of {where}") for n, value in enumerate(found)) if of is tuple else found
+        return {name: parsed(inner[1], value, f"{name!r} of {where}") for name, value in found.items()}
+    return tuple(parsed(inner[0], value, f"entry {n} of {where}") for n, value in enumerate(found)) if of is tuple else found

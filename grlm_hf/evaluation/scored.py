@@ -14,8 +14,8 @@ from grlm_hf.priors.scores import Scorer
 _CELLS = 2**26  # scores held at once: 256 MB
 
 
-def scored(scorer: Scorer, catalog: Catalog, exclude_seen: bool) -> Method:
-    """Ranks the catalog by a scorer, ties in ascending order of item_id. Items that the scorer does not know come last."""
+def scored(scorer: Scorer, catalog: Catalog, exclude_seen: bool, depth: int = DEPTH) -> Method:
+    """Ranks the catalog by a scorer, up to `depth` items, ties in ascending order of item_id. Items unknown to the scorer come last."""
     ids = sorted(i.item_id for i in catalog)
     position = {item: p for p, item in enumerate(ids)}
     row_of = {item: r for r, item in enumerate(scorer.item_ids)}
@@ -33,9 +33,9 @@ def scored(scorer: Scorer, catalog: Catalog, exclude_seen: bool) -> Method:
                 if exclude_seen:
                     legal[[position[i] for i in history if i in position]] = False
                 among = np.flatnonzero(legal)
-                if len(among) > DEPTH:
-                    among = among[score[among] >= np.partition(score[among], -DEPTH)[-DEPTH]]
-                items.append([ids[p] for p in among[np.argsort(-score[among], kind="stable")][:DEPTH]])
+                if len(among) > depth:
+                    among = among[score[among] >= np.partition(score[among], -depth)[-depth]]
+                items.append([ids[p] for p in among[np.argsort(-score[among], kind="stable")][:depth]])
         return Rankings(items)
 
     return method

@@ -64,29 +64,48 @@ def compare(
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(hits):
             raise ValueError(f"Cannot compare {tuple(pair)}; expected two of the methods {tuple(hits)}.")
-    names: list[tuple[str, str, str]] = []
-    columns = []
+    wanted: list[tuple[str, str, str]] = []
     for metric in metrics:
         if unmeasured := [name for name in hits if metric not in hits[name]]:
             raise ValueError(f"Metric {metric!r} was not measured of {unmeasured[0]!r}; expected one of {tuple(hits[unmeasured[0]])}.")
-        best = max(hits, key=lambda name: hits[name][metric].mean(), default="")
-        wanted = {frozenset(pair): pair for pair in [*((best, name) for name in hits if name != best), *pairs]}
-        for a, b in wanted.values():
-            names.append((a, b, metric))
-            columns.append(hits[a][metric] - hits[b][metric])
-    if not names:
+        means = {name: float(values[metric].mean()) for name, values in hits.items()}
+        wanted += [(a, b, metric) for a, b in best_and(means, pairs)]
+    return compare_pairs(hits, users, wanted, resamples, draws, seed)
+
+
+def best_and(means: Mapping[str, float], pairs: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """The method with the highest mean against each other one, then `pairs`; each two methods once, in the order of the last mention."""
+    best = max(means, key=means.__getitem__, default="")
+    return list({frozenset(pair): pair for pair in [*((best, name) for name in means if name != best), *pairs]}.values())
+
+
+def compare_pairs(
+    hits: Mapping[str, Mapping[str, np.ndarray]],
+    users: Sequence[str],
+    wanted: Sequence[tuple[str, str, str]],
+    resamples: int = 1000,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """The comparisons (a, b, metric) that are wanted; Holm's correction is over these.
+
+    Args:
+        hits, users: as in `compare`.
+    """
+    if not wanted:
         return ()
+    columns = [hits[a][metric] - hits[b][metric] for a, b, metric in wanted]
     sums = user_sums(np.stack([*columns, np.ones(len(users))], 1), users)
     low, high = interval(sums, resamples, seed)
     differences, cases = sums[:, :-1], sums[:, -1]
     p = sign_flip(differences, draws, seed)
     holm = corrected(p)
-    test = f"sign-flip permutation by user, two-sided, {draws:,} draws; p_holm over {len(names)}; interval: paired bootstrap by user"
+    test = f"sign-flip permutation by user, two-sided, {draws:,} draws; p_holm over {len(wanted)}; interval: paired bootstrap by user"
     return tuple(
         Comparison(
             a, b, metric, float(differences[:, n].sum() / cases.sum()), float(low[n]), float(high[n]), float(p[n]), float(holm[n]), test
         )
-        for n, (a, b, metric) in enumerate(names)
+        for n, (a, b, metric) in enumerate(wanted)
     )
 
 

@@ -12,9 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
 from grlm_hf.progress import took
 from grlm_hf.publishing.counting_card import write_counting_card
 from grlm_hf.recipe import STAGES, Recipe
@@ -57,6 +59,7 @@ def run(recipe: Recipe, say: Callable[[str], None] = print, *, dry_run: bool = F
 def _run(recipe: Recipe, say: Callable[[str], None]) -> Report | dict[str, Any]:
     out = Path(recipe.output)
     state = out / ".grlm"
+    _check_plugins(recipe, STAGES.index(recipe.until))
     for stage in _stages(recipe, out, state):
         stage.before()
         key = fingerprint(stage.name, stage.inputs, stage.settings)
@@ -108,6 +111,15 @@ def _names(stage: _Stage) -> str:
     return ", ".join(o.name for o in stage.outputs)
 
 
+def _check_plugins(r: Recipe, last: int) -> None:
+    """Loads the functions of the user that this run needs, so that a wrong name is no error hours later."""
+    if r.terms.function and last >= STAGES.index("terms"):
+        load_plugin("terms.function", r.terms.function)
+    if last == STAGES.index("evaluate"):
+        load_plugins("evaluate.metrics", r.evaluate.metrics)
+        load_plugins("evaluate.methods", r.evaluate.methods)
+
+
 @dataclass(frozen=True)
 class _Stage:
     name: str
@@ -135,17 +147,17 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     )
     yield _Stage(
         "terms",
-        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model)],
-        [replace(r.terms, llm=replace(r.terms.llm, part="")), *read],
+        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])],
+        [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read],
         [catalog],
         lambda _: make_terms(r.data, catalog, r.terms, r.read, neighbors=neighbors, work=state / "answers"),
     )
     yield _Stage(
         "quality",
         [catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
-        [r.quality, r.terms.generator],
+        [r.quality, r.terms.origin],
         [quality],
-        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.generator, r.terms.generator)),
+        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.origin, r.terms.origin)),
     )
 
 
@@ -217,12 +229,12 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
 
     yield _Stage(
         "evaluate",
-        [datasets, checkpoint, *fused.values()],
-        [r.evaluate, r.seed],
-        [report, report.with_suffix(".png"), report.with_suffix(".html")],
+        [datasets, checkpoint, *fused.values(), *plugin_files([*r.evaluate.metrics, *r.evaluate.methods])],
+        [replace(r.evaluate, metrics=list(map(stated, r.evaluate.metrics)), methods=list(map(stated, r.evaluate.methods))), r.seed],
+        [report, report.with_suffix(".png"), report.with_suffix(".html"), *([rankings_path(report)] if r.evaluate.save_rankings else [])],
         measure,
         before=partial(remember_evaluation, checkpoint, r.evaluate.exclude_seen, own_prior),
     )
 
 
-_GENERATED = {"extract": "extracted", "file": "given"}
+_GENERATED = {"extract": "extracted", "file": "given", "function": "own"}

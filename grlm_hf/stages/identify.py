@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from grlm_hf.data.items import Item, load_items, load_term_ids
 from grlm_hf.files import alone, check_replaceable, clean, read_json, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
+from grlm_hf.plugins import load_plugin, stated
 from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
 from grlm_hf.tables.rows import find_table, read_rows
 from grlm_hf.tables.tally import Tally
@@ -96,9 +98,9 @@ def make_terms(
         Incomplete: the settings name a part of a language model's work (`LLMConfig.part`), and other parts are missing.
     """
     config, read, output = config or TermsConfig(), read or DataConfig(), Path(output)
-    if config.llm.part and config.generator in ("extract", "file"):
+    if config.llm.part and config.origin in ("extract", "file", "function"):
         raise ValueError(
-            f"Only a language model's work has parts ({config.llm.part}), and terms.generator is {config.generator!r}: "
+            f"Only a language model's work has parts ({config.llm.part}), and the terms come from {config.origin!r}: "
             "leave --part out, or name the generator: terms.generator=vllm."
         )
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
@@ -107,11 +109,14 @@ def make_terms(
     for line in tally.lines():
         log.warning(line)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
-    found = _neighbors(items, neighbors, needed=config.generator != "file")
-    facts: dict[str, Any] = {"generator": config.generator, "n_terms": config.n_terms}
+    found = _neighbors(items, neighbors, needed=config.origin not in ("file", "function"))
+    facts: dict[str, Any] = {"generator": config.origin, "n_terms": config.n_terms}
     if counted := tally.lines(examples=False):
         facts["reading"] = counted
-    if config.generator == "file":
+    if config.function:
+        term_ids = own_term_ids(config.function, items)
+        facts |= {"function": stated(config.function), "n_terms": max(map(len, term_ids))}
+    elif config.generator == "file":
         path = Path(config.file) if config.file else find_data(data, "term_ids", "term_ids_official")
         term_ids = read_term_ids(path, items)
         facts |= {"file": path.name, "n_terms": max(map(len, term_ids))}
@@ -139,7 +144,7 @@ def make_terms(
         write_json(new / TERMS_FACTS, facts | more)
         if found is not None:
             found.save(new / NEIGHBORS_FILE)
-    if work is None and config.generator not in ("extract", "file"):  # those two must not remove another run's answers
+    if work is None and config.origin not in ("extract", "file", "function"):  # those two must not remove another run's answers
         shutil.rmtree(kept, ignore_errors=True)
     return catalog
 
@@ -150,6 +155,27 @@ def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be 
     if missing := [i.item_id for i in items if i.item_id not in given]:
         raise ValueError(f"{len(missing)} of {len(items)} items have no Term ID in {path}, such as {missing[:3]}; {hint}")
     return [given[i.item_id] for i in items]
+
+
+def own_term_ids(function: str, items: list[Item]) -> list[TermID]:
+    """The items' Term IDs from a function of the user: a list of items → a dict of item_id → list of terms. Terms are normalised.
+
+    Raises:
+        ValueError: an answer of another form, an item without terms, a term without a letter or digit; and as `load_plugin`.
+    """
+    plugin = load_plugin("terms.function", function)
+    found = plugin(list(items))
+    if not isinstance(found, Mapping):
+        raise plugin.wrong(type(found).__name__, "a dict of item_id → list of terms")
+    term_ids = []
+    for item in items:
+        terms = found.get(item.item_id)
+        if not isinstance(terms, list | tuple) or not terms:
+            raise plugin.wrong(f"{terms!r} for the item {item.item_id!r}", "a list of terms for each item")
+        term_ids.append(tuple(normalise(str(term)) for term in terms))
+        if not all(term_ids[-1]):
+            raise plugin.wrong(f"{list(terms)} for the item {item.item_id!r}", "terms with a letter or a digit")
+    return term_ids
 
 
 def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neighbors | None:

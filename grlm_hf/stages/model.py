@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
 from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import CONFIG_FILE
+from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
@@ -25,8 +28,6 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from grlm_hf.data.interactions import History
     from grlm_hf.evaluation.rankings import Method
     from grlm_hf.evaluation.schema import Report
@@ -144,8 +145,9 @@ def make_report(
     """Evaluates a checkpoint and the baselines on the cases of a dataset repository; processes started by ``accelerate launch`` or
     ``torchrun`` share the work.
 
-    Writes ``report.json``, ``report.png`` and ``report.html``, and the model card of a checkpoint in a local folder. Where the split holds
-    out items, they are added to the checkpoint first (`grlm_hf.evaluation.unseen`), and the report has an `unseen` block.
+    Writes ``report.json``, ``report.png`` and ``report.html``, with `save_rankings` also ``report.rankings.parquet``, and the model card of
+    a checkpoint in a local folder. Where the split holds out items, they are added to the checkpoint first (`grlm_hf.evaluation.unseen`),
+    and the report has an `unseen` block. Functions of the user that `config` names run (`grlm_hf.plugins`).
 
     Args:
         priors: folder of `make_priors`, whose recommenders and combinations are methods of the report; by default those of the
@@ -162,15 +164,21 @@ def make_report(
     """
     from grlm_hf.evaluation.evaluate import Setup, evaluate
     from grlm_hf.evaluation.generative import free
+    from grlm_hf.evaluation.metrics import Measures
+    from grlm_hf.evaluation.own import learnt
     from grlm_hf.evaluation.processes import is_main, to_device
     from grlm_hf.evaluation.rankings import Chunks
     from grlm_hf.evaluation.report import check_path, save_report
+    from grlm_hf.evaluation.saved import rankings_path
     from grlm_hf.evaluation.unseen import unseen_block
     from grlm_hf.evaluation.verdict import verdict
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_path(output)
     config = config or EvaluateConfig()
+    metrics, functions = load_plugins("evaluate.metrics", config.metrics), load_plugins("evaluate.methods", config.methods)
+    measures = Measures(config.recall_at, config.ndcg_at, config.whole_depth, metrics)
+    measures.per_case(np.arange(3))  # a metric that does not work is refused before anything is ranked
     facts, cases = dataset_facts(datasets), load_cases(datasets, part)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = GRLMForRecommendation.from_pretrained(folder)
@@ -179,10 +187,11 @@ def make_report(
     histories = train_histories(datasets)
     counts = Counter(item for history in histories for item in history.items)
     grlm, new = _with_held_out(grlm, datasets, facts, counts)
-    inputs = [folder, *(Path(p) for p in (priors, hybrids) if p)]
-    key = fingerprint("evaluate", inputs, [asdict(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
+    inputs = [folder, *(Path(p) for p in (priors, hybrids) if p), *plugin_files(config.methods)]
+    key = fingerprint("evaluate", inputs, [_ranked_by(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
     own = _priors(grlm, priors, hybrids)
-    methods = partial(_methods, grlm, histories, own, config, seed)
+    mine = {name: (function, learnt(function, histories, grlm.catalog, seed)) for name, function in functions.items()}
+    methods = partial(_methods, grlm, histories, own, mine, config, seed)
     kept = Path(output).parent / f".{Path(output).name}-evaluation-{key}"
     setup = Setup(
         dataset=name or facts["title"],
@@ -191,12 +200,16 @@ def make_report(
         candidates=config.candidates,
         seed=seed,
         resamples=config.resamples,
+        measures=measures,
     )
     common: dict[str, Any] = {"counts": counts, "vectors": own.vectors, "chunks": Chunks(Path(work or kept), key), "choice": own.choice}
     freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
-    pairs = [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in config.pairs)]
     unmasked = methods(False) if config.unmasked else None
-    report = evaluate(methods(config.exclude_seen), cases, grlm.catalog, setup, unmasked=unmasked, pairs=pairs, **common)
+    ranking = methods(config.exclude_seen)
+    for name in mine:
+        ranking[name]([c.history for c in cases[:2]])  # so that one that does not work is refused before hours of the others
+    save_to = rankings_path(output) if config.save_rankings else None
+    report = evaluate(ranking, cases, grlm.catalog, setup, unmasked=unmasked, pairs=config.stated_pairs(), save_to=save_to, **common)
     if freely:
         report = _with_free(report, evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common))
     if (log := folder / "training_log.json").is_file():
@@ -212,6 +225,12 @@ def make_report(
             write_model_card(checkpoint)
         shutil.rmtree(kept, ignore_errors=True)
     return report
+
+
+def _ranked_by(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings that rankings depend on; the others may change while finished rankings are kept."""
+    kept = ("num_beams", "batch_size", "exclude_seen", "candidates", "unmasked", "free_users")
+    return {name: getattr(config, name) for name in kept} | {"depth": config.whole_depth, "methods": list(map(stated, config.methods))}
 
 
 def _with_held_out(
@@ -266,22 +285,36 @@ def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str
 
 
 def _methods(
-    grlm: GRLMForRecommendation, histories: Sequence[History], priors: _Priors, config: EvaluateConfig, seed: int, exclude_seen: bool
+    grlm: GRLMForRecommendation,
+    histories: Sequence[History],
+    priors: _Priors,
+    mine: Mapping[str, tuple[Plugin, Any]],
+    config: EvaluateConfig,
+    seed: int,
+    exclude_seen: bool,
 ) -> dict[str, Method]:
-    """The methods of a report; the popularity is that of the training `histories`."""
+    """The methods of a report; the popularity is that of the training `histories`.
+
+    Args:
+        mine: methods of the user, with what they learnt (`grlm_hf.evaluation.own`).
+    """
     from grlm_hf.evaluation.generative import constrained
+    from grlm_hf.evaluation.own import own_method
     from grlm_hf.evaluation.scored import scored
     from grlm_hf.priors.chance import Chance
     from grlm_hf.priors.popularity import Popularity
 
-    ids, beams, rows = tuple(i.item_id for i in grlm.catalog), config.num_beams or None, config.batch_size
-    return {
-        "grlm": constrained(grlm, exclude_seen, beams, rows),
-        **{f"grlm+{name}": constrained(grlm, exclude_seen, beams, rows, prior) for name, prior in priors.beside.items()},
-        **{name: scored(scorer, grlm.catalog, exclude_seen) for name, scorer in priors.alone.items()},
-        "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen),
-        "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen),
+    ids, beams, rows, depth = tuple(i.item_id for i in grlm.catalog), config.num_beams or None, config.batch_size, config.whole_depth
+    found = {
+        "grlm": constrained(grlm, exclude_seen, beams, rows, depth=depth),
+        **{f"grlm+{name}": constrained(grlm, exclude_seen, beams, rows, prior, depth) for name, prior in priors.beside.items()},
+        **{name: scored(scorer, grlm.catalog, exclude_seen, depth) for name, scorer in priors.alone.items()},
+        "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen, depth),
+        "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen, depth),
     }
+    if taken := sorted(mine.keys() & {*found, "grlm_free"}):
+        raise ValueError(f"evaluate.methods has a function {taken[0]!r}, and the report has a method of that name. Give it another one.")
+    return found | {name: own_method(plugin, learnt, grlm.catalog, exclude_seen, depth) for name, (plugin, learnt) in mine.items()}
 
 
 def _with_free(report: Report, freely: Report) -> Report:

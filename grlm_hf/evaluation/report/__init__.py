@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from grlm_hf.evaluation.report.tables import (
+    Table,
     comparison_table,
+    comparisons_tables,
     merged,
     methods_table,
     protocol_note,
@@ -16,13 +18,14 @@ from grlm_hf.evaluation.report.tables import (
     unanswerable_note,
 )
 from grlm_hf.evaluation.schema import Report, check_comparable, load_report
+from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.evaluation.verdict import stated
 from grlm_hf.files import write_json, write_text
 from grlm_hf.markdown import escaped, one_line
 
 __all__ = [
     "all_tables", "check_path", "compared", "load_report", "load_reports", "markdown_table", "render", "render_comparison", "save_report",
-    "short_text", "text_table",
+    "short_text", "show_tables", "text_table",
 ]  # fmt: skip
 
 
@@ -99,10 +102,22 @@ def all_tables(report: Report, markdown: bool = False) -> str:
     return "\n\n".join([text_table(report), *others])
 
 
-def compared(reports: Mapping[str, Report], markdown: bool = False) -> str:
-    """Runs side by side (`load_reports`), each with its difference from the first; for a terminal or as Markdown."""
-    note, table = protocol_note(next(iter(reports.values()))), comparison_table(reports)
-    return f"{escaped(note)}\n\n{table.markdown(intervals=True)}" if markdown else f"{table.text()}\n{note}"
+def compared(reports: Mapping[str, Report], markdown: bool = False, comparisons: Sequence[Comparison] = ()) -> str:
+    """Runs side by side (`load_reports`), each with its difference from the first, and paired tests between them
+    (`grlm_hf.evaluation.paired`); for a terminal or as Markdown."""
+    note, table = protocol_note(next(iter(reports.values()))), comparison_table(reports, bool(comparisons))
+    tests = comparisons_tables(comparisons)
+    if markdown:
+        return "\n\n".join([escaped(note), table.markdown(intervals=True), *(t.markdown() for t in tests)])
+    return "\n\n".join([f"{table.text()}\n{note}", *(t.text() for t in tests)])
+
+
+def show_tables(reports: Mapping[str, Report], comparisons: Sequence[Comparison] = ()) -> dict[str, list[Table]]:
+    """Block → its tables: of one report, or of several side by side with the tests between them."""
+    if len(reports) == 1:
+        return tables(next(iter(reports.values())))
+    found = {"methods": [comparison_table(reports, bool(comparisons))], "comparisons": comparisons_tables(comparisons)}
+    return {block: some for block, some in found.items() if some}
 
 
 def render(report: Report, folder: str | Path, name: str = "report") -> list[Path]:
@@ -123,12 +138,14 @@ def _write(report: Report, folder: Path, name: str, pictures: Sequence[str] | No
     return written
 
 
-def render_comparison(reports: Mapping[str, Report], folder: str | Path, name: str = "comparison") -> list[Path]:
+def render_comparison(
+    reports: Mapping[str, Report], folder: str | Path, name: str = "comparison", comparisons: Sequence[Comparison] = ()
+) -> list[Path]:
     """Writes the page and the picture of several runs side by side into a folder: ``NAME.html``, ``NAME.png``."""
     from grlm_hf.evaluation.report.page import comparison_page
     from grlm_hf.evaluation.report.plots import figures, save_png
 
     written = [Path(folder) / f"{name}.html", Path(folder) / f"{name}.png"]
-    write_text(written[0], comparison_page(reports))
+    write_text(written[0], comparison_page(reports, comparisons))
     save_png(figures(merged(reports))["metrics"], written[1])
     return written

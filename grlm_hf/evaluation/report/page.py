@@ -14,6 +14,7 @@ from grlm_hf.evaluation.report.plots import figures, svg
 from grlm_hf.evaluation.report.tables import (
     Table,
     comparison_table,
+    comparisons_tables,
     merged,
     protocol_words,
     short_table,
@@ -21,6 +22,7 @@ from grlm_hf.evaluation.report.tables import (
     unanswerable_note,
 )
 from grlm_hf.evaluation.schema import Protocol, Report, plain
+from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.evaluation.verdict import stated
 from grlm_hf.markdown import flat, one_line
 from grlm_hf.version import __version__
@@ -68,16 +70,18 @@ def page(report: Report, drawn: Mapping[str, Figure] | None = None) -> str:
     return _rendered(report.dataset, report.protocol, sections, chosen=_chosen(report), **first)
 
 
-def comparison_page(reports: Mapping[str, Report]) -> str:
+def comparison_page(reports: Mapping[str, Report], comparisons: Sequence[Comparison] = ()) -> str:
     """The page of several runs under one protocol.
 
     Args:
         reports: run → report.
+        comparisons: paired tests between them.
     """
     first = next(iter(reports.values()))
     picture = _encoded(figures(merged(reports))["metrics"])
     caption = "metrics of each method in each run, with 95 % bootstrap intervals over users"
-    section = _Section("Runs side by side", picture, caption, [comparison_table(reports)])
+    written = [comparison_table(reports, bool(comparisons)), *comparisons_tables(comparisons)]
+    section = _Section("Runs side by side", picture, caption, written)
     return _rendered(f"{first.dataset}: {' – '.join(reports)}", first.protocol, [section])
 
 

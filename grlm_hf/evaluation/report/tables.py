@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import Comparison
@@ -23,6 +23,11 @@ SHORT = ("recall@10", "ndcg@10", "coverage")
 """Metrics of the short table."""
 _ROWS = 6  # of the short table, the language model alone and the method to ship always among them
 SLICED = ("recall@10", "ndcg@10")
+_USUAL = {
+    *(f"recall@{k}" for k in (1, 5, 10, 20)), *(f"ndcg@{k}" for k in (5, 10, 20)), "mrr", "valid_rate", "direct_hit_rate", "coverage",
+    *(f"{name}@10" for name in ("gini", "tail_share", "novelty", "intra_list_diversity")),
+}  # fmt: skip
+"""Metrics of every report."""
 DIVERSITY = ("coverage", "gini@10", "tail_share@10", "novelty@10", "intra_list_diversity@10")
 
 
@@ -33,6 +38,7 @@ class Cell:
     text: str  # unescaped
     note: str = ""  # its interval, shown small where there is room
     value: float | None = None  # its sort key; None: its text
+    more: Mapping[str, float] = field(default_factory=dict)  # columns beside it where a table is exported, such as "low" and "high"
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def tables(report: Report) -> dict[str, list[Table]]:
     """All tables of a report: block → its tables. The first is ``methods``."""
     found = {
         "methods": [methods_table(report)],
-        "comparisons": _comparisons(report.comparisons),
+        "comparisons": comparisons_tables(report.comparisons),
         "unseen": _unseen(report),
         "domains": _sliced("the target's domain", report.domains),
         "slices": [t for grouping, parts in report.slices.items() for t in _sliced(grouping, parts)],
@@ -90,7 +96,7 @@ def methods_table(report: Report, with_domains: bool = False) -> Table:
     rows = dict(report.methods)
     if with_domains:
         rows |= {f"{name} ({domain})": m for domain, part in report.domains.items() for name, m in part.methods.items()}
-    return _by_method("", rows, _present(report.methods, COLUMNS))
+    return _by_method("", rows, measured_columns(report.methods, COLUMNS))
 
 
 def short_table(report: Report, with_words: bool = False) -> Table:
@@ -141,7 +147,9 @@ def _measured(metrics: Metrics, name: str) -> Cell:
     if name not in metrics:
         return Cell("–")
     m = metrics[name]
-    return Cell(f"{m.value:.4f}", f"[{m.low:.4f}, {m.high:.4f}]" if m.low != m.high else "", m.value)
+    if m.low == m.high:
+        return Cell(f"{m.value:.4f}", "", m.value)
+    return Cell(f"{m.value:.4f}", f"[{m.low:.4f}, {m.high:.4f}]", m.value, {"low": m.low, "high": m.high})
 
 
 def _by_method(title: str, methods: Methods, columns: Sequence[str], notes: tuple[str, ...] = ()) -> Table:
@@ -149,12 +157,26 @@ def _by_method(title: str, methods: Methods, columns: Sequence[str], notes: tupl
     return Table(title, ("method", *columns), rows, notes=notes)
 
 
+def measured_columns(methods: Mapping[str, Mapping[str, object]], columns: Sequence[str]) -> list[str]:
+    """The columns that a method has a figure for; before the rates also the user's metrics and cut-offs that are none of the usual ones."""
+    found = list(dict.fromkeys(name for metrics in methods.values() for name in metrics))
+    more = [name for name in found if name not in _USUAL]
+    shown = [name for name in columns if name in found] + more
+    kinds = ("recall@", "ndcg@", "mrr")
+
+    def order(name: str) -> tuple[int, int]:
+        kind = next((n for n, kind in enumerate(kinds) if name.startswith(kind)), len(kinds) + (name not in more))
+        return kind, int(name.partition("@")[2]) if kind < 2 and name.partition("@")[2].isdigit() else 0
+
+    return sorted(shown, key=order)
+
+
 def _present(methods: Methods, columns: Sequence[str]) -> list[str]:
     """The columns that a method has a figure for."""
     return [c for c in columns if any(c in metrics for metrics in methods.values())]
 
 
-def _comparisons(entries: Sequence[Comparison]) -> list[Table]:
+def comparisons_tables(entries: Sequence[Comparison]) -> list[Table]:
     """A table a metric."""
     found = []
     for metric in dict.fromkeys(e.metric for e in entries):
@@ -166,7 +188,7 @@ def _comparisons(entries: Sequence[Comparison]) -> list[Table]:
                 Cell(e.a),
                 Cell(e.b),
                 Cell(f"{e.difference:+.4f}", "", e.difference),
-                Cell(f"[{e.low:+.4f}, {e.high:+.4f}]", "", e.low),
+                Cell(f"[{e.low:+.4f}, {e.high:+.4f}]", "", e.low, {"low": e.low, "high": e.high}),
                 _p(e.p),
                 *([_p(e.p_holm)] if corrected else []),
             )
@@ -209,7 +231,7 @@ def _unseen(report: Report) -> list[Table]:
         return []
     note = f"{block.items:,} new items, {block.cases:,} cases that ask for one, {block.candidates:,} items ranked; "
     note += f"Term IDs {block.term_ids}."
-    differences = [replace(t, title=f"New items, {t.title}") for t in _comparisons(block.comparisons)]
+    differences = [replace(t, title=f"New items, {t.title}") for t in comparisons_tables(block.comparisons)]
     return [_by_method("New items", block.methods, _present(block.methods, COLUMNS), (note,)), *differences]
 
 
@@ -228,16 +250,17 @@ def _diversity(methods: Methods) -> list[Table]:
 # --- several reports ---------------------------------------------------------------------------------------------------------------
 
 
-def comparison_table(reports: Mapping[str, Report]) -> Table:
+def comparison_table(reports: Mapping[str, Report], tested: bool = False) -> Table:
     """Methods and metrics by runs, each run after the first with its difference from the first.
 
     Args:
         reports: run → report, of one protocol (`grlm_hf.evaluation.schema.check_comparable`).
+        tested: tables of paired tests are beside it (`grlm_hf.evaluation.paired`).
     """
     first, *others = reports
     rows = []
     for method in _all_methods(reports):
-        for metric in MAIN:
+        for metric in measured_columns({n: m for r in reports.values() for n, m in r.methods.items()}, MAIN):
             cells = {run: _measured(report.methods.get(method, {}), metric) for run, report in reports.items()}
             if all(cell.value is None for cell in cells.values()):
                 continue
@@ -246,15 +269,20 @@ def comparison_table(reports: Mapping[str, Report]) -> Table:
                 row += [cells[run], _difference(cells[run].value, cells[first].value)]
             rows.append(tuple(row))
     head = ("method", "metric", first, *(h for run in others for h in (run, f"{run} − {first}")))
-    note = "Differences are of the means; without both runs' rankings they have no paired test."
-    return Table("", head, tuple(rows), 2, (note,) if others else ())
+    note = "Differences are of the means; without both runs' rankings (evaluate.save_rankings) they have no paired test."
+    return Table("", head, tuple(rows), 2, (note,) if others and not tested else ())
 
 
 def merged(reports: Mapping[str, Report]) -> Report:
     """Several runs as one report, for its picture: each method of each run is a method, methods of one name together."""
     first = next(iter(reports.values()))
-    methods = {f"{n} · {run}": r.methods[n] for n in _all_methods(reports) for run, r in reports.items() if n in r.methods}
+    methods = {of_run(n, run): r.methods[n] for n in _all_methods(reports) for run, r in reports.items() if n in r.methods}
     return Report(first.dataset, first.protocol, methods)
+
+
+def of_run(method: str, run: str) -> str:
+    """How a method of one of several runs is called."""
+    return f"{method} · {run}"
 
 
 def _all_methods(reports: Mapping[str, Report]) -> list[str]:
