@@ -70,8 +70,8 @@ def test_the_chain_and_what_it_leaves(finished: Recipe) -> None:
     report = run(finished)  # as it stands
     out = Path(finished.output)
     assert {p.name for p in out.iterdir()} == {
-        ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "priors", "checkpoint", "hybrids.json", "report.json", "report.png",
-        "report.html",
+        ".grlm", "neighbors.parquet", "catalog", "quality", "datasets", "priors", "checkpoint", "hybrids.json", "counting", "report.json",
+        "report.png", "report.html",
     }  # fmt: skip
     assert report == load_report(out / "report.json")
     assert report.methods.keys() == {
@@ -116,7 +116,7 @@ def test_an_interrupted_stage_leaves_the_last_good_output(again: Recipe, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("grlm_hf.data.catalog.Catalog.to_dataset", interrupted)  # within the writing of the catalog
+        patch.setattr("grlm_hf.data.catalog.write_rows", interrupted)  # within the writing of the catalog
         with pytest.raises(KeyboardInterrupt):
             run(replace(recipe, terms=TermsConfig()), lambda _: None)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and ".grlm" not in p.parts} == before

@@ -91,7 +91,7 @@ def test_half_of_the_answers_is_no_mistake_and_no_catalog(shop: Path, tmp_path_f
         (("neighbors", "shop", "--output", "given.jsonl"), "given.jsonl is no file of neighbours, and will not be replaced"),
         (("neighbors", "shop", "--set", "neighbors.devices=cuda:99,cuda:98"), "There is no device 'cuda:99' here"),
         (("terms", "shop", "--output", "out", "--neighbors", "given.jsonl"), "given.jsonl"),
-        (("terms", "shop", "--output", "out", "--part", "0/2"), "terms.generator is 'extract': leave --part out"),
+        (("terms", "shop", "--output", "out", "--part", "0/2"), "the terms come from 'extract': leave --part out"),
         (("terms", "shop", "--output", "out", "--part", "2/2"), "terms.llm.part is '2/2'; expected like 0/8"),
         (("terms", "shop", "--output", "out", "--set", "terms.n_terms=9"), "terms.n_terms is 9; expected 3 to 8"),
         (("terms", "shop", "--output", "out", *TINY, "terms.llm.model=shop"), "neither a folder with a tokenizer"),
