@@ -100,6 +100,8 @@ def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None
         show_quality(found, output / "quality")
     else:
         say(f"{recipe.until} → {output}")
+        if recipe.until == "train":
+            say(f"Next: grlm evaluate {output / 'checkpoint'} {output / 'datasets'}")
 
 
 def _show_report(report: Report, output: Path) -> None:

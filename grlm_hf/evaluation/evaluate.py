@@ -146,7 +146,7 @@ class _Measured:
         )
         shown = dict.fromkeys(name for name in (verdict(report, choice).ship, "grlm") if name in found)
         rankings = {name: found[name].items for name in shown or list(found)[:1]}
-        return replace(report, examples=examples(rankings, self.cases, self.catalog, s.seed))
+        return replace(report, examples=examples(rankings, self.cases, self.catalog, s.seed, s.seen == "left out"))
 
     def _protocol(self, by_domain: bool) -> Protocol:
         s = self.setup

@@ -89,6 +89,7 @@ class Example:
     recommended: Mapping[str, tuple[Shown, ...]]  # method → its first items, best first
     ranks: Mapping[str, int]  # method → place of the target in its ranking, from 1; 0: it is not in it
     target: Shown
+    note: str | None = None  # why nothing can find the target
 
 
 @dataclass(frozen=True, kw_only=True)

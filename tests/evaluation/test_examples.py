@@ -40,6 +40,9 @@ def test_they_are_those_of_the_seed_and_show_what_was_there() -> None:
             len(c.history) == e.earlier + len(e.history) and c.history[e.earlier :] == tuple(i.item_id for i in e.history) for c in cases
         )
         assert {i.title for i in e.history} <= {item.title for item in CATALOG}
+    repeated = [Case("a", (IDS[-1], IDS[0]), IDS[-1])]
+    (left_out,), (kept,) = (examples({"a": [MISS]}, repeated, CATALOG, seen_left_out=left) for left in (True, False))
+    assert (left_out.note, kept.note) == ("in the history already: left out", None)
     assert len(examples({"a": [MISS]}, CASES[:1], CATALOG)) == 1
 
 

@@ -14,7 +14,7 @@ SHOTS = (("space-desktop", False, 1280, 1560), ("space-dark", True, 1280, 1560),
 
 def report(python: str, path: str, folder: str) -> None:
     with Browser(Path(python)) as page:
-        page.ask("size", width=1280, height=1900)
+        page.ask("size", width=1280, height=1300)
         page.open(Path(path).resolve().as_uri())
         page.ask("shot", path=str(Path(folder).resolve() / "report.png"))
 
