@@ -49,7 +49,7 @@ class Plugin:
         Args:
             optional: passed where the function has a parameter of this name.
         """
-        known = _parameters(self.function)
+        known = _parameters(self.function) or {}
         return self.guarded(self.function)(*args, **{name: value for name, value in optional.items() if name in known})
 
     def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,20 +135,23 @@ def downloaded(path: str | Path) -> bool:
 
 
 def _check_arguments(setting: str, name: str, function: Callable[..., Any]) -> None:
-    parameters, given = list(_parameters(function).values()), ARGUMENTS.get(setting, ())
+    known, given = _parameters(function), ARGUMENTS.get(setting, ())
+    if known is None:
+        return
+    parameters = [p for p in known.values() if (setting, p.name) != ("evaluate.methods", "seed")]  # which is passed by its name
     by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
     needed = sum(p.default is p.empty for p in by_place)
-    if parameters and (needed > len(given) or (len(by_place) < len(given) and not more)):
+    if needed > len(given) or (len(by_place) < len(given) and not more):
         found = ", ".join(map(str, parameters))
         raise ValueError(f"{setting}: found {name}({found}); expected {name}({', '.join(given)}).")
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):  # some that are written in C state none
-        return {}
+        return None
 
 
 @contextmanager

@@ -37,13 +37,15 @@ def own_method(plugin: Plugin, found: Any, catalog: Catalog, exclude_seen: bool,
     """
     if hasattr(found, "scores"):
         return plugin.guarded(scored(found, catalog, exclude_seen, depth))
-    rank = plugin.guarded(lambda histories: [list(map(str, one)) for one in _lists(found(histories))])
+    rank = plugin.guarded(lambda histories: [one if isinstance(one, str) else list(map(str, one)) for one in found(histories)])
 
     def method(histories: Sequence[Sequence[str]], domain: str | None = None) -> Rankings:
         answers = rank([tuple(history) for history in histories])
+        items = []
         if len(answers) != len(histories):
             raise plugin.wrong(f"{len(answers)} rankings for {len(histories)} histories", "one for each history")
-        items = []
+        if any(isinstance(answer, str) for answer in answers):
+            raise plugin.wrong("item ids", "a list of item ids for each history")
         for history, answer in zip(histories, answers, strict=True):
             if unknown := next((item for item in answer if item not in catalog), None):
                 raise plugin.wrong(f"the item {unknown!r}, which the catalog lacks", "item ids of the catalog")
@@ -53,10 +55,3 @@ def own_method(plugin: Plugin, found: Any, catalog: Catalog, exclude_seen: bool,
         return Rankings(items)
 
     return method
-
-
-def _lists(answers: Any) -> list[Any]:
-    found = list(answers)
-    if any(isinstance(one, str) for one in found):
-        raise TypeError("returned item ids; expected a list of item ids for each history")
-    return found

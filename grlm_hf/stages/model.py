@@ -218,6 +218,8 @@ def make_report(
         report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
     report = replace(report, verdict=verdict(report, own.choice))
     if is_main():
+        if not config.save_rankings:  # those of an earlier report would not be of this one
+            rankings_path(output).unlink(missing_ok=True)
         save_report(report, output)
         if Path(checkpoint).is_dir():
             found = audit(((h.user_id, item) for h in histories for item in h.items), cases, grlm.catalog)
