@@ -44,7 +44,7 @@ def draw(branch: Branch, x: float, row: int, parts: list[str]) -> tuple[int, flo
 def main(checkpoint: str, history: str, output: Path = PICTURE) -> None:
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
     items, beams = history.split(","), min(20, len(grlm.trie))
-    best = grlm.recommend(items, k=6, num_beams=beams, edge_wise=True)
+    best = grlm.recommend(items, k=6, num_beams=beams, edge_wise=True, prior="none", exclude_seen=False)
     root = tree(walk(grlm, items, beams, Rules()), [r.identifier for r in best], dead_ends=1)
     parts: list[str] = []
     rows, width = draw(root, 12, 0, parts)

@@ -38,7 +38,7 @@ def main(shop: str = "my-shop", output: str = "my-run", *settings: str) -> None:
     grlm = GRLMForRecommendation.from_pretrained(f"{output}/checkpoint")
     history = [grlm.catalog.items[0].item_id]
     print("after", grlm.catalog[history[0]].title)
-    for r in grlm.recommend(history, k=3, exclude_seen=True, prior="own" if grlm.prior else None):
+    for r in grlm.recommend(history, k=3):  # as it was measured: seen items left out, with its prior if that helps
         print(f"{r.score:7.2f}  {r.item_id}  {', '.join(r.identifier)}  {r.title}")
 
 

@@ -36,7 +36,7 @@ def main(checkpoint: str = "grlm-quickstart/checkpoint") -> None:
         assert identifier is not None
         print(f"{score:6.2f}  {text.strip()}  {[item.item_id for item in grlm.catalog.items_of(identifier)]}")
 
-    found = grlm.recommend(history, k=1)[0]
+    found = grlm.recommend(history, k=1, prior="none", exclude_seen=False)[0]  # the language model alone, as above
     assert abs(found.score - out.sequences_scores[0].item()) < 1e-3
     print(f"{found.score:6.2f}  is what recommend() says of the first")
 

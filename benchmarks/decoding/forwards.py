@@ -22,6 +22,7 @@ from recommend import BEAMS, DictTrie, by_generate, histories, make, qwen3, same
 from grlm_hf import GRLMForRecommendation, TrieConstrainedLogitsProcessor
 
 COMMAND = "python benchmarks/decoding/forwards.py --checkpoint runs/beauty-cpu/checkpoint"
+ALONE: dict[str, Any] = {"prior": "none", "exclude_seen": False}  # the language model and the trie, nothing else
 MODES: dict[str, dict[str, Any]] = {"token by token": {}, "edge-wise": {"edge_wise": True}}
 
 
@@ -29,7 +30,7 @@ def counts(grlm: GRLMForRecommendation, users: list[list[str]], **options: Any) 
     """Mean forwards a recommendation, each user alone; and mean tokens computed by the model."""
     tokens = [0]
     hook = grlm.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: tokens.__setitem__(0, tokens[0] + args[0].numel()))
-    found = [grlm.recommend(h, BEAMS, num_beams=BEAMS, **options).forwards for h in users]
+    found = [grlm.recommend(h, BEAMS, num_beams=BEAMS, **ALONE, **options).forwards for h in users]
     hook.remove()
     return float(np.mean(found)), tokens[0] / len(users)
 
@@ -85,11 +86,11 @@ def certified(results: Results, grlm: GRLMForRecommendation, users: list[list[st
     for h in users[:brute]:
         score = every_identifier(grlm, h)
         best = np.sort(score)[::-1][:10]
-        got = grlm.recommend(h, 10, exact=True)
+        got = grlm.recommend(h, 10, exact=True, **ALONE)
         want = {grlm.catalog.identifiers[i] for i in np.argsort(-score)[:10]}
         tids = list(dict.fromkeys(r.term_id for r in got))
         gate &= got.certified and set(tids) <= want and bool(np.allclose([r.log_prob for r in got[:1]], best[:1], atol=1e-4))
-    answers = [grlm.recommend(h, 10, exact=True, max_forwards=budget) for h in users]
+    answers = [grlm.recommend(h, 10, exact=True, max_forwards=budget, **ALONE) for h in users]
     share = float(np.mean([a.certified for a in answers]))
     results.add(f"certified top-10 within {budget} forwards, {name}, {len(users)} users", "of users", share, gate=gate)
     used = [a.forwards for a in answers if a.certified] or [budget]
@@ -98,7 +99,7 @@ def certified(results: Results, grlm: GRLMForRecommendation, users: list[list[st
         agree = []
         for h, exact in zip(users, answers, strict=True):
             if exact.certified:
-                beam = {r.item_id for r in grlm.recommend(h, 10, num_beams=BEAMS, **options)}
+                beam = {r.item_id for r in grlm.recommend(h, 10, num_beams=BEAMS, **ALONE, **options)}
                 agree.append(len(beam & {r.item_id for r in exact}) / len(exact))
         results.add(f"certified top-10 found by {BEAMS} beams, {label}, {name}", "of items", float(np.mean(agree or [0])))
 
@@ -117,7 +118,7 @@ def main() -> None:
         users = histories(grlm, args.users, length=200)
         gate = True
         for h in users[:2]:
-            gate &= same(grlm, grlm.recommend(h, BEAMS, num_beams=BEAMS), by_generate(grlm, h, usual_processor(grlm)))
+            gate &= same(grlm, grlm.recommend(h, BEAMS, num_beams=BEAMS, **ALONE), by_generate(grlm, h, usual_processor(grlm)))
         name = f"objective {objective}, Qwen tokens"
         results.add(f"generate(), {name}", "forwards", forwards_of_generate(grlm, users[:2]), better="lower")
         for (label, options), goal in zip(MODES.items(), goals[objective], strict=True):
@@ -135,7 +136,8 @@ def main() -> None:
         for label, options in MODES.items():
             results.add(f"{label}, {name}", "forwards", counts(grlm, users, **options)[0], 5, better="lower")
         certified(results, grlm, users, name, brute=3, budget=args.budget)
-        scored = [(r.log_prob, len(grlm.shelf.index.path(grlm.catalog.position(r.item_id)))) for h in users for r in grlm.recommend(h, 20)]
+        found = [r for h in users for r in grlm.recommend(h, 20, **ALONE)]
+        scored = [(r.log_prob, len(grlm.shelf.index.path(grlm.catalog.position(r.item_id)))) for r in found]
         results.add(f"correlation of log-probability with tokens, top 20, {name}", "r", float(np.corrcoef(np.array(scored).T)[0, 1]))
     results.save("Forward passes a recommendation (lower is better)", "forwards")
 

@@ -66,7 +66,7 @@ def deletion_test(
     read = [(user, history) for user, history in read if len(history) > 1]
     if not read or orders < 1:
         raise ValueError(f"Found {len(read)} cases with two items or more and orders={orders}; expected at least one of each.")
-    best = grlm.recommend([history for _, history in read], 1, exclude_seen=exclude_seen)
+    best = grlm.recommend([history for _, history in read], 1, exclude_seen=exclude_seen, prior="none")
     rng = np.random.default_rng(seed)
     users, areas = [], []
     for (user, history), found in zip(tqdm(read, desc="deletion", unit="case", disable=len(read) < 200), best, strict=True):

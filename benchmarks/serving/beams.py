@@ -38,7 +38,8 @@ Answer = list[bool]  # of each identifier of a list: it is one of the catalog's
 
 def ours(grlm: GRLMForRecommendation, **how: Any) -> Callable[[Sequence[Sequence[str]]], list[Answer]]:
     def run(histories: Sequence[Sequence[str]]) -> list[Answer]:
-        return [[r.item_id in grlm.catalog for r in found] for found in grlm.recommend(list(histories), K, num_beams=BEAMS, **how)]
+        answers = grlm.recommend(list(histories), K, num_beams=BEAMS, prior="none", exclude_seen=False, **how)
+        return [[r.item_id in grlm.catalog for r in found] for found in answers]
 
     return run
 

@@ -226,7 +226,7 @@ def main() -> None:
         if (version := said["version"]) not in seen.catalogs:
             continue  # counted as invalid above
         if version not in references:
-            references = {version: GRLMForRecommendation(grlm.model, grlm.tokenizer, seen.catalogs[version], grlm.config)}
+            references = {version: GRLMForRecommendation(grlm.model, grlm.tokenizer, seen.catalogs[version], grlm.config, prior=grlm.prior)}
         options = {name: body[name] for name in ("k", "exclude_seen", "exact") if name in body}
         for want, result in zip(references[version].recommend(body["histories"], **options), said["results"], strict=True):
             recomputed += 1
