@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
@@ -17,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -209,8 +209,13 @@ def _imported(setting: str, name: str) -> ModuleType:
 
 
 def _module_file(name: str) -> Path | None:
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
+    """The file of a module, found without importing it or the packages that it is in."""
+    found, locations = None, None
+    for n, _ in enumerate(parts := name.split("."), 1):
+        found = PathFinder.find_spec(".".join(parts[:n]), locations)
+        if found is None:
+            return None
+        locations = found.submodule_search_locations
+        if locations is None and n < len(parts):
+            return None
     return Path(found.origin) if found and found.origin else None

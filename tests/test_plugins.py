@@ -123,6 +123,17 @@ def test_files_and_names_for_the_key_of_a_stage(written: Written, tmp_path: Path
     assert [stated(n) for n in (f"{path}:f", "json.decoder:f", "")] == ["mine.py:f", "json.decoder:f", ""]
 
 
+def test_the_file_of_a_module_is_found_without_importing_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "grlm_test_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "inner.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plugin_files(["grlm_test_package.inner:f", "grlm_test_package.inner.none:f"]) == [package / "inner.py"]
+    with pytest.raises(ValueError, match="RuntimeError: imported"):
+        load_plugin(METRIC, "grlm_test_package.inner:f")
+
+
 # --- recipes ---------------------------------------------------------------------------------------------------------------------------
 
 
