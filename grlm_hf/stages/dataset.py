@@ -123,13 +123,13 @@ def make_dataset(
     }
     if split.skipped:
         facts["skipped_events"] = split.skipped
+    if counted := tally.lines(examples=False):
+        facts["reading"] = counted
     repeated = sum(case.target in case.history for case in split.test)
     if repeated:
         tally.read["test cases"] = len(split.test)
         what = "have a target that is in the history already: with seen items left out (evaluate.exclude_seen) none can be found"
         tally.count("test cases", what, n=repeated)
-    if counted := tally.lines(examples=False):
-        facts["reading"] = counted
     for line in tally.lines():
         log.warning(line)
     identified = catalog.to_dataset()

@@ -32,10 +32,12 @@ def test_dropped_events_and_unanswerable_cases_are_told(tmp_path: Path, caplog: 
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "9 of 63 events" in card
     assert "GONE" not in card
-    found = [f for one in examine(str(tmp_path / "out")) for f in one.findings if f.check == "reading"]
-    assert ["test cases" in f.found for f in found] == [True]
     (examined,) = [one for one in examine(str(tmp_path / "out")) if one.kind == "dataset"]
     assert "9 of 63 events (14%) name items" in examined.facts["reading"]  # too few for a finding, and shown
+    (tmp_path / "data" / "interactions.csv").write_text("User ID,Item ID,time\n" + "\n".join(rows).replace(ids[0], "GONE") + "\n")
+    make_dataset(tmp_path / "data", tmp_path / "catalog", tmp_path / "out", read=DataConfig(unknown_items="drop"))
+    found = [f.found for one in examine(str(tmp_path / "out")) for f in one.findings if f.check == "reading"]
+    assert found == ["27 of 63 events (43%) name items that the catalog lacks, and are left out."]
 
 
 def test_a_dataset_of_an_older_version_states_no_reading_and_is_examined(tmp_path: Path) -> None:
