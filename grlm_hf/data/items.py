@@ -88,8 +88,9 @@ def load_items(
 
 def load_term_ids(path: str | Path) -> dict[str, TermID]:
     """item_id → Term ID from a file with the columns `item_id` and `terms` (a list; in CSV comma-separated). Terms are normalised. Raises
-    `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit."""
+    `ValueError` with the line for a missing or duplicate item_id, no terms, a term without a letter or digit; for codes of Semantic IDs."""
     found: dict[str, TermID] = {}
+    numbered: list[str] = []  # items whose terms are all codes or numbers
     for where, row in read_rows(path, _TERM_IDS):
         terms = row.get("terms")
         if isinstance(terms, str):
@@ -99,21 +100,29 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
         if not item_id or not isinstance(terms, list) or not terms:
             raise ValueError(f"{where} needs `item_id` and a list `terms`; found {row}.")
         if codes := [term for term in terms if _CODE.search(str(term))]:
-            raise ValueError(
-                f"{where}: item {item_id!r} has {str(codes[0])[:60]!r}: codes of Semantic IDs. Term IDs are words; as words, "
-                "codes would lose their hierarchy. This version has no identifiers of codes; grlm_hf.Trie and "
-                "TrieConstrainedLogitsProcessor take them as added tokens of a model of your own."
-            )
+            raise ValueError(f"{where}: item {item_id!r} has {str(codes[0])[:60]!r}: codes of Semantic IDs. {_NO_CODES}")
         tid = tuple(normalise(str(term)) for term in terms)
         if not all(tid):
             raise ValueError(f"{where}: item {item_id!r} has a term without a letter or digit: {terms}.")
         if item_id in found:
             raise ValueError(f"{where}: item_id {item_id!r} has two rows; expected one row an item.")
         found[item_id] = tid
+        if all(map(_NUMBERED.fullmatch, tid)):
+            numbered.append(item_id)
+    if 2 * len(numbered) > len(found):  # a film may be called 1917
+        raise ValueError(
+            f"{path}: {len(numbered)} of {len(found)} items have numbers only, such as {numbered[0]!r}: {list(found[numbered[0]])}. "
+            f"They look like codes of Semantic IDs. {_NO_CODES}"
+        )
     return found
 
 
-_CODE = re.compile(r"<[^\W\d_]{1,8}_?\d+>")
+_CODE = re.compile(r"<\|?(?:[^\W\d_]{1,8}[_-]?){1,3}\d+\|?>")  # <a_60>, <s_a_340>, <|sid_a_60|>
+_NUMBERED = re.compile(r"(?:[a-z]-?)?\d+(?:-(?:[a-z]-?)?\d+)*")  # 60, a-60, a60-b159
+_NO_CODES = (
+    "Term IDs are words; as words, codes would lose their hierarchy. This version has no identifiers of codes; grlm_hf.Trie and "
+    "TrieConstrainedLogitsProcessor take them as added tokens of a model of your own."
+)
 _TERM_IDS = {"item_id": ITEMS["item_id"], "terms": ("termids", "termid")}
 
 

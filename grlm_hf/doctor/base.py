@@ -20,6 +20,8 @@ from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.preflight import set_template
 
 _TRIED = (("tea", "green-kettle", "steel"), ("洗发水", "für", "e.l.f"))
+_SPACED = "\n[mark, of]\n[the, doctor]\n"
+_TEMPLATE = "Name another template: train.chat_template=plain, or a file."
 _OTHER = "Take the tokenizer of another model, and train with it: train.model."
 
 
@@ -52,7 +54,17 @@ def _template(parts: Parts) -> Iterator[Finding]:
                       "Nothing: it is trained with train.chat_template=plain. Or name a file: train.chat_template=FILE.")  # fmt: skip
         return
     for finding in chat_template(t):
-        yield replace(finding, fix="Name another template: train.chat_template=plain, or a file.")
+        yield replace(finding, fix=_TEMPLATE)
+    turns = [{"role": "user", "content": _SPACED}, {"role": "assistant", "content": _SPACED}]
+    try:
+        written = t.apply_chat_template(turns, tokenize=False, enable_thinking=False)
+    except Exception:  # found above
+        return
+    if written.count(_SPACED) < 2:
+        lost = "at the ends of turns" if written.count(_SPACED.strip()) == 2 else "within turns"
+        yield Finding("warning" if lost == "within turns" else "info", "chat-template", f"The chat template changes white space {lost}.",
+                      "Each identifier is a line. grlm-hf puts prompts together itself and keeps the lines; other programs that write the "
+                      "conversation with this template lose them.", f"Nothing for grlm-hf. For other programs: {_TEMPLATE}")  # fmt: skip
 
 
 def _identifiers(parts: Parts) -> Iterator[Finding]:

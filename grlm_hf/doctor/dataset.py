@@ -97,7 +97,10 @@ def _reading(tables: Tables) -> Iterator[Finding]:
     facts = tables.facts or {}
     parts = (facts.get("provenance"), facts.get("terms"), facts)
     lines = [line for part in parts if isinstance(part, dict) and isinstance(part.get("reading"), list) for line in part["reading"]]
-    for line in dict.fromkeys(map(str, lines)):
+    lines = list(dict.fromkeys(map(str, lines)))
+    if lines:
+        tables.about["reading"] = " ".join(line.removeprefix("Warning: ") for line in lines)
+    for line in lines:
         if line.startswith("Warning: "):
             yield Finding("warning", "reading", line.removeprefix("Warning: "), "That is a large part of the data.",
                           "Compare with the files behind it, and make it again.", str(tables.folder / DATASET_FACTS))  # fmt: skip

@@ -40,6 +40,7 @@ class _Offer:
     weights: dict[str, float]  # term → the highest weight of a field with it; in reading order
     types: dict[str, float]  # terms that may name the product type → evidence in the item's own text
     brand: str  # "" if unknown
+    year: str  # of a title such as ``Sabrina (1995)``; "" for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,8 @@ class Extractor:
         own = {t: (1 - shared[t] / (n_near + 1)) * v * (0.4 if used[t] == 1 else 1) for t, v in value.items()}
         take(own, n_terms - len(chosen) - bool(brand))
 
+        if offer.year and len({*chosen, *offer.weights} - {brand}) + bool(brand) < n_terms:
+            chosen.append(offer.year)  # of a short text: it tells remakes apart
         common = {t: n * rarity[t] for t, n in shared.items() if n > 1 and 2 * n >= n_near}
         take(common, n_terms - len(chosen) - bool(brand))
         found = [t for t in dict.fromkeys([*chosen, *offer.weights]) if t != brand][: n_terms - bool(brand)]
@@ -165,7 +168,7 @@ def _offer(fields: Fields, settled: Mapping[tuple[str, str], int], kinds: frozen
     for terms, value in evidence:
         for term in terms:
             types[term] += value
-    return _Offer(weights, {t: v for t, v in types.items() if t not in AUDIENCE}, "-".join(fields.brand))
+    return _Offer(weights, {t: v for t, v in types.items() if t not in AUDIENCE}, "-".join(fields.brand), fields.year)
 
 
 def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_TERMS) -> list[TermID]:
@@ -175,7 +178,8 @@ def extract_terms(items: Sequence[Item], neighbors: Neighbors, n_terms: int = N_
        own text and its neighbours.
     2. `n_terms // 2` terms shared with neighbours: score = neighbours with the term · rarity · weight of its field.
     3. Terms that neighbours lack: score = (1 - neighbours with it / (k + 1)) · rarity · weight, lower for a word of this item only.
-    4. The brand, if known.
+    4. The year in a title such as ``Sabrina (1995)``, if its text has too few words.
+    5. The brand, if known.
 
     Rarity is ln(n_items / items with the term), capped at the value for 5 items, so that terms are words that recur in the catalog. If a
     text has too few terms, terms of most neighbours follow, then its remaining words. A short text gives fewer than `n_terms` terms, and
@@ -230,7 +234,8 @@ class TermExtender:
         new = range(len(catalog), len(everything))
         indices, _ = nearest(vectors, self.n_neighbors, rows=new, index="exact")  # for a few rows
         lengths = Counter(map(len, catalog.item_identifiers))
-        n_terms = max(length for length, n in lengths.items() if 10 * n >= len(catalog))
+        frequent = [length for length, n in lengths.items() if 10 * n >= len(catalog)]
+        n_terms = max(frequent or lengths)  # a file of Term IDs may have more than ten lengths
         return extractor.terms(items, [[everything[j] for j in indices[row] if j >= 0] for row in new], n_terms)
 
     def _follow(self, catalog: Catalog) -> tuple[Extractor, np.ndarray]:

@@ -69,8 +69,8 @@ class LLMConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """Term IDs written by a model, one per item: `n_terms` different terms in normal form. `facts` are JSON-ready: model, prompt version
-    and hash, numbers of answers that were requested again, changed, repaired."""
+    """Term IDs written by a model, one per item: `n_terms` different terms in normal form, fewer where answer and text have no more.
+    `facts` are JSON-ready: model, prompt version and hash, numbers of answers that were requested again, changed, repaired."""
 
     term_ids: list[TermID]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -226,10 +226,10 @@ def _ask(
 
 
 def mend(item: Item, terms: Iterable[str], n_terms: int) -> TermID:
-    """`n_terms` different terms in normal form: the valid ones of `terms`, then words of the item's own text (title, categories from the
-    leaf upwards, brand, description), then fixed words (`product`, `item`, …)."""
+    """Up to `n_terms` different terms in normal form: the valid ones of `terms`, then words of the item's own text (title, categories from
+    the leaf upwards, brand, description). Of an item without any, the term ``product``."""
     kept = [term for term in dict.fromkeys(map(normalise, terms)) if term]
     if len(kept) < n_terms:
         own = words("\n".join((item.title, *reversed(item.categories), item.brand, item.description)))
-        kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS), *FILLERS]))
-    return tuple(kept[:n_terms])
+        kept = list(dict.fromkeys([*kept, *(w for w in own if w not in STOP_WORDS and len(w) <= TERM_CHARS)]))
+    return tuple(kept[:n_terms] or FILLERS[:1])

@@ -16,6 +16,7 @@ from importlib.resources import files
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.terms import normalise
 from grlm_hf.progress import progress
+from grlm_hf.tables.cleaning import clean_text
 
 _LISTS = json.loads((files("grlm_hf") / "indexing" / "words.json").read_text(encoding="utf-8"))
 
@@ -46,6 +47,7 @@ _SOUTHERN = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khm
 _SCRIPT = re.compile(rf"[{_HAN}]+|[{_KATAKANA}]+|[{_HIRAGANA}]+|(?:[{_SOUTHERN}][{_MARKS}]*)+|[^{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _HAN_CHARACTER, _KATAKANA_CHARACTER = re.compile(f"[{_HAN}]"), re.compile(f"[{_KATAKANA}]")
+_YEAR = re.compile(r"\((1[89]\d\d|20\d\d)\)")  # of a film or book
 _CLUSTER = re.compile(rf".[{_MARKS}]*", re.DOTALL)
 _WORD = re.compile(
     rf"(?:[^\W\d]\.){{2,}}[^\W\d]?(?!\w)|[^\W\d_](?:\+\+|#)(?!\w)|[^\W\d_]{{1,3}}&[^\W\d_]{{1,3}}(?!\w)"  # U.S.A., C++, C#, AT&T
@@ -64,6 +66,11 @@ def _word(text: str) -> str:
     """One word in normal form, without a possessive 's and the last dot of an abbreviation; "" if it cannot be a term."""
     term = normalise(normalise(text.replace("’", "'")).removesuffix("'s").rstrip("."))
     return term if normalise(term) == term else ""
+
+
+def _plain(text: str) -> str:
+    """The text without HTML, and without signs that part no words. Items made in Python may have both."""
+    return (clean_text(text) if "<" in text or "&" in text else text).translate(_SPACED)
 
 
 def _matches(text: str, parted: bool = True) -> Iterator[tuple[str, int, int, bool]]:
@@ -95,12 +102,12 @@ def words(text: str, parted: bool = True) -> list[str]:
 
     A clause in a script without spaces is `parted` into pieces; else it is one word.
     """
-    return [word for word in (_word(found) for found, *_ in _matches(text.translate(_SPACED), parted)) if word]
+    return [word for word in (_word(found) for found, *_ in _matches(_plain(text), parted)) if word]
 
 
 def _runs(text: str, brand: Brand = ()) -> list[Run]:
     """A text as runs of words. Punctuation ends a run. The brand, stop words and words with digits also end it, and are left out."""
-    text, end, parted = text.translate(_SPACED), 0, False
+    text, end, parted = _plain(text), 0, False
     tokens: list[tuple[str, bool]] = []  # word, whether it begins a run: anything but spaces precedes it, or it stands for itself
     for found, begin, stop, alone in _matches(text):
         tokens.append((_word(found), alone or parted or bool(text[end:begin].strip())))
@@ -178,6 +185,7 @@ class Fields:
     title: list[Run]
     categories: list[list[Run]]  # leaf first
     description: list[Run]
+    year: str = ""  # in brackets in the title: ``Sabrina (1995)``
 
     def named(self) -> list[Run]:
         """The runs of title and categories."""
@@ -215,13 +223,14 @@ class Reader:
 
         brand = self.brands.of(item)
         above = [runs(category) for category in reversed(item.categories)]
-        return Fields(brand, runs(item.title, brand), above, runs(item.description[:_DESCRIPTION], brand))
+        year = (_YEAR.findall(item.title) or [""])[-1]
+        return Fields(brand, runs(item.title, brand), above, runs(item.description[:_DESCRIPTION], brand), year)
 
     def _fold(self, raw: Fields) -> Fields:
         def fold(runs: list[Run]) -> list[Run]:
             return [[self._singular(word) for word in run] for run in runs]
 
-        return Fields(raw.brand, fold(raw.title), [fold(runs) for runs in raw.categories], fold(raw.description))
+        return Fields(raw.brand, fold(raw.title), [fold(runs) for runs in raw.categories], fold(raw.description), raw.year)
 
     def _singular(self, word: str) -> str:
         found = self.folded.get(word)

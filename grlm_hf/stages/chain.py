@@ -25,6 +25,7 @@ from grlm_hf.stages.found import found
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation
 from grlm_hf.stages.priors import make_hybrid, make_priors
+from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.prompts import templates_hash
 
 
@@ -138,12 +139,13 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     if r.terms.generator == "file" and not terms_files:
         terms_files = [find_data(r.data, "term_ids", "term_ids_official")]
     read = [r.read.missing_title, r.read.limit]
+    silent = None if r.until == "neighbors" else Tally()  # else said by the next stage, which reads the items again
     yield _Stage(
         "neighbors",
         [items, *local_paths(r.neighbors.embedder)],
         [r.neighbors, *read],
         [neighbors],
-        lambda _: make_neighbors(r.data, neighbors, r.neighbors, r.read, work=state / "embeddings"),
+        lambda _: make_neighbors(r.data, neighbors, r.neighbors, r.read, work=state / "embeddings", tally=silent),
     )
     yield _Stage(
         "terms",

@@ -54,10 +54,12 @@ def make_neighbors(
     read: DataConfig | None = None,
     *,
     work: str | Path | None = None,
+    tally: Tally | None = None,
 ) -> Neighbors:
     """Finds each item's similar items and writes them to `output`, a parquet file.
 
     Args:
+        tally: counts what was read otherwise than it was written; None: that is logged.
         work: keeps finished embeddings, so that a killed run is resumed; by default beside `output`, until that is written.
 
     Raises:
@@ -71,7 +73,11 @@ def make_neighbors(
     if output.is_file() and not Neighbors.written(output):
         raise ValueError(f"{output} is no file of neighbours, and will not be replaced by one. Choose another name.")
     kept = Path(work) if work is not None else output.parent / f".{output.name}-embeddings"
-    neighbors = find_neighbors(read_items(data, read), config=config, work=kept)
+    counted = Tally() if tally is None else tally
+    items = read_items(data, read, counted)
+    if tally is None:
+        _tell(counted)
+    neighbors = find_neighbors(items, config=config, work=kept)
     neighbors.save(output)
     if work is None:
         shutil.rmtree(kept, ignore_errors=True)
@@ -106,8 +112,7 @@ def make_terms(
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
     tally = Tally()
     items = read_items(data, read, tally)
-    for line in tally.lines():
-        log.warning(line)
+    _tell(tally)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
     found = _neighbors(items, neighbors, needed=config.origin not in ("file", "function"))
     facts: dict[str, Any] = {"generator": config.origin, "n_terms": config.n_terms}
@@ -147,6 +152,11 @@ def make_terms(
     if work is None and config.origin not in ("extract", "file", "function"):  # those two must not remove another run's answers
         shutil.rmtree(kept, ignore_errors=True)
     return catalog
+
+
+def _tell(tally: Tally) -> None:
+    for line in tally.lines():
+        log.warning(line)
 
 
 def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be made: terms.generator=extract.") -> list[TermID]:
@@ -213,6 +223,11 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
     lengths = Counter(map(len, term_ids))
     if len(lengths) > 1:
         facts["lengths"] = {str(n): lengths[n] for n in sorted(lengths)}
+    if len(lengths) > 1 and config.origin in ("file", "function"):
+        log.warning(
+            "The given Term IDs differ in their number of terms: %s.",
+            ", ".join(f"{lengths[n]:,} items have {n}" for n in sorted(lengths)),
+        )
     fillers = [item.item_id for item, term_id in zip(items, term_ids, strict=True) if filler_terms(item, term_id)]
     if fillers:
         facts["fillers"] = len(fillers)
@@ -258,7 +273,7 @@ def make_quality(
         sets[config.compare_name] = read_as_written(config.compare, items)
     made = read_json(facts) if (facts := Path(catalog_folder) / TERMS_FACTS).is_file() else {}
     n_terms, appended = made.get("n_terms"), made.get("resolver") == "append"
-    shorter = made.get("generator") == "extract"
+    shorter = made.get("generator", "file") not in ("file", "function")  # made here: as many as a text gives
     reports = {}
     for called, term_ids in sets.items():
         paths = _token_paths(config.tokenizer, term_ids) if config.tokenizer else None

@@ -33,6 +33,7 @@ def test_a_good_base_model_has_nothing_amiss(tmp_path: Path) -> None:
     assert not checks(found, "error")
     assert "grlm_config" not in text_report(found)
     assert "tokens" in found.facts["identifiers"]
+    assert "white space" not in text_report(found)
 
 
 def test_what_a_training_makes_good_is_told_and_no_error(tmp_path: Path) -> None:
@@ -42,6 +43,20 @@ def test_what_a_training_makes_good_is_told_and_no_error(tmp_path: Path) -> None
     found = examined(tmp_path / "base", tokenizer)
     assert not checks(found, "error")
     assert {"chat-template", "pad-missing"} <= set(checks(found, "info"))
+    assert "train.chat_template=plain" in text_report(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "level", "where"),
+    [("m['content'] | trim", "info", "at the ends"), ("m['content'].split() | join(' ')", "warning", "within")],
+)
+def test_a_template_that_changes_white_space_is_told(tmp_path: Path, content: str, level: str, where: str) -> None:
+    tokenizer = copy.deepcopy(toy_tokenizer())
+    assert "m['content']" in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", content)
+    found = examined(tmp_path / "base", tokenizer)
+    assert [f.level for f in found.findings if "changes white space" in f.found and where in f.found] == [level]
+    assert not checks(found, "error")
     assert "train.chat_template=plain" in text_report(found)
 
 

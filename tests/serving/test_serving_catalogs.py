@@ -17,6 +17,7 @@ from serving_toys import Running, on, running, same
 from toys import TERM_IDS, toy_catalog
 
 from grlm_hf import Catalog, Item
+from grlm_hf.indexing.words import FILLERS
 from grlm_hf.serving import ServeOptions
 
 
@@ -66,6 +67,18 @@ def test_items_come_and_go(tmp_path: Path) -> None:
         assert (gone.json()["version"], gone.json()["items"]) == (3, 11)
         assert r.client.post("/recommend", json={"history": ["i20"]}).status_code == 422
         assert r.client.post("/catalog/rollback").json()["items"] == 13
+
+
+def test_titles_without_spaces_get_terms_and_no_fixed_words() -> None:
+    pytest.importorskip("sentence_transformers")
+    titles = {"zh": "小米轻薄吸尘器红色102", "th": "พานาโซนิคไร้สายหม้อหุงข้าวสีขาว102", "ja": "象印軽量炊飯器<br/>白"}
+    with running() as r:
+        new = [{"item_id": name, "title": title} for name, title in titles.items()]
+        added = r.client.post("/items", json={"items": new}).json()["added"]
+    assert len(set(map(tuple, added.values()))) == 3
+    for terms in added.values():
+        assert len(terms) > 2
+        assert not {*FILLERS, "br"} & set(terms)
 
 
 def test_terms_are_extracted_where_none_are_given() -> None:

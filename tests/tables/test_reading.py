@@ -238,10 +238,21 @@ def test_prices_as_people_write_them(tmp_path: Path) -> None:
     assert any("3 of 6 items (50%) have a price that is text" in line for line in tally.lines())
 
 
-@pytest.mark.parametrize("terms", ["<a_60><b_159><c_203>", ["<a_60>", "<b_159>", "<c_203>"], ["<A12>", "tea"]])
+@pytest.mark.parametrize(
+    "terms", ["<a_60><b_159><c_203>", ["<a_60>", "<b_159>", "<c_203>"], ["<A12>", "tea"], ["<|sid_a_60|>"], ["<s_a_340>"]]
+)
 def test_codes_of_semantic_ids_are_no_words(tmp_path: Path, terms: Any) -> None:
     with pytest.raises(ValueError, match="codes of Semantic IDs"):
         load_term_ids(put(tmp_path / "t.jsonl", [{"item_id": "1", "terms": terms}]))
+
+
+@pytest.mark.parametrize("terms", [[60, 159, 203], ["a_60", "b_159"], "60 159 203"])
+def test_items_of_numbers_only_are_codes_unless_they_are_few(tmp_path: Path, terms: Any) -> None:
+    coded = [{"item_id": str(n), "terms": terms} for n in range(2)]
+    named = [{"item_id": "film", "terms": ["1917", "2019"]}, *({"item_id": f"w{n}", "terms": ["tea", f"v{n}"]} for n in range(2))]
+    with pytest.raises(ValueError, match=r"2 of 3 items have numbers only, such as '0'.*codes of Semantic IDs"):
+        load_term_ids(put(tmp_path / "t.jsonl", [*coded, named[1]]))
+    assert load_term_ids(put(tmp_path / "u.jsonl", named))["film"] == ("1917", "2019")
 
 
 def test_term_ids_of_a_tsv(tmp_path: Path) -> None:

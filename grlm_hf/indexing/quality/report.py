@@ -42,6 +42,7 @@ def _column(report: dict[str, Any]) -> dict[str, str | None]:
         "legal Term IDs": _percent(legality["legal"]),
         "illegal: number of terms / form / repeated term": legality["illegal"]
         and _list(legality[k] for k in ("count", "form", "repeated")),
+        "items with terms that say nothing": f"{report['fillers']:,}" if report.get("fillers") else None,
         "terms an item": f"{terms['per_item']:.2f}",
         "distinct Term IDs": f"{shared['distinct']:,}",
         "items that share one": f"{shared['items']:,} ({_percent(shared['share'])})",
