@@ -32,6 +32,7 @@ MEASURED = {
     "training-": "Training against TRL",
     "identifiers-": "Term IDs without a language model",
     "quality-": "What the quality figures rest on",
+    "robustness": "Broken input, kills, and a service among strangers",
 }
 """Records by the beginning of their files' names, a section each; others follow under their own names."""
 
