@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import check_replaceable
-
-STATISTICS_FILE = "statistics.json"
+from grlm_hf.layout import STATISTICS_FILE
 
 RULES = """
 filters, in this order:

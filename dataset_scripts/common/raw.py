@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import codecs
 import csv
 import gzip
 import hashlib
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from grlm_hf.tables.rows import stated_encoding
 
 LONGEST_LINE = 1 << 24  # bytes; only files without line ends have longer lines
 EXAMPLES = 5  # reported places per reason
@@ -127,7 +128,7 @@ class RawFile:
         try:
             with self._stream() as stream:
                 head = stream.peek(4096)
-                encoding = _stated(head, encoding)
+                encoding = stated_encoding(head) or encoding
                 if (b"\r" in head and b"\n" not in head) or len("\n".encode(encoding)) > 1:  # lines that do not end with the byte 0x0A
                     yield from self._text_lines(io.TextIOWrapper(stream, encoding))
                     return
@@ -177,12 +178,6 @@ class RawFile:
     def _digest_whole(self) -> None:
         with open(self.path, "rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stated(head: bytes, encoding: str) -> str:
-    """The encoding that the first bytes state, else `encoding`."""
-    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    return next((name for mark, name in marks.items() if head.startswith(mark)), encoding)
 
 
 class _Watched(io.RawIOBase):

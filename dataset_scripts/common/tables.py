@@ -17,9 +17,10 @@ import numpy as np
 
 import grlm_hf
 from common.events import Events, k_core, without_duplicates
-from common.options import STATISTICS_FILE, Settings
+from common.options import Settings
 from common.raw import EXAMPLES, RawFile
 from grlm_hf.files import replacing, write_json
+from grlm_hf.layout import STATISTICS_FILE
 from grlm_hf.tables.cleaning import clean_id, clean_list, clean_price, clean_text, clean_title, shorten
 
 ROWS_AT_ONCE = 10_000  # items in memory, and in one row group

@@ -25,10 +25,10 @@ def main() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # each stage has one bar of its own
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "30")  # bars of other libraries in a log
-    told = logging.getLogger("grlm_hf")
-    if not told.handlers:
-        told.addHandler(_Said())
-        told.setLevel(logging.INFO)
+    log = logging.getLogger("grlm_hf")
+    if not log.handlers:
+        log.addHandler(_ToStandardError())
+        log.setLevel(logging.INFO)
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -58,7 +58,7 @@ def main() -> None:
         )
 
 
-class _Said(logging.Handler):
+class _ToStandardError(logging.Handler):
     """What the package logs, as lines on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:

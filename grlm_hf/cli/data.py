@@ -60,7 +60,8 @@ def import_(
     core
         Keep only users and items with this many events each, as benchmarks do. By default all stay, unsold items too.
     """
-    from grlm_hf.stages.importing import RECIPE_FILE, ImportConfig, import_tables
+    from grlm_hf.layout import RECIPE_FILE
+    from grlm_hf.stages.importing import ImportConfig, import_tables
 
     columns = {}
     for text in column or []:

@@ -10,7 +10,7 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.evaluation.schema import Example, Shown
 
 USERS, HITS = 5, 2
-"""Number of examples, and how many of them at least are hits of the first method, where it has so many."""
+"""Number of examples, and the least number of hits of the first method among them, where it has enough hits."""
 TOP = 5
 """Recommendations shown of each method. A hit is a target among them."""
 _LATEST = 6  # items of the history
@@ -23,7 +23,7 @@ def examples(
     seed: int = 0,
     seen_left_out: bool = True,
 ) -> tuple[Example, ...]:
-    """Cases of `USERS` users in random order, among them `HITS` hits of the first method, where it has so many. The same
+    """Cases of `USERS` users in random order, among them `HITS` hits of the first method, where it has enough. The same
     seed, the same users.
 
     Args:

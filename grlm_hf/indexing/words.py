@@ -74,7 +74,7 @@ def _plain(text: str) -> str:
 
 
 def _matches(text: str, parted: bool = True) -> Iterator[tuple[str, int, int, bool]]:
-    """The words as written, with begin and end, and whether each stands for itself: a part of a clause in a script without spaces.
+    """The words as written, with begin and end, and whether each is a part of a clause in a script without spaces.
 
     Where such words begin and end only a dictionary of the language knows. So a clause is parted where its script changes, and longer
     parts into overlapping pieces, as search engines do: two Han characters, three others, each with its marks. Not `parted`, a clause is
@@ -108,7 +108,7 @@ def words(text: str, parted: bool = True) -> list[str]:
 def _runs(text: str, brand: Brand = ()) -> list[Run]:
     """A text as runs of words. Punctuation ends a run. The brand, stop words and words with digits also end it, and are left out."""
     text, end, parted = _plain(text), 0, False
-    tokens: list[tuple[str, bool]] = []  # word, whether it begins a run: anything but spaces precedes it, or it stands for itself
+    tokens: list[tuple[str, bool]] = []  # word, whether it begins a run: anything but spaces precedes it, or it is a part of a clause
     for found, begin, stop, alone in _matches(text):
         tokens.append((_word(found), alone or parted or bool(text[end:begin].strip())))
         end, parted = stop, alone

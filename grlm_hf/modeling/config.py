@@ -10,6 +10,7 @@ from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CONFIG_SCHEMA
 
 _LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model"}  # keys that older checkpoints lack
+_SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3}  # key → the first schema that has it
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,7 @@ class GRLMConfig:
         """Writes the config, with the lowest schema that states it, so that older versions read what they can."""
         values = asdict(self)
         schema = 1
-        for name, since in (
-            ("scheme", 2),
-            ("exclude_seen", CONFIG_SCHEMA),
-            ("own_prior", CONFIG_SCHEMA),
-            ("language_model", CONFIG_SCHEMA),
-        ):
+        for name, since in _SINCE.items():
             if values[name] == getattr(GRLMConfig, name):
                 del values[name]
             else:

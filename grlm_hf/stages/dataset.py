@@ -26,7 +26,7 @@ from grlm_hf.data.interactions import (
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.data.repository import sample_cases
 from grlm_hf.files import alone, check_replaceable, fingerprint, read_json
-from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, TERMS_FACTS
+from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, STATISTICS_FILE, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
 from grlm_hf.stages.identify import find_data
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from grlm_hf.indexing.neighbors import Neighbors
     from grlm_hf.priors.sequence import SequenceConfig
 
-STATISTICS_FILE = "statistics.json"  # written by dataset_scripts beside the tables
 _WATCHED = 5_000  # validation cases on which the sequence model's best epoch is chosen
 log = logging.getLogger("grlm_hf")
 _PICTURES = ("quality.png", "quality.md")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from grlm_hf.data.interactions import MIN_ITEMS, History, load_histories
 from grlm_hf.data.items import Item, items_to_dataset, load_items
 from grlm_hf.files import check_regular, check_replaceable, did_you_mean, replacing, rows_to_dataset, write_json, write_parquet
+from grlm_hf.layout import RECIPE_FILE, STATISTICS_FILE
 from grlm_hf.settings import Range, check_settings
 from grlm_hf.tables.movielens import Row, films, open_movielens, ratings
 from grlm_hf.tables.names import EVENTS, ITEMS, Names, match
@@ -24,8 +25,6 @@ from grlm_hf.tables.tally import Tally
 from grlm_hf.tables.values import identifier, missing
 from grlm_hf.version import __version__
 
-STATISTICS_FILE = "statistics.json"
-RECIPE_FILE = "recipe.yaml"
 _EVENTS = {name: others for name, others in EVENTS.items() if not name.startswith("n_")}
 _RATING: Names = {"rating": ("stars", "score", "overall", "userrating")}
 

@@ -47,6 +47,7 @@ def open_movielens(source: str | Path) -> Iterator[tuple[Path, Path]]:
                         raise ValueError(f"{place}: {name} states {members[name].file_size:,} bytes; expected at most {_LARGEST:,}.")
                     with archive.open(members[name]) as packed, open(Path(made) / name, "wb") as plain:
                         shutil.copyfileobj(packed, plain)
+        # zipfile raises a RuntimeError for an encrypted member, and a NotImplementedError for a compression that it does not know
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             hint = "Download it again, or name tables as --items FILE --events FILE."
             raise ValueError(f"{place} is neither a folder nor a readable zip ({error}). {hint}") from error

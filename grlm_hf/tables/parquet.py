@@ -27,11 +27,11 @@ LEAST, TIMES = 2**30, 64
 PER_VALUE = 64
 """Bytes that a Python object takes beside its text, roughly."""
 _ROWS, _BATCH = 4096, 2**22
-"""Rows that are decoded at once: at most so many, of about so many bytes."""
+"""Limits of the rows that are decoded at once: their number, and their bytes (about)."""
 _DICTIONARY = 8
 """How often the texts of a dictionary page are in memory while it is decoded."""
 _GROUP_ROWS, _GROUP_TEXT = 2**16, 2**23
-"""Rows that are written at once: at most so many, of about so many characters."""
+"""Limits of the rows that are written at once: their number, and their characters (about)."""
 _DELTA_BYTE_ARRAY, _CODED = 7, (2, 8)  # encodings: front coding, and positions in a dictionary
 _MOST, _SMALL = 2**9, 2**20  # bytes of most page headers; of any, which may hold statistics
 _FOOTER = 2**26

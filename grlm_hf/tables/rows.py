@@ -92,10 +92,15 @@ def read_rows(
         raise ValueError(f"{path} is a truncated or broken gzip file (after {where[0]}): {error}.") from error
 
 
+def stated_encoding(head: bytes) -> str:
+    """The encoding that the mark in a text's first bytes states, UTF-16 or UTF-32; "" if there is none."""
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), "")
+
+
 def _encoding(raw: Any) -> str:
     head = raw.read(4)
     raw.seek(0)
-    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8-sig")
+    return stated_encoding(head) or "utf-8-sig"
 
 
 def _lines(text: io.TextIOWrapper, path: Path, where: list[str]) -> Iterator[str]:
