@@ -23,7 +23,7 @@ from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
 from grlm_hf.training.sft import TrainConfig
 
-Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "train", "hybrid", "evaluate"]
+Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "teacher", "train", "hybrid", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 PRIORS = ("item_knn", "sasrec", "text_knn")
 _PLUGINS = (("terms", "function"), ("evaluate", "metrics"), ("evaluate", "methods"))
@@ -206,7 +206,7 @@ class Recipe:
     output: str = ""
     """Folder that receives neighbors.parquet, catalog/, quality/, datasets/, priors/, checkpoint/ and the report."""
     until: Stage = "evaluate"
-    """The last stage that runs: neighbors, terms, quality, dataset, priors, train, hybrid or evaluate."""
+    """The last stage that runs: neighbors, terms, quality, dataset, priors, teacher, train, hybrid or evaluate."""
     seed: Seed = 0
     """Seed of everything random."""
     notice: str = ""
@@ -225,8 +225,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.train.distill.weight and not self.train.distill.model and "sasrec" not in self.priors.methods:
-            raise ValueError("train.distill.weight needs a teacher: add sasrec to priors.methods, or name one as train.distill.model.")
+        distill = self.train.distill
+        if distill.weight and (missing := [name for name in distill.of_recipe if name not in self.priors.methods]):
+            raise ValueError(
+                f"train.distill.teacher is {distill.teacher!r}: add {missing[0]} to priors.methods, or name a file or folder as the teacher."
+            )
+        if distill.weight and len(distill.of_recipe) > 1 and distill.teacher not in self.priors.combinations():
+            raise ValueError(f"train.distill.teacher is {distill.teacher!r}, whose weights are not chosen: add it to priors.combine.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":
             raise ValueError(
                 "evaluate.free_users needs train.objective=vocabulary; a model trained with the trie never learns to write freely."

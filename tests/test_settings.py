@@ -109,7 +109,7 @@ def test_files_that_settings_name_are_files_that_are_written() -> None:
         for key, owner, name, _ in SETTINGS
         for path in re.findall(r"[\w./-]*\w\.(?:prior|parquet|safetensors|json|trie|png|html)\b", field_docs(owner).get(name, ""))
     ]
-    assert ("train.distill.model", "priors/sasrec.prior") in named
+    assert ("output", "neighbors.parquet") in named
     assert not [(key, path) for key, path in named if path.rpartition("/")[2] not in written]
 
 

@@ -178,6 +178,22 @@ class Fused:
             raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
 
 
+def load_scorer(path: str | Path) -> Scorer:
+    """A recommender that `save` of any kind wrote: the folder of a `Fused`, or the file of one of its components. Raises ``ValueError`` if
+    the path is neither."""
+    if (Path(path) / _FACTS).is_file():
+        return Fused.load(path)
+    if not Path(path).is_file():
+        raise ValueError(f"There is no recommender at {path}; expected the folder of a prior, or a file such as priors/sasrec.prior.")
+    errors = []
+    for kind in _KINDS.values():
+        try:
+            return kind.load(path)
+        except ValueError as error:
+            errors.append(str(error))
+    raise ValueError(f"{path} is no recommender of a kind of {', '.join(_KINDS)}: {errors[0]}")
+
+
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[\w+-]+", name):
         raise ValueError(f"The component is called {name!r}; expected letters, digits, '_', '-' and '+'.")

@@ -15,7 +15,7 @@ from typing import Any
 from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
-from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE, SASREC_FILE
+from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, LABELS_FILE, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE
 from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
 from grlm_hf.progress import took
 from grlm_hf.publishing.counting_card import write_counting_card
@@ -25,6 +25,7 @@ from grlm_hf.stages.found import found
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation
 from grlm_hf.stages.priors import make_hybrid, make_priors
+from grlm_hf.stages.teacher import make_teacher, teacher_files
 from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.prompts import templates_hash
 
@@ -194,7 +195,16 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
                 exclude_seen=r.evaluate.exclude_seen,
             ),
         )
-    teacher = Path(r.train.distill.model or priors / SASREC_FILE) if r.train.distill.weight else None
+    teacher = out / LABELS_FILE if r.train.distill.weight else None
+    if teacher:
+        distill = r.train.distill
+        yield _Stage(
+            "teacher",
+            [datasets, *teacher_files(distill, priors)],
+            [distill.teacher, distill.temperature, distill.top],
+            [teacher],
+            lambda key: make_teacher(datasets, teacher, distill, priors=priors, work=state / f"teacher-{key}"),
+        )
     yield _Stage(
         "train",
         [datasets, *local_paths(r.train.model), *([teacher] if teacher else [])],

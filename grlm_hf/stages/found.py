@@ -9,7 +9,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts
 from grlm_hf.evaluation.schema import load_report
 from grlm_hf.files import read_json
-from grlm_hf.layout import NEIGHBORS_FILE, QUALITY_FILE
+from grlm_hf.layout import LABELS_FILE, NEIGHBORS_FILE, QUALITY_FILE
 from grlm_hf.stages.priors import TUNING_FILE
 
 
@@ -50,6 +50,14 @@ def _priors(out: Path) -> str:
     return "; ".join([", ".join(tuned["methods"]), *best]) + f" ({tuned['cases']:,} validation cases)"
 
 
+def _teacher(out: Path) -> str:
+    from grlm_hf.training.label_store import LabelStore
+
+    labels = LabelStore.load(out / LABELS_FILE)
+    top = labels.p.sum(1, dtype="float64").mean() if len(labels) else 0.0
+    return f"{len(labels):,} questions answered; the kept {labels.items.shape[1]} items have {top:.1%} of the probability"
+
+
 def _train(out: Path) -> str:
     log = read_json(out / "checkpoint" / "training_log.json")
     said = []
@@ -75,6 +83,6 @@ def _evaluate(out: Path) -> str:
 
 
 _FOUND: dict[str, Callable[[Path], str]] = {
-    "neighbors": _neighbors, "terms": _terms, "quality": _quality, "dataset": _dataset, "priors": _priors, "train": _train,
-    "hybrid": _hybrid, "evaluate": _evaluate,
+    "neighbors": _neighbors, "terms": _terms, "quality": _quality, "dataset": _dataset, "priors": _priors, "teacher": _teacher,
+    "train": _train, "hybrid": _hybrid, "evaluate": _evaluate,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
 from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
-from grlm_hf.layout import CONFIG_FILE
+from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
 from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
@@ -55,14 +55,16 @@ def make_checkpoint(
 
     Args:
         work: keeps the state of the training, so that a killed run is resumed; by default beside `output`, until that is written.
-        teacher: file of the sequence model for `config.distill`; by default the file that it names.
+        teacher: the answers of the teacher (`grlm_hf.stages.teacher.make_teacher`), a file; by default the teacher that `config.distill`
+            names is asked first.
         finish: train no further, and write the checkpoint of the last whole state of a training that was stopped.
 
     Raises:
         ValueError: `output` holds other files; a dataset repository of another prompt; distillation without a teacher.
     """
     from grlm_hf.evaluation.unseen import known_catalog
-    from grlm_hf.priors.sequence import SequenceModel
+    from grlm_hf.stages.teacher import make_teacher
+    from grlm_hf.training.label_store import LabelStore
     from grlm_hf.training.sft import train
 
     check_replaceable(output, CONFIG_FILE)
@@ -75,7 +77,7 @@ def make_checkpoint(
             "Make it again with this version: grlm dataset."
         )
     if work is None:  # its name depends on everything that the result depends on, so no training with other settings is resumed
-        given = local_paths(datasets, config.model, str(teacher or config.distill.model))
+        given = local_paths(datasets, config.model, str(teacher or config.distill.teacher))
         key = fingerprint("train", given, [config, seed, str(datasets), written])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
     catalog = Catalog.from_pretrained(datasets)
@@ -86,9 +88,13 @@ def make_checkpoint(
     known = {item.item_id for item in catalog}
     stops = config.early_stopping.metric and rows.get("cases", {}).get("validation", 1)
     cases = [c for c in (load_cases(datasets, "validation") if stops else ()) if known.issuperset([*c.history, c.target])]
-    model = (teacher or config.distill.model) if config.distill.weight else None
-    if config.distill.weight and not model:
-        raise ValueError("train.distill.weight needs a teacher, and none is given; name its file as train.distill.model.")
+    labels = None
+    if config.distill.weight:
+        if not teacher:
+            teacher = Path(work) / LABELS_FILE
+            if not teacher.is_file():
+                make_teacher(datasets, teacher, config.distill, work=Path(work) / "teacher")
+        labels = LabelStore.load(teacher)
     grlm = train(
         catalog,
         load_table(datasets, "sft", "train"),
@@ -100,7 +106,7 @@ def make_checkpoint(
         history=history,
         max_tokens=facts.get("max_tokens", 0),
         seed=seed,
-        teacher=SequenceModel.load(model) if model else None,
+        teacher=labels,
         finish=finish,
     )
     from accelerate import PartialState

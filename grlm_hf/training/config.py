@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from grlm_hf.layout import Objective
@@ -36,17 +38,34 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Distillation from a sequence model over atomic item ids (`grlm_hf.training.distill`); for the objective "trie"."""
+    """Distillation from a recommender that gives all items a probability (`grlm_hf.training.distill`); for the objective "trie"."""
 
     weight: Annotated[float, Range(0, 1)] = 0.0
     """Share of the loss towards the teacher's probabilities; the rest is towards the true next items. 0: no teacher."""
     temperature: Positive = 1.0
     """Divisor of the teacher's scores: above 1 its probabilities are more even."""
+    teacher: str = "sasrec"
+    """One of priors.methods, or several joined by + with the weights that were chosen for them; or a GRLM checkpoint (folder), a prior of
+    a checkpoint (folder), or one file of the folder priors."""
     model: str = ""
-    """File of a sequence model; empty: the one that the recipe trains, `priors/sasrec.prior` in its output."""
+    """File of a recommender, as `teacher`; the older name of that setting."""
+    top: Size = 128
+    """Number of the teacher's most probable items that are kept per question; all others share the rest."""
+    auxiliary: bool = False
+    """The teacher's probabilities are learnt by a linear layer of their own, which is dropped at the end; the true next items then keep
+    their whole weight in the loss."""
 
     def __post_init__(self) -> None:
         check_settings(self, "train.distill.")
+        if self.model:
+            object.__setattr__(self, "teacher", self.model)
+            object.__setattr__(self, "model", "")
+
+    @property
+    def of_recipe(self) -> list[str]:
+        """The names of the recipe's own recommenders that teach; [] for a teacher in a file or folder."""
+        names = self.teacher.split("+")
+        return names if all(re.fullmatch(r"\w+", name) for name in names) and not Path(self.teacher).exists() else []
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class TrainConfig:
     """"vocabulary": loss and probabilities over all tokens, as usual. "trie": both over the legal children of the trie node only; free
     text, such as chat, is still learnt over all tokens."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """Distillation from a sequence model."""
+    """Distillation from a recommender without a language model, or from another checkpoint."""
     epochs: NotNegative = 10.0
     """Number of epochs; 3 for a pretrained model, as in the paper."""
     max_steps: Annotated[int, Range(-1)] = -1
@@ -154,6 +173,8 @@ class TrainConfig:
         given = {"lora.rank": self.lora.rank, "attention": self.attention, "liger": self.liger, "chat_template": self.chat_template}
         if self.model == "scratch" and (name := next((name for name, value in given.items() if value), None)):
             raise ValueError(f"train.{name} is for a given model; train.model is 'scratch'. Set train.model, or leave train.{name} out.")
+        if self.distill.auxiliary and self.lora.rank:
+            raise ValueError("train.distill.auxiliary adds a layer to train, which LoRA would freeze; leave one of the two out.")
         if self.lora.bits == 4 and not self.lora.rank:
             raise ValueError("train.lora.bits=4 needs LoRA, since quantised weights cannot be trained: set train.lora.rank, such as 16.")
         if self.hub.every and not self.hub.repo:

@@ -1,76 +1,117 @@
-"""A teacher that knows whole items: a sequence model's probabilities, summed over the identifiers below each node of the trie.
+"""Distillation: a teacher's probabilities of whole items as further targets, summed over the identifiers below each node of the trie.
 
-A language model learns from one next item at a time, token by token. The sequence model has learnt which items behave alike, so its
-probabilities as further targets teach more in an epoch (figures: docs/lab-notes.md).
+A language model learns from one next item at a time, token by token. A teacher knows which other items were as likely, so its answers teach
+more in an epoch (figures: docs/lab-notes.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.priors.sequence import SequenceModel, padded
+from grlm_hf.training.label_store import LabelStore
 from grlm_hf.trie.arrays import Trie
+
+AUXILIARY = "auxiliary_readout"
+"""Name of the submodule of a model in training that reads the teacher's labels (`add_readout`); a checkpoint has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Answers to the questions of a batch, as sums over intervals of ranks.
+
+    Attributes:
+        keys: int64 [questions · top], ascending: ``question · (n + 1) + rank``.
+        below: float32 [questions, top + 1], the sum of a question's first probabilities.
+        rest: float32 [questions], the probability of each other identifier.
+        n: number of identifiers.
+    """
+
+    keys: torch.Tensor
+    below: torch.Tensor
+    rest: torch.Tensor
+    n: int
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def mass(self, question: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> torch.Tensor:
+        """Probability of the identifiers of the ranks ``lo`` to ``hi`` - 1, above 0, not normalised; float32 of the arguments' common
+        shape, all int64."""
+        top = self.below.shape[1] - 1
+        first = question * (self.n + 1)
+        at = [torch.searchsorted(self.keys, first + border) - question * top for border in (lo, hi)]
+        begin, end = (self.below[question.expand_as(a), a] for a in at)
+        return end - begin + self.rest[question] * (hi - lo) + 1e-12
 
 
 class Teacher:
-    """Gives the probabilities after every prefix of an example's items at once.
+    """Looks up the answers after every prefix of an example's items.
 
     Args:
-        model: a sequence model with items of the catalog; its training data must not hold the cases of the evaluation.
-        temperature: its scores are divided by it before the softmax; values above 1 flatten its probabilities.
+        labels: made for the training's questions (`questions_of`).
 
     Raises:
-        ValueError: a model without any item of the catalog, or a temperature not above 0.
+        ValueError: labels without any item of the catalog.
     """
 
-    def __init__(self, model: SequenceModel, catalog: Catalog, trie: Trie, temperature: float = 1.0):
-        if not temperature > 0:
-            raise ValueError(f"train.distill.temperature is {temperature}; expected more than 0.")
-        known = sum(item.item_id in model.rows for item in catalog)
-        if not known:
-            raise ValueError("The teacher of train.distill knows none of the catalog's items: it was trained on another catalog.")
-        self.model, self.temperature, self.n = model, temperature, len(trie)
+    def __init__(self, labels: LabelStore, catalog: Catalog, trie: Trie):
         number = {identifier: n for n, identifier in enumerate(catalog.identifiers)}
-        # Columns by the rank of the identifier, so that the identifiers below a node are neighbours.
-        rank = [(int(trie.rank[number[tid]]), item.item_id) for item, tid in zip(catalog.items, catalog.item_identifiers, strict=True)]
-        columns = sorted((r, item) for r, item in rank if item in model.rows)
-        self._begin = torch.searchsorted(torch.tensor([r for r, _ in columns]), torch.arange(self.n + 1))
-        device = model.net.device
-        self._weight = model.net.get_input_embeddings().weight.detach()[[model.rows[item] for _, item in columns]].to(device)
-        first: dict[int, int] = {}  # identifier → the teacher's row for it
-        for item, tid in zip(catalog.items, catalog.item_identifiers, strict=True):
-            if item.item_id in model.rows:
-                first.setdefault(number[tid], model.rows[item.item_id])
-        self._row = [first.get(n, -1) for n in range(len(catalog.identifiers))]
+        rank = {item.item_id: int(trie.rank[number[tid]]) for item, tid in zip(catalog.items, catalog.item_identifiers, strict=True)}
+        ranks = [rank.get(item, -1) for item in labels.item_ids]
+        if max(ranks, default=-1) < 0:
+            raise ValueError("The teacher of train.distill knows none of the catalog's items: it was trained on another catalog.")
+        self.labels, self.n, self._rank, self._items = labels, len(trie), torch.tensor(ranks), first_items(catalog)
 
-    @torch.inference_mode()
-    def below(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Cumulative probabilities after each prefix: one question for each item but the first of each example.
+    def answers(self, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> SoftLabels:
+        """The answers after each prefix: one question for each item but the first of each example.
 
         Args:
             sequences: two or more identifiers of each example, oldest first, as places in ``catalog.identifiers``.
 
-        Returns:
-            float32 [questions, n_identifiers + 1]; in column r the sum over the identifiers of a rank below r, not normalised.
-
         Raises:
-            ValueError: items that the teacher does not know, or more items than it reads.
+            ValueError: a question that the labels were not made for.
         """
-        most = self.model.config.max_items
-        rows = [[self._row[n] for n in sequence[:-1]] for sequence in sequences]
-        if any(r < 0 for row in rows for r in row):
-            raise ValueError("The teacher of train.distill does not know an item of a training history; train it on the same histories.")
-        if any(len(row) > most for row in rows):
-            raise ValueError(f"An example has {max(map(len, rows)) + 1} items; the teacher of train.distill reads {most}.")
-        ids, real = (t.to(self._weight.device) for t in padded(rows))
-        hidden = self.model.net(ids).last_hidden_state[real]
-        scores = (hidden @ self._weight.T).float()
-        if self.temperature != 1:
-            scores /= self.temperature
-        scores -= scores.amax(1, keepdim=True)
-        sums = torch.zeros(len(scores), scores.shape[1] + 1, device=scores.device)
-        torch.cumsum(scores.exp_(), 1, out=sums[:, 1:])
-        return sums if len(self._begin) == sums.shape[1] else sums[:, self._begin.to(sums.device)]
+        row = self.labels.rows([[self._items[n] for n in s[:end]] for s in sequences for end in range(1, len(s))])
+        rank = self._rank.to(device)[torch.from_numpy(self.labels.items[row]).to(device).long()]  # [questions, top]
+        p = torch.from_numpy(self.labels.p[row]).to(device).float()
+        p = torch.where(rank >= 0, p, 0)  # items outside of the catalog
+        rank, order = rank.clamp_min(0).sort(1)
+        below = torch.zeros(len(row), p.shape[1] + 1, device=device)
+        torch.cumsum(p.gather(1, order), 1, out=below[:, 1:])
+        keys = (torch.arange(len(row), device=device)[:, None] * (self.n + 1) + rank).flatten()
+        return SoftLabels(keys, below, torch.from_numpy(self.labels.rest[row]).to(device), self.n)
+
+
+def first_items(catalog: Catalog) -> list[str]:
+    """An item id for each of ``catalog.identifiers``: that of the first item that has it."""
+    first: dict[Any, str] = {}
+    for item, identifier in zip(catalog.items, catalog.item_identifiers, strict=True):
+        first.setdefault(identifier, item.item_id)
+    return [first[identifier] for identifier in catalog.identifiers]
+
+
+def questions_of(sequences: Sequence[Sequence[int]], catalog: Catalog) -> list[list[str]]:
+    """The questions that a training on these examples asks its teacher, as item ids; see `Teacher.answers`."""
+    items = first_items(catalog)
+    return [[items[n] for n in s[:end]] for s in sequences for end in range(1, len(s))]
+
+
+def add_readout(model: Any) -> None:
+    """Gives a model in training a linear layer of its own for the teacher's labels, at first the identity, so that these labels do not
+    change the layer that the true items are read by ("auxiliary distillation", Khani et al. 2024, arXiv 2408.14678)."""
+    width = model.get_output_embeddings().weight.shape[1]
+    layer = torch.nn.Linear(width, width, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(width))
+    model.add_module(AUXILIARY, layer.to(model.device, model.dtype))
+
+
+def drop_readout(model: Any) -> None:
+    """Removes what `add_readout` added."""
+    if hasattr(model, AUXILIARY):
+        delattr(model, AUXILIARY)

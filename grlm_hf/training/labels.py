@@ -50,15 +50,15 @@ def tokenize_mixture(
     """
     from datasets import Dataset
 
-    keys, tasks, turns = (mixture[name][:] for name in ("key", "task", "prompt"))  # as lists: a column reads a row at each step
+    keys, turns = (mixture[name][:] for name in ("key", "prompt"))  # as lists: a column reads a row at each step
     prompts = prompt_tokens(tokenizer, turns)
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     paths: Paths = dict(zip(lines, identifier_tokens(tokenizer, catalog.scheme, catalog.identifiers), strict=True))
-    number = {line: n for n, line in enumerate(lines)}
+    items = taught_items(mixture, catalog) if identifiers else []
     spans = [[replace(s, text=without_specials(tokenizer, [s.text])[0]) for s in row] for row in row_spans(mixture, catalog)]
     encoded = tokenizer(["".join(s.text for s in row) for row in spans], add_special_tokens=False)
     rows: dict[str, list[Any]] = {name: [] for name in ("key", "input_ids", "completion_mask", "identifiers", "free_text")}
-    for i, (key, task, prompt, row) in enumerate(zip(keys, tasks, prompts, spans, strict=True)):
+    for i, (key, prompt, row) in enumerate(zip(keys, prompts, spans, strict=True)):
         completion = encoded["input_ids"][i]
         counts = _token_counts(key, row, completion, paths, encoded.encodings and encoded.encodings[i], tokenizer)
         learnt = np.repeat([s.learnt for s in row], counts)
@@ -75,14 +75,24 @@ def tokenize_mixture(
             text = (learnt & np.repeat([s.kind == "text" for s in row], counts)).astype(int).tolist()
             rows["free_text"].append([*[0] * len(prompt), *text, int(row[-1].learnt and row[-1].kind == "text")])
         if identifiers:
-            above = [f"{line}\n" for line in turns[i][-1]["content"].splitlines()] if task in HISTORY_TASKS else []
-            shown = [number[line] for line in above if line in number]
-            rows["identifiers"].append([*shown, *(number[line] for s in row for line in _lines(s))] if shown else [])
+            rows["identifiers"].append(items[i])
     if not any(map(any, rows["free_text"])):
         del rows["free_text"]
     if not identifiers:
         del rows["identifiers"]
     return Dataset.from_dict(rows)
+
+
+def taught_items(mixture: Dataset, catalog: Catalog) -> list[list[int]]:
+    """The items of each example that a teacher can answer: those of its history and of its answers, oldest first, as places in
+    ``catalog.identifiers``; [] for tasks without a history."""
+    number = {catalog.scheme.line(identifier): n for n, identifier in enumerate(catalog.identifiers)}
+    found: list[list[int]] = []
+    for task, turns, row in zip(mixture["task"][:], mixture["prompt"][:], row_spans(mixture, catalog), strict=True):
+        above = [f"{line}\n" for line in turns[-1]["content"].splitlines()] if task in HISTORY_TASKS else []
+        shown = [number[line] for line in above if line in number]
+        found.append([*shown, *(number[line] for s in row for line in _lines(s))] if shown else [])
+    return found
 
 
 def row_spans(mixture: Dataset, catalog: Catalog) -> list[tuple[Span, ...]]:

@@ -8,10 +8,16 @@ nothing; neither does the end-of-sequence token behind an identifier. Scores of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from grlm_hf.trie.walker import Node, TrieWalker, segment_log_softmax
+
+if TYPE_CHECKING:
+    from grlm_hf.training.distill import SoftLabels
 
 IGNORED = -100
 
@@ -104,8 +110,9 @@ def trie_losses(
     node: Node,
     label: torch.Tensor,
     walker: TrieWalker,
-    below: torch.Tensor | None = None,
+    answers: SoftLabels | None = None,
     question: torch.Tensor | None = None,
+    readout: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`trie_nll`, and the cross-entropy to a teacher: ``-Σ q(child) log p(child)`` over the children of each node (Hinton et al. 2015,
     arXiv 1503.02531, node by node). Here q(child) is the teacher's probability of the identifiers below the child, divided by that of the
@@ -113,24 +120,27 @@ def trie_losses(
 
     Args:
         hidden, embedding, node, label, walker: as in `trie_nll`.
-        below: float [questions, n_identifiers + 1]; the teacher's probability of all identifiers of a rank below the column's.
-        question: int64 [n]; the row of `below` for each label; negative: none, and the second loss means nothing.
+        answers: the teacher's, to the questions of this batch.
+        question: int64 [n]; the question of each label; negative: none, and the second loss means nothing.
+        readout: changes the hidden states that the second loss reads, float [n, hidden] → the same; ``None``: they stay as they are.
 
     Returns:
         Two float32 [n]; the second is all 0 without a teacher.
     """
     nll = torch.zeros(len(label), device=hidden.device)
     soft = torch.zeros_like(nll)
+    read = hidden if readout is None or answers is None else readout(hidden)
     at_root = node[2] == 0
     # The root has by far the most children and every item starts there: one dense product.
-    _, children, lo, hi = walker.children(*walker.root(1))
+    _, children, lo, hi = walker.children_of_root
     log_p = (hidden[at_root] @ embedding[children].T).float().log_softmax(1)
     index = torch.searchsorted(children, label[at_root])
     root = at_root.nonzero()[:, 0]
     nll = nll.index_put((root,), -log_p.gather(1, index[:, None])[:, 0])
-    if below is not None and question is not None:
-        rows = below[question[root]]
-        mass = (rows[:, hi] - rows[:, lo]).clamp_min(1e-12)
+    if answers is not None and question is not None:
+        if readout is not None:
+            log_p = (read[at_root] @ embedding[children].T).float().log_softmax(1)
+        mass = answers.mass(question[root].clamp_min(0)[:, None], lo, hi)
         soft = soft.index_put((root,), -(mass * log_p).sum(1) / mass.sum(1))
     # Elsewhere children are few: score just those.
     first, last = walker.borders(*node)
@@ -139,9 +149,10 @@ def trie_losses(
     scores = (hidden[choice][row] * embedding[token]).sum(1).float()  # as a product and a sum: einsum takes several times as long
     log_p = segment_log_softmax(scores, row, len(choice))
     nll = nll.index_put((choice,), -log_p[token == label[choice][row]])
-    if below is not None and question is not None:
-        of = question[choice][row]
-        mass = (below[of, hi] - below[of, lo]).clamp_min(1e-12)
+    if answers is not None and question is not None:
+        if readout is not None:
+            log_p = segment_log_softmax((read[choice][row] * embedding[token]).sum(1).float(), row, len(choice))
+        mass = answers.mass(question[choice][row].clamp_min(0), lo, hi)
         shares = mass / mass.new_zeros(len(choice)).index_add(0, row, mass)[row]
         soft = soft.index_put((choice,), torch.zeros_like(nll[choice]).index_add(0, row, -shares * log_p))
     return nll, soft

@@ -17,6 +17,7 @@ from grlm_hf.loading import load_tokenizer
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
+from grlm_hf.training.distill import drop_readout
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import dropout, load_given, load_trained, lora_settings
 from grlm_hf.training.preflight import check_model, check_room, set_template
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from grlm_hf.modeling.config import GRLMConfig
     from grlm_hf.modeling.recommender import GRLMForRecommendation
-    from grlm_hf.priors.sequence import SequenceModel
+    from grlm_hf.training.label_store import LabelStore
     from grlm_hf.training.trainer import TermIDTrainer
 
 
@@ -45,7 +46,7 @@ def train(
     history: str = "term_ids",
     max_tokens: int = 0,
     seed: int = 0,
-    teacher: SequenceModel | None = None,
+    teacher: LabelStore | None = None,
     finish: bool = False,
 ) -> GRLMForRecommendation | None:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
@@ -59,7 +60,7 @@ def train(
         validation: examples of validation users; their loss is logged each epoch.
         cases: validation users, whose next item early stopping searches for. Never test users.
         max_history, history, max_tokens: as the mixture was built (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states them.
-        teacher: trained on the same histories, for `config.distill`.
+        teacher: the answers to this mixture's questions (`grlm_hf.training.label_store`), for `config.distill`.
         finish: train no further; the recommender has the weights of the last whole state in `work`.
 
     Returns:
@@ -122,7 +123,7 @@ def train(
         return run.finished(log)
 
 
-def _check(config: TrainConfig, cases: Sequence[Case], teacher: SequenceModel | None) -> None:
+def _check(config: TrainConfig, cases: Sequence[Case], teacher: LabelStore | None) -> None:
     config.check()
     if config.early_stopping.metric and not cases:
         raise ValueError(
@@ -130,7 +131,7 @@ def _check(config: TrainConfig, cases: Sequence[Case], teacher: SequenceModel | 
             "so that some are held out (read.split), or leave the metric empty."
         )
     if config.distill.weight and teacher is None:
-        raise ValueError("train.distill.weight needs a teacher, and there is none; name its file as train.distill.model.")
+        raise ValueError("train.distill.weight needs the teacher's answers, and there are none; see grlm_hf.stages.teacher.make_teacher.")
 
 
 def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
@@ -213,13 +214,15 @@ def _examples(
     return examples, tokenize_mixture(chosen, tokenizer, catalog, limit, last_only=True, objective=config.objective)
 
 
-def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: SequenceModel | None, **more: Any) -> TermIDTrainer:
-    from grlm_hf.training.distill import Teacher
+def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelStore | None, **more: Any) -> TermIDTrainer:
+    from grlm_hf.training.distill import Teacher, add_readout
     from grlm_hf.training.trainer import TermIDTrainer
 
     trie = catalog.trie(more["processing_class"]) if config.objective == "trie" else None
     if trie and teacher and config.distill.weight:
-        more |= {"teacher": Teacher(teacher, catalog, trie, config.distill.temperature), "teacher_weight": config.distill.weight}
+        more |= {"teacher": Teacher(teacher, catalog, trie), "teacher_weight": config.distill.weight}
+        if config.distill.auxiliary:
+            add_readout(model)
     return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config), **more)
 
 
@@ -317,6 +320,7 @@ class _Run:
         stopping, is_main = self.config.early_stopping, self.trainer.accelerator.is_main_process
         best = stopping_state(log, stopping)[0] if stopping.metric else None
         if best is None and not (self.trainer.sharded or self.config.lora.rank):
+            drop_readout(self.trainer.accelerator.unwrap_model(self.trainer.model))
             return self.in_memory(final=True) if is_main else None
         folder = self.save(self.work / "final") if best is None else best_folder(self.work, best)
         return self.from_folder(folder) if is_main else None

@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from grlm_hf.training.callbacks import SameWhenResumed
-from grlm_hf.training.distill import Teacher
+from grlm_hf.training.distill import AUXILIARY, SoftLabels, Teacher
 from grlm_hf.training.head import check_linear_head, plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 from grlm_hf.training.run import one_bar
@@ -62,7 +62,7 @@ class TermIDTrainer(SFTTrainer):
         if trie and any("free_text" in rows.column_names for rows in examples if rows is not None):
             check_linear_head(self.accelerator.unwrap_model(self.model))
         self._walker = TrieWalker(trie, self.args.device) if trie else None
-        self._labels = TrieWalker(trie) if trie and self.args.device.type == "cpu" else self._walker
+        self._labels = TrieWalker(trie) if trie else None  # labels are walked on the CPU: hundreds of small steps
         self._eos = trie.eos_token_id if trie else None
 
     def _missing(self, examples: Any, batch_size: int) -> int:
@@ -148,7 +148,8 @@ class TermIDTrainer(SFTTrainer):
         if self._walker is not None:
             text = text & free_text[:, 1:] if free_text is not None else None
             teacher = self.teacher if model.training and sequences is not None else None
-            total = total + self._identifier_loss(hidden, head.weight, labels, text, teacher, sequences or [])
+            readout = getattr(whole, AUXILIARY, None)
+            total = total + self._identifier_loss(hidden, head.weight, labels, text, teacher, sequences or [], readout)
         if text is not None:
             with self.compute_loss_context_manager():
                 total = total + vocabulary_nll(hidden[text], head, labels[text])
@@ -163,6 +164,7 @@ class TermIDTrainer(SFTTrainer):
         text: torch.Tensor | None,
         teacher: Teacher | None,
         sequences: list[list[int]],
+        readout: Any = None,
     ) -> torch.Tensor:
         """Sum of the trie-normalised losses of the labels that are identifiers.
 
@@ -173,16 +175,18 @@ class TermIDTrainer(SFTTrainer):
             text: bool [batch, length]; labels of free text, which count 0 here.
             teacher: gives further targets for the rows that have `sequences`.
         """
-        node = label_nodes(labels, self._labels, self._eos, text)  # type: ignore[arg-type]
+        node = label_nodes(labels.cpu(), self._labels, self._eos, None if text is None else text.cpu())  # type: ignore[arg-type]
         used = node[1] > node[0]
-        below = question = None
+        answers = question = None
         if teacher is not None:
-            below, question = self._teacher_targets(sequences, used & (node[2] == 0), used)
-        node = tuple(x[used] for x in node)
+            answers, question = self._teacher_targets(teacher, sequences, used & (node[2] == 0), used, labels.device)
+        node, used = tuple(x[used].to(labels.device) for x in node), used.to(labels.device)
         with self.compute_loss_context_manager():
-            nll, soft = trie_losses(hidden[used], embedding, node, labels[used], self._walker, below, question)  # type: ignore[arg-type]
+            nll, soft = trie_losses(hidden[used], embedding, node, labels[used], self._walker, answers, question, readout)  # type: ignore[arg-type]
         if question is not None:
-            nll = torch.where(question >= 0, (1 - self.teacher_weight) * nll + self.teacher_weight * soft, nll)
+            # with a read-out of their own the soft labels come on top of the true items, which then keep their whole weight
+            own = 1.0 if readout is not None else 1 - self.teacher_weight
+            nll = torch.where(question >= 0, own * nll + self.teacher_weight * soft, nll)
         return nll.sum()
 
     def _mean_over_labels(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
@@ -192,25 +196,24 @@ class TermIDTrainer(SFTTrainer):
         return total / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
 
     def _teacher_targets(
-        self, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-        """The teacher's answers (`Teacher.below`), and the row of them for each label with a node, -1 for none.
+        self, teacher: Teacher, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor, device: torch.device
+    ) -> tuple[SoftLabels, torch.Tensor] | tuple[None, None]:
+        """The teacher's answers, and the question of each label with a node, -1 for none, int64 [labels]; both on `device`.
 
         Args:
-            identifiers: of each row, as `Teacher.below` takes them; none: the row has no teacher.
+            identifiers: of each row, as `Teacher.answers` takes them; none: the row has no teacher.
             begins, used: bool [batch, length]; the first labels of identifiers, and all labels with a node.
         """
         rows = [row for row, numbers in enumerate(identifiers) if numbers]
         if not rows:
             return None, None
-        below = self.teacher.below([identifiers[row] for row in rows])  # type: ignore[union-attr]
+        answers = teacher.answers([identifiers[row] for row in rows], device)
         # If only the last items of an example are learnt, their questions are the last ones.
         after = torch.full((len(identifiers),), -1)
         after[rows] = torch.tensor([len(identifiers[row]) - 1 for row in rows]).cumsum(0)
-        after = after.to(begins.device)[:, None]
         place = begins.cumsum(1)
-        question = after - place[:, -1:] + place - 1
-        return below, torch.where(after >= 0, question, -1)[used]
+        question = after[:, None] - place[:, -1:] + place - 1
+        return answers, torch.where(after[:, None] >= 0, question, -1)[used].to(device)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

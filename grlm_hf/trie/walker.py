@@ -32,6 +32,11 @@ class TrieWalker:
     def border_key(self) -> Any:
         return self._put(self.trie.border_key)
 
+    @cached_property
+    def children_of_root(self) -> tuple[Any, Any, Any, Any]:
+        """`children` of the root. They are shared; do not change them."""
+        return self.children(*self.root(1))
+
     def _put(self, array: np.ndarray) -> Any:
         return array if self.device is None else torch.tensor(array, device=self.device)
 

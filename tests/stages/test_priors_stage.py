@@ -136,7 +136,7 @@ def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_pat
     loss = [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e]
     said: list[str] = []
     run(replace(recipe, sequence_model=replace(SEQUENCE, epochs=3)), said.append)  # another teacher, another model
-    assert [line.split(":")[0] for line in said if ": →" in line] == ["priors", "train"]
+    assert [line.split(":")[0] for line in said if ": →" in line] == ["priors", "teacher", "train"]
     assert [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e] != loss
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,18 @@ from toys import TERM_IDS, legal_tokens, toy_catalog, toy_histories, toy_tokeniz
 
 from grlm_hf.data.interactions import leave_one_out
 from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel
 from grlm_hf.priors.sequence_training import train_sequence_model
+from grlm_hf.stages.teacher import _teacher
 from grlm_hf.tasks.examples import Example, Span
 from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture
 from grlm_hf.tokens import identifier_tokens
-from grlm_hf.training.config import DistillConfig, TrainConfig
-from grlm_hf.training.distill import Teacher
+from grlm_hf.training.config import DistillConfig, LoraConfig, TrainConfig
+from grlm_hf.training.distill import Teacher, questions_of
+from grlm_hf.training.label_store import LabelStore, make_labels
+from grlm_hf.training.label_store import asked as ask
+from grlm_hf.training.labels import taught_items
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import tokenize_mixture, train
@@ -47,32 +54,103 @@ def asked(model: SequenceModel, items: list[str]) -> dict[tuple[str, ...], float
     return total
 
 
-def test_the_teacher_sums_its_items_below_each_rank(model: SequenceModel) -> None:
+def labels(model: SequenceModel, sequences: list[list[int]], work: Path, top: int = 100) -> LabelStore:
+    return make_labels(ask(model, top), model.item_ids, questions_of(sequences, CATALOG), work)
+
+
+@pytest.mark.parametrize("top", [100, 4])
+def test_the_teacher_sums_its_items_between_ranks(model: SequenceModel, top: int, tmp_path: Path) -> None:
     items = [[IDS[0], IDS[3], IDS[6]], [IDS[9], IDS[2]]]
-    below = Teacher(model, CATALOG, TRIE).below([[NUMBER[CATALOG.term_id(i)] for i in row] for row in items])
-    want = [asked(model, row[:n]) for row in items for n in range(1, len(row))]
-    assert below.shape == (3, len(TRIE) + 1)
-    for row, p in zip(below, want, strict=True):
-        by_rank = [p[CATALOG.identifiers[leaf]] for leaf in TRIE.leaf]
-        assert np.allclose((row / row[-1]).numpy(), np.concatenate([[0], np.cumsum(by_rank)]), atol=1e-5)
+    sequences = [[NUMBER[CATALOG.term_id(i)] for i in row] for row in items]
+    answers = Teacher(labels(model, sequences, tmp_path / "work", top), CATALOG, TRIE).answers(sequences)
+    rows = [row[:n] for row in items for n in range(1, len(row))]
+    assert len(answers) == len(rows) == 3
+    border = torch.arange(len(TRIE) + 1)
+    for question, row in enumerate(rows):
+        exact = np.exp(model.scores([row])[0].astype(float))
+        kept = set(np.argsort(-exact)[:top])
+        rest = (1 - exact[list(kept)].sum()) / max(len(exact) - top, 1)
+        p: dict[tuple[str, ...], float] = {tid: rest if top < len(exact) else 0.0 for tid in CATALOG.identifiers}
+        for n, item in enumerate(model.item_ids):
+            p[CATALOG.term_id(item)] += exact[n] if n in kept else 0.0
+        want = np.concatenate([[0], np.cumsum([p[CATALOG.identifiers[leaf]] for leaf in TRIE.leaf])])
+        got = answers.mass(torch.tensor(question), border * 0, border)
+        assert np.allclose(got.numpy(), want, atol=2e-3)  # kept in half precision
+        assert not (tmp_path / "work").exists()
 
 
-def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: SequenceModel) -> None:
+def test_a_store_is_kept_as_it_was_and_goes_on_after_an_interruption(model: SequenceModel, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("grlm_hf.training.label_store._PART", 2)
+    sequences = [[0, 4, 6], [8, 2], [8, 2, 1, 5]]
+    calls: list[int] = []
+
+    def counted(histories: Any) -> Any:
+        calls.append(len(histories))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return ask(model, 5)(histories)
+
+    questions = questions_of(sequences, CATALOG)
+    assert len(questions) == 6
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(counted, model.item_ids, questions, tmp_path / "work")
+    made = make_labels(counted, model.item_ids, questions, tmp_path / "work")
+    assert len(made) == 5  # one is asked twice
+    assert sum(calls[2:]) == 3  # the first part was kept
+    made.save(tmp_path / "store")
+    again = LabelStore.load(tmp_path / "store")
+    assert again.item_ids == made.item_ids
+    for name in ("questions", "items", "p"):
+        assert np.array_equal(getattr(again, name), getattr(made, name))
+    assert (again.rows(questions) == labels(model, sequences, tmp_path / "other", 5).rows(questions)).all()
+    with pytest.raises(ValueError, match="made for another dataset"):
+        again.rows([["no such item"]])
+
+
+def test_an_auxiliary_readout_begins_as_the_plain_loss_and_is_no_part_of_the_checkpoint(model: SequenceModel, tmp_path: Path) -> None:
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0)).dataset
+    config = TrainConfig(scratch=TINY, objective="trie", epochs=2, batch_size=16, distill=DistillConfig(weight=0.7, auxiliary=True))
+    store = labels(model, taught_items(mixture, CATALOG), tmp_path / "w")
+    grlm = train(CATALOG, mixture, tmp_path / "work", config, max_history=3, teacher=store)
+    plain = train(CATALOG, mixture, tmp_path / "plain", replace(config, distill=DistillConfig(weight=0.7)), max_history=3, teacher=store)
+    assert not [name for name in grlm.model.state_dict() if "readout" in name]
+    assert grlm.model.state_dict().keys() == plain.model.state_dict().keys()
+    first = [json.loads((tmp_path / name / "log.json").read_text())[0]["loss"] for name in ("work", "plain")]
+    assert first[0] > first[1]  # the true items keep their whole weight
+    grlm.save_pretrained(tmp_path / "out")
+    again = GRLMForRecommendation.from_pretrained(tmp_path / "out").recommend([IDS[0]], 3)
+    assert [r.item_id for r in again] == [r.item_id for r in grlm.recommend([IDS[0]], 3)]
+    with pytest.raises(ValueError, match="LoRA"):
+        replace(config, model="x", lora=LoraConfig(rank=4)).check()
+
+
+def test_a_checkpoint_teaches_as_it_recommends(model: SequenceModel, tmp_path: Path) -> None:
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0)).dataset
+    grlm = train(CATALOG, mixture, tmp_path / "work", TrainConfig(scratch=TINY, objective="trie", epochs=1, batch_size=16), max_history=3)
+    grlm.save_pretrained(tmp_path / "teacher")
+    ids, ask_it = _teacher(DistillConfig(weight=0.5, teacher=str(tmp_path / "teacher"), top=4), None)
+    items, p = ask_it([[IDS[0], IDS[2]], [IDS[5]]])
+    found = grlm.recommend([[IDS[0], IDS[2]], [IDS[5]]], 4, num_beams=4)
+    assert [[ids[n] for n in row] for row in items] == [[r.item_id for r in row] for row in found]
+    assert np.allclose(p, [[np.exp(r.log_prob) for r in row] for row in found])
+
+
+def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: SequenceModel, tmp_path: Path) -> None:
     paths = identifier_tokens(TOKENIZER, TERMS, CATALOG.identifiers)
     rows = [[0, 4, 6], [8, 2]]
-    labels = [[IGNORED] + [t for n in row[1:] for t in paths[n]] for row in rows]
-    longest = max(map(len, labels))
-    label = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in labels])
+    learnt = [[IGNORED] + [t for n in row[1:] for t in paths[n]] for row in rows]
+    longest = max(map(len, learnt))
+    label = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in learnt])
     node = label_nodes(label, WALKER, TOKENIZER.eos_token_id)
     used = node[1] > node[0]
     node = tuple(x[used] for x in node)
-    below = Teacher(model, CATALOG, TRIE).below(rows)
+    answers = Teacher(labels(model, rows, tmp_path / "work"), CATALOG, TRIE).answers(rows)
     begins = used & (label_nodes(label, WALKER, TOKENIZER.eos_token_id)[2] == 0)
     question = (begins.flatten().cumsum(0).reshape(begins.shape) - 1)[used]
     torch.manual_seed(0)
     hidden = torch.randn(int(used.sum()), 16, requires_grad=True)
     embedding = torch.randn(len(TOKENIZER), 16, requires_grad=True)
-    _, soft = trie_losses(hidden, embedding, node, label[used], WALKER, below, question)
+    _, soft = trie_losses(hidden, embedding, node, label[used], WALKER, answers, question)
     grads = torch.autograd.grad(soft.sum(), (hidden, embedding))
 
     want, at = [], 0
@@ -90,9 +168,9 @@ def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: Sequ
                 want.append(-(mass.float() / mass.sum().float() * log_p).sum())
                 at += 1
     assert at == len(hidden)
-    assert torch.allclose(soft, torch.stack(want), atol=1e-4)
+    assert torch.allclose(soft, torch.stack(want), atol=1e-2)  # labels in half precision
     for got, expected in zip(grads, torch.autograd.grad(torch.stack(want).sum(), (hidden, embedding)), strict=True):
-        assert torch.allclose(got, expected, atol=1e-4)
+        assert torch.allclose(got, expected, atol=1e-2)
 
 
 def test_examples_name_their_items_and_only_those_of_histories() -> None:
@@ -116,7 +194,7 @@ def test_items_of_a_history_are_found_behind_a_thought() -> None:
 
 
 @pytest.mark.parametrize("asked_last", [0, 1])
-def test_each_label_meets_the_teachers_answer_to_its_own_question(model: SequenceModel, asked_last: int) -> None:
+def test_each_label_meets_the_teachers_answer_to_its_own_question(model: SequenceModel, asked_last: int, tmp_path: Path) -> None:
     """Rows with a teacher and without, and rows whose last items alone are learnt."""
     lengths = [3, 0, 4, 2]  # identifiers of each row
     learnt = [1 if asked_last else 2, 1, 1 if asked_last else 3, 1]
@@ -124,12 +202,11 @@ def test_each_label_meets_the_teachers_answer_to_its_own_question(model: Sequenc
     for row, n in enumerate(learnt):
         begins[row, [2 + 2 * i for i in range(n)]] = True
     used = begins | begins.roll(1, 1)
-    teacher = Teacher(model, CATALOG, TRIE)
-    trainer = object.__new__(TermIDTrainer)
-    trainer.teacher = teacher
     identifiers = [list(range(n)) for n in lengths]
-    below, question = trainer._teacher_targets(identifiers, begins, used)
-    assert below is not None
+    teacher = Teacher(labels(model, identifiers, tmp_path / "work"), CATALOG, TRIE)
+    trainer = object.__new__(TermIDTrainer)
+    answers, question = trainer._teacher_targets(teacher, identifiers, begins, used, torch.device("cpu"))
+    assert answers is not None
     assert question is not None
     want, first = [], 0
     for row, n in enumerate(lengths):
@@ -137,7 +214,7 @@ def test_each_label_meets_the_teachers_answer_to_its_own_question(model: Sequenc
         for i in range(learnt[row]):
             want += [first + questions - learnt[row] + i if n else -1] * 2
         first += questions
-    assert below.shape[0] == first
+    assert len(answers) == first
     got = question.tolist()
     assert [q if q >= 0 else -1 for q in got] == want
 
@@ -147,7 +224,8 @@ def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model:
     config = TrainConfig(
         scratch=TINY, objective="trie", epochs=60, learning_rate=0.01, batch_size=16, dropout=0.0, distill=DistillConfig(weight=1.0)
     )
-    grlm = train(CATALOG, mixture, tmp_path / "work", config, max_history=3, teacher=model)
+    store = labels(model, taught_items(mixture, CATALOG), tmp_path / "labels")
+    grlm = train(CATALOG, mixture, tmp_path / "work", config, max_history=3, teacher=store)
     log = json.loads((tmp_path / "work" / "log.json").read_text())
     assert log[-1]["train_loss"] < log[0]["loss"]
     apart = []
@@ -159,11 +237,10 @@ def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model:
 
 
 def test_bad_input_is_named(model: SequenceModel, tmp_path: Path) -> None:
+    strange = LabelStore(("x", "y"), np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16))
     with pytest.raises(ValueError, match="knows none of the catalog's items"):
-        Teacher(SequenceModel(("x", "y"), np.ones(2, int), model.net, model.config), CATALOG, TRIE)
-    with pytest.raises(ValueError, match="reads 20"):
-        Teacher(model, CATALOG, TRIE).below([[0] * 22])
+        Teacher(strange, CATALOG, TRIE)
     with pytest.raises(ValueError, match="objective=trie"):
         TrainConfig(distill=DistillConfig(weight=0.5))
-    with pytest.raises(ValueError, match=r"train\.distill\.model"):
+    with pytest.raises(ValueError, match="needs the teacher's answers"):
         train(CATALOG, make_mixture(CATALOG, HISTORIES).dataset, tmp_path, TrainConfig(objective="trie", distill=DistillConfig(weight=0.5)))
