@@ -91,7 +91,9 @@ def _teacher(config: DistillConfig, priors: Path | None) -> tuple[Sequence[str],
     return scorer.item_ids, asked(scorer, config.top, config.temperature)
 
 
-def _ask_checkpoint(grlm: GRLMForRecommendation, config: DistillConfig, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+def _ask_checkpoint(
+    grlm: GRLMForRecommendation, config: DistillConfig, histories: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray]:
     """The answers of a language model: its own search, without any prior, as wide as the number of kept items."""
     top = min(config.top, len(grlm.catalog))
     items, p = np.zeros((len(histories), top), np.int32), np.zeros((len(histories), top), np.float64)

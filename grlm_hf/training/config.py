@@ -51,6 +51,8 @@ class DistillConfig:
     """File of a recommender, as `teacher`; the older name of that setting."""
     top: Size = 128
     """Number of the teacher's most probable items that are kept per question; all others share the rest."""
+    sampled: Annotated[float, Range(0, 100)] = 0.0
+    """Further examples per history, whose next item is drawn from the teacher's probabilities: it may be one that never sold."""
     auxiliary: bool = False
     """The teacher's probabilities are learnt by a linear layer of their own, which is dropped at the end; the true next items then keep
     their whole weight in the loss."""

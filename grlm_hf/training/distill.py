@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.tasks.examples import Example, next_item
 from grlm_hf.training.label_store import LabelStore
 from grlm_hf.trie.arrays import Trie
 
@@ -96,9 +98,39 @@ def first_items(catalog: Catalog) -> list[str]:
 
 
 def questions_of(sequences: Sequence[Sequence[int]], catalog: Catalog) -> list[list[str]]:
-    """The questions that a training on these examples asks its teacher, as item ids; see `Teacher.answers`."""
+    """The questions that a training on these examples asks its teacher, as item ids: what comes after every prefix (`Teacher.answers`),
+    and after the whole (`sampled_examples`)."""
     items = first_items(catalog)
-    return [[items[n] for n in s[:end]] for s in sequences for end in range(1, len(s))]
+    return [[items[n] for n in s[:end]] for s in sequences for end in range(1, len(s) + 1)]
+
+
+def sampled_examples(
+    labels: LabelStore, catalog: Catalog, sequences: Sequence[Sequence[int]], per_sequence: float, seed: int, history: str = "term_ids"
+) -> list[Example]:
+    """Examples whose answers are drawn from the teacher's: history → next item, in the form of the task "sliding".
+
+    A true answer leads through the identifiers of items that sold. A drawn one also leads through those of items that the teacher knows
+    otherwise, such as by their texts. Half of the histories are whole, the others end at a random item; items of the history are not drawn.
+
+    Args:
+        sequences: items of histories, as places in ``catalog.identifiers``.
+        per_sequence: examples of each sequence; .5 gives one for a random half of them.
+    """
+    rng, items = np.random.default_rng([seed, 7]), first_items(catalog)
+    found = []
+    for s in sequences:
+        for _ in range(int(per_sequence) + int(rng.random() < per_sequence % 1)):
+            end = len(s) if rng.random() < 0.5 else int(rng.integers(1, len(s) + 1))
+            found.append([items[n] for n in s[:end]])
+    examples = []
+    for number, (asked, row) in enumerate(zip(found, labels.rows(found), strict=True)):
+        p = labels.p[row].astype(np.float64)
+        taken = {catalog.identifier(item) for item in asked}
+        p *= [(item := labels.item_ids[n]) in catalog and catalog.identifier(item) not in taken for n in labels.items[row]]
+        if p.sum() > 0:
+            drawn = labels.item_ids[labels.items[row][rng.choice(len(p), p=p / p.sum())]]
+            examples.append(next_item(catalog, "sliding", f"teacher-{number}", (*asked, drawn), history, last_only=True))
+    return examples
 
 
 def add_readout(model: Any) -> None:

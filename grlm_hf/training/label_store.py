@@ -78,7 +78,9 @@ class LabelStore:
             arrays = {name: tensor.numpy() for name, tensor in groups["labels"].items()}
             return cls(tuple(facts["item_ids"]), arrays["questions"].view(np.uint64), arrays["items"], arrays["p"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a label store that this grlm-hf reads ({error!r}). Remove it, and it is made again.") from error
+            raise ValueError(
+                f"{path} is not a label store that this grlm-hf reads ({error!r}). Remove it, and it is made again."
+            ) from error
 
 
 def hash_of(history: Sequence[str]) -> int:
@@ -130,6 +132,8 @@ def make_labels(ask: Ask, item_ids: Sequence[str], questions: Sequence[Sequence[
                 write_tensors(path, LabelStore.kind, {"part": {"items": items, "p": p}}, {})
             parts.append((items, p))
             bar.update(len(some))
-    items, p = (np.concatenate(a) for a in zip(*parts, strict=True)) if parts else (np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16))
+    items, p = (
+        (np.concatenate(a) for a in zip(*parts, strict=True)) if parts else (np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16))
+    )
     shutil.rmtree(work, ignore_errors=True)
     return LabelStore(tuple(item_ids), hashes, items, p)

@@ -86,6 +86,8 @@ def train(
     args = _trl_settings(config, work, seed)
     processes = PartialState()
     # 2. the model, and the data in its tokens
+    if teacher and config.distill.sampled:
+        mixture = _with_sampled(mixture, teacher, catalog, config, seed, history)
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
     check_room(work, model, 0.1 if config.lora.rank else 1.0)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
@@ -132,6 +134,19 @@ def _check(config: TrainConfig, cases: Sequence[Case], teacher: LabelStore | Non
         )
     if config.distill.weight and teacher is None:
         raise ValueError("train.distill.weight needs the teacher's answers, and there are none; see grlm_hf.stages.teacher.make_teacher.")
+
+
+def _with_sampled(mixture: Dataset, teacher: LabelStore, catalog: Catalog, config: TrainConfig, seed: int, history: str) -> Dataset:
+    from datasets import concatenate_datasets
+
+    from grlm_hf.tasks.mixture import examples_to_dataset
+    from grlm_hf.training.distill import sampled_examples
+    from grlm_hf.training.labels import taught_items
+
+    sequences = [s for s in taught_items(mixture, catalog) if s]
+    examples = sampled_examples(teacher, catalog, sequences, config.distill.sampled, seed, history)
+    more = examples_to_dataset(examples, catalog.scheme, spans="spans" in mixture.column_names)
+    return concatenate_datasets([mixture, more])
 
 
 def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:

@@ -20,7 +20,7 @@ from grlm_hf.tasks.examples import Example, Span
 from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.config import DistillConfig, LoraConfig, TrainConfig
-from grlm_hf.training.distill import Teacher, questions_of
+from grlm_hf.training.distill import Teacher, questions_of, sampled_examples
 from grlm_hf.training.label_store import LabelStore, make_labels
 from grlm_hf.training.label_store import asked as ask
 from grlm_hf.training.labels import taught_items
@@ -91,12 +91,12 @@ def test_a_store_is_kept_as_it_was_and_goes_on_after_an_interruption(model: Sequ
         return ask(model, 5)(histories)
 
     questions = questions_of(sequences, CATALOG)
-    assert len(questions) == 6
+    assert len(questions) == 9
     with pytest.raises(KeyboardInterrupt):
         make_labels(counted, model.item_ids, questions, tmp_path / "work")
     made = make_labels(counted, model.item_ids, questions, tmp_path / "work")
-    assert len(made) == 5  # one is asked twice
-    assert sum(calls[2:]) == 3  # the first part was kept
+    assert len(made) == 7  # two are asked twice
+    assert sum(calls[2:]) == 5  # the first part was kept
     made.save(tmp_path / "store")
     again = LabelStore.load(tmp_path / "store")
     assert again.item_ids == made.item_ids
@@ -122,6 +122,27 @@ def test_an_auxiliary_readout_begins_as_the_plain_loss_and_is_no_part_of_the_che
     assert [r.item_id for r in again] == [r.item_id for r in grlm.recommend([IDS[0]], 3)]
     with pytest.raises(ValueError, match="LoRA"):
         replace(config, model="x", lora=LoraConfig(rank=4)).check()
+
+
+def test_drawn_answers_are_the_teachers_and_never_of_the_history(model: SequenceModel, tmp_path: Path) -> None:
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3, internalise=0.0)).dataset
+    sequences = taught_items(mixture, CATALOG)
+    store = labels(model, sequences, tmp_path / "w", top=5)
+    examples = sampled_examples(store, CATALOG, sequences, 2.5, seed=1)
+    assert 2 * len(sequences) < len(examples) < 3 * len(sequences)
+    assert [e.spans for e in examples] == [e.spans for e in sampled_examples(store, CATALOG, sequences, 2.5, seed=1)]
+    rows = tokenize_mixture(examples_to_dataset(examples), TOKENIZER, CATALOG, objective="trie", identifiers=True)
+    whole = {tuple(s) for s in sequences}
+    ends = 0
+    for row in rows["identifiers"]:
+        question = [CATALOG.items[CATALOG.term_ids.index(CATALOG.identifiers[n])].item_id for n in row[:-1]]
+        kept = store.items[store.rows([question])[0]]
+        assert CATALOG.identifiers[row[-1]] in {CATALOG.term_id(store.item_ids[n]) for n in kept}
+        assert row[-1] not in row[:-1]
+        ends += tuple(row[:-1]) in whole
+    assert 0.4 < ends / len(rows) < 0.9
+    config = TrainConfig(scratch=TINY, objective="trie", epochs=1, batch_size=16, distill=DistillConfig(weight=0.7, sampled=1.0))
+    assert train(CATALOG, mixture, tmp_path / "work", config, max_history=3, teacher=store) is not None
 
 
 def test_a_checkpoint_teaches_as_it_recommends(model: SequenceModel, tmp_path: Path) -> None:
