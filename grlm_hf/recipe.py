@@ -25,7 +25,7 @@ from grlm_hf.training.sft import TrainConfig
 
 Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "teacher", "train", "hybrid", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-PRIORS = ("item_knn", "sasrec", "text_knn")
+PRIORS = ("item_knn", "sasrec", "text_knn", "ease")
 _PLUGINS = (("terms", "function"), ("evaluate", "metrics"), ("evaluate", "methods"))
 
 
@@ -102,7 +102,8 @@ class PriorsConfig:
     """Recommenders without a language model: baselines of the report, and priors of the search (`grlm_hf.priors`)."""
 
     methods: list[str] = field(default_factory=lambda: ["item_knn", "text_knn"])
-    """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, see `sequence_model`; minutes), text_knn (texts only)."""
+    """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, see `sequence_model`; minutes), text_knn (texts only), ease
+    (a linear model in closed form, for up to 40,000 items; minutes for 12,000)."""
     combine: list[str] | None = None
     """Combinations of methods without the language model, such as sasrec+item_knn; null: item_knn+text_knn and all methods together."""
     hybrids: list[str] | None = None
@@ -227,9 +228,7 @@ class Recipe:
         check_settings(self)
         distill = self.train.distill
         if distill.weight and (missing := [name for name in distill.of_recipe if name not in self.priors.methods]):
-            raise ValueError(
-                f"train.distill.teacher is {distill.teacher!r}: add {missing[0]} to priors.methods, or name a file or folder as the teacher."
-            )
+            raise ValueError(f"train.distill.teacher is {distill.teacher!r}: add {missing[0]} to priors.methods, or name a file or folder.")
         if distill.weight and len(distill.of_recipe) > 1 and distill.teacher not in self.priors.combinations():
             raise ValueError(f"train.distill.teacher is {distill.teacher!r}, whose weights are not chosen: add it to priors.combine.")
         if self.evaluate.free_users and self.train.objective != "vocabulary":

@@ -45,7 +45,7 @@ def run_(
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list the stages: which would run, and which are kept.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe's stages: neighbors, terms, quality, dataset, priors, teacher (if there is one), train, hybrid, evaluate.
+    """Run a recipe's stages: neighbors, terms, quality, dataset, priors, teacher, train, hybrid, evaluate.
 
     A finished stage with unchanged inputs and settings is kept.
 

@@ -18,6 +18,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
+from grlm_hf.priors.ease import EASE
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Scorer
@@ -28,7 +29,7 @@ from grlm_hf.priors.tuning import Targets
 _FACTS = "prior.json"
 _SCHEMA = 1
 _SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
-_KINDS: dict[str, Any] = {c.kind: c for c in (ItemKNN, Popularity, SequenceModel, TextKNN)}
+_KINDS: dict[str, Any] = {c.kind: c for c in (EASE, ItemKNN, Popularity, SequenceModel, TextKNN)}
 _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -47,6 +47,7 @@ def make_priors(
         ValueError: a dataset without validation cases.
     """
     from grlm_hf.evaluation.unseen import known_catalog
+    from grlm_hf.priors.ease import tune_ease
     from grlm_hf.priors.fused import Fused, tune_weights
     from grlm_hf.priors.knn import ItemKNN, tune_knn
     from grlm_hf.priors.sequence_training import train_sequence_model
@@ -72,6 +73,9 @@ def make_priors(
         elif name == "text_knn":
             made[name] = tune_text(TextKNN.fit(catalog.items), cases, exclude_seen=exclude_seen)
             tuned[name] = asdict(made[name].config)
+        elif name == "ease":
+            made[name], regularisation = tune_ease(ids, histories, cases, exclude_seen=exclude_seen)
+            tuned[name] = asdict(made[name].config) | {"regularisation": regularisation}
         else:
             made[name] = train_sequence_model(ids, histories, sequence_model, validation=cases, seed=seed, work=work)
             tuned[name] = {"log": list(made[name].log)}

@@ -117,19 +117,20 @@ def sampled_examples(
         per_sequence: examples of each sequence; .5 gives one for a random half of them.
     """
     rng, items = np.random.default_rng([seed, 7]), first_items(catalog)
-    found = []
+    number = {identifier: n for n, identifier in enumerate(catalog.identifiers)}
+    number_of = np.array([number[catalog.identifier(item)] if item in catalog else -1 for item in labels.item_ids])
+    asked = []
     for s in sequences:
         for _ in range(int(per_sequence) + int(rng.random() < per_sequence % 1)):
-            end = len(s) if rng.random() < 0.5 else int(rng.integers(1, len(s) + 1))
-            found.append([items[n] for n in s[:end]])
+            asked.append(s[: len(s) if rng.random() < 0.5 else int(rng.integers(1, len(s) + 1))])
     examples = []
-    for number, (asked, row) in enumerate(zip(found, labels.rows(found), strict=True)):
-        p = labels.p[row].astype(np.float64)
-        taken = {catalog.identifier(item) for item in asked}
-        p *= [(item := labels.item_ids[n]) in catalog and catalog.identifier(item) not in taken for n in labels.items[row]]
-        if p.sum() > 0:
-            drawn = labels.item_ids[labels.items[row][rng.choice(len(p), p=p / p.sum())]]
-            examples.append(next_item(catalog, "sliding", f"teacher-{number}", (*asked, drawn), history, last_only=True))
+    for n, (shown, row) in enumerate(zip(asked, labels.rows([[items[i] for i in s] for s in asked]), strict=True)):
+        numbers = number_of[labels.items[row]]
+        p = np.where((numbers >= 0) & ~np.isin(numbers, shown), labels.p[row].astype(np.float64), 0).cumsum()
+        if p[-1] > 0:
+            drawn = labels.item_ids[labels.items[row, np.searchsorted(p, rng.random() * p[-1], side="right")]]
+            history_items = (*(items[i] for i in shown), drawn)
+            examples.append(next_item(catalog, "sliding", f"teacher-{n}", history_items, history, last_only=True))
     return examples
 
 

@@ -20,7 +20,7 @@ from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.progress import progress
 
 Ask = Callable[[Sequence[Sequence[str]]], tuple[np.ndarray, np.ndarray]]
-"""Histories → the places of the most probable next items in the store's `item_ids`, int32 [n, top], and their probabilities, float [n, top].
+"""Histories → places of the most probable next items in the store's `item_ids`, int32 [n, top], and their probabilities, float [n, top].
 Fewer than `top` items are filled up with the place 0 and the probability 0."""
 
 _PART = 4096  # questions between two saved parts

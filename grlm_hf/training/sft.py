@@ -17,7 +17,6 @@ from grlm_hf.loading import load_tokenizer
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
-from grlm_hf.training.distill import drop_readout
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import dropout, load_given, load_trained, lora_settings
 from grlm_hf.training.preflight import check_model, check_room, set_template
@@ -331,6 +330,7 @@ class _Run:
     def finished(self, log: Sequence[dict[str, Any]]) -> GRLMForRecommendation | None:
         """The recommender of the best weights, or of the last ones without early stopping; ``None`` in all processes but the main one."""
         from grlm_hf.training.callbacks import best_folder, stopping_state
+        from grlm_hf.training.distill import drop_readout
 
         stopping, is_main = self.config.early_stopping, self.trainer.accelerator.is_main_process
         best = stopping_state(log, stopping)[0] if stopping.metric else None

