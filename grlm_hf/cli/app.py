@@ -79,10 +79,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+LOG_P = "log p: the natural log of the item's probability"
+SCORE = f"score ranks the items: {LOG_P} under the language model, with the prior and other adjustments added"
+
+
 def listing(found: list[Any]) -> str:
-    return "\n".join(
-        f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1)
-    )
+    """Recommendations for a terminal; the last line says what the numbers are."""
+    scored = any(abs(r.score - r.log_prob) >= 0.005 for r in found)
+    numbers = [f"score {r.score:.2f}  log p {r.log_prob:.2f}" if scored else f"log p {r.log_prob:.2f}" for r in found]
+    lines = [
+        f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  {said}"
+        for n, (r, said) in enumerate(zip(found, numbers, strict=True), 1)
+    ]
+    return "\n".join([*lines, f"     ({SCORE if scored else LOG_P})"]) if lines else "(nothing: no item is allowed by these rules)"
 
 
 def explained(why: Explanation, catalog: Catalog) -> str:

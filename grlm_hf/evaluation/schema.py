@@ -117,6 +117,7 @@ class Report:
     training: tuple[Mapping[str, Any], ...] = ()  # entries of the trainer's log, of the checkpoint that was evaluated
     unseen: Unseen | None = None
     verdict: Verdict | None = None
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # fused method → component → weight, 0 for unused ones
     examples: tuple[Example, ...] = ()  # a few users; a published card has none
 
     def to_json(self) -> dict[str, Any]:
