@@ -38,10 +38,10 @@ DryRun = Annotated[bool, Parameter(negative=(), help="Only list what would be up
 RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Read settings from this recipe (YAML).")]
 
 
-def mistake(error: CycloptsError) -> str:
-    """An error of the command line as one line with the next step, like all others."""
+def mistake(error: CycloptsError, hint: str = "") -> str:
+    """An error of the command line as one line with the next step, like all others; `hint` stands before that."""
     verb = [name for name in error.command_chain or () if name != "grlm"]
-    return f"{' '.join(str(error).split())} See: {' '.join(['grlm', *verb, '--help'])}"
+    return " ".join(filter(None, [*str(error).split(), hint, "See:", "grlm", *verb, "--help"]))
 
 
 def check_items(catalog: Catalog, item_ids: Iterable[str]) -> None:
@@ -79,8 +79,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-LOG_P = "log p: the natural log of the item's probability"
-SCORE = f"score ranks the items: {LOG_P} under the language model, with the prior and other adjustments added"
+LOG_P = "log p is the natural log of the item's probability"
+SCORE = f"{LOG_P} under the language model; the score, which ranks the items, adds the prior and other adjustments"
 
 
 def listing(found: list[Any]) -> str:

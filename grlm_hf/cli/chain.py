@@ -121,7 +121,7 @@ def _show_report(report: Report, output: Path) -> None:
     print(f"\nUser {case.user_id} had, oldest first:")
     for item in case.history:
         print(f"     {grlm.catalog[item].title}  ({item})")
-    print(f"and {folder.name} recommends:")
+    print(f"and {folder} recommends:")
     print(listing(grlm.recommend(case.history, k, prior="none" if options else None)))
     again = f"{folder}{options} --history {shlex.quote(','.join(case.history))} --k {k}"
     print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {again}")

@@ -190,7 +190,7 @@ def make_report(
     facts, cases = dataset_facts(datasets), load_cases(datasets, part)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = GRLMForRecommendation.from_pretrained(folder)
-    grlm.language_model("An evaluation beside the baselines, which include every recommender without one,")
+    grlm.language_model("An evaluation, which compares a language model with recommenders without one,")
     grlm = to_device(grlm)
     histories = train_histories(datasets)
     counts = Counter(item for history in histories for item in history.items)

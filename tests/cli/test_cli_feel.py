@@ -39,6 +39,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         (("recomend", "x"), 'Did you mean "recommend"?'),
         (("recommend", "x", "--histroy", "a"), "Did you mean --history instead of --histroy? See: grlm recommend --help"),
+        (("quickstart", "--epoch", "3"), "Unknown option: --epoch. For the setting, write --set train.epochs=VALUE. See: grlm quickstart"),
+        (("run", "x.yaml", "--exclude-sen"), "write --set evaluate.exclude_seen=VALUE. See: grlm run --help"),
+        (("doctor", "x", "--epoch", "3"), "Unknown option: --epoch. See: grlm doctor --help"),
+        (("run", "."), "is a folder; expected a recipe, which is a YAML file, such as recipe.yaml"),
         (("recommend", "x"), "requires an argument. See: grlm recommend --help"),
         (("recommend", "x", "--history", "a", "--k", "many"), 'unable to convert "many" into int. See: grlm recommend --help'),
         (("run", "no-such.yaml", "--set", "x=1"), "No recipe at no-such.yaml"),

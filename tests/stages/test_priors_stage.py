@@ -196,7 +196,7 @@ def test_a_run_ends_with_commands_that_give_what_it_printed(
         app(shlex.split(command), result_action="return_value")
         answer = capsys.readouterr().out.rstrip()
         assert answer in said
-        assert "log p: the natural log of" in answer
+        assert "log p is the natural log of" in answer
         (history,) = re.findall(r"--history (\S+)", command)
         assert all(f"({item})\n" in said for item in history.split(","))
 
