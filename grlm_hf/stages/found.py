@@ -68,9 +68,11 @@ def _hybrid(out: Path) -> str:
     values, ship = choice["ndcg"], choice["ship"]
     shown = {name: values[name] for name in values if uses_language_model(name)}
     said = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    better = choice["difference"] is not None and choice["difference"] > 0 and not uses_language_model(ship)
+    why = f", as the best with the language model could be better by chance (p = {choice['p']:.4f})" if better else ""
     weights = {f"grlm+{name}": found["weights"] for name, found in made["hybrids"].items()}
     unused = [f"in {name}, {weights_words(found)}" for name, found in weights.items() if without_weight(found)]
-    return f"NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}"
+    return f"NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
 
 
 def _evaluate(out: Path) -> str:
