@@ -12,6 +12,7 @@ import csv
 import re
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from contextlib import suppress
@@ -23,7 +24,8 @@ from grlm_hf.stages.identify import find_data
 
 GUIDE = Path(__file__).with_name("own-catalog.md")
 RECORD = Path(__file__).with_name("own-catalog-walk.txt")
-FIRST, LAST, WIDTH = 34, 26, 170  # lines kept of the beginning and the end of an output, characters of a line
+FIRST, LAST = 34, 26  # lines kept of the beginning and the end of an output
+WIDTH = 150  # characters of a line; sentences are wrapped, data are cut
 HEAD = """The guide own-catalog.md on Amazon Industrial & Scientific: its commands as written there, with the package of an installed wheel.
 The tables are exported with other column names, and with the items that nobody bought. Progress is left out; long outputs and long
 lines are cut.
@@ -55,8 +57,16 @@ def commands() -> list[str]:
 
 
 def shown(text: str) -> str:
-    lines = [line.rstrip() for part in text.splitlines() for line in [part.rpartition("\r")[2]]]
-    lines = [line if len(line) <= WIDTH else f"{line[:WIDTH]} …" for line in lines if not PROGRESS.search(line)]
+    lines: list[str] = []
+    for line in (part.rpartition("\r")[2].rstrip() for part in text.splitlines()):
+        if PROGRESS.search(line):
+            continue
+        if len(line) <= WIDTH:
+            lines.append(line)
+        elif "\t" in line or line.startswith(("{", "|")) or len(line) > 4 * WIDTH:
+            lines.append(f"{line[:WIDTH]} …")
+        else:
+            lines += textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
     if len(lines) > FIRST + LAST + 1:
         lines = [*lines[:FIRST], f"… ({len(lines) - FIRST - LAST} lines more)", *lines[-LAST:]]
     return "".join(f"{line}\n" for line in lines)

@@ -127,6 +127,8 @@ class Report:
 
 def load_report(path: str | Path) -> Report:
     """Reads ``report.json``. Raises ``ValueError`` if the file is no report, of another schema, or lacks something."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; expected a report, such as {Path(path) / 'report.json'}.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema") != REPORT_SCHEMA:
         raise ValueError(f"{path} is no report with schema {REPORT_SCHEMA!r}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_a_mistake_is_one_line_with_a_next_step(args: tuple[str, ...], message: 
     assert run.stderr.startswith("grlm: ")
     assert run.stderr.count("\n") == 1
     assert message in run.stderr
+
+
+def test_the_folder_of_a_run_is_told_from_its_parts(checkpoint: str, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoint")
+    toy_grlm().catalog.save_pretrained(tmp_path / "run" / "catalog")
+    (tmp_path / "run" / ".grlm").mkdir()
+    (tmp_path / "run" / ".grlm" / "quality.json").write_text("{}")
+    run = str(tmp_path / "run")
+    for args, message in (
+        (["recommend", run, "--history", "a"], f"Did you mean {Path(run, 'checkpoint')}?"),
+        (["quality", run], f"Did you mean {Path(run, 'catalog')}?"),
+        (["quality", str(Path(run, "catalog")), "--output", str(Path(run, "quality"))], "belongs to the run in"),
+        (["report", run], f"is a folder; expected a report, such as {Path(run, 'report.json')}"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            app(args, result_action="return_value", exit_on_error=False)
 
 
 def test_the_nearest_item_and_domain() -> None:
