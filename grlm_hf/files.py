@@ -46,6 +46,12 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", prefix: s
     return f"Did you mean {prefix + near!r}?" if near else otherwise
 
 
+def inside(folder: str | Path, wanted: str, *names: str) -> str:
+    """The last sentence of an error about a folder without the file `wanted`: those of the folders `names` in it that have it; or ""."""
+    found = [str(Path(folder) / name) for name in names if (Path(folder) / name / wanted).is_file()]
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
 def clean(value: Any) -> str:
     """A cell as text, white space collapsed and trimmed; ``""`` for a missing value. Every id and title passes through it."""
     return "" if value is None else " ".join(str(value).split())

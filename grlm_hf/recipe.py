@@ -14,7 +14,7 @@ from grlm_hf.files import did_you_mean
 from grlm_hf.indexing.collisions import Resolver
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
-from grlm_hf.layout import Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
+from grlm_hf.layout import RECIPE_FILE, Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.plugins import beside, check_plugin, downloaded
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.settings import Count, Limit, Range, Seed, Size, check_settings
@@ -250,6 +250,8 @@ def load_recipe(path: str | Path | None = None, settings: Sequence[str] = ()) ->
 
     if path is None:
         return override(Recipe(), settings)
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; expected a recipe, which is a YAML file, such as {Path(path) / RECIPE_FILE}.")
     if not Path(path).is_file():
         raise ValueError(f"No recipe at {path}. Recipes are YAML files; `grlm import` writes one for your tables.")
     part = (str(path), lambda: _with_places(OmegaConf.load(path), path))

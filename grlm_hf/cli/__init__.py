@@ -14,7 +14,7 @@ from cyclopts import CycloptsError
 
 from grlm_hf.cli import chain, data, doctor, model, report, rl, serve, space  # noqa: F401  they register their verbs
 from grlm_hf.cli.app import app, mistake, say
-from grlm_hf.cli.settings import add_settings_help
+from grlm_hf.cli.settings import add_settings_help, hint
 from grlm_hf.files import Incomplete
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        sys.exit(_fail(mistake(error)))
+        sys.exit(_fail(mistake(error, hint(error))))
     except KeyboardInterrupt:
         sys.exit(
             _fail("Interrupted. Run the same command again: finished work is kept, and long work resumes from its last saved state.", 130)

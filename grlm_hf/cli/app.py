@@ -38,10 +38,10 @@ DryRun = Annotated[bool, Parameter(negative=(), help="Only list what would be up
 RecipeFile = Annotated[Path | None, Parameter(name=["--recipe"], help="Read settings from this recipe (YAML).")]
 
 
-def mistake(error: CycloptsError) -> str:
-    """An error of the command line as one line with the next step, like all others."""
+def mistake(error: CycloptsError, hint: str = "") -> str:
+    """An error of the command line as one line with the next step, like all others; `hint` stands before that."""
     verb = [name for name in error.command_chain or () if name != "grlm"]
-    return f"{' '.join(str(error).split())} See: {' '.join(['grlm', *verb, '--help'])}"
+    return " ".join(filter(None, [*str(error).split(), hint, "See:", "grlm", *verb, "--help"]))
 
 
 def check_items(catalog: Catalog, item_ids: Iterable[str]) -> None:
@@ -79,10 +79,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+LOG_P = "log p is the natural log of the item's probability"
+SCORE = f"{LOG_P} under the language model; the score, which ranks the items, adds the prior and other adjustments"
+
+
 def listing(found: list[Any]) -> str:
-    return "\n".join(
-        f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  log p {r.score:.2f}" for n, r in enumerate(found, 1)
-    )
+    """Recommendations for a terminal; the last line says what the numbers are."""
+    scored = any(abs(r.score - r.log_prob) >= 0.005 for r in found)
+    numbers = [f"score {r.score:.2f}  log p {r.log_prob:.2f}" if scored else f"log p {r.log_prob:.2f}" for r in found]
+    lines = [
+        f"{n:>3}. {r.title}  ({r.item_id})\n     [{', '.join(r.term_id)}]  {said}"
+        for n, (r, said) in enumerate(zip(found, numbers, strict=True), 1)
+    ]
+    return "\n".join([*lines, f"     ({SCORE if scored else LOG_P})"]) if lines else "(nothing: no item is allowed by these rules)"
 
 
 def explained(why: Explanation, catalog: Catalog) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,9 @@ from grlm_hf.layout import SEEDS_FILE
 if TYPE_CHECKING:
     from grlm_hf.evaluation.schema import Report
     from grlm_hf.recipe import Recipe
+
+_SHOWN = 8  # items of the history that a run shows at its end, so that the command below it can be pasted
+_LOOKED_AT = 200  # test cases among which it is looked for
 
 
 @app.command
@@ -101,7 +105,7 @@ def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None
     else:
         say(f"{recipe.until} → {output}")
         if recipe.until == "train":
-            say(f"Next: grlm evaluate {output / 'checkpoint'} {output / 'datasets'}")
+            say(f"Next: the same command up to its last stage, evaluate; or grlm evaluate {output / 'checkpoint'} {output / 'datasets'}")
 
 
 def _show_report(report: Report, output: Path) -> None:
@@ -109,27 +113,37 @@ def _show_report(report: Report, output: Path) -> None:
     from grlm_hf.evaluation.report import short_text
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
-    grlm = GRLMForRecommendation.from_pretrained(output / "checkpoint")
-    case = load_cases(output / "datasets", "test")[0]
-    history = case.history[-3:]
-    print(f"\nUser {case.user_id} had, last:")
-    for item in history:
+    folder, options, ship = _to_ship(report, output)
+    grlm = GRLMForRecommendation.from_pretrained(folder)
+    cases = load_cases(output / "datasets", "test")[:_LOOKED_AT]
+    case = next((c for c in cases if 1 < len(c.history) <= _SHOWN), None) or min(cases, key=lambda c: len(c.history))
+    k = min(5, len(grlm.catalog))
+    print(f"\nUser {case.user_id} had, oldest first:")
+    for item in case.history:
         print(f"     {grlm.catalog[item].title}  ({item})")
-    print("and is recommended:")
-    print(listing(grlm.recommend(case.history, min(5, len(grlm.catalog)))))
-    print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {output / 'checkpoint'} --history {','.join(history)} --k 5 --json")
-    print(f"\n{short_text(report)}{_how_to_ship(report, output)}")
+    print(f"and {folder} recommends:")
+    print(listing(grlm.recommend(case.history, k, prior="none" if options else None)))
+    again = f"{folder}{options} --history {shlex.quote(','.join(case.history))} --k {k}"
+    print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {again}")
+    print(f"\n{short_text(report)}\n{ship}")
 
 
-def _how_to_ship(report: Report, output: Path) -> str:
-    """The command that serves the method to ship; "" where there is none."""
+def _to_ship(report: Report, output: Path) -> tuple[Path, str, str]:
+    """The folder with the method to ship, the options that choose the method there, and a line for people."""
     from grlm_hf.evaluation.verdict import stated, uses_language_model
     from grlm_hf.files import read_json
-    from grlm_hf.layout import COUNTING_FOLDER
+    from grlm_hf.layout import CONFIG_FILE, COUNTING_FOLDER
 
-    method, hybrids = stated(report).ship, output / "hybrids.json"
+    method, checkpoint, hybrids = stated(report).ship, output / "checkpoint", output / "hybrids.json"
     if uses_language_model(method):
-        return f"\nShip it: grlm serve {output / 'checkpoint'}"
-    if hybrids.is_file() and read_json(hybrids).get("counting", {}).get("method") == method:
-        return f"\nShip it: grlm serve {output / COUNTING_FOLDER}"
-    return ""
+        alone = method == "grlm" and read_json(checkpoint / CONFIG_FILE).get("own_prior")
+        options = " --prior none" if alone else ""
+        return checkpoint, options, f"Ship it: grlm serve {checkpoint}{options}"
+    if not method:
+        return checkpoint, "", "Nothing to ship yet: see the report."
+    if hybrids.is_file() and (counting := read_json(hybrids).get("counting", {}).get("method")):
+        folder = output / COUNTING_FOLDER
+        if counting == method:
+            return folder, "", f"Ship it: grlm serve {folder}"
+        return folder, "", f"No folder has {method}; the nearest that can be served is {counting}: grlm serve {folder}"
+    return checkpoint, "", f"No folder has {method}: it is a baseline of the report. The language model: grlm serve {checkpoint}"

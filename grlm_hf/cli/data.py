@@ -160,6 +160,8 @@ def quality(
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_quality
 
+    if (output.parent / ".grlm" / "quality.json").is_file():
+        raise ValueError(f"{output} belongs to the run in {output.parent}, which would train again. Choose another output folder.")
     report = make_quality(catalog, output, load_recipe(recipe, set_ or []).quality)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

@@ -58,7 +58,7 @@ def train(
     r = load_recipe(recipe, set_ or [])
     quiet()
     started = time.monotonic()
-    if make_checkpoint(datasets, output, r.train, seed=r.seed, finish=finish) is None:
+    if make_checkpoint(datasets, output, r.train, seed=r.seed, finish=finish, exclude_seen=r.evaluate.exclude_seen) is None:
         return  # not the main process
     losses = [entry["loss"] for entry in read_json(output / "training_log.json") if "loss" in entry]
     told = f"loss {losses[-1]:.3f}, " if losses else ""
@@ -152,6 +152,10 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Recommend the next items after a history.
+
+    Each item has a score, which ranks the items, and log p, the natural log of its probability under the language model. They differ
+    where a prior or another adjustment is added: a prior adds weight · log p of each of its recommenders. Without a language model both
+    are the log of the item's probability.
 
     Example: `grlm recommend grlm-quickstart/checkpoint --history B0001,B0042 --k 5 --json`
 

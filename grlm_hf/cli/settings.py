@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any
 
+from cyclopts import CycloptsError
 from docstring_parser import parse_from_object
 
 from grlm_hf.cli.app import app
@@ -34,7 +37,26 @@ def field_docs(owner: type) -> dict[str, str]:
     return {p.arg_name: " ".join((p.description or "").split()) for cls in classes for p in parse_from_object(cls).params}
 
 
+def hint(error: CycloptsError) -> str:
+    """For an unknown option that is nearly the name of a setting of the verb: how settings are given; else ""."""
+    option = re.fullmatch(r"Unknown option: --(no-)?(\S+?)(=.*)?", " ".join(str(error).split()).rstrip("."))
+    verb = next((name for name in error.command_chain or () if name != "grlm"), "")
+    if not option or "--set" not in {n for a in app[verb].assemble_argument_collection() for n in a.names}:
+        return ""
+    keys = re.findall(r"^- `([\w.]+)=", _settings_of().get("run" if verb == "quickstart" else verb, ""), re.MULTILINE)
+    last = {key.rpartition(".")[2]: key for key in sorted(keys, key=lambda key: key.startswith("train."))}  # of one name, that of train
+    near = get_close_matches(option[2].replace("-", "_").rpartition(".")[2], last, 1, 0.75)
+    return f"For the setting, write --set {last[near[0]]}=VALUE." if near else ""
+
+
 def add_settings_help() -> None:
+    for verb, text in _settings_of().items():
+        app[verb].help_epilogue = text
+    dataset["push"].help_epilogue = ""  # else that of `dataset`
+
+
+def _settings_of() -> dict[str, str]:
+    """Verb → the list of its settings."""
     from grlm_hf.recipe import Recipe
 
     r = Recipe()
@@ -50,6 +72,4 @@ def add_settings_help() -> None:
         "evaluate": [("evaluate.", r.evaluate)],
         "run": [("", r)],
     }
-    for verb, sections in of.items():
-        app[verb].help_epilogue = _settings_help(*sections)
-    dataset["push"].help_epilogue = ""  # else that of `dataset`
+    return {verb: _settings_help(*sections) for verb, sections in of.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
-from grlm_hf.files import rows_to_dataset
+from grlm_hf.files import inside, rows_to_dataset
 from grlm_hf.hub import check_card_files, check_inside, explained, push_folder
 from grlm_hf.identifiers import scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
@@ -240,7 +240,10 @@ class Catalog:
                 return catalog_from_tables(str(path))
             path = path / CATALOG_FILE
         if not path.is_file():
-            raise ValueError(f"No {CATALOG_FILE} in {path.parent}: it holds no catalog. Write one with Catalog.save_pretrained.")
+            other = inside(path.parent, CATALOG_FILE, "catalog")
+            raise ValueError(
+                f"No {CATALOG_FILE} in {path.parent}: it holds no catalog.{other or ' Write one with Catalog.save_pretrained.'}"
+            )
         return cls.read(path)
 
     @classmethod

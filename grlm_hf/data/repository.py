@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.interactions import Case, History
-from grlm_hf.files import read_json
+from grlm_hf.files import inside, read_json
 from grlm_hf.hub import check_card_files, check_inside, explained
 from grlm_hf.layout import DATASET_FACTS, DATASET_SCHEMA
 
@@ -46,7 +46,8 @@ def dataset_facts(path_or_repo: str | Path, *, revision: str | None = None, toke
     path = Path(path_or_repo) / DATASET_FACTS
     if not path.is_file():
         if Path(path_or_repo).exists():
-            raise ValueError(f"{path_or_repo} holds no {DATASET_FACTS}: it is no dataset folder of `grlm dataset`.")
+            other = inside(path_or_repo, DATASET_FACTS, "datasets")
+            raise ValueError(f"{path_or_repo} holds no {DATASET_FACTS}: it is no dataset folder of `grlm dataset`.{other}")
         from huggingface_hub import hf_hub_download
 
         with explained(str(path_or_repo), DATASET_FACTS):

@@ -117,6 +117,7 @@ class Report:
     training: tuple[Mapping[str, Any], ...] = ()  # entries of the trainer's log, of the checkpoint that was evaluated
     unseen: Unseen | None = None
     verdict: Verdict | None = None
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # fused method → component → weight, 0 for unused ones
     examples: tuple[Example, ...] = ()  # a few users; a published card has none
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +127,8 @@ class Report:
 
 def load_report(path: str | Path) -> Report:
     """Reads ``report.json``. Raises ``ValueError`` if the file is no report, of another schema, or lacks something."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; expected a report, such as {Path(path) / 'report.json'}.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema") != REPORT_SCHEMA:
         raise ValueError(f"{path} is no report with schema {REPORT_SCHEMA!r}.")

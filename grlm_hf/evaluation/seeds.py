@@ -132,7 +132,7 @@ def save_summary(summary: Summary, path: str | Path) -> None:
 
 def is_summary(path: str | Path) -> bool:
     """Whether a file is a summary of seeds, of any version."""
-    found = read_json(path)
+    found = None if Path(path).is_dir() else read_json(path)
     return isinstance(found, dict) and str(found.get("schema")).startswith("grlm.seeds/")
 
 

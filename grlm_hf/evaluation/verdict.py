@@ -74,10 +74,12 @@ def verdict(report: Report, choice: Choice | None = None) -> Verdict:
     ours = uses_language_model(best)
     rival = _best(found, not ours) or max((name for name in found if name != best), key=found.__getitem__, default="")
     tested = next((e for e in report.comparisons if e.metric == MAIN and {e.a, e.b} == {best, rival}), None)
-    text = f"{best} is best, with {MAIN} {found[best]:.4f}"
-    if rival:
-        side = "the next" if uses_language_model(rival) == ours else f"the best {'without' if ours else 'with'} the language model"
-        text += f", {found[best] - found[rival]:+.4f} against {rival}, {side} ({_tested(tested)})"
+    side = "the next" if uses_language_model(rival) == ours else f"the best {'without' if ours else 'with'} the language model"
+    if rival and f"{found[best] - found[rival]:.4f}" == "0.0000":
+        text = f"{best} and {rival}, {side}, are equally good, with {MAIN} {found[best]:.4f}"
+    else:
+        text = f"{best} is best, with {MAIN} {found[best]:.4f}"
+        text += f", {found[best] - found[rival]:+.4f} against {rival}, {side} ({_tested(tested)})" if rival else ""
     if choice is not None and choice.ship in found:
         ship, why, on = choice.ship, _why(choice), "validation"
     else:
@@ -86,7 +88,9 @@ def verdict(report: Report, choice: Choice | None = None) -> Verdict:
         if report.protocol.split.endswith("validation"):
             why, on = "chosen on validation users", "validation"
     without = "" if uses_language_model(ship) else ", without the language model"
-    return Verdict(text=f"{text}; ship {ship}{without}: {why}.", best=best, ship=ship, chosen_on=on)
+    unused = without_weight(report.weights.get(ship, {}))
+    parts = f" In it, {weights_words(report.weights[ship])}." if unused else ""
+    return Verdict(text=f"{text}; ship {ship}{without}: {why}.{parts}", best=best, ship=ship, chosen_on=on)
 
 
 def stated(report: Report) -> Verdict:
@@ -94,8 +98,26 @@ def stated(report: Report) -> Verdict:
     return report.verdict or verdict(report)
 
 
-def explained(method: str) -> str:
-    """What a method of a report is, in a line."""
+def without_weight(weights: Mapping[str, float]) -> list[str]:
+    """The components of a fused method that got weight 0, so that they change nothing."""
+    return [name for name, weight in weights.items() if not weight]
+
+
+def weights_words(weights: Mapping[str, float]) -> str:
+    """Which components of a fused method have weight, in words: "item_knn has weight 0.5, text_knn got 0"."""
+    used = [f"{name} has weight {weight:g}" for name, weight in weights.items() if weight]
+    unused = [f"{name} got {0 if used or n else 'weight 0'}" for n, name in enumerate(without_weight(weights))]
+    return ", ".join([*used, *unused])
+
+
+def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
+    """What a method of a report is, in a line.
+
+    Args:
+        weights: those of its components, where they are known.
+    """
+    if weights and without_weight(weights):
+        return f"{explained(method)} ({weights_words(weights)})"
     known = {
         "grlm": "the language model alone, held to the catalog by its trie",
         "grlm_free": "the language model writing freely, grounded afterwards",

@@ -12,9 +12,9 @@ from transformers import GenerationConfig
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.none import NoModel
-from grlm_hf.files import check_replaceable, replacing
+from grlm_hf.files import check_replaceable, inside, replacing
 from grlm_hf.hub import fetch_checkpoint, push_folder
-from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, COUNTING_FOLDER, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE
 from grlm_hf.loading import load_causal_lm, load_tokenizer, one_line_errors
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused
@@ -44,6 +44,8 @@ def load_checkpoint(
         folder = fetch_checkpoint(str(path_or_repo), revision=revision, token=token)
     for name in (CATALOG_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
+            if other := inside(folder, CONFIG_FILE, "checkpoint", COUNTING_FOLDER):
+                raise ValueError(f"{path_or_repo} holds no {name}: it is not a GRLM checkpoint.{other}")
             raise ValueError(
                 f"{path_or_repo} holds no {name}: it is not a GRLM checkpoint (a plain language model?). "
                 "Train one with `grlm train`, or join the parts: "

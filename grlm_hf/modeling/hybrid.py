@@ -22,6 +22,7 @@ class Hybrid:
     """A prior with its weights beside the language model, and how good both are on the cases that chose the weights."""
 
     prior: Fused
+    weights: dict[str, float]  # of every component, those that got 0 too
     ndcg: float  # mean NDCG@10 of the hybrid
     by_case: np.ndarray  # float64 [cases], NDCG@10 of the hybrid
     alone: np.ndarray  # float64 [cases], NDCG@10 of the language model alone
@@ -39,8 +40,8 @@ def tune_hybrid(
         prior: its weights are those of the second search.
         cases: of validation users, never test; some thousands are enough.
 
-    Returns the prior on the catalog of `grlm`, without what got weight 0 (all of it, if everything did: then as it was given); its NDCG@10
-    is of the ranked pool. Raises `ValueError` for no cases.
+    Returns the prior on the catalog of `grlm`, without what got weight 0 (with all of it, if everything did: such a prior changes no
+    ranking); its NDCG@10 is of the ranked pool. Raises `ValueError` for no cases.
     """
     prior = prior.following(grlm.catalog)
     column = {item: n for n, item in enumerate(prior.item_ids)}
@@ -61,5 +62,6 @@ def tune_hybrid(
     weights, reached = tune_weights(parts, cases, prior.item_ids, exclude_seen=exclude_seen)
     targets = Targets(prior.item_ids, cases, exclude_seen)
     by_case = targets.ndcg(sum((np.float32(weights[name]) * part for name, part in parts.items()), np.zeros_like(model)))
-    kept = {name: weight for name, weight in weights.items() if weight and name != "grlm"}
-    return Hybrid(prior.weighted(kept) if kept else prior, reached, by_case, targets.ndcg(model.copy()))
+    weights = {name: weight for name, weight in weights.items() if name != "grlm"}
+    kept = {name: weight for name, weight in weights.items() if weight} or weights
+    return Hybrid(prior.weighted(kept), weights, reached, by_case, targets.ndcg(model.copy()))

@@ -31,6 +31,7 @@ def train_sequence_model(
     validation: Sequence[Case] = (),
     seed: int = 0,
     work: str | Path | None = None,
+    exclude_seen: bool = True,
 ) -> SequenceModel:
     """Trains a sequence decoder: every step from an item to the next is a target once per epoch.
 
@@ -39,10 +40,11 @@ def train_sequence_model(
 
     Args:
         item_ids: the catalog's ids, in the order of the model's rows and columns.
-        validation: cases whose recall@10, without seen items, is measured after each epoch. With `config.patience` the best epoch's
+        validation: cases whose recall@10 is measured after each epoch. With `config.patience` the best epoch's
             weights are kept, otherwise those of the last epoch, when the learning rate has decayed.
         seed: 0 or more; for the initial weights, the order of examples and dropout.
         work: a folder that keeps the state, so that an interrupted training resumes.
+        exclude_seen: that recall is of rankings without the items of the history.
 
     Raises `ValueError` for repeated ids; a history with an unknown id, or with the targets of its own split; no history of two items; a
     negative seed; a state in `work` from another configuration, seed or data; a loss that is not finite.
@@ -61,6 +63,8 @@ def train_sequence_model(
     cases = [(c.history, c.target) for c in validation]
     data = hashlib.sha256(json.dumps([ids, pieces, cases]).encode()).hexdigest()[:16]
     about = {f"sequence_model.{name}": value for name, value in asdict(config).items()} | {"seed": seed, "data": data}
+    if not exclude_seen:
+        about["exclude_seen"] = False
     state = Path(work) / _STATE if work is not None else None
 
     # 1. the model, from the beginning or from the state that an interrupted run left
@@ -91,7 +95,7 @@ def train_sequence_model(
             bar.update()
             if ended := facts["step"] % per_epoch == 0:
                 entry = {"epoch": epoch + 1, "loss": facts["running"] / int(lengths.sum())}
-                _end_epoch(SequenceModel(tuple(ids), counts, net.eval(), config), validation, entry, facts, kept)
+                _end_epoch(SequenceModel(tuple(ids), counts, net.eval(), config), validation, entry, facts, kept, exclude_seen)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in entry.items()})
             if state and (ended or facts["step"] % config.save_steps == 0):
                 _save_state(state, net, optimizer, kept, facts)
@@ -179,24 +183,26 @@ def _finish(net: Any, kept: dict[str, Any], ids: Sequence[str], item_ids: Sequen
 
 
 def _end_epoch(
-    model: SequenceModel, validation: Sequence[Case], entry: dict[str, float], facts: dict[str, Any], kept: dict[str, Any]
-) -> None:
+    model: SequenceModel, validation: Sequence[Case], entry: dict[str, float], facts: dict[str, Any], kept: dict[str, Any],
+    exclude_seen: bool,
+) -> None:  # fmt: skip
     """Measures an epoch on the validation cases, if any, logs its `entry`, and with `patience` keeps its weights if they are the best."""
     if validation:
-        entry["recall@10"] = _recall(model, validation)
+        entry["recall@10"] = _recall(model, validation, exclude_seen)
         if model.config.patience and entry["recall@10"] > facts["best"][1]:
             facts["best"] = [entry["epoch"], entry["recall@10"]]
             kept.update({name: tensor.clone() for name, tensor in model.net.state_dict().items()})
     facts |= {"log": [*facts["log"], entry], "running": 0.0}
 
 
-def _recall(model: SequenceModel, cases: Sequence[Case]) -> float:
-    """Recall@10 without seen items; ties count against the model."""
+def _recall(model: SequenceModel, cases: Sequence[Case], exclude_seen: bool = True) -> float:
+    """Recall@10; ties count against the model."""
     hits = 0
     for start in range(0, len(cases), _ROWS):
         some = cases[start : start + _ROWS]
         for row, case in zip(model.scores([c.history for c in some]), some, strict=True):
-            row[[model.rows[i] for i in case.history if i in model.rows]] = -np.inf
+            if exclude_seen:
+                row[[model.rows[i] for i in case.history if i in model.rows]] = -np.inf
             if case.target in model.rows and (target := row[model.rows[case.target]]) > -np.inf:
                 hits += int((row >= target).sum() <= 10)
     return hits / len(cases)

@@ -23,6 +23,7 @@ def counting_card(folder: str | Path, report: Report | None = None, method: str 
     folder = Path(folder)
     catalog, config = Catalog.from_pretrained(folder), read_json(folder / CONFIG_FILE)
     parts = read_json(folder / PRIOR_FOLDER / "prior.json")["components"]
+    weights = {**(report.weights.get(method, {}) if report else {}), **{part["name"]: part["weight"] for part in parts}}  # also 0
     figures = report.methods.get(method, {}) if report else {}
     rows = [[name, number(round(figures[name].value, 4))] for name in _SHOWN if name in figures]
     title = title or (one_line(report.dataset) if report else "") or "Recommender without a language model"
@@ -30,7 +31,7 @@ def counting_card(folder: str | Path, report: Report | None = None, method: str 
         header=ModelCardData(library_name="grlm-hf", tags=[tag for tag in TAGS if tag != "term-ids"]).to_yaml(),
         title=title,
         catalog=catalog,
-        prior=", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in parts),
+        prior=", ".join(f"{escaped(name)} (weight {number(weight)})" for name, weight in weights.items()),
         texts=any(part["kind"] == "text" for part in parts),
         history=", ".join(repr(item.item_id) for item in catalog.items[:2]),
         k=min(10, len(catalog)),

@@ -60,8 +60,9 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
         quality = quality_section((facts.get("dataset") or {}).get("quality") or {})
         sections["Collisions and leakage"] = joined(*_audit(facts, report))
         sections["Quality of the Term IDs"] = joined(quality, picture("quality", "Quality of the Term IDs"))
+    own = own_method(report, _components(folder))
     text = template("model").render(
-        header=_header(title, training, facts, report, own_method(report, _components(folder)), (folder / "custom_generate").is_dir()),
+        header=_header(title, training, facts, report, own, (folder / "custom_generate").is_dir()),
         title=title,
         about=about,
         catalog=catalog,
@@ -72,7 +73,8 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
         training=training,
         history=", ".join(repr(i.item_id) for i in catalog.items[:2]),
         k=min(_FEW, len(catalog.identifiers)),
-        prior=_prior(folder),
+        prior=_prior(folder, (report.weights if report else {}).get(own, {})),
+        prior_used=config.get("own_prior", False),
         normalised_over=_OVER[config["objective"]],
         report=report,
         no_report=NO_REPORT,
@@ -92,10 +94,16 @@ def own_method(report: Report | None, components: Sequence[Mapping[str, Any]]) -
     checkpoint's own prior, else the model alone; "" for none."""
     if report is None:
         return ""
-    with_prior = {"grlm", *(part["name"] for part in components)}
+    with_prior = {part["name"] for part in components}
     ours = [name for name in report.methods if uses_language_model(name) and name != "grlm_free"]
-    wanted = [stated(report).ship, *(name for name in ours if set(name.split("+")) == with_prior), "grlm"]
+    wanted = [stated(report).ship, *(name for name in ours if with_prior and _used(report, name) == with_prior), "grlm"]
     return next((name for name in wanted if name in ours), "")
+
+
+def _used(report: Report, method: str) -> set[str]:
+    """The components with a weight beside the language model; all, where nothing got one."""
+    weights = report.weights.get(method) or dict.fromkeys(method.split("+")[1:], 1.0)
+    return {name for name, weight in weights.items() if weight} or set(weights)
 
 
 def _header(
@@ -146,9 +154,15 @@ def _eval_results(report: Report, own: str, dataset: str) -> Iterator[Any]:
             )
 
 
-def _prior(folder: Path) -> str:
-    """The components of the checkpoint's own prior with their weights; "" for none."""
-    return ", ".join(f"{escaped(part['name'])} (weight {number(part['weight'])})" for part in _components(folder))
+def _prior(folder: Path, measured: Mapping[str, float]) -> str:
+    """The components of the checkpoint's own prior with their weights; "" for none.
+
+    Args:
+        measured: the weights of its method in the report, of which those that got 0 are named, too.
+    """
+    parts = {part["name"]: part["weight"] for part in _components(folder)}
+    weights = dict.fromkeys(measured, 0) | parts if parts else {}
+    return ", ".join(f"{escaped(name)} (weight {number(weight)})" for name, weight in weights.items())
 
 
 def _components(folder: Path) -> list[dict[str, Any]]:

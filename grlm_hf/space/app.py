@@ -226,7 +226,7 @@ def _filters(gr: Any, shop: Shop) -> list[Any]:
         with gr.Row(visible=shop.priced):
             least = gr.Textbox(label="Price from", placeholder="any", max_length=20, min_width=120, elem_id="least")
             most = gr.Textbox(label="Price to", placeholder="any", max_length=20, min_width=120, elem_id="most")
-        seen = gr.Checkbox(False, label="Also items of the history")
+        seen = gr.Checkbox(not shop.excludes_seen, label="Also items of the history")
     return [category, domain, least, most, seen]
 
 

@@ -48,8 +48,8 @@ class Filters:
     domain: str = ""
     least: float | None = None
     most: float | None = None
-    seen: bool = False
-    """Also the items of the history."""
+    seen: bool | None = None
+    """Also the items of the history; ``None``: as the checkpoint was evaluated."""
     own: bool = False
     """Only the visitor's own items."""
 
@@ -103,6 +103,11 @@ class Shop:
     @property
     def catalog(self) -> Catalog:
         return next(iter(self.checkpoints.values())).catalog
+
+    @property
+    def excludes_seen(self) -> bool:
+        """Whether the first checkpoint was evaluated without the items of the history."""
+        return next(iter(self.checkpoints.values())).config.exclude_seen
 
     def grlms(self, session: Session) -> tuple[GRLMForRecommendation, ...]:
         """The checkpoints, with the visitor's own items in their catalogs."""
@@ -210,12 +215,12 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
         if how != "ban":
             has = np.fromiter((term in tid for tid in catalog.item_identifiers), bool, len(catalog))
             weight[has] *= FACTOR if how == "more" else 1 / FACTOR
-    if grlm.prior:
+    if grlm.prior and grlm.config.own_prior:
         weight = weight * grlm.prior_on(catalog).probabilities([history])[0]
     return Rules(
         allow=None if allow.all() else allow,
         banned_terms=banned,
-        exclude_seen=not wanted.seen,
+        exclude_seen=grlm.config.exclude_seen if wanted.seen is None else not wanted.seen,
         prior=None if (weight == 1).all() else weight,
     )
 

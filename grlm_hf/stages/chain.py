@@ -23,7 +23,7 @@ from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.found import found
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
-from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation
+from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation, stopping_rule
 from grlm_hf.stages.priors import make_hybrid, make_priors
 from grlm_hf.stages.teacher import make_teacher, teacher_files
 from grlm_hf.tables.tally import Tally
@@ -208,9 +208,17 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     yield _Stage(
         "train",
         [datasets, *local_paths(r.train.model), *([teacher] if teacher else [])],
-        [r.train, r.seed],
+        [r.train, r.seed, *stopping_rule(r.train, r.evaluate.exclude_seen)],
         [checkpoint],
-        lambda key: make_checkpoint(datasets, checkpoint, r.train, work=state / f"train-{key}", seed=r.seed, teacher=teacher),
+        lambda key: make_checkpoint(
+            datasets,
+            checkpoint,
+            r.train,
+            work=state / f"train-{key}",
+            seed=r.seed,
+            teacher=teacher,
+            exclude_seen=r.evaluate.exclude_seen,
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts
 from grlm_hf.evaluation.schema import load_report
+from grlm_hf.evaluation.verdict import uses_language_model, weights_words, without_weight
 from grlm_hf.files import read_json
 from grlm_hf.layout import LABELS_FILE, NEIGHBORS_FILE, QUALITY_FILE
 from grlm_hf.stages.priors import TUNING_FILE
@@ -69,10 +70,17 @@ def _train(out: Path) -> str:
 
 def _hybrid(out: Path) -> str:
     made = read_json(out / "hybrids.json")
-    values = made.get("validation", {}).get("ndcg", {})
-    shown = {name: value for name, value in values.items() if name.startswith("grlm")}
+    choice = made.get("validation")
+    if not choice:
+        return "no hybrids"
+    values, ship = choice["ndcg"], choice["ship"]
+    shown = {name: values[name] for name in values if uses_language_model(name)}
     said = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    return f"NDCG@10 on {made['cases']:,} validation cases: {said}; chosen: {made['validation']['ship']}" if shown else "no hybrids"
+    better = choice["difference"] is not None and choice["difference"] > 0 and not uses_language_model(ship)
+    why = f", as the best with the language model could be better by chance (p = {choice['p']:.4f})" if better else ""
+    weights = {f"grlm+{name}": found["weights"] for name, found in made["hybrids"].items()}
+    unused = [f"in {name}, {weights_words(found)}" for name, found in weights.items() if without_weight(found)]
+    return f"NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
 
 
 def _evaluate(out: Path) -> str:

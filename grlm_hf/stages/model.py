@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ def make_checkpoint(
     seed: int = 0,
     teacher: str | Path | None = None,
     finish: bool = False,
+    exclude_seen: bool = True,
 ) -> GRLMForRecommendation | None:
     """Trains on a dataset repository (folder or Hub id) and writes the checkpoint.
 
@@ -58,6 +59,7 @@ def make_checkpoint(
         teacher: the answers of the teacher (`grlm_hf.stages.teacher.make_teacher`), a file; by default the teacher that `config.distill`
             names is asked first.
         finish: train no further, and write the checkpoint of the last whole state of a training that was stopped.
+        exclude_seen: early stopping leaves out items of the history, as the evaluation will do.
 
     Raises:
         ValueError: `output` holds other files; a dataset repository of another prompt; distillation without a teacher.
@@ -78,7 +80,7 @@ def make_checkpoint(
         )
     if work is None:  # its name depends on everything that the result depends on, so no training with other settings is resumed
         given = local_paths(datasets, config.model, str(teacher or config.distill.teacher))
-        key = fingerprint("train", given, [config, seed, str(datasets), written])
+        key = fingerprint("train", given, [config, seed, str(datasets), written, *stopping_rule(config, exclude_seen)])
         work = Path(output).parent / f".{Path(output).name}-training-{key}"
     catalog = Catalog.from_pretrained(datasets)
     rows = facts.get("statistics", {}).get("rows", {})
@@ -108,6 +110,7 @@ def make_checkpoint(
         seed=seed,
         teacher=labels,
         finish=finish,
+        exclude_seen=exclude_seen,
     )
     from accelerate import PartialState
 
@@ -122,6 +125,11 @@ def make_checkpoint(
         shutil.rmtree(work, ignore_errors=True)
     processes.wait_for_everyone()
     return grlm
+
+
+def stopping_rule(config: TrainConfig, exclude_seen: bool) -> list[bool]:
+    """What a training also depends on: `exclude_seen`, where early stopping searches with seen items kept; else []."""
+    return [] if exclude_seen or not config.early_stopping.metric else [exclude_seen]
 
 
 def remember_evaluation(checkpoint: str | Path, exclude_seen: bool, own_prior: bool) -> None:
@@ -188,7 +196,7 @@ def make_report(
     facts, cases = dataset_facts(datasets), load_cases(datasets, part)
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else fetch_checkpoint(str(checkpoint))
     grlm = GRLMForRecommendation.from_pretrained(folder)
-    grlm.language_model("An evaluation beside the baselines, which include every recommender without one,")
+    grlm.language_model("An evaluation, which compares a language model with recommenders without one,")
     grlm = to_device(grlm)
     histories = train_histories(datasets)
     counts = Counter(item for history in histories for item in history.items)
@@ -222,6 +230,7 @@ def make_report(
         report = replace(report, training=tuple(_thinned(read_json(log))))
     if new:
         report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
+    report = replace(report, weights=own.weights)
     report = replace(report, verdict=verdict(report, own.choice))
     if is_main():
         if not config.save_rankings:  # those of an earlier report would not be of this one
@@ -270,6 +279,7 @@ class _Priors:
     beside: Mapping[str, Fused]  # priors of the language model
     vectors: np.ndarray | None  # float [n_items, d], embeddings of the items' texts, where one of them has some
     choice: Choice | None = None  # of the method to ship, on validation users
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # method of several recommenders → name → weight, also 0
 
 
 def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str | Path | None) -> _Priors:
@@ -284,12 +294,15 @@ def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str
     alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
     vectors = next((scorer.vectors for scorer in alone.values() if isinstance(scorer, TextKNN)), None)
     if priors is None:
-        return _Priors(alone, {"+".join(fused.components): fused}, vectors)
-    for name, found in read_json(Path(priors) / TUNING_FILE)["combinations"].items():
-        alone[name] = fused.weighted(found["weights"])
+        name = "+".join(fused.components)
+        return _Priors(alone, {name: fused}, vectors, weights={f"grlm+{name}": fused.weights})
     kept = read_json(hybrids) if hybrids else {"hybrids": {}}
-    beside = {name: fused.weighted(found["weights"]) for name, found in kept["hybrids"].items()}
-    return _Priors(alone, beside, vectors, Choice(**kept["validation"]) if "validation" in kept else None)
+    together = {name: found["weights"] for name, found in read_json(Path(priors) / TUNING_FILE)["combinations"].items()}
+    ours = {name: dict.fromkeys(name.split("+"), 0.0) | found["weights"] for name, found in kept["hybrids"].items()}
+    alone |= {name: fused.weighted(weights) for name, weights in together.items()}
+    beside = {name: fused.weighted(weights) for name, weights in ours.items()}
+    weights = {f"grlm+{name}": found for name, found in ours.items()} | together
+    return _Priors(alone, beside, vectors, Choice(**kept["validation"]) if "validation" in kept else None, weights)
 
 
 def _methods(

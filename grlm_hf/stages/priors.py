@@ -77,7 +77,9 @@ def make_priors(
             made[name], regularisation = tune_ease(ids, histories, cases, exclude_seen=exclude_seen)
             tuned[name] = asdict(made[name].config) | {"regularisation": regularisation}
         else:
-            made[name] = train_sequence_model(ids, histories, sequence_model, validation=cases, seed=seed, work=work)
+            made[name] = train_sequence_model(
+                ids, histories, sequence_model, validation=cases, seed=seed, work=work, exclude_seen=exclude_seen
+            )
             tuned[name] = {"log": list(made[name].log)}
     fused = Fused({name: (scorer, 1.0) for name, scorer in made.items()}, ids)
     combinations: dict[str, dict[str, Any]] = {}
@@ -135,7 +137,7 @@ def make_hybrid(
         tuned = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases, exclude_seen=exclude_seen)
         if best is None or tuned.ndcg > max(f["ndcg@10"] for f in found.values()):
             best = tuned.prior
-        found[hybrid] = {"weights": tuned.prior.weights, "ndcg@10": tuned.ndcg}
+        found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg}
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
     if best is not None:
         best.save(Path(checkpoint) / PRIOR_FOLDER)

@@ -162,11 +162,11 @@ def ranks_metrics(ranks: Sequence[int | None]) -> dict[str, float]:
     return {"recall@10": len(hits) / len(ranks), "ndcg@10": math.fsum(1 / math.log2(rank + 2) for rank in hits) / len(ranks)}
 
 
-def target_ranks(grlm: Any, cases: Sequence[Case]) -> list[int | None]:
+def target_ranks(grlm: Any, cases: Sequence[Case], exclude_seen: bool = True) -> list[int | None]:
     """Rank (from 0) of each target among the first ten of the constrained search; ``None`` if it is not among them."""
     if not cases:
         return []
-    found = grlm.recommend([list(c.history) for c in cases], min(CUTOFF, len(grlm.catalog)), exclude_seen=True, prior="none")
+    found = grlm.recommend([list(c.history) for c in cases], min(CUTOFF, len(grlm.catalog)), exclude_seen=exclude_seen, prior="none")
     return [next((n for n, r in enumerate(listed) if r.item_id == c.target), None) for c, listed in zip(cases, found, strict=True)]
 
 

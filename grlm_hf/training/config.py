@@ -75,7 +75,8 @@ class EarlyStoppingConfig:
     """Early stopping by constrained searches for the next items of validation users."""
 
     metric: Literal["", StoppingMetric] = ""
-    """recall@10 or ndcg@10, over the full catalog without the user's own items; empty: never stop early. The best weights are kept."""
+    """recall@10 or ndcg@10, over the full catalog, without the user's own items unless evaluate.exclude_seen is false; empty: never stop
+    early. The best weights are kept."""
     users: Count = 500
     """Number of random validation users per evaluation. Test users are never used."""
     every: Limit = 0

@@ -47,6 +47,7 @@ def train(
     seed: int = 0,
     teacher: LabelStore | None = None,
     finish: bool = False,
+    exclude_seen: bool = True,
 ) -> GRLMForRecommendation | None:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
 
@@ -61,6 +62,7 @@ def train(
         max_history, history, max_tokens: as the mixture was built (`grlm_hf.tasks.config.MixtureConfig`); the checkpoint states them.
         teacher: the answers to this mixture's questions (`grlm_hf.training.label_store`), for `config.distill`.
         finish: train no further; the recommender has the weights of the last whole state in `work`.
+        exclude_seen: early stopping leaves out items of the history, as the evaluation will do.
 
     Returns:
         The recommender, on the training's device; after LoRA, sharding or early stopping on the CPU. ``None`` in all processes but the
@@ -107,7 +109,7 @@ def train(
         # 4. TRL's trainer
         more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
         trainer = _trainer(model, catalog, config, teacher, **more)
-        run = _Run(trainer, catalog, tokenizer, facts, config, work)
+        run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen)
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
         with dropout(trainer.model, config.dropout), memory_advice(_less_memory(config)):
@@ -247,6 +249,7 @@ class _Run:
     Attributes:
         facts: what the checkpoint states.
         work: folder for all that is written before the end.
+        exclude_seen: early stopping leaves out items of the history.
     """
 
     trainer: Any
@@ -255,6 +258,7 @@ class _Run:
     facts: GRLMConfig
     config: TrainConfig
     work: Path
+    exclude_seen: bool
 
     def add_callbacks(self, cases: Sequence[Case]) -> None:
         """Early stopping on these validation users, and pushes, as the settings say."""
@@ -315,7 +319,7 @@ class _Run:
         trainer.model.eval()  # what is logged next belongs to an evaluation
         mine = range(accelerator.process_index, len(cases), accelerator.num_processes)
         with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=self.autocast):
-            found = gather_object(list(zip(mine, target_ranks(grlm, [cases[i] for i in mine]), strict=True)))
+            found = gather_object(list(zip(mine, target_ranks(grlm, [cases[i] for i in mine], self.exclude_seen), strict=True)))
         return ranks_metrics([rank for _, rank in sorted(found, key=lambda pair: pair[0])])
 
     def push(self) -> None:

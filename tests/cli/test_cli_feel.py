@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         (("recomend", "x"), 'Did you mean "recommend"?'),
         (("recommend", "x", "--histroy", "a"), "Did you mean --history instead of --histroy? See: grlm recommend --help"),
+        (("quickstart", "--epoch", "3"), "Unknown option: --epoch. For the setting, write --set train.epochs=VALUE. See: grlm quickstart"),
+        (("run", "x.yaml", "--exclude-sen"), "write --set evaluate.exclude_seen=VALUE. See: grlm run --help"),
+        (("doctor", "x", "--epoch", "3"), "Unknown option: --epoch. See: grlm doctor --help"),
+        (("run", "."), "is a folder; expected a recipe, which is a YAML file, such as recipe.yaml"),
         (("recommend", "x"), "requires an argument. See: grlm recommend --help"),
         (("recommend", "x", "--history", "a", "--k", "many"), 'unable to convert "many" into int. See: grlm recommend --help'),
         (("run", "no-such.yaml", "--set", "x=1"), "No recipe at no-such.yaml"),
@@ -52,6 +57,22 @@ def test_a_mistake_is_one_line_with_a_next_step(args: tuple[str, ...], message: 
     assert run.stderr.startswith("grlm: ")
     assert run.stderr.count("\n") == 1
     assert message in run.stderr
+
+
+def test_the_folder_of_a_run_is_told_from_its_parts(checkpoint: str, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoint")
+    toy_grlm().catalog.save_pretrained(tmp_path / "run" / "catalog")
+    (tmp_path / "run" / ".grlm").mkdir()
+    (tmp_path / "run" / ".grlm" / "quality.json").write_text("{}")
+    run = str(tmp_path / "run")
+    for args, message in (
+        (["recommend", run, "--history", "a"], f"Did you mean {Path(run, 'checkpoint')}?"),
+        (["quality", run], f"Did you mean {Path(run, 'catalog')}?"),
+        (["quality", str(Path(run, "catalog")), "--output", str(Path(run, "quality"))], "belongs to the run in"),
+        (["report", run], f"is a folder; expected a report, such as {Path(run, 'report.json')}"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            app(args, result_action="return_value", exit_on_error=False)
 
 
 def test_the_nearest_item_and_domain() -> None:

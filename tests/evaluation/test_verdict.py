@@ -78,7 +78,11 @@ def test_without_validation_the_reported_users_choose_and_that_is_said(p: float,
         ({"grlm": 0.1, "random": 0.2}, "No method finds more than chance", ""),
         ({"grlm": 0.1}, "grlm is best, with recall@10 0.1000; ship grlm:", "grlm"),
         ({"grlm": 0.1, "grlm+item_knn": 0.2}, "+0.1000 against grlm, the next (not tested); ship grlm+item_knn:", "grlm+item_knn"),
-        ({"item_knn": 0.2, "grlm": 0.2}, "item_knn is best", "item_knn"),  # equally good: the one that costs less
+        (  # equally good: the one that costs less
+            {"item_knn": 0.2, "grlm": 0.2},
+            "item_knn and grlm, the best with the language model, are equally good, with recall@10 0.2000; ship item_knn",
+            "item_knn",
+        ),
         ({"grlm_free": 0.9, "grlm": 0.2}, "grlm is best", "grlm"),  # measured on other users
     ],
 )
@@ -88,6 +92,20 @@ def test_whatever_was_measured_there_is_a_sentence(values: dict[str, float], sai
     assert found.ship == ship
     assert found.text.endswith(".")
     assert "\n" not in found.text
+
+
+def test_components_without_weight_are_named() -> None:
+    fused = {"item_knn": 0.5, "text_knn": 0.0}
+    one = replace(report({"grlm": 0.1, "grlm+item_knn+text_knn": 0.2}), weights={"grlm+item_knn+text_knn": fused})
+    assert verdict(one).text.endswith(" In it, item_knn has weight 0.5, text_knn got 0.")
+    (row,) = [row for row in short_table(one, with_words=True).rows if "+" in row[0].text]
+    assert row[1].text == "the language model together with item_knn and text_knn (item_knn has weight 0.5, text_knn got 0)"
+    for text in (short_text(one), all_tables(one), all_tables(one, markdown=True)):
+        assert "text\\_knn got 0" in text or "In grlm+item_knn+text_knn, item_knn has weight 0.5, text_knn got 0." in text
+    nothing = replace(one, weights={"grlm+item_knn+text_knn": dict.fromkeys(fused, 0.0)})
+    assert verdict(nothing).text.endswith(" In it, item_knn got weight 0, text_knn got 0.")
+    whole = replace(one, weights={"grlm+item_knn+text_knn": dict.fromkeys(fused, 1.0)})
+    assert "weight" not in short_text(whole)
 
 
 def test_the_language_model_is_chosen_only_if_it_is_really_better() -> None:

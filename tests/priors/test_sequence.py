@@ -280,7 +280,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypat
 def test_the_best_epoch_by_validation_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     after: list[dict[str, torch.Tensor]] = []
 
-    def recall(model: SequenceModel, cases: object) -> float:
+    def recall(model: SequenceModel, cases: object, exclude_seen: bool) -> float:
         after.append(weights(model))
         return [0.2, 0.5, 0.5, 0.4, 0.9][len(after) - 1]
 
@@ -299,10 +299,13 @@ def test_validation_recall_is_that_of_the_method(learnt: SequenceModel) -> None:
     catalog = Catalog([Item(i, i) for i in IDS], [("word", i) for i in IDS])
     rng = random.Random(3)
     cases = [Case("u", tuple(h), rng.choice([*IDS, "unknown"])) for h in random_histories(300, 5)]
-    rankings = scored(learnt, catalog, True)([c.history for c in cases]).items
-    hits = sum(c.target in ranking[:10] for c, ranking in zip(cases, rankings, strict=True))
-    assert 0 < hits < 300
-    assert sequence_training._recall(learnt, cases) == hits / 300
+    reached = []
+    for exclude_seen in (True, False):
+        rankings = scored(learnt, catalog, exclude_seen)([c.history for c in cases]).items
+        reached.append(sum(c.target in ranking[:10] for c, ranking in zip(cases, rankings, strict=True)) / 300)
+        assert 0 < reached[-1] < 1
+        assert sequence_training._recall(learnt, cases, exclude_seen) == reached[-1]
+    assert reached[0] != reached[1]
 
 
 # --- on disk, and bad input ---------------------------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 The Space: python tests/space/screenshots.py BROWSER_PYTHON ADDRESS docs, while `grlm space` runs.
 A report: python tests/space/screenshots.py BROWSER_PYTHON grlm-quickstart/report.html docs
+A card: python tests/space/screenshots.py BROWSER_PYTHON grlm-quickstart/checkpoint/README.md docs
 """
 
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 from browser import Browser
@@ -17,6 +20,27 @@ def report(python: str, path: str, folder: str) -> None:
         page.ask("size", width=1280, height=1300)
         page.open(Path(path).resolve().as_uri())
         page.ask("shot", path=str(Path(folder).resolve() / "report.png"))
+
+
+STYLE = """
+body{font:15px/1.5 sans-serif;max-width:820px;margin:16px auto;color:#1f2328;overflow:hidden} img{max-width:100%}
+h1,h2{border-bottom:1px solid #d1d9e0} table{border-collapse:collapse} td,th{border:1px solid #d1d9e0;padding:4px 10px}
+pre{background:#f6f8fa;padding:12px} code{font-size:12px}
+"""
+
+
+def card(python: str, path: str, folder: str) -> None:
+    """The upper part of a card, about as the Hub shows it."""
+    from markdown import markdown  # it comes with mkdocs
+
+    text = re.sub(r"\A---\n.*?\n---\n", "", Path(path).read_text(encoding="utf-8"), flags=re.DOTALL)
+    with tempfile.NamedTemporaryFile("w", suffix=".html", dir=Path(path).resolve().parent, encoding="utf-8") as page:
+        page.write(f"<meta charset=utf-8><style>{STYLE}</style>{markdown(text, extensions=['tables', 'fenced_code', 'md_in_html'])}")
+        page.flush()
+        with Browser(Path(python)) as browser:
+            browser.ask("size", width=860, height=1700)
+            browser.open(Path(page.name).as_uri())
+            browser.ask("shot", path=str(Path(folder).resolve() / "card.png"))
 
 
 def main(python: str, address: str, folder: str) -> None:
@@ -40,4 +64,4 @@ def main(python: str, address: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    (report if sys.argv[2].endswith(".html") else main)(*sys.argv[1:])
+    {".html": report, ".md": card}.get(Path(sys.argv[2]).suffix, main)(*sys.argv[1:])

@@ -24,14 +24,14 @@ def space_catalog() -> Catalog:
     return Catalog(items, TERM_IDS)
 
 
-def space_grlm(seed: int = 0, objective: str = "trie") -> GRLMForRecommendation:
+def space_grlm(seed: int = 0, objective: str = "trie", exclude_seen: bool = False) -> GRLMForRecommendation:
     tokenizer = toy_tokenizer()
-    config = GRLMConfig(4, prompt_hash(), tokenizer_hash(tokenizer), objective)
+    config = GRLMConfig(4, prompt_hash(), tokenizer_hash(tokenizer), objective, exclude_seen=exclude_seen)
     return GRLMForRecommendation(toy_model(seed), tokenizer, space_catalog(), config)
 
 
 def space_shop(compare: bool = False) -> Shop:
-    return Shop({"one": space_grlm(), **({"two": space_grlm(3)} if compare else {})})
+    return Shop({"one": space_grlm(exclude_seen=True), **({"two": space_grlm(3, exclude_seen=True)} if compare else {})})
 
 
 def saved(folder: Path, seed: int = 0) -> Path:

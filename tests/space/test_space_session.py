@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from space_toys import HOSTILE, space_grlm, space_shop
 
+from grlm_hf.data.interactions import History
+from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.popularity import Popularity
 from grlm_hf.space.session import CATALOGS_KEPT, FACTOR, LIMITS, Filters, Session, Shop, changed, rules, with_own
 
 SHOP = space_shop(compare=True)
@@ -119,6 +122,19 @@ def test_bans_filters_and_steering_do_what_they_say() -> None:
     assert more == {i: pytest.approx(math.log(FACTOR) if "steel" in catalog.term_id(i) else 0) for i in more}
     assert ids(SHOP, changed(SHOP, changed(SHOP, base, "more", "steel"), "calm", "steel")) == whole
     assert ids(SHOP, changed(SHOP, changed(SHOP, base, "ban", "steel"), "calm-all")) == whole
+
+
+def test_seen_items_and_the_prior_are_as_the_checkpoint_was_evaluated() -> None:
+    base = after(SHOP, ("add", "i20"), ("add", "i15"))
+    kept = Shop({"one": space_grlm()})
+    assert (SHOP.excludes_seen, kept.excludes_seen) == (True, False)
+    assert set(base.history) & set(ids(kept, base))
+    assert not set(base.history) & set(ids(kept, replace(base, filters=Filters(seen=False))))
+    grlm = space_grlm()
+    grlm.prior = Fused({"popularity": (Popularity.fit(IDS, [History("u", ("i9", "i9"))]), 1.0)})
+    assert rules(base, grlm, base.history).prior is None
+    grlm.config = replace(grlm.config, own_prior=True)
+    assert rules(base, grlm, base.history).prior is not None
 
 
 def test_own_items_are_of_one_visitor_only() -> None:

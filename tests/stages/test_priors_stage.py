@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,12 @@ import pytest
 from toys import TERM_IDS, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation
+from grlm_hf.cli.app import app
 from grlm_hf.data.interactions import History
 from grlm_hf.evaluation import verdict as verdict_module
 from grlm_hf.evaluation.schema import Report, Verdict, load_report
 from grlm_hf.evaluation.verdict import Choice, verdict
-from grlm_hf.files import read_json
+from grlm_hf.files import read_json, write_json
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.recipe import DataConfig, PriorsConfig, Recipe, TermsConfig
@@ -88,10 +91,14 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
     best = max(found.values(), key=lambda f: f["ndcg@10"])
     grlm = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
     assert grlm.prior is not None
-    assert grlm.prior.weights == best["weights"]
+    assert grlm.prior.weights == ({name: w for name, w in best["weights"].items() if w} or best["weights"])
+    assert best["weights"].keys() == set(next(n for n, f in found.items() if f is best).split("+"))
     report = make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
     names = {"grlm", "grlm+item_knn", "grlm+sasrec+item_knn", "item_knn", "sasrec", "text_knn", "sasrec+item_knn", "popularity", "random"}
     assert report.methods.keys() == names
+    tuned = read_json(priors / "tuning.json")["combinations"]
+    expected = {f"grlm+{n}": f["weights"] for n, f in found.items()} | {n: f["weights"] for n, f in tuned.items()}
+    assert report.weights == load_report(tmp_path / "report.json").weights == expected
     chosen = read_json(tmp_path / "hybrids.json")["validation"]  # on the same users, by the same metric
     assert chosen["ndcg"].keys() == names - {"random"}
     assert {chosen["ndcg"][f"grlm+{name}"] for name in found} == {f["ndcg@10"] for f in found.values()}
@@ -138,6 +145,60 @@ def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_pat
     run(replace(recipe, sequence_model=replace(SEQUENCE, epochs=3)), said.append)  # another teacher, another model
     assert [line.split(":")[0] for line in said if ": →" in line] == ["priors", "teacher", "train"]
     assert [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e] != loss
+
+
+RECIPE = """
+name: Toys
+data: shop
+output: out
+read: {short_users: keep}
+terms: {generator: file, resolver: rank}
+mixture: {max_history: 4}
+priors: {hybrid_users: 20}
+train:
+  objective: trie
+  max_steps: 1
+  validation_examples: 0
+  scratch: {vocab_size: 400, hidden_size: 32, intermediate_size: 64, layers: 1, heads: 1, kv_heads: 1, max_positions: 512}
+evaluate: {resamples: 20}
+"""
+
+
+def test_a_run_ends_with_commands_that_give_what_it_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shop(tmp_path / "shop", toy_histories())
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def ended(ship: str, text: str = "") -> str:
+        """What the run, whose stages are all kept, prints where its report ships a method."""
+        report = load_report(tmp_path / "out" / "report.json")
+        write_json(tmp_path / "out" / "report.json", replace(report, verdict=Verdict(text="One sentence.", best=ship, ship=ship)).to_json())
+        capsys.readouterr()
+        app(["run", "recipe.yaml"], result_action="return_value")
+        return capsys.readouterr().out
+
+    app(["run", "recipe.yaml"], result_action="return_value")
+    counting = read_json(tmp_path / "out" / "hybrids.json")["counting"]["method"]
+    expected = {
+        counting: ("out/counting", f"Ship it: grlm serve {Path('out/counting')}"),
+        "grlm": ("out/checkpoint --prior none", f"Ship it: grlm serve {Path('out/checkpoint')} --prior none"),
+        "grlm+item_knn+text_knn": ("out/checkpoint", f"Ship it: grlm serve {Path('out/checkpoint')}"),
+        "popularity": ("out/counting", f"No folder has popularity; the nearest that can be served is {counting}: grlm serve out/counting"),
+        "": ("out/checkpoint", "Nothing to ship yet: see the report."),
+    }
+    for ship, (place, last) in expected.items():
+        said = ended(ship)
+        assert said.rstrip().endswith(last)
+        (command,) = re.findall(r"^Next: grlm (.*)$", said, re.MULTILINE)
+        assert command.startswith(f"recommend {place} --history ")
+        app(shlex.split(command), result_action="return_value")
+        answer = capsys.readouterr().out.rstrip()
+        assert answer in said
+        assert "log p is the natural log of" in answer
+        (history,) = re.findall(r"--history (\S+)", command)
+        assert all(f"({item})\n" in said for item in history.split(","))
 
 
 def test_bad_settings_are_named() -> None:

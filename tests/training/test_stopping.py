@@ -6,6 +6,8 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -47,6 +49,23 @@ def test_places_are_those_of_the_target_among_the_recommended() -> None:
         listed = [r.item_id for r in grlm.recommend(case.history, 10, exclude_seen=True)]
         assert place == (listed.index(case.target) if case.target in listed else None)
     assert target_ranks(grlm, []) == []
+
+
+def test_seen_items_are_kept_where_the_evaluation_keeps_them(tmp_path: Path) -> None:
+    seen = [replace(case, target=case.history[-1]) for case in SPLIT.validation]
+    grlm = toy_grlm("trie")
+    assert set(target_ranks(grlm, seen)) == {None}
+    assert {rank is None for rank in target_ranks(grlm, seen, exclude_seen=False)} == {True, False}
+    stopping = EarlyStoppingConfig("recall@10", users=30)
+    settings: dict[str, Any] = {"early_stopping": stopping, "epochs": 1, "max_steps": 6, "validation_examples": 0}
+    log = []
+    for exclude_seen in (True, False):
+        with mock.patch("toy_run.SPLIT", replace(SPLIT, validation=tuple(seen))):
+            toy_train(tmp_path / str(exclude_seen), exclude_seen=exclude_seen, **settings)
+        entries = json.loads((tmp_path / str(exclude_seen) / "work" / "log.json").read_text())
+        log.append([e["eval_recall@10"] for e in entries if "eval_recall@10" in e])
+    assert log[0] == [0.0]
+    assert log[1][0] > 0
 
 
 def test_it_stops_and_keeps_the_best_weights(tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ TINY = ScratchConfig(vocab_size=380, hidden_size=32, intermediate_size=64, layer
 STOPPING = EarlyStoppingConfig("ndcg@10", users=30, every=4, patience=99)
 
 
-def toy_train(folder: Path, **settings: Any) -> Any:
+def toy_train(folder: Path, exclude_seen: bool = True, **settings: Any) -> Any:
     """Six steps an epoch of eight examples; the last one has four."""
     config = TrainConfig(**{"scratch": TINY, "learning_rate": 1e-2, "batch_size": 8, "epochs": 4, "save_steps": 5} | settings)  # type: ignore[arg-type]
-    return train(CATALOG, MIXTURE, folder / "work", config, validation=VALIDATION, cases=SPLIT.validation, max_history=3, seed=3)
+    given = {"validation": VALIDATION, "cases": SPLIT.validation, "max_history": 3, "seed": 3, "exclude_seen": exclude_seen}
+    return train(CATALOG, MIXTURE, folder / "work", config, **given)  # type: ignore[arg-type]
 
 
 def run(jobs: dict[Path, dict[str, Any]], processes: int = 1, kill_at: int | None = None, kill_saving: int | None = None,

@@ -76,7 +76,7 @@ def text_table(report: Report) -> str:
     at = table.head.index("recall@10")
     rows = tuple((*row, replace(row[at], text=row[at].note or "–")) for row in table.rows)
     head = (*(h.replace("_rate", "") for h in table.head), "recall@10 95 %")
-    notes = _notes(report)
+    notes = [*table.notes, *_notes(report)]
     notes += [f"{name}: {part.cases:,} cases of {part.users:,} users." for name, part in report.domains.items()]
     compared = tables(report).get("comparisons", ())
     whole = replace(table, head=head, rows=rows, notes=tuple(notes)).text()
@@ -85,7 +85,8 @@ def text_table(report: Report) -> str:
 
 def short_text(report: Report) -> str:
     """The best methods in few columns, and the verdict: how a run ends on a terminal."""
-    return f"{replace(short_table(report), notes=tuple(_notes(report))).text()}\n\n{one_line(stated(report).text)}"
+    table = short_table(report)
+    return f"{replace(table, notes=(*table.notes, *_notes(report))).text()}\n\n{one_line(stated(report).text)}"
 
 
 def _notes(report: Report) -> list[str]:

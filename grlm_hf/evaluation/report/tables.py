@@ -6,13 +6,13 @@ Blocks that a report does not have make no table.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.evaluation.verdict import MAIN as MAIN_METRIC
-from grlm_hf.evaluation.verdict import explained, stated
+from grlm_hf.evaluation.verdict import explained, stated, weights_words, without_weight
 from grlm_hf.markdown import escaped, one_line
 from grlm_hf.markdown import table as markdown
 
@@ -96,7 +96,7 @@ def methods_table(report: Report, with_domains: bool = False) -> Table:
     rows = dict(report.methods)
     if with_domains:
         rows |= {f"{name} ({domain})": m for domain, part in report.domains.items() for name, m in part.methods.items()}
-    return _by_method("", rows, measured_columns(report.methods, COLUMNS))
+    return _by_method("", rows, measured_columns(report.methods, COLUMNS), _weights_notes(report, report.methods))
 
 
 def short_table(report: Report, with_words: bool = False) -> Table:
@@ -110,9 +110,16 @@ def short_table(report: Report, with_words: bool = False) -> Table:
     best = [name for name in ordered if name not in always][: _ROWS - len(always)]
     kept = [name for name in ordered if name in always or name in best]
     columns = _present(report.methods, SHORT)
-    words = {name: [Cell(explained(name))] if with_words else [] for name in kept}
+    words = {name: [Cell(explained(name, report.weights.get(name)))] if with_words else [] for name in kept}
     rows = tuple((Cell(name), *words[name], *(_measured(report.methods[name], c) for c in columns)) for name in kept)
-    return Table("", ("method", *(["what it is"] if with_words else []), *columns), rows, 2 if with_words else 1)
+    notes = () if with_words else _weights_notes(report, kept)
+    return Table("", ("method", *(["what it is"] if with_words else []), *columns), rows, 2 if with_words else 1, notes)
+
+
+def _weights_notes(report: Report, methods: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each of the methods that has a component without weight."""
+    weights = {name: report.weights.get(name, {}) for name in methods}
+    return tuple(f"In {name}, {weights_words(found)}." for name, found in weights.items() if without_weight(found))
 
 
 def protocol_note(report: Report) -> str:
