@@ -20,7 +20,7 @@ from grlm_hf.settings import Range, check_settings
 from grlm_hf.tables.movielens import Row, films, open_movielens, ratings
 from grlm_hf.tables.names import EVENTS, ITEMS, Names, match
 from grlm_hf.tables.parquet import parquet_schema
-from grlm_hf.tables.rows import read_rows
+from grlm_hf.tables.rows import read_rows, times_by_value
 from grlm_hf.tables.tally import Tally
 from grlm_hf.tables.values import identifier, missing
 from grlm_hf.version import __version__
@@ -128,7 +128,7 @@ def import_tables(
         else:
             item_rows = _rows(item_file, "items", ITEMS, ("item_id", "title"), config, tally, columns, unread)
             rating = _RATING if config.min_rating is not None else {}
-            needed = ("user_id", *rating)
+            needed = ("user_id", "item_id", *rating)
             event_rows = _rows(event_file, "events", {**_EVENTS, **rating}, needed, config, tally, columns, unread)
         if config.min_rating is not None:
             event_rows = _rated(event_rows, config.min_rating, tally)
@@ -218,16 +218,19 @@ def _rows(
         of, _, ours = name.rpartition(".")
         if ours in wanted and of in ("", table) and (of or theirs in ("", *names)):
             given[ours] = theirs
+    if "timestamp" in wanted:
+        given = dict(times_by_value(path, wanted, given, tally, **options))
     mapping = match(names, wanted, str(path), given)
+    lists = {"item_id"} if "items" in mapping else set()  # a row of a user's whole history
     for ours in needed:
-        if ours not in mapping:
+        if ours not in mapping and ours not in lists:
             if named := config.columns.get(ours):
                 match(names, {}, str(path), {ours: named})  # raises, with the nearest name
             raise ValueError(f"{path} has no column for {ours!r}; found {names[:40]}. Name it: --column {table}.{ours}=COLUMN.")
     columns[f"{table}: {path.name}"] = mapping
     unread[f"{table}: {path.name}"] = [name for name in names if name not in mapping.values()]
     silent = Tally()  # the columns are shown as a whole
-    yield from read_rows(path, wanted, needed=needed, columns=given, tally=silent, **options)
+    yield from read_rows(path, wanted, needed=[n for n in needed if n not in lists], columns=given, tally=silent, **options)
     for note in silent.notes:
         if "column" not in note:
             tally.note(note)

@@ -10,14 +10,15 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import check_regular
-from grlm_hf.tables.names import Names, match, renamed
+from grlm_hf.tables.names import Names, looks_like_a_time, match, renamed
 from grlm_hf.tables.parquet import parquet_schema, read_parquet
 from grlm_hf.tables.tally import Tally
+from grlm_hf.tables.times import are_times
 
 _CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -26,6 +27,7 @@ MORE_SUFFIXES = (*SUFFIXES, ".ndjson", ".ndjson.gz", ".json", ".json.gz", ".txt"
 """Formats of a file that is named."""
 LONGEST = 2**24
 """Characters of a line, and of a cell."""
+_PEEK = 200  # rows by which a column of times is found
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
@@ -70,8 +72,11 @@ def read_rows(
     Raises `ValueError` naming file and line, for text in another encoding, broken JSON, ragged CSV rows, lines longer than `LONGEST`,
     truncated files, and two columns that may be the same.
     """
-    path, tally, asked = Path(path), tally or Tally(), None if wanted is None else (wanted, tuple(needed), columns or {})
+    path, tally, columns = Path(path), tally or Tally(), columns or {}
     check_regular(path)
+    if wanted and "timestamp" in wanted and path.name.endswith(MORE_SUFFIXES):
+        columns = times_by_value(path, wanted, columns, tally, encoding=encoding, separator=separator)
+    asked = None if wanted is None else (wanted, tuple(needed), columns)
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         yield from _parquet(path, asked, tally)
@@ -90,6 +95,36 @@ def read_rows(
         raise ValueError(f"{path}{place} is not {kind} text ({getattr(error, 'reason', error)}). Save the file as UTF-8.") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or broken gzip file (after {where[0]}): {error}.") from error
+
+
+def times_by_value(
+    path: Path, wanted: Names, columns: Mapping[str, str], tally: Tally | None = None, *, encoding: str = "", separator: str = ""
+) -> Mapping[str, str]:
+    """`columns`, with the column of times where no name says which it is and the values of one column alone do.
+
+    Raises:
+        ValueError: several columns hold dates. And as `read_rows`.
+    """
+    if {"timestamp", "timestamps"} & columns.keys():
+        return columns
+    first = [row for _, row in islice(read_rows(path, encoding=encoding, separator=separator), _PEEK)]
+    names = list(dict.fromkeys(name for row in first for name in row if isinstance(name, str)))
+    mapping = match(names, wanted, str(path), columns, times=False)
+    if {"timestamp", "timestamps"} & mapping.keys():
+        return columns
+    kinds = {name: are_times([row.get(name) for row in first]) for name in names if name not in mapping.values()}
+    found = [name for name, kind in kinds.items() if kind == "dates" or (kind == "numbers" and looks_like_a_time(name))]
+    if len(found) > 1:
+        some = " and ".join(map(repr, found[:3]))
+        raise ValueError(
+            f"{path} has no column 'timestamp', and {some} hold times. Name the time of the event timestamp (grlm import: --column "
+            f"timestamp={found[0]!r})."
+        )
+    if found:
+        return {**columns, "timestamp": found[0]}
+    for name in (name for name, kind in kinds.items() if kind == "numbers" and tally is not None):
+        tally.note(f"{path.name}: column {name!r} may hold times and is not read; if it does: grlm import --column timestamp={name!r}.")  # type: ignore[union-attr]
+    return columns
 
 
 def stated_encoding(head: bytes) -> str:

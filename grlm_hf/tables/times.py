@@ -99,6 +99,25 @@ class Times:
         return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def are_times(values: Sequence[Any]) -> str:
+    """What the values of a column are by themselves: "dates" (texts, dates, numbers such as 20240131), "numbers" that may be a time in
+    seconds or smaller units between 1990 and 2100, or "" for anything else. Missing values say nothing; half of them must be there."""
+    there = [v for v in values if not (v is None or v == "" or v != v)]
+    times = Times()
+    for value in there:
+        times.add("", value)
+    try:
+        found, said = times.read()
+        numbers = [v for v in (_plain("", value) for value in there) if isinstance(v, int | float)]
+    except ValueError:
+        return ""
+    read = [v for v in found if v is not None]
+    if len(read) * 2 < len(values) or not read or not 631152000 <= min(read) <= max(read) < 4102444800:
+        return ""
+    written = [v for v in there if isinstance(v, date | str) and not isinstance(_plain("", v), int | float)]
+    return "numbers" if numbers and not written and "dates" not in said else "dates"
+
+
 def _plain(where: str, value: Any) -> Any:
     """A number, a text that is none, or ``None``."""
     if value is None or value == "" or value != value:  # NaN and NaT are not equal to themselves

@@ -82,25 +82,26 @@ def texts(where: str, name: str, value: Any, separator: str = ">") -> tuple[str,
 
 
 def price(where: str, value: Any, tally: Tally) -> float | None:
-    """A price as a number; that of a text such as ``$12.99`` is counted by `tally`. ``None`` for a missing one.
-
-    Raises:
-        ValueError: no number, or one that is negative or infinite.
-    """
+    """A price as a number; that of a text such as ``$12.99`` is counted by `tally`. ``None`` for a missing one and, counted, for what is no
+    price, such as ``on request`` or -1: no recommendation depends on it. Raises ``ValueError`` for a list, an object, true or false."""
     if missing(value):
         return None
+    if isinstance(value, bool | bytes | dict | list | tuple):
+        raise ValueError(f"{where}: price is {str(value)[:80]!r}, a {type(value).__name__}; expected a number or text.")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         found = clean_price(value) if isinstance(value, str) else None
         if found is None:
-            raise ValueError(f"{where}: price {value!r} is not a number; write it like 12.99, or leave it empty.") from None
-        tally.count("items", "have a price that is text; its number was read", f"{found:g} for {value!r}", loss=False)
+            tally.count("items", "have a price that is no number; it was left empty", f"{str(value)[:40]!r} ({where})")
+        else:
+            tally.count("items", "have a price that is text; its number was read", f"{found:g} for {value!r}", loss=False)
         return found
     if math.isnan(number):  # "nan" as text
         return None
     if not 0 <= number < math.inf:
-        raise ValueError(f"{where}: price {number!r} is not a finite, non-negative number; leave it empty where unknown.")
+        tally.count("items", "have a price that is negative or infinite; it was left empty", f"{number!r} ({where})")
+        return None
     return number
 
 

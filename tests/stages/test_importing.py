@@ -210,3 +210,54 @@ def test_a_zip_with_a_bad_checksum(tmp_path: Path) -> None:
     (tmp_path / "ml.zip").write_bytes(data.replace(b"Am\xe9lie 2", b"Am\xe9lie 9", 1))
     with pytest.raises(ValueError, match="Download it again"):
         import_tables(tmp_path / "out", tmp_path / "ml.zip")
+
+
+def of(shop: Path, orders: str, **more: Any) -> Imported:
+    (shop / "orders.csv").write_text(orders, encoding="utf-8")
+    return imported(shop, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("Gekauft am", ["02.01.2024", "01.01.2024"]),
+        ("fecha", ["2024-01-02T10:00:00Z", "2024-01-01T09:00:00Z"]),
+        ("when", ["20240102", "20240101"]),
+        ("bought", ["1/13/2024 10:00", "1/12/2024"]),
+        ("time of day", ["1704189600", "1704103200"]),  # numbers need a name that says so
+    ],
+)
+def test_a_column_of_times_is_found_by_its_values(shop: Path, name: str, times: list[str]) -> None:
+    found = of(shop, f"user,item,{name}\n" + "".join(f"u,{n + 1},{t}\n" for n, t in enumerate(times)))
+    assert found.columns["events: orders.csv"]["timestamp"] == name
+    assert [r["item_id"] for r in rows(shop / "out" / "interactions.parquet")] == ["2", "1"]  # by time, not as written
+
+
+def test_what_may_be_a_time_is_never_passed_over_in_silence(shop: Path) -> None:
+    with pytest.raises(ValueError, match=r"'paid' and 'sent' hold times.*--column timestamp='paid'"):
+        of(shop, "user,item,paid,sent\nu,1,2024-01-02,2024-01-03\nu,2,2024-01-01,2024-01-05\n")
+    chosen = of(shop, "user,item,paid,sent\nu,1,2024-01-02,2024-01-03\nu,2,2024-01-01,2024-01-05\n", columns={"timestamp": "paid"})
+    assert chosen.facts["times"] == ["2024-01-01", "2024-01-02"]
+    numbers = of(shop, "user,item,order number\nu,1,1704189600\nu,2,1704103200\n")
+    assert numbers.facts["times"] is None
+    assert any("'order number' may hold times" in line for line in numbers.lines)
+    plain = of(shop, "user,item,amount,note\nu,1,3,2024\nu,2,1,good\n")
+    assert plain.facts["times"] is None
+    assert not any("may hold times" in line for line in plain.lines)
+
+
+@pytest.mark.parametrize(
+    ("orders", "column"), [("who,item\nu,1\n", "user_id"), ("user,what\nu,1\n", "item_id"), ("käufer;ware\nu;1\n", "user_id")]
+)
+def test_events_without_a_known_column_are_refused_with_their_columns_and_the_flag(shop: Path, orders: str, column: str) -> None:
+    names = orders.splitlines()[0].replace(";", ",").split(",")
+    with pytest.raises(ValueError, match=f"--column events.{column}=COLUMN") as raised:
+        of(shop, orders)
+    assert all(repr(name) in str(raised.value) for name in names)
+
+
+def test_a_whole_history_in_a_row_needs_no_column_of_items(shop: Path) -> None:
+    (shop / "orders.csv").unlink()
+    (shop / "orders.jsonl").write_text('{"user": "u", "history": ["1", "2"]}\n')
+    found = import_tables(shop / "out", items=shop / "products.tsv", events=shop / "orders.jsonl")
+    assert found.facts["events"] == 2
