@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from grlm_hf.evaluation import verdict as verdict_module
 from grlm_hf.evaluation.schema import Report, Verdict, load_report
 from grlm_hf.evaluation.verdict import Choice, verdict
 from grlm_hf.files import read_json, write_json
+from grlm_hf.modeling import hybrid
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.recipe import DataConfig, PriorsConfig, Recipe, TermsConfig
 from grlm_hf.stages import make_dataset, make_hybrid, make_priors, make_report, run
+from grlm_hf.stages.found import found
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.config import DistillConfig, TrainConfig
 from grlm_hf.training.scratch import ScratchConfig
@@ -145,6 +147,32 @@ def test_a_recipe_teaches_the_language_model_with_its_own_sequence_model(tmp_pat
     run(replace(recipe, sequence_model=replace(SEQUENCE, epochs=3)), said.append)  # another teacher, another model
     assert [line.split(":")[0] for line in said if ": →" in line] == ["priors", "teacher", "train"]
     assert [e["train_loss"] for e in read_json(tmp_path / "out" / "checkpoint" / "training_log.json") if "train_loss" in e] != loss
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.0])
+def test_a_component_that_got_no_weight_is_said_to_have_none(
+    priors: Path, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    def weights(parts: Mapping[str, object], *_: object, **__: object) -> tuple[dict[str, float], float]:
+        return {name: {"grlm": 1.0, "item_knn": weight}.get(name, 0.0) for name in parts}, 0.5
+
+    monkeypatch.setattr(hybrid, "tune_weights", weights)
+    toy_grlm("trie").save_pretrained(tmp_path / "checkpoint")
+    make_hybrid(tmp_path / "checkpoint", datasets, priors, tmp_path / "hybrids.json", replace(PRIORS, hybrids=["sasrec+item_knn"]))
+    grlm = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
+    assert grlm.prior is not None
+    assert grlm.prior.weights == ({"item_knn": 0.5} if weight else {"sasrec": 0.0, "item_knn": 0.0})
+    if not weight:  # such a prior changes no ranking
+        ids = [[r.item_id for r in grlm.recommend(["i20"], 5, prior=prior)] for prior in ("own", "none")]
+        assert ids[0] == ids[1]
+    report = make_report(tmp_path / "checkpoint", datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
+    assert report.weights["grlm+sasrec+item_knn"] == {"sasrec": 0.0, "item_knn": weight}
+    card = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert f"of sasrec (weight 0), item\\_knn (weight {weight or 0:g})." in card
+    line = found("hybrid", tmp_path)
+    chosen = read_json(tmp_path / "hybrids.json")["validation"]
+    assert f"chosen: {chosen['ship']} {chosen['ndcg'][chosen['ship']]:.4f}" in line
+    assert ("in grlm+sasrec+item_knn, item_knn has weight 0.5, sasrec got 0" in line) == bool(weight)
 
 
 RECIPE = """
