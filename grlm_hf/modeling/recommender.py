@@ -248,16 +248,19 @@ class GRLMForRecommendation:
         _check_count("k", k, index.catalog, batch_size)
         width, deadline = options.width(k, n, index.catalog.scheme.noun, f"k={k} items"), options.deadline(started)
         adjustments = index.adjustments(self._with_own_prior(rules, index.catalog, histories), histories)
+        shares = None if all(histories) else self._popularity(index.catalog)
         if not self.config.language_model:
+            if shares is None and not all(histories):
+                raise ValueError("The history is empty, and this recommender's prior has counted no events. Give at least one item.")
             zeros = np.zeros(len(index.catalog))
             results = [
-                _by_adjustment(index, zeros, k, a, "counting" if h else "popularity") for h, a in zip(histories, adjustments, strict=True)
+                _by_adjustment(index, zeros, k, a, "counting") if h else _by_adjustment(index, shares, k, a, "popularity", masks_only=True)  # type: ignore[arg-type]
+                for h, a in zip(histories, adjustments, strict=True)
             ]
             for result in results:
                 result.skipped = skipped
             return results[0] if single else results
         results = [Recommendations(version=index.version) for _ in histories]
-        shares = None if all(histories) else self._popularity(index.catalog)
         full = [i for i, h in enumerate(histories) if h or shares is None]  # without popularity, the prompts refuse an empty history
         for i in sorted(set(range(len(histories))) - set(full)):
             results[i] = _by_adjustment(index, shares, k, adjustments[i], "popularity", masks_only=True)  # type: ignore[arg-type]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, Unknown, request_of
-from grlm_hf.tables.cleaning import clean_text
+from grlm_hf.tables.cleaning import clean_price, clean_text
 
 MAX_K = 500
 MAX_BEAMS = 500
@@ -91,8 +91,13 @@ class Recommended(BaseModel):
     item_id: str
     title: str
     term_id: list[str]
-    score: float = Field(description="What items are ranked by.")
-    log_prob: float = Field(description="Natural-log probability of the Term ID after the history.")
+    score: float = Field(
+        description="What items are ranked by: `log_prob` and, where there is a prior, `prior_weight` times the natural log of its "
+        "probability. Comparable within one answer only."
+    )
+    log_prob: float = Field(
+        description="Natural-log probability of the Term ID after the history by the language model alone; without one, as `score`."
+    )
 
 
 class Result(BaseModel):
@@ -119,6 +124,13 @@ class ItemFields(_Request):
     description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     price: float | None = Field(None, ge=0, le=1e12)
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
+
+    @field_validator("price", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        """A text such as ``$12.99`` as `grlm import` reads it; a text without a price stays, and is refused as no number."""
+        found = clean_price(value) if isinstance(value, str) and len(value) < 100 else None
+        return value if found is None else found
 
     def item(self) -> Item:
         """The item, without markup, with white space collapsed."""

@@ -123,6 +123,7 @@ def make_hybrid(
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused, fit_temperature
     from grlm_hf.priors.popularity import Popularity
+    from grlm_hf.priors.scores import Counted
     from grlm_hf.priors.tuning import Targets
 
     config = config or PriorsConfig()
@@ -155,7 +156,10 @@ def make_hybrid(
             weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
             prior = fused.weighted({part: weight for part, weight in weights.items() if weight})
             temperature, before, after = fit_temperature(prior, cases)
-            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature))
+            components = dict(prior.components)
+            if not any(isinstance(scorer, Counted) for scorer, _ in components.values()):
+                components["popularity"] = (alone["popularity"], 0.0)  # no part of the score; it answers users without history
+            made = grlm.without_language_model(Fused(components, prior.item_ids, temperature))
             made.config = replace(made.config, exclude_seen=exclude_seen)
             made.save_pretrained(counting)
             facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}

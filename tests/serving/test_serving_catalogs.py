@@ -19,6 +19,7 @@ from toys import TERM_IDS, toy_catalog
 from grlm_hf import Catalog, Item
 from grlm_hf.indexing.words import FILLERS
 from grlm_hf.serving import ServeOptions
+from grlm_hf.serving.schemas import ItemFields
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +198,11 @@ def test_the_schema_names_every_route(shared: Running) -> None:
         *paths
     }
     assert json.dumps(paths).count("Problem") > 20
+
+
+@pytest.mark.parametrize(("price", "read"), [("$12.99", 12.99), ("3,50 €", 3.5), ("7", 7.0), (None, None)])
+def test_prices_are_read_as_everywhere(price: Any, read: float | None) -> None:
+    item = ItemFields.model_validate({"item_id": "new", "title": "New mug", "price": price}).item()
+    assert item.price == read
+    with pytest.raises(ValueError, match="price"):
+        ItemFields.model_validate({"item_id": "new", "title": "New mug", "price": "on request"})

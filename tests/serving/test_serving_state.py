@@ -331,3 +331,15 @@ def test_the_work_of_a_killed_commit_is_removed_by_a_later_one(tmp_path: Path) -
     s.open()
     s.close()
     assert [p.name for p in (tmp_path / "s" / "versions").iterdir()] == ["1"]
+
+
+def test_leftovers_of_a_killed_commit_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    committed(tmp_path / "s", FIRST)
+    for name in (".current.json.work-abc", ".upload-x"):
+        (tmp_path / "s" / name).mkdir()
+        (tmp_path / "s" / name / "new").write_text("{")
+    (tmp_path / "s" / ".upload-y").write_text("part")
+    (tmp_path / "s" / "versions" / ".2.work-abc").mkdir()
+    assert opened(tmp_path / "s")[1] == FIRST
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["current.json", "lock", "versions"]
+    assert [p.name for p in (tmp_path / "s" / "versions").iterdir()] == ["1"]

@@ -23,6 +23,7 @@ from grlm_hf.files import read_json
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused, fit_temperature
 from grlm_hf.priors.knn import ItemKNN
+from grlm_hf.priors.scores import Counted
 from grlm_hf.publishing.publish import publish
 from grlm_hf.recipe import EvaluateConfig, Recipe, TermsConfig
 from grlm_hf.serving import ServeOptions
@@ -235,3 +236,19 @@ def test_a_temperature_makes_probabilities_honest_and_changes_no_ranking(tmp_pat
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="temperature"):
             Fused(prior.components, items, wrong)
+
+
+def test_users_without_history_get_what_sold_most_and_not_the_order_of_the_catalog(out: Path) -> None:
+    counting = GRLMForRecommendation.from_pretrained(out / "counting")
+    assert counting.prior is not None
+    counted = next(scorer for scorer, _ in counting.prior.components.values() if isinstance(scorer, Counted))
+    sold = dict(zip(counted.item_ids, counted.counts.tolist(), strict=True))
+    answer = counting.recommend([], 5)
+    assert [sold[r.item_id] for r in answer] == sorted(sold.values(), reverse=True)[:5]
+    assert answer.answered_by == "popularity"
+    text = counting.prior.components.get("text_knn")
+    if text is not None:  # nothing that counts: no answer is better than one that looks like an opinion
+        alone = counting.without_language_model(Fused({"text_knn": (text[0], 1.0)}, counting.prior.item_ids))
+        with pytest.raises(ValueError, match="counted no events"):
+            alone.recommend([], 5)
+        assert len(alone.recommend(["i20"], 5)) == 5
