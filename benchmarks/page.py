@@ -18,6 +18,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 QUALITY = {
     "quality-beauty": "Amazon Beauty",
     "quality-sports": "Amazon Sports",
+    "quality-beauty-taught": "Amazon Beauty, a language model taught by the fused recommender",
+    "quality-industrial": "Amazon Industrial, SmolLM2-135M",
     "beauty-cpu-extracted": "Amazon Beauty, the language model alone, extracted Term IDs",
     "beauty-cpu": "Amazon Beauty, the language model alone, official Term IDs",
     "quickstart": "The quickstart (a synthetic shop)",

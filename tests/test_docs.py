@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
     [
         ("quality-beauty", "docs/benchmarks.md"),
         ("quality-sports", "docs/benchmarks.md"),
+        ("quality-beauty-taught", "docs/benchmarks.md"),
+        ("quality-industrial", "docs/benchmarks.md"),
         ("quickstart", "docs/benchmarks.md"),
         ("beauty-cpu", "docs/benchmarks.md"),
         ("beauty-cpu-extracted", "docs/benchmarks.md"),
