@@ -25,7 +25,7 @@ from grlm_hf.stages.found import found
 from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation, stopping_rule
 from grlm_hf.stages.priors import make_hybrid, make_priors
-from grlm_hf.stages.teacher import make_teacher, teacher_files
+from grlm_hf.stages.teacher import check_teacher, given_answers, make_teacher, teacher_files
 from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.prompts import templates_hash
 
@@ -117,6 +117,8 @@ def _check_plugins(r: Recipe, last: int) -> None:
     """Loads the functions of the user that this run needs, so that a wrong name is no error hours later."""
     if r.terms.function and last >= STAGES.index("terms"):
         load_plugin("terms.function", r.terms.function)
+    if last >= STAGES.index("teacher"):
+        check_teacher(r.train.distill)
     if last == STAGES.index("evaluate"):
         load_plugins("evaluate.metrics", r.evaluate.metrics)
         load_plugins("evaluate.methods", r.evaluate.methods)
@@ -195,8 +197,9 @@ def _learn(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
                 exclude_seen=r.evaluate.exclude_seen,
             ),
         )
-    teacher = out / LABELS_FILE if r.train.distill.weight else None
-    if teacher:
+    answers = given_answers(r.train.distill)
+    teacher = answers or (out / LABELS_FILE if r.train.distill.weight else None)
+    if teacher and not answers:
         distill = r.train.distill
         yield _Stage(
             "teacher",

@@ -64,8 +64,9 @@ def make_checkpoint(
     Raises:
         ValueError: `output` holds other files; a dataset repository of another prompt; distillation without a teacher.
     """
+    from grlm_hf.evaluation.processes import world
     from grlm_hf.evaluation.unseen import known_catalog
-    from grlm_hf.stages.teacher import make_teacher
+    from grlm_hf.stages.teacher import check_teacher, given_answers, make_teacher
     from grlm_hf.training.label_store import LabelStore
     from grlm_hf.training.sft import train
 
@@ -92,7 +93,14 @@ def make_checkpoint(
     cases = [c for c in (load_cases(datasets, "validation") if stops else ()) if known.issuperset([*c.history, c.target])]
     labels = None
     if config.distill.weight:
+        teacher = teacher or given_answers(config.distill)
         if not teacher:
+            if world()[1] > 1:
+                raise ValueError(
+                    "Several processes cannot ask a teacher together. Ask it first (grlm run RECIPE --set until=teacher), and name the "
+                    f"file that it leaves: --set train.distill.teacher=OUTPUT/{LABELS_FILE}."
+                )
+            check_teacher(config.distill)
             teacher = Path(work) / LABELS_FILE
             if not teacher.is_file():
                 make_teacher(datasets, teacher, config.distill, work=Path(work) / "teacher")

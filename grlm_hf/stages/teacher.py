@@ -12,7 +12,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts, load_table, train_histories
 from grlm_hf.files import local_paths, read_json
-from grlm_hf.layout import CONFIG_FILE
+from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
 from grlm_hf.training.config import DistillConfig
 from grlm_hf.training.label_store import Ask, LabelStore, asked, make_labels
@@ -51,6 +51,21 @@ def make_teacher(
     labels = make_labels(ask, ids, questions, work or Path(output).with_name(f".{Path(output).name}-parts"))
     labels.save(output)
     return labels
+
+
+def given_answers(config: DistillConfig) -> Path | None:
+    """The file of answers that `config` names in place of a teacher, if it does."""
+    path = Path(config.teacher)
+    return path if config.weight and path.suffix == Path(LABELS_FILE).suffix else None
+
+
+def check_teacher(config: DistillConfig) -> None:
+    """Raises ``ValueError`` for a teacher that is neither of the recipe nor in a file or folder; before any stage runs."""
+    if config.weight and not config.of_recipe and not Path(config.teacher).exists():
+        raise ValueError(
+            f"train.distill.teacher is {config.teacher!r}, and there is no such file or folder; expected some of priors.methods joined by "
+            f"+, the folder of a checkpoint or prior, a file of a recommender, or a file {LABELS_FILE}."
+        )
 
 
 def teacher_files(config: DistillConfig, priors: Path) -> list[Path]:
@@ -97,7 +112,7 @@ def _ask_checkpoint(
     """The answers of a language model: its own search, without any prior, as wide as the number of kept items."""
     top = min(config.top, len(grlm.catalog))
     items, p = np.zeros((len(histories), top), np.int32), np.zeros((len(histories), top), np.float64)
-    lists = grlm.recommend(histories, top, num_beams=top, exclude_seen=False, prior="none")
+    lists = grlm.recommend(histories, top, num_beams=top, exclude_seen=False, prior="none", unknown_items="skip")
     for row, found in enumerate(lists):
         items[row, : len(found)] = [grlm.catalog.position(r.item_id) for r in found]
         scores = np.array([r.log_prob for r in found])

@@ -46,7 +46,7 @@ class DistillConfig:
     """Divisor of the teacher's scores: above 1 its probabilities are more even."""
     teacher: str = "sasrec"
     """One of priors.methods, or several joined by + with the weights that were chosen for them; or a GRLM checkpoint (folder), a prior of
-    a checkpoint (folder), or one file of the folder priors."""
+    a checkpoint (folder), or one file of the folder priors; or the answers that one gave, the file labels.teacher of another run."""
     model: str = ""
     """File of a recommender, as `teacher`; the older name of that setting."""
     top: Size = 128

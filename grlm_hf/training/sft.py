@@ -87,7 +87,7 @@ def train(
     args = _trl_settings(config, work, seed)
     processes = PartialState()
     # 2. the model, and the data in its tokens
-    if teacher and config.distill.sampled:
+    if teacher is not None and config.distill.sampled:
         mixture = _with_sampled(mixture, teacher, catalog, config, seed, history)
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
     check_room(work, model, 0.1 if config.lora.rank else 1.0)
@@ -235,7 +235,7 @@ def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelSt
     from grlm_hf.training.trainer import TermIDTrainer
 
     trie = catalog.trie(more["processing_class"]) if config.objective == "trie" else None
-    if trie and teacher and config.distill.weight:
+    if trie and teacher is not None and config.distill.weight:
         more |= {"teacher": Teacher(teacher, catalog, trie), "teacher_weight": config.distill.weight}
         if config.distill.auxiliary:
             add_readout(model)

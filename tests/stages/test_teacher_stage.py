@@ -1,0 +1,78 @@
+"""A recipe's teacher: asked once, kept, and read by other students."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_priors_stage import PRIORS, shop
+from toys import toy_catalog, toy_histories
+
+from grlm_hf.files import read_json
+from grlm_hf.recipe import Recipe, TermsConfig
+from grlm_hf.stages import run
+from grlm_hf.training.config import DistillConfig, TrainConfig
+from grlm_hf.training.label_store import LabelStore
+from grlm_hf.training.scratch import ScratchConfig
+
+
+def taught(tmp_path: Path, teacher: str, **more: Any) -> Recipe:
+    data = tmp_path / "shop"
+    if not data.exists():
+        shop(data, toy_histories())
+    train = TrainConfig(
+        objective="trie", epochs=1, batch_size=8, validation_examples=0, distill=DistillConfig(weight=0.5, teacher=teacher),
+        scratch=ScratchConfig(vocab_size=400, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512),
+    )  # fmt: skip
+    methods = more.pop("methods", ["item_knn", "text_knn"])
+    return Recipe(
+        data=str(data), output=str(tmp_path / "out"), terms=TermsConfig(generator="file", resolver="rank"), train=train,
+        priors=replace(PRIORS, methods=methods, combine=None, hybrids=[]), until="train", **more,
+    )  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    return [e["train_loss"] for e in read_json(folder / "checkpoint" / "training_log.json") if "train_loss" in e]
+
+
+def test_a_combination_teaches_and_its_answers_are_kept_for_other_students(tmp_path: Path) -> None:
+    recipe = taught(tmp_path, "item_knn+text_knn")
+    said: list[str] = []
+    run(recipe, said.append)
+    assert [line for line in said if line.startswith("teacher: ") and "questions answered" in line]
+    labels = LabelStore.load(tmp_path / "out" / "labels.teacher")
+    assert set(labels.item_ids) == {item.item_id for item in toy_catalog()}
+    said = []
+    run(replace(recipe, train=replace(recipe.train, learning_rate=1e-3)), said.append)
+    assert "teacher: unchanged, kept" in said
+    # another run reads them as they are
+    other = taught(tmp_path, str(tmp_path / "out" / "labels.teacher"))
+    said = []
+    run(replace(other, output=str(tmp_path / "other")), said.append)
+    assert not [line for line in said if line.startswith("teacher")]
+    run(replace(recipe, output=str(tmp_path / "again")), lambda _: None)
+    assert losses(tmp_path / "other") == losses(tmp_path / "again")
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_any_stage(tmp_path: Path) -> None:
+    for teacher, said in (("no/such/folder", "no such file or folder"), (str(tmp_path / "x.teacher"), "no such file or folder")):
+        with pytest.raises(ValueError, match=said):
+            run(taught(tmp_path, teacher), lambda _: None)
+        assert not (tmp_path / "out" / "neighbors.parquet").exists()
+    with pytest.raises(ValueError, match=r"add sasrec to priors\.methods"):
+        taught(tmp_path, "sasrec")
+    with pytest.raises(ValueError, match=r"add it to priors\.combine"):
+        taught(tmp_path, "text_knn+item_knn")
+    strange = tmp_path / "strange.prior"
+    strange.write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match="no recommender of a kind"):
+        run(taught(tmp_path, str(strange)), lambda _: None)
+
+
+def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
+    LabelStore(("i0", "i1"), np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16)).save(tmp_path / "x.teacher")
+    with pytest.raises(ValueError, match="no answer after"):
+        run(taught(tmp_path, str(tmp_path / "x.teacher")), lambda _: None)
