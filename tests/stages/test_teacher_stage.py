@@ -72,7 +72,9 @@ def test_a_teacher_that_is_not_there_is_refused_before_any_stage(tmp_path: Path)
         run(taught(tmp_path, str(strange)), lambda _: None)
 
 
-def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
-    LabelStore(("i0", "i1"), np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16)).save(tmp_path / "x.teacher")
-    with pytest.raises(ValueError, match="no answer after"):
+@pytest.mark.parametrize("known", [True, False])
+def test_answers_to_other_questions_are_refused(tmp_path: Path, known: bool) -> None:
+    ids = tuple(item.item_id for item in toy_catalog()) if known else ("x", "y")
+    LabelStore(ids, np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16)).save(tmp_path / "x.teacher")
+    with pytest.raises(ValueError, match="no answer after" if known else "knows none of the catalog's items"):
         run(taught(tmp_path, str(tmp_path / "x.teacher")), lambda _: None)
