@@ -182,7 +182,9 @@ def recommend(
     if found.skipped:
         say(f"grlm: left out, since the catalog lacks them: {', '.join(found.skipped[:10])}{' …' if len(found.skipped) > 10 else ''}")
     if found.answered_by == "popularity":
-        say("grlm: the history has no known item; these are the most popular items.")
+        say("grlm: nothing is known of the history's items; these are the most popular items.")
+    if found.answered_by == "catalog":
+        say("grlm: nothing is known of the history's items, and no events were counted; these are the first items of the catalog.")
     if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline ended the search; found {len(found)} of {k} items so far.{missing}")

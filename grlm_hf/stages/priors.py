@@ -133,14 +133,15 @@ def make_hybrid(
             best = tuned.prior
         found[hybrid] = {"weights": tuned.prior.weights, "ndcg@10": tuned.ndcg}
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
+    popularity = Popularity.fit(fused.item_ids, train_histories(datasets))
     if best is not None:
-        best.save(Path(checkpoint) / PRIOR_FOLDER)
+        best.with_counts(popularity).save(Path(checkpoint) / PRIOR_FOLDER)
     content: dict[str, Any] = {"cases": len(cases), "hybrids": found}
     if by_case:  # without them the language model was not measured on these users
         combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
         alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
         alone |= {name: fused.weighted(combination["weights"]) for name, combination in combinations.items()}
-        alone["popularity"] = Popularity.fit(fused.item_ids, train_histories(datasets))
+        alone["popularity"] = popularity
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
         if counting is not None:
@@ -149,7 +150,7 @@ def make_hybrid(
             weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
             prior = fused.weighted({part: weight for part, weight in weights.items() if weight})
             temperature, before, after = fit_temperature(prior, cases)
-            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature))
+            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature).with_counts(popularity))
             made.config = replace(made.config, exclude_seen=exclude_seen)
             made.save_pretrained(counting)
             facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}
