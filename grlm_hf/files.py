@@ -8,6 +8,7 @@ import fcntl
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -35,10 +36,18 @@ class Incomplete(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most similar to `word`: equal but for case, else by `difflib`'s ratio; ``None`` if none is similar."""
-    known = list(known)
-    same = next((other for other in known if other.lower() == word.lower()), None)
-    return same or next(iter(get_close_matches(word, known[:100_000], 1)), None)  # comparing more would take seconds
+    """The known word most similar to `word`: equal but for case, else by `difflib`'s ratio; ``None`` if none is similar. Of very many
+    words only those are compared that differ in one quarter of `word` alone, which takes milliseconds instead of seconds."""
+    known = list(itertools.islice(known, 200_000))
+    lower, size = word.lower(), len(word)
+    if same := next((other for other in known if other.lower() == lower), None):
+        return same
+    if len(known) > 2_000:
+        cuts = [size * n // 4 for n in range(5)]
+        pairs = [(word[:first], word[last:]) for first, last in itertools.pairwise(cuts)]
+        close = (o for o in known if abs(len(o) - size) <= 2 and any(o.startswith(a) and o.endswith(b) for a, b in pairs))
+        known = list(itertools.islice(close, 500))
+    return next(iter(get_close_matches(word, known, 1)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:

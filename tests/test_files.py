@@ -509,6 +509,9 @@ def test_one_writer_an_output(tmp_path: Path) -> None:
 def test_the_nearest_known_word() -> None:
     known = ["B0001", "b0001", "B0002", "C9"]
     assert [nearest(word, known) for word in ("b0001", "c9", "B0O02", "zzzzzz")] == ["B0001", "C9", "B0002", None]
+    many = [f"item-{n:06}" for n in range(150_000)]
+    found = [nearest(word, many) for word in ("ITEM-000007", "itm-070001", "item-0800123", "x", "")]
+    assert found == [many[7], many[70_001], many[80_123], None, None]
     assert did_you_mean("c9", known, "Expected B0001.", "item ") == "Did you mean 'item C9'?"
     assert did_you_mean("zzzzzz", known, "Expected B0001.", "item ") == "Expected B0001."
     assert did_you_mean("zzzzzz", []) == ""

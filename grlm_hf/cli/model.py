@@ -155,6 +155,9 @@ def recommend(
 
     Example: `grlm recommend grlm-quickstart/checkpoint --history B0001,B0042 --k 5 --json`
 
+    The list is ranked by `score` (`log p` in the text): a natural logarithm, the log-probability of the Term ID after the history plus what
+    the prior and the options add. It orders one list; between other histories or options compare `log_prob`, which --json also gives.
+
     Parameters
     ----------
     checkpoint
