@@ -8,9 +8,11 @@ import fcntl
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -34,10 +36,18 @@ class Incomplete(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most similar to `word`: equal but for case, else by `difflib`'s ratio; ``None`` if none is similar."""
-    known = list(known)
-    same = next((other for other in known if other.lower() == word.lower()), None)
-    return same or next(iter(get_close_matches(word, known[:100_000], 1)), None)  # comparing more would take seconds
+    """The known word most similar to `word`: equal but for case, else by `difflib`'s ratio; ``None`` if none is similar. Of very many
+    words only those are compared that differ in one quarter of `word` alone, which takes milliseconds instead of seconds."""
+    known = list(itertools.islice(known, 200_000))
+    lower, size = word.lower(), len(word)
+    if same := next((other for other in known if other.lower() == lower), None):
+        return same
+    if len(known) > 2_000:
+        cuts = [size * n // 4 for n in range(5)]
+        pairs = [(word[:first], word[last:]) for first, last in itertools.pairwise(cuts)]
+        close = (o for o in known if abs(len(o) - size) <= 2 and any(o.startswith(a) and o.endswith(b) for a, b in pairs))
+        known = list(itertools.islice(close, 500))
+    return next(iter(get_close_matches(word, known, 1)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
@@ -86,7 +96,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
     link, what it points to is replaced. Raises `ValueError` for a target that is neither file nor folder, such as a device."""
     target = _replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
+    sweep(target.parent, target.name)
     with _work_folder(target) as work:
         new = work / "new"
         yield new
@@ -125,14 +135,17 @@ def _work_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target`, removed at the end. A lock on a file in it tells other processes, on any host, that its owner lives."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.work-", dir=target.parent))
-        lock = open(work / _LOCK, "w")  # noqa: SIM115
+        try:
+            lock = open(work / _LOCK, "w")  # noqa: SIM115
+        except FileNotFoundError:  # another process took the folder for a leftover
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks: nobody can take it either
             break
-        if (work / _LOCK).exists():
+        if _is_at(lock, work / _LOCK):
             break
-        lock.close()  # another process took the folder for a leftover before it was locked
+        lock.close()  # likewise, before it was locked
     try:
         yield work
     finally:
@@ -140,29 +153,39 @@ def _work_folder(target: Path) -> Iterator[Path]:
         lock.close()
 
 
-def _sweep(target: Path) -> None:
-    """Removes the work folders of dead processes beside `target`. If one died between two renames, the old folder is restored."""
-    for left in sorted(target.parent.iterdir()):
-        kind = left.name.removeprefix(f".{target.name}.").split("-")[0]
-        if not left.name.startswith(f".{target.name}.") or "-" not in left.name or not left.is_dir():
+def sweep(folder: Path, target: str = "") -> None:
+    """Removes the work folders that dead processes left in `folder`, whatever they wrote. If one died between two renames, the old folder
+    is restored. A living writer, on any host, holds the lock of its work folder, which is left alone; so is one whose lock cannot be
+    tested. Folders of a version before 0.2 name a process instead, and are removed only beside the `target` that this process writes."""
+    for left in sorted(folder.iterdir()):
+        match = _LEFT.fullmatch(left.name)
+        if match is None or (match["process"] and match["target"] != target):
             continue
-        if kind.isdigit():  # of a version before 0.2, which named the process: this one has no such folder
-            if int(kind) != os.getpid() and _alive(int(kind)):
-                continue
-        elif kind != "work" or not _dead(left):
-            continue
-        if (left / "old").exists() and not target.exists():
-            os.rename(left / "old", target)
-        shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # gone meanwhile; of another user; or its lock is held
+            if match["process"]:
+                if int(match["process"]) == os.getpid() or not _alive(int(match["process"])):
+                    _remove(left, folder / match["target"])
+            elif {p.name for p in left.iterdir()} <= {_LOCK, "new", "old"}:
+                with open(left / _LOCK, "a") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if _is_at(lock, left / _LOCK):
+                        _remove(left, folder / match["target"])  # while the lock is held: its owner may be about to take it
 
 
-def _dead(work: Path) -> bool:
-    """Whether no process holds the lock of a work folder."""
+_LEFT = re.compile(r"\.(?P<target>.+)\.(?:work|(?P<process>\d+))-\w+", re.DOTALL)
+
+
+def _remove(left: Path, target: Path) -> None:
+    if (left / "old").exists() and not target.exists():
+        os.rename(left / "old", target)
+    shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one at this path: another process may have removed it, or put a new one there."""
     try:
-        with open(work / _LOCK, "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:  # held; or gone meanwhile
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
         return False
 
 
@@ -206,7 +229,7 @@ def only_writer(target: str | Path) -> Iterator[None]:
                 raise ValueError(f"{target} is being written by {owner}. Wait for its end, or choose another output.") from None
             except OSError:  # a file system without locks
                 break
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            if _is_at(lock, path):
                 held.callback(path.unlink, missing_ok=True)
                 break
         lock.truncate(0)
@@ -286,13 +309,14 @@ def fingerprint(name: str, inputs: Sequence[Path], settings: Any) -> str:
 
     digest = hashlib.sha256(json.dumps([name, __version__, [asdict(s) if is_dataclass(s) else s for s in settings]]).encode())  # type: ignore[arg-type]
     for path in inputs:
-        inside = (p for p in path.rglob("*") if p.is_file() and not _is_card_file(p.relative_to(path)))
+        inside = (p for p in path.rglob("*") if p.is_file() and not _without_effect(p.relative_to(path)))
         for file in sorted(inside) if path.is_dir() else [path]:
             with open(file, "rb") as content:
                 digest.update(f"{file.name}:{hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()[:16]
 
 
-def _is_card_file(path: Path) -> bool:
-    """Whether a file is a card or the source of one. Cards describe results, and no result depends on them."""
-    return path.name == "README.md" or path.parts[0] == "card"
+def _without_effect(path: Path) -> bool:
+    """Whether a file is a card or the source of one, which describes results, and no result depends on it; or the work of a killed
+    process."""
+    return path.name == "README.md" or path.parts[0] == "card" or any(".work-" in part for part in path.parts)

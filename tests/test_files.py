@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grlm_hf.files import check_replaceable, clean, did_you_mean, nearest, only_writer, read_json, replacing, write_json, write_text
+from grlm_hf.files import check_replaceable, clean, did_you_mean, nearest, only_writer, read_json, replacing, sweep, write_json, write_text
 from grlm_hf.tables.rows import SUFFIXES, find_table, read_rows
 
 ROWS = [
@@ -368,6 +368,72 @@ def test_a_folder_with_what_a_killed_process_left_is_still_ours(tmp_path: Path) 
         check_replaceable(tmp_path / "out", "quality.json")
 
 
+def test_leftovers_of_other_names_are_swept_and_what_is_no_leftover_stays(tmp_path: Path) -> None:
+    """A shard of a killed call may have a name that no later call writes."""
+    died(tmp_path / "shard-1-of-3", "work-abcdefgh")
+    (tmp_path / ".shard-2-of-3.work-abcdefgh").mkdir()  # killed before it had a lock
+    (tmp_path / ".shard-3-of-3.work-abcdefgh").mkdir()
+    (tmp_path / ".shard-3-of-3.work-abcdefgh" / "notes").touch()  # of somebody else
+    (tmp_path / ".x.work-abcdefgh").write_text("a file")
+    write_text(tmp_path / "shard-1-of-2", "new")
+    found = sorted(p.name for p in tmp_path.iterdir())
+    assert found == [".shard-3-of-3.work-abcdefgh", ".x.work-abcdefgh", "shard-1-of-2", "shard-1-of-3"]
+    assert (tmp_path / "shard-1-of-3" / "last-good").read_text() == "1"
+
+
+def test_the_work_of_a_living_process_is_never_swept(tmp_path: Path) -> None:
+    """Its lock says that it lives, whatever its number: a process of another container may have the number of this one."""
+    code = f"""
+import sys, time
+from grlm_hf.files import replacing
+with replacing({str(tmp_path / "out")!r}) as new:
+    new.write_text("theirs")
+    print("works", file=sys.stderr, flush=True)
+    while not {(tmp_path / "go")!r}.exists():
+        time.sleep(0.01)
+"""
+    with forks.Process("from pathlib import PosixPath\n" + code) as other:
+        while "works" not in other.printed():
+            time.sleep(0.01)
+        sweep(tmp_path)
+        write_text(tmp_path / "beside", "x")
+        (tmp_path / "go").touch()
+        assert other.wait().returncode == 0
+    assert (tmp_path / "out").read_text() == "theirs"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["beside", "go", "out"]
+
+
+def test_writers_and_sweepers_at_once(tmp_path: Path) -> None:
+    """A work folder exists a moment before it is locked: who sweeps then must not take it from its owner."""
+    stop, failed = threading.Event(), []
+
+    def write(name: str) -> None:
+        for n in range(300):
+            try:
+                write_text(tmp_path / name, str(n))
+            except OSError as error:
+                failed.append(error)
+
+    def clear() -> None:
+        while not stop.is_set():
+            try:
+                sweep(tmp_path)
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(f"f{n}",)) for n in range(3)]
+    sweepers = [threading.Thread(target=clear) for _ in range(2)]
+    for thread in (*threads, *sweepers):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stop.set()
+    for thread in sweepers:
+        thread.join()
+    assert not failed
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {f"f{n}": "299" for n in range(3)}
+
+
 def test_another_writer_at_work_is_left_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "out") as first:
         first.write_text("first")
@@ -443,6 +509,9 @@ def test_one_writer_an_output(tmp_path: Path) -> None:
 def test_the_nearest_known_word() -> None:
     known = ["B0001", "b0001", "B0002", "C9"]
     assert [nearest(word, known) for word in ("b0001", "c9", "B0O02", "zzzzzz")] == ["B0001", "C9", "B0002", None]
+    many = [f"item-{n:06}" for n in range(150_000)]
+    found = [nearest(word, many) for word in ("ITEM-000007", "itm-070001", "item-0800123", "x", "")]
+    assert found == [many[7], many[70_001], many[80_123], None, None]
     assert did_you_mean("c9", known, "Expected B0001.", "item ") == "Did you mean 'item C9'?"
     assert did_you_mean("zzzzzz", known, "Expected B0001.", "item ") == "Expected B0001."
     assert did_you_mean("zzzzzz", []) == ""

@@ -168,7 +168,9 @@ def _changes(found: Killed, times: int, kept: Path, folder: Path) -> None:
                     break
             stop.join()
             found.kills += 1
-    if left := [p.name for p in state.rglob(".*") if p.is_dir()]:
+    with service(kept / "run" / "checkpoint", state):  # a later start removes what the last kill left
+        pass
+    if left := [p.relative_to(state).as_posix() for p in state.rglob(".*")]:
         found.left.append(f"changes: {left[:5]}")
 
 

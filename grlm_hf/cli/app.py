@@ -48,11 +48,7 @@ def check_items(catalog: Catalog, item_ids: Iterable[str]) -> None:
     """Raises ``ValueError`` for an id that is not in the catalog, with the nearest one."""
     for item_id in item_ids:
         if item_id not in catalog:
-            try:
-                catalog.position(item_id)
-            except ValueError as error:
-                hint = did_you_mean(item_id, (item.item_id for item in catalog))
-                raise ValueError(f"{error} {hint}".rstrip()) from None
+            raise ValueError(catalog.unknown(item_id))
 
 
 def check_domain(catalog: Catalog, domain: str) -> None:

@@ -159,6 +159,9 @@ def recommend(
 
     Example: `grlm recommend grlm-quickstart/checkpoint --history B0001,B0042 --k 5 --json`
 
+    The list is ranked by `score` (`log p` in the text): a natural logarithm, the log-probability of the Term ID after the history plus what
+    the prior and the options add. It orders one list; between other histories or options compare `log_prob`, which --json also gives.
+
     Parameters
     ----------
     checkpoint
@@ -186,7 +189,9 @@ def recommend(
     if found.skipped:
         say(f"grlm: left out, since the catalog lacks them: {', '.join(found.skipped[:10])}{' …' if len(found.skipped) > 10 else ''}")
     if found.answered_by == "popularity":
-        say("grlm: the history has no known item; these are the most popular items.")
+        say("grlm: nothing is known of the history's items; these are the most popular items.")
+    if found.answered_by == "catalog":
+        say("grlm: nothing is known of the history's items, and no events were counted; these are the first items of the catalog.")
     if search.exact and not found.certified:
         missing = "" if found.gap == float("inf") else f" A missing item could score up to {found.gap:.3g} more than the last one."
         say(f"grlm: the deadline ended the search; found {len(found)} of {k} items so far.{missing}")

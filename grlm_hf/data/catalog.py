@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.items import Item, item_features, item_row, load_items, load_term_ids
-from grlm_hf.files import inside, rows_to_dataset
+from grlm_hf.files import did_you_mean, inside, rows_to_dataset
 from grlm_hf.hub import check_card_files, check_inside, explained, push_folder
 from grlm_hf.identifiers import scheme_named
 from grlm_hf.identifiers.scheme import Identifier, Scheme
@@ -87,8 +87,15 @@ class Catalog:
         try:
             return self._position[item_id]
         except (KeyError, TypeError):
-            some = ", ".join(repr(i.item_id) for i in self.items[:3])
-            raise ValueError(f"Item {item_id!r} is not in the catalog of {len(self)} items (ids look like {some}).") from None
+            raise ValueError(self._unknown(item_id)) from None
+
+    def unknown(self, item_id: str) -> str:
+        """What an error about an id that is not in the catalog says, with the most similar id."""
+        return f"{self._unknown(item_id)} {did_you_mean(item_id, self._position)}".rstrip()
+
+    def _unknown(self, item_id: str) -> str:
+        some = ", ".join(repr(i.item_id) for i in self.items[:3])
+        return f"Item {item_id!r} is not in the catalog of {len(self)} items (ids look like {some})."
 
     def identifier(self, item_id: str) -> Identifier:
         """The item's identifier. Raises ``ValueError`` for an unknown id."""

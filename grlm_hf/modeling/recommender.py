@@ -247,20 +247,15 @@ class GRLMForRecommendation:
         n = len(index.trie)
         _check_count("k", k, index.catalog, batch_size)
         width, deadline = options.width(k, n, index.catalog.scheme.noun, f"k={k} items"), options.deadline(started)
-        adjustments = index.adjustments(self._with_own_prior(rules, index.catalog, histories), histories)
-        shares = None if all(histories) else self._popularity(index.catalog)
+        rules = self._with_own_prior(rules, index.catalog, histories)
+        adjustments = index.adjustments(rules, histories)
         if not self.config.language_model:
-            if shares is None and not all(histories):
-                raise ValueError("The history is empty, and this recommender's prior has counted no events. Give at least one item.")
-            zeros = np.zeros(len(index.catalog))
-            results = [
-                _by_adjustment(index, zeros, k, a, "counting") if h else _by_adjustment(index, shares, k, a, "popularity", masks_only=True)  # type: ignore[arg-type]
-                for h, a in zip(histories, adjustments, strict=True)
-            ]
+            results = self._by_counting(index, histories, k, adjustments, np.asarray(rules.prior))
             for result in results:
                 result.skipped = skipped
             return results[0] if single else results
         results = [Recommendations(version=index.version) for _ in histories]
+        shares = None if all(histories) else self._popularity(index.catalog)
         full = [i for i, h in enumerate(histories) if h or shares is None]  # without popularity, the prompts refuse an empty history
         for i in sorted(set(range(len(histories))) - set(full)):
             results[i] = _by_adjustment(index, shares, k, adjustments[i], "popularity", masks_only=True)  # type: ignore[arg-type]
@@ -297,14 +292,32 @@ class GRLMForRecommendation:
             return rules
         return replace(rules, prior=self.prior_on(catalog).probabilities(histories))
 
+    def _by_counting(
+        self, index: SearchIndex, histories: Sequence[Sequence[str]], k: int, adjustments: Sequence[ScoreAdjustment], prior: np.ndarray
+    ) -> list[Recommendations]:
+        """The items that the prior ranks first. Where it knows nothing of a history, or rates all other items alike, the most popular
+        ones; without counts the first ones of the catalog. `prior`: float64 [n histories, n_items]."""
+        position, shares = index.catalog.position, self._popularity(index.catalog)
+        known, zeros, results = self.prior_on(index.catalog).known, np.zeros(len(index.catalog)), []
+        for history, adjustment, row in zip(histories, adjustments, prior, strict=True):
+            seen = [position(item) for item in history]
+            others = np.delete(row, seen)
+            if known[seen].any() and len(others) and others.max() > others.min() * (1 + 1e-6):
+                results.append(_by_adjustment(index, zeros, k, adjustment, "counting", ties=shares))
+            elif shares is None:
+                results.append(_by_adjustment(index, zeros, k, adjustment, "catalog"))
+            else:
+                results.append(_by_adjustment(index, shares, k, adjustment, "popularity", masks_only=True))
+        return results
+
     def _popularity(self, catalog: Catalog) -> np.ndarray | None:
-        """Float64 [n_items]: each item's log share of the training events, if the checkpoint's prior has counted them."""
+        """Float64 [n_items]: each item's log share of the training events, if the checkpoint's prior has counted any of its items."""
         counted = (scorer for scorer, _ in (self.prior.components.values() if self.prior else ()) if isinstance(scorer, Counted))
         if (found := next(counted, None)) is None:
             return None
         count = dict(zip(found.item_ids, found.counts.tolist(), strict=True))
-        counts = np.array([count.get(item.item_id, 0) for item in catalog], np.float64) + 1
-        return np.log(counts / counts.sum())
+        counts = np.array([count.get(item.item_id, 0) for item in catalog], np.float64)
+        return np.log((counts + 1) / (counts + 1).sum()) if counts.any() else None
 
     def prior_on(self, catalog: Catalog) -> Fused:
         """`prior` on a version of the catalog; computed once a version. Raises ``ValueError`` where there is no prior."""
@@ -426,14 +439,21 @@ def _ranked(index: SearchIndex, found: Found, k: int, adjustment: ScoreAdjustmen
 
 
 def _by_adjustment(
-    index: SearchIndex, score: np.ndarray, k: int, adjustment: ScoreAdjustment, by: str, masks_only: bool = False
+    index: SearchIndex,
+    score: np.ndarray,
+    k: int,
+    adjustment: ScoreAdjustment,
+    by: str,
+    masks_only: bool = False,
+    ties: np.ndarray | None = None,
 ) -> Recommendations:
-    """The best items by `score`, float64 [n_items], and the adjustment, or of it only what is forbidden; in a tie, in the order of the
-    catalog."""
+    """The best items by `score`, float64 [n_items], and the adjustment, or of it only what is forbidden. In a tie, the larger value of
+    `ties`, float64 [n_items], is first; then the order of the catalog decides."""
     score = score.copy()
     if (by_item := adjustment.by_item) is not None:
         score += np.where(by_item == -np.inf, -np.inf, 0.0) if masks_only else by_item
-    order = [int(p) for p in np.argsort(-score, kind="stable")[:k] if score[p] > -np.inf]
+    best_first = np.lexsort((np.zeros(len(score)) if ties is None else -ties, -score))  # stable
+    order = [int(p) for p in best_first[:k] if score[p] > -np.inf]
     items = (_recommendation(index, RankedItem(p, float(score[p]), 0), float(score[p])) for p in order)
     return Recommendations(items, version=index.version, answered_by=by)
 

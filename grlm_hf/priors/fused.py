@@ -21,7 +21,7 @@ from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.priors.ease import EASE
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
-from grlm_hf.priors.scores import Scorer
+from grlm_hf.priors.scores import Counted, Scorer
 from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import Targets
@@ -83,6 +83,13 @@ class Fused:
         return Fused(
             {name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids, self.temperature
         )
+
+    def with_counts(self, counted: Popularity) -> Fused:
+        """The same scores, with counts of events for histories without a known item: where no component has any, `counted` joins them
+        with weight 0."""
+        if any(isinstance(scorer, Counted) for scorer, _ in self.components.values()):
+            return self
+        return Fused({**self.components, counted.kind: (counted, 0.0)}, self.item_ids, self.temperature)
 
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""

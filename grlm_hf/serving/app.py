@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import item_row
 from grlm_hf.decoding.rules import MIN_BEAMS
+from grlm_hf.files import did_you_mean
 from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving import schemas
 from grlm_hf.serving.batcher import Job, Refused
@@ -116,7 +117,7 @@ async def list_items(
     try:
         positions = range(len(current.catalog)) if domain is None else current.catalog.positions_in(domain)
     except ValueError as error:
-        raise Refused(404, str(error)) from None
+        raise Refused(404, f"{error} {did_you_mean(domain or '', current.catalog.domains)}".rstrip()) from None
     page = [_item(current.catalog, p) for p in positions[offset : offset + limit]]
     return JSONResponse({"version": current.number, "total": len(positions), "items": page})
 
@@ -126,7 +127,7 @@ async def get_item(item_id: str, service: Served) -> Response:
     """One item."""
     current = service.current
     if item_id not in current.catalog:
-        raise Refused(404, f"Item {item_id[:300]!r} is not in the catalog of {len(current.catalog)} items.")
+        raise Refused(404, current.catalog.unknown(item_id[: schemas.MAX_ID]))
     return JSONResponse({"version": current.number, "item": _item(current.catalog, current.catalog.position(item_id))})
 
 

@@ -213,7 +213,7 @@ class Batcher:
         for name, ids in (("history", [i for h in job.histories for i in h]), ("allow", job.rules.allow), ("exclude", job.rules.exclude)):
             for item_id in ids or ():
                 if item_id not in catalog:
-                    raise Refused(422, f"{name}: item {item_id!r} is not in the catalog of {len(catalog)} items.")
+                    raise Refused(422, f"{name}: {catalog.unknown(item_id)}")
 
 
 def failure(error: BaseException) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.rules import Rules, SearchOptions, Shared, Unknown, request_of
-from grlm_hf.tables.cleaning import clean_price, clean_text
+from grlm_hf.tables.cleaning import clean_text
+from grlm_hf.tables.tally import Tally
+from grlm_hf.tables.values import price as read_price
 
 MAX_K = 500
 MAX_BEAMS = 500
@@ -28,6 +30,22 @@ ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 History = Annotated[list[ItemId], Field(max_length=MAX_HISTORY, fail_fast=True)]
 Term = Annotated[str, Field(min_length=1, max_length=MAX_TERM)]
 _Terms = Annotated[list[Term], Field(min_length=1, max_length=MAX_TERMS, fail_fast=True)]
+
+
+def _number(price: Any) -> Any:
+    """The number of a price that is text, as `grlm import` reads it."""
+    if not isinstance(price, str):
+        return price
+    try:
+        return read_price("", price[: MAX_TERM + 1], Tally())
+    except ValueError as error:
+        raise PydanticCustomError("price", "{problem}", {"problem": str(error).removeprefix(": ")}) from None
+
+
+Price = Annotated[
+    Annotated[float, Field(ge=0, le=1e12)] | None,
+    BeforeValidator(_number, Annotated[float, Field(ge=0, le=1e12)] | Annotated[str, Field(max_length=MAX_TERM)] | None),
+]
 
 
 class _Request(BaseModel):
@@ -92,11 +110,17 @@ class Recommended(BaseModel):
     title: str
     term_id: list[str]
     score: float = Field(
-        description="What items are ranked by: `log_prob` and, where there is a prior, `prior_weight` times the natural log of its "
-        "probability. Comparable within one answer only."
+        description="What items are ranked by, in natural logs: `log_prob` and what the request adds to it (the prior, the share of an "
+        "item in a Term ID that several have, the length penalty). Without any of them it is `log_prob`. It orders the items of one "
+        "result; it is no probability, and not comparable between requests with other histories or options."
     )
     log_prob: float = Field(
-        description="Natural-log probability of the Term ID after the history by the language model alone; without one, as `score`."
+        description="Natural log of the probability of the item's Term ID after the history, at most 0. By the objective of the "
+        "checkpoint's training it is normalised over all legal Term IDs of the catalog (`trie`), or over all texts of the model "
+        "(`vocabulary`; then the catalog's probabilities sum to less than 1). Rules of the request do not change it: excluded items keep "
+        "their share. Items with one Term ID have the same value. Where `answered_by` is `popularity` it is the log of the item's share of "
+        "the training events; where it is `counting`, of the calibrated probability of the item. Comparable between requests to the same "
+        "checkpoint and catalog."
     )
 
 
@@ -104,7 +128,8 @@ class Result(BaseModel):
     items: list[Recommended] = Field(description="Best first.")
     certified: bool = Field(description="No other item ranks above any of them (only exact searches, and time enough).")
     answered_by: str = Field(
-        description="`model`; `popularity` where no item of the history is known; `counting` without a language model."
+        description="`model`; `popularity` where nothing is known of the history; `counting` without a language model; `catalog` where "
+        "such a recommender knows nothing of the history and has counted no events: the first items of the catalog, all alike."
     )
     skipped: list[str] = Field(description="Unknown ids of the request that were left out (`unknown_items`).")
     gap: float | None = Field(description="Upper bound on (score of the best missing item − score of the last item); null where unknown.")
@@ -122,15 +147,8 @@ class ItemFields(_Request):
     brand: Annotated[str, Field(max_length=1_000)] = ""
     categories: Annotated[list[Annotated[str, Field(max_length=1_000)]], Field(max_length=64, fail_fast=True)] = []
     description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
-    price: float | None = Field(None, ge=0, le=1e12)
+    price: Price = Field(None, description="A number, or text such as `$12.99`.")
     domain: Annotated[str, Field(max_length=MAX_ID)] = ""
-
-    @field_validator("price", mode="before")
-    @classmethod
-    def _readable(cls, value: Any) -> Any:
-        """A text such as ``$12.99`` as `grlm import` reads it; a text without a price stays, and is refused as no number."""
-        found = clean_price(value) if isinstance(value, str) and len(value) < 100 else None
-        return value if found is None else found
 
     def item(self) -> Item:
         """The item, without markup, with white space collapsed."""

@@ -139,7 +139,7 @@ class Service:
 
         def removed(catalog: Catalog) -> Catalog:
             if missing := [item_id for item_id in item_ids if item_id not in catalog]:
-                raise Refused(404, f"{len(missing)} of the items are not in the catalog, such as {missing[0]!r}.")
+                raise Refused(404, f"{len(missing)} of the items are not in the catalog. {catalog.unknown(missing[0])}")
             if len(set(item_ids)) == len(catalog):
                 raise Refused(409, "A catalog needs at least one item; none would be left.")
             return catalog.remove(item_ids)

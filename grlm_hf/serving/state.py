@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.files import read_json, replacing, write_json
+from grlm_hf.files import read_json, replacing, sweep, write_json
 from grlm_hf.layout import CATALOG_FILE, TRIE_FILE
 from grlm_hf.trie.arrays import Trie
 
@@ -72,9 +72,9 @@ class State:
             self._lock.close()
             raise ValueError(f"{self.folder} is in use by another `grlm serve`. Stop that one, or choose another folder.") from None
         (self.folder / "versions").mkdir(exist_ok=True)
-        for left in self.folder.glob(".*"):  # of a process that was killed: whoever holds the lock is the only one that writes here
-            if left.name.startswith((".upload-", ".current.json.")):
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        for left in self.folder.glob(".upload-*"):  # of a process that was killed: this one holds the folder
+            left.unlink()
+        sweep(self.folder)
         self.kept: tuple[int, ...] = ()
         """Committed versions, oldest first; the last is served."""
 

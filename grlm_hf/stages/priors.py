@@ -123,7 +123,6 @@ def make_hybrid(
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.fused import Fused, fit_temperature
     from grlm_hf.priors.popularity import Popularity
-    from grlm_hf.priors.scores import Counted
     from grlm_hf.priors.tuning import Targets
 
     config = config or PriorsConfig()
@@ -140,14 +139,15 @@ def make_hybrid(
             best = tuned.prior
         found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg}
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
+    popularity = Popularity.fit(fused.item_ids, train_histories(datasets))
     if best is not None:
-        best.save(Path(checkpoint) / PRIOR_FOLDER)
+        best.with_counts(popularity).save(Path(checkpoint) / PRIOR_FOLDER)
     content: dict[str, Any] = {"cases": len(cases), "hybrids": found}
     if by_case:  # without them the language model was not measured on these users
         combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
         alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
         alone |= {name: fused.weighted(combination["weights"]) for name, combination in combinations.items()}
-        alone["popularity"] = Popularity.fit(fused.item_ids, train_histories(datasets))
+        alone["popularity"] = popularity
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
         if counting is not None:
@@ -156,10 +156,7 @@ def make_hybrid(
             weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
             prior = fused.weighted({part: weight for part, weight in weights.items() if weight})
             temperature, before, after = fit_temperature(prior, cases)
-            components = dict(prior.components)
-            if not any(isinstance(scorer, Counted) for scorer, _ in components.values()):
-                components["popularity"] = (alone["popularity"], 0.0)  # no part of the score; it answers users without history
-            made = grlm.without_language_model(Fused(components, prior.item_ids, temperature))
+            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature).with_counts(popularity))
             made.config = replace(made.config, exclude_seen=exclude_seen)
             made.save_pretrained(counting)
             facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}

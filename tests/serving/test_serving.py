@@ -144,6 +144,14 @@ def test_bad_requests_are_told_what_is_wrong(shared: Running, body: Any, status:
     assert ask(shared, history=["i20"], k=1).status_code == 200
 
 
+def test_an_unknown_id_is_told_the_most_similar_one(shared: Running) -> None:
+    for body in ({"history": ["I20"]}, {"history": ["i19"], "allow": ["i20x"], "k": 1}, {"history": ["i19"], "exclude": ["I20"]}):
+        assert "Did you mean 'i20'?" in ask(shared, **body).json()["detail"]
+    assert "Did you mean 'i20'?" in shared.client.get("/items/I20").json()["detail"]
+    removal = shared.client.request("DELETE", "/items", json={"item_ids": ["I20"]})
+    assert (removal.status_code, removal.json()["detail"].endswith("Did you mean 'i20'?")) == (404, True)
+
+
 @pytest.mark.parametrize(
     "path", ["/items/..%2F..%2Fetc%2Fpasswd", "/items/%00", "/items/%FF", "/items/", "/items/水", "/items?domain=x", "/x"]
 )

@@ -324,22 +324,32 @@ def test_a_stop_waits_for_the_change_under_way(tmp_path: Path, monkeypatch: pyte
     assert "i20" not in opened(tmp_path / "s")[1]
 
 
-def test_the_work_of_a_killed_commit_is_removed_by_a_later_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writes", ["versions", "current.json"])
+def test_the_work_of_a_killed_commit_is_removed_at_the_next_start(tmp_path: Path, writes: str) -> None:
+    """Killed while it writes a file of the version, or the pointer; no later change is needed."""
     committed(tmp_path / "s", FIRST)
-    (tmp_path / "s" / "versions" / ".106.work-abc").mkdir()
+    code = f"""
+import os, signal
+from pathlib import Path
+import grlm_hf.serving.state as state
+from toys import toy_catalog
+real = state.write_json
+def killed(path, value):
+    if ("version.json" if {writes!r} == "versions" else ".current.json.work-") in str(path):
+        Path(path).write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(path, value)
+state.write_json = killed
+s = state.State(Path({str(tmp_path / "s")!r}))
+s.open()
+s.commit(2, toy_catalog(), None)
+"""
+    assert forks.run(code).returncode == -signal.SIGKILL
+    left = [p for p in (tmp_path / "s").rglob("*") if ".work-" in p.name]
+    assert left
+    assert left[0].parent.name == (writes if writes == "versions" else "s")
     s = State(tmp_path / "s")
     s.open()
     s.close()
-    assert [p.name for p in (tmp_path / "s" / "versions").iterdir()] == ["1"]
-
-
-def test_leftovers_of_a_killed_commit_are_removed_at_the_next_start(tmp_path: Path) -> None:
-    committed(tmp_path / "s", FIRST)
-    for name in (".current.json.work-abc", ".upload-x"):
-        (tmp_path / "s" / name).mkdir()
-        (tmp_path / "s" / name / "new").write_text("{")
-    (tmp_path / "s" / ".upload-y").write_text("part")
-    (tmp_path / "s" / "versions" / ".2.work-abc").mkdir()
-    assert opened(tmp_path / "s")[1] == FIRST
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["current.json", "lock", "versions"]
-    assert [p.name for p in (tmp_path / "s" / "versions").iterdir()] == ["1"]
+    assert not [p for p in (tmp_path / "s").rglob("*") if ".work-" in p.name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from serving_toys import running
 from test_priors_stage import shop
-from toys import toy_grlm, toy_histories
+from toys import toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.cli import main
@@ -23,7 +25,8 @@ from grlm_hf.files import read_json
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused, fit_temperature
 from grlm_hf.priors.knn import ItemKNN
-from grlm_hf.priors.scores import Counted
+from grlm_hf.priors.popularity import Popularity
+from grlm_hf.priors.text import TextKNN
 from grlm_hf.publishing.publish import publish
 from grlm_hf.recipe import EvaluateConfig, Recipe, TermsConfig
 from grlm_hf.serving import ServeOptions
@@ -184,6 +187,61 @@ def test_counting_has_rules_and_a_living_catalog(out: Path, tmp_path: Path) -> N
     assert ids(GRLMForRecommendation.from_pretrained(tmp_path / "again").recommend(["i20"], 3)) == ids(counting.recommend(["i20"], 3))
 
 
+def counting_by_text(*, counts: bool) -> GRLMForRecommendation:
+    """A recommender that compares texts alone; with counts of events, or as an older version saved it."""
+    ids_ = [i.item_id for i in toy_catalog()]
+    prior = Fused({"text_knn": (TextKNN.fit(toy_catalog().items), 1.0)}, ids_)
+    return toy_grlm().without_language_model(prior.with_counts(Popularity.fit(ids_, toy_histories())) if counts else prior)
+
+
+def test_what_knows_nothing_of_a_history_has_no_opinion(tmp_path: Path) -> None:
+    """A uniform score is the order of the catalog, and is not called popularity."""
+    counted, plain = counting_by_text(counts=True), counting_by_text(counts=False)
+    count = Counter(item for h in toy_histories() for item in h.items)
+    order = sorted((i.item_id for i in counted.catalog), key=lambda i: -count[i])
+    counted.save_pretrained(tmp_path / "c")
+    for grlm in (counted, GRLMForRecommendation.from_pretrained(tmp_path / "c")):
+        found = grlm.recommend([], 4)
+        assert (ids(found), found.answered_by) == (order[:4], "popularity")
+        np.testing.assert_allclose([r.score for r in found], [np.log((count[i] + 1) / (count.total() + 12)) for i in order[:4]])
+        assert ids(grlm.recommend([], 3, exclude=order[:1])) == order[1:4]
+    found = plain.recommend([], 4)
+    assert (ids(found), found.answered_by) == ([i.item_id for i in plain.catalog][:4], "catalog")
+    assert len({r.score for r in found}) == 1
+    for grlm in (counted, plain):
+        grlm.add_items([Item("blank", "…")], [("blank",)])  # a text without a word, and no events
+        assert [f.answered_by for f in grlm.recommend([["i20"], ["blank"], ["blank", "i20"]], 2)] == [
+            "counting", "popularity" if grlm is counted else "catalog", "counting",
+        ]  # fmt: skip
+    assert ids(counted.recommend(["i20"], 4)) == ids(plain.recommend(["i20"], 4))
+
+
+def test_equal_scores_are_in_order_of_popularity() -> None:
+    ids_ = [i.item_id for i in toy_catalog()]
+
+    @dataclass(frozen=True)
+    class Steps:
+        """Rates the last item of the catalog highest, and all others alike."""
+
+        item_ids: tuple[str, ...] = tuple(ids_)
+
+        @property
+        def known(self) -> np.ndarray:
+            return np.ones(len(ids_), bool)
+
+        def scores(self, histories: Any) -> np.ndarray:
+            row = np.zeros(len(ids_), np.float32)
+            row[-1] = 1
+            return np.tile(row - np.log(np.exp(row).sum()), (len(histories), 1))
+
+    counts = Popularity(tuple(ids_), np.arange(len(ids_)))
+    grlm = toy_grlm().without_language_model(Fused({"steps": (Steps(), 1.0)}, ids_).with_counts(counts))
+    found = grlm.recommend(ids_[:1], 4)
+    assert (ids(found), found.answered_by) == ([ids_[-1], *ids_[-2:-5:-1]], "counting")
+    found = grlm.recommend(ids_[-1:], 3)  # all others are alike
+    assert found.answered_by == "popularity"
+
+
 def test_what_needs_a_language_model_is_refused_by_name(out: Path) -> None:
     counting = GRLMForRecommendation.from_pretrained(out / "counting")
     for call in (
@@ -236,19 +294,3 @@ def test_a_temperature_makes_probabilities_honest_and_changes_no_ranking(tmp_pat
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="temperature"):
             Fused(prior.components, items, wrong)
-
-
-def test_users_without_history_get_what_sold_most_and_not_the_order_of_the_catalog(out: Path) -> None:
-    counting = GRLMForRecommendation.from_pretrained(out / "counting")
-    assert counting.prior is not None
-    counted = next(scorer for scorer, _ in counting.prior.components.values() if isinstance(scorer, Counted))
-    sold = dict(zip(counted.item_ids, counted.counts.tolist(), strict=True))
-    answer = counting.recommend([], 5)
-    assert [sold[r.item_id] for r in answer] == sorted(sold.values(), reverse=True)[:5]
-    assert answer.answered_by == "popularity"
-    text = counting.prior.components.get("text_knn")
-    if text is not None:  # nothing that counts: no answer is better than one that looks like an opinion
-        alone = counting.without_language_model(Fused({"text_knn": (text[0], 1.0)}, counting.prior.item_ids))
-        with pytest.raises(ValueError, match="counted no events"):
-            alone.recommend([], 5)
-        assert len(alone.recommend(["i20"], 5)) == 5
