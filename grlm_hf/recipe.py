@@ -109,6 +109,9 @@ class PriorsConfig:
     hybrids: list[str] | None = None
     """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; null: as for combine. The checkpoint
     contains the best one on validation users."""
+    fit: Literal["ndcg", "likelihood"] = "ndcg"
+    """How weights are chosen: "ndcg" (those with the best NDCG@10), or "likelihood" (those under which the next items are likeliest, and a
+    bias by how often an item sold, so that seldom sold items compete; set hybrid_users to 6000 or more)."""
     validation_users: Count = 12_000
     """Number of random validation users that choose the settings of item_knn; with too few it overfits to them."""
     hybrid_users: Count = 2000

@@ -20,6 +20,7 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.priors.ease import EASE
 from grlm_hf.priors.knn import ItemKNN
+from grlm_hf.priors.likelihood import BORDERS, buckets
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Counted, Scorer
 from grlm_hf.priors.sequence import SequenceModel
@@ -27,7 +28,7 @@ from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import Targets
 
 _FACTS = "prior.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
 _KINDS: dict[str, Any] = {c.kind: c for c in (EASE, ItemKNN, Popularity, SequenceModel, TextKNN)}
 _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
@@ -49,13 +50,22 @@ class Fused:
         components: name → (scorer, weight). The name is also the file's name: letters, digits, ``_``, ``-`` and ``+``.
         item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
         temperature: divides the sum. It changes no ranking by this scorer alone, only how sure it is (`fit_temperature`).
+        bias: added to the score of an item by its number of training events (`grlm_hf.priors.likelihood`): one value for each of the
+            buckets of `BORDERS`; by default none.
 
-    Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0.
+    Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0, and a
+    bias of another length or without a component that counts events.
     """
 
     kind: ClassVar[str] = "fused"
 
-    def __init__(self, components: Mapping[str, tuple[Scorer, float]], item_ids: Sequence[str] | None = None, temperature: float = 1.0):
+    def __init__(
+        self,
+        components: Mapping[str, tuple[Scorer, float]],
+        item_ids: Sequence[str] | None = None,
+        temperature: float = 1.0,
+        bias: Sequence[float] = (),
+    ):
         if not 0 < temperature < math.inf:
             raise ValueError(f"The temperature is {temperature}; expected a finite number above 0.")
         self.temperature = float(temperature)
@@ -67,6 +77,12 @@ class Fused:
                 raise ValueError(f"The weight of {name!r} is {weight}; expected a finite number, 0 or more.")
         self.components = {name: (scorer, float(weight)) for name, (scorer, weight) in components.items()}
         self.item_ids = tuple(next(iter(components.values()))[0].item_ids if item_ids is None else item_ids)
+        self.bias = tuple(map(float, bias))
+        if self.bias and (len(self.bias) != len(BORDERS) + 1 or not all(map(math.isfinite, self.bias)) or self._counted is None):
+            raise ValueError(
+                f"The bias is {list(self.bias)}; expected {len(BORDERS) + 1} finite numbers, and a component that counts events, such as "
+                f"item_knn; found {sorted(self.components)}."
+            )
 
     def __repr__(self) -> str:
         return f"Fused({', '.join(f'{weight:g} · {name}' for name, (_, weight) in self.components.items())}; {len(self.item_ids)} items)"
@@ -76,20 +92,34 @@ class Fused:
         """Name → weight."""
         return {name: weight for name, (_, weight) in self.components.items()}
 
-    def weighted(self, weights: Mapping[str, float]) -> Fused:
-        """The same scorers with these weights, without those that have none. Raises ``ValueError`` for an unknown name."""
+    @property
+    def _counted(self) -> Counted | None:
+        return next((scorer for scorer, _ in self.components.values() if isinstance(scorer, Counted)), None)
+
+    @cached_property
+    def counts(self) -> np.ndarray | None:
+        """int64 `[n_items]`, training events of each item; ``None`` where no component counts them."""
+        if (found := self._counted) is None:
+            return None
+        count = dict(zip(found.item_ids, found.counts.tolist(), strict=True))
+        return np.array([count.get(item, 0) for item in self.item_ids], np.int64)
+
+    def weighted(self, weights: Mapping[str, float], bias: Sequence[float] = ()) -> Fused:
+        """The same scorers with these weights and this bias, without those that have none. A scorer that only counts for the bias keeps
+        weight 0. Raises ``ValueError`` for an unknown name."""
         if strange := sorted(weights.keys() - self.components.keys()):
             raise ValueError(f"There is no component {strange[0]!r}; the prior has {sorted(self.components)}.")
-        return Fused(
-            {name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}, self.item_ids, self.temperature
-        )
+        kept = {name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}
+        if bias and not any(isinstance(s, Counted) for s, _ in kept.values()):
+            kept |= {name: (s, 0.0) for name, (s, _) in self.components.items() if s is self._counted}
+        return Fused(kept, self.item_ids, self.temperature, bias)
 
     def with_counts(self, counted: Popularity) -> Fused:
         """The same scores, with counts of events for histories without a known item: where no component has any, `counted` joins them
         with weight 0."""
         if any(isinstance(scorer, Counted) for scorer, _ in self.components.values()):
             return self
-        return Fused({**self.components, counted.kind: (counted, 0.0)}, self.item_ids, self.temperature)
+        return Fused({**self.components, counted.kind: (counted, 0.0)}, self.item_ids, self.temperature, self.bias)
 
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
@@ -97,7 +127,8 @@ class Fused:
         texts = {name: scorer.following(catalog.items) for name, (scorer, _) in self.components.items() if isinstance(scorer, TextKNN)}
         if ids == self.item_ids and all(text is self.components[name][0] for name, text in texts.items()):
             return self
-        return Fused({name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}, ids, self.temperature)
+        components = {name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}
+        return Fused(components, ids, self.temperature, self.bias)
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -136,6 +167,8 @@ class Fused:
         for name, (_, weight) in self.components.items():
             if weight:
                 total += np.float32(weight) * self._part(name, histories)
+        if self.bias and self.counts is not None:
+            total += np.array(self.bias, np.float32)[buckets(self.counts)]
         if self.temperature != 1:
             total /= np.float32(self.temperature)
         total -= total.max(1, keepdims=True)
@@ -160,8 +193,10 @@ class Fused:
                     )
                 scorer.save(new / f"{name}{_SUFFIX}")  # type: ignore[attr-defined]
                 stated.append({"name": name, "kind": scorer.kind, "weight": weight, "items": _hash(scorer.item_ids)})  # type: ignore[attr-defined]
-            more = {} if self.temperature == 1 else {"temperature": self.temperature}
-            write_json(new / _FACTS, {"schema": _SCHEMA, "components": stated, **more})
+            more: dict[str, Any] = {} if self.temperature == 1 else {"temperature": self.temperature}
+            more |= {"bias": list(self.bias)} if self.bias else {}
+            # An earlier grlm-hf would pass over a bias in silence.
+            write_json(new / _FACTS, {"schema": _SCHEMA if self.bias else 1, "components": stated, **more})
 
     @classmethod
     def load(cls, folder: str | Path) -> Fused:
@@ -181,7 +216,7 @@ class Fused:
                 if _hash(scorer.item_ids) != stated["items"]:
                     raise ValueError(f"{folder / stated['name']}{_SUFFIX} has other items than {_FACTS} states. Restore the whole folder.")
                 components[stated["name"]] = (scorer, stated["weight"])
-            return cls(components, temperature=facts.get("temperature", 1.0))
+            return cls(components, temperature=facts.get("temperature", 1.0), bias=facts.get("bias", ()))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
 

@@ -50,6 +50,7 @@ def make_priors(
     from grlm_hf.priors.ease import tune_ease
     from grlm_hf.priors.fused import Fused, tune_weights
     from grlm_hf.priors.knn import ItemKNN, tune_knn
+    from grlm_hf.priors.likelihood import fit_weights
     from grlm_hf.priors.sequence_training import train_sequence_model
     from grlm_hf.priors.text import TextKNN, tune_text
 
@@ -86,8 +87,14 @@ def make_priors(
     if names := config.combinations():
         parts = fused.parts([c.history for c in cases])
         for combination in names:
-            weights, reached = tune_weights({name: parts[name] for name in combination.split("+")}, cases, ids, exclude_seen=exclude_seen)
-            combinations[combination] = {"weights": weights, "ndcg@10": reached}
+            some = {name: parts[name] for name in combination.split("+")}
+            if config.fit == "likelihood" and fused.counts is not None:
+                fitted = fit_weights(some, cases, ids, fused.counts, exclude_seen=exclude_seen)
+                found = {"weights": fitted.weights, "ndcg@10": float(fitted.by_case.mean()), "bias": list(fitted.bias)}
+            else:
+                weights, reached = tune_weights(some, cases, ids, exclude_seen=exclude_seen)
+                found = {"weights": weights, "ndcg@10": reached}
+            combinations[combination] = found
         fused = Fused({n: (s, combinations[names[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
     fused.save(output)
     write_json(Path(output) / TUNING_FILE, {"cases": len(cases), "methods": tuned, "combinations": combinations})
@@ -134,10 +141,11 @@ def make_hybrid(
     by_case: dict[str, np.ndarray] = {}
     best: Fused | None = None
     for hybrid in config.hybrid_names():
-        tuned = tune_hybrid(grlm, fused.weighted({n: fused.weights[n] for n in hybrid.split("+")}), cases, exclude_seen=exclude_seen)
+        prior = fused.weighted({n: fused.weights[n] for n in hybrid.split("+")})
+        tuned = tune_hybrid(grlm, prior, cases, exclude_seen=exclude_seen, likelihood=config.fit == "likelihood")
         if best is None or tuned.ndcg > max(f["ndcg@10"] for f in found.values()):
             best = tuned.prior
-        found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg}
+        found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg} | ({"bias": list(tuned.prior.bias)} if tuned.prior.bias else {})
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
     popularity = Popularity.fit(fused.item_ids, train_histories(datasets))
     if best is not None:
@@ -146,7 +154,7 @@ def make_hybrid(
     if by_case:  # without them the language model was not measured on these users
         combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
         alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
-        alone |= {name: fused.weighted(combination["weights"]) for name, combination in combinations.items()}
+        alone |= {name: fused.weighted(one["weights"], one.get("bias", ())) for name, one in combinations.items()}
         alone["popularity"] = popularity
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
@@ -154,9 +162,10 @@ def make_hybrid(
             mean = {name: float(by_case[name].mean()) for name in alone}
             name = max((n for n in mean if n != "popularity"), key=mean.__getitem__)
             weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
-            prior = fused.weighted({part: weight for part, weight in weights.items() if weight})
+            bias = combinations.get(name, {}).get("bias", ())
+            prior = fused.weighted({part: weight for part, weight in weights.items() if weight}, bias)
             temperature, before, after = fit_temperature(prior, cases)
-            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature).with_counts(popularity))
+            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature, prior.bias).with_counts(popularity))
             made.config = replace(made.config, exclude_seen=exclude_seen)
             made.save_pretrained(counting)
             facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}
