@@ -53,7 +53,7 @@ class Fused:
         bias: added to the score of an item by its number of training events (`grlm_hf.priors.likelihood`): one value for each of the
             buckets of `BORDERS`; by default none.
 
-    Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0, and a
+    Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0, a
     bias of another length or without a component that counts events.
     """
 

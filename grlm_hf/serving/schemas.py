@@ -36,10 +36,12 @@ def _number(price: Any) -> Any:
     """The number of a price that is text, as `grlm import` reads it."""
     if not isinstance(price, str):
         return price
-    try:
-        return read_price("", price[: MAX_TERM + 1], Tally())
-    except ValueError as error:
-        raise PydanticCustomError("price", "{problem}", {"problem": str(error).removeprefix(": ")}) from None
+    tally = Tally()
+    found = read_price("", price[: MAX_TERM + 1], tally)
+    if found is None and tally.lines():  # a table leaves such a price empty and counts it; a request is told
+        problem = f"price {price[:40]!r} is not a number; write it like 12.99, or leave it out"
+        raise PydanticCustomError("price", "{problem}", {"problem": problem})
+    return found
 
 
 Price = Annotated[
