@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from grlm_hf.data.interactions import Case
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused, tune_weights
-from grlm_hf.priors.likelihood import fit_weights
+from grlm_hf.priors.likelihood import try_fit
 from grlm_hf.priors.tuning import Targets
 
 POOL = 40
@@ -48,7 +47,8 @@ def tune_hybrid(
         prior: its weights are those of the second search.
         cases: of validation users, never test; some thousands are enough.
         likelihood: fit the weights, and a bias by an item's training events, by maximum likelihood (`grlm_hf.priors.likelihood`). The
-            NDCG@10 of each case is then under weights of the other half of the cases. Where a fit is impossible, as without it.
+            NDCG@10 of each case is then under weights of the other half of the cases. Where a fit is impossible, as without it, with a
+            warning.
 
     Returns the prior on the catalog of `grlm`, without what got weight 0 (with all of it, if everything did: such a prior changes no
     ranking); its NDCG@10 is of the ranked pool. Raises `ValueError` for no cases.
@@ -69,15 +69,10 @@ def tune_hybrid(
             for row, answer in enumerate(answers, start):
                 model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
     parts = {"grlm": model} | prior.parts(histories)
-    if likelihood and prior.counts is not None:
-        try:
-            fitted = fit_weights(parts, cases, prior.item_ids, prior.counts, exclude_seen=exclude_seen)
-        except ValueError as error:  # few cases, or a model that knows nothing beside the prior
-            warnings.warn(str(error), stacklevel=2)
-        else:
-            own = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
-            alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(model.copy())
-            return Hybrid(prior.weighted(own, fitted.bias), own, float(fitted.by_case.mean()), fitted.by_case, alone)
+    if likelihood and (fitted := try_fit(parts, cases, prior.item_ids, prior.counts, exclude_seen=exclude_seen)):
+        own = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
+        alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(model.copy())
+        return Hybrid(prior.weighted(own, fitted.bias), own, float(fitted.by_case.mean()), fitted.by_case, alone)
     weights, reached = tune_weights(parts, cases, prior.item_ids, exclude_seen=exclude_seen)
     targets = Targets(prior.item_ids, cases, exclude_seen)
     by_case = targets.ndcg(sum((np.float32(weights[name]) * part for name, part in parts.items()), np.zeros_like(model)))

@@ -6,6 +6,7 @@ conditional logit (McFadden 1974). The bias lets items that seldom sold compete:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,24 @@ def fit_weights(
         weights, bias = fit(usable & half)
         by_case[other] = targets.ndcg(_total(parts, weights, bias, bucket))[other]
     return Fitted(*fit(usable), by_case)
+
+
+def try_fit(
+    parts: Mapping[str, np.ndarray],
+    cases: Sequence[Case],
+    item_ids: Sequence[str],
+    counts: np.ndarray | None,
+    *,
+    exclude_seen: bool = True,
+) -> Fitted | None:
+    """`fit_weights`, or ``None`` and a warning where that is impossible: few cases, a first part without weight, no counts."""
+    try:
+        if counts is None:
+            raise ValueError(f"None of {', '.join(parts)} counts events, which the bias needs. Use priors.fit=ndcg, or add item_knn.")
+        return fit_weights(parts, cases, item_ids, counts, exclude_seen=exclude_seen)
+    except ValueError as error:
+        warnings.warn(f"{'+'.join(parts)}: {error} Its weights are those with the best NDCG@10.", stacklevel=2)
+        return None
 
 
 def _total(parts: Mapping[str, np.ndarray], weights: Mapping[str, float], bias: Sequence[float], bucket: np.ndarray) -> np.ndarray:

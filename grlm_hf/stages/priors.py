@@ -50,7 +50,7 @@ def make_priors(
     from grlm_hf.priors.ease import tune_ease
     from grlm_hf.priors.fused import Fused, tune_weights
     from grlm_hf.priors.knn import ItemKNN, tune_knn
-    from grlm_hf.priors.likelihood import fit_weights
+    from grlm_hf.priors.likelihood import try_fit
     from grlm_hf.priors.sequence_training import train_sequence_model
     from grlm_hf.priors.text import TextKNN, tune_text
 
@@ -88,8 +88,8 @@ def make_priors(
         parts = fused.parts([c.history for c in cases])
         for combination in names:
             some = {name: parts[name] for name in combination.split("+")}
-            if config.fit == "likelihood" and fused.counts is not None:
-                fitted = fit_weights(some, cases, ids, fused.counts, exclude_seen=exclude_seen)
+            fitted = try_fit(some, cases, ids, fused.counts, exclude_seen=exclude_seen) if config.fit == "likelihood" else None
+            if fitted is not None:
                 found = {"weights": fitted.weights, "ndcg@10": float(fitted.by_case.mean()), "bias": list(fitted.bias)}
             else:
                 weights, reached = tune_weights(some, cases, ids, exclude_seen=exclude_seen)
