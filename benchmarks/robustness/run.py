@@ -118,9 +118,8 @@ def among_strangers(results: Results, kept: Path, folder: Path, every: int) -> N
         results.add("service: slowest answer to others meanwhile", "s", slow.slowest, 2.0, better="lower")
         _none(results, "service: connections open longer than stated", slow.late)
         _show(slow.late[:20])
-    # JSON has three bytes for a list or an object, of which Python makes 64 and a pointer: 24 times as much before anything is checked.
     for name, limit, most, bodies in (
-        ("JSON", 1, 32.0, lambda: uploads.bodies(uploads.MB)),
+        ("JSON", 1, 10.0, lambda: uploads.bodies(uploads.MB)),
         ("catalogs", 64, 10.0, lambda: service.catalogs(checkpoint, 64)),
     ):
         with served(checkpoint, folder / name, "--max-upload-mb", "64") as running:

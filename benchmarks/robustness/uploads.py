@@ -127,6 +127,10 @@ def bodies(size: int) -> Iterator[tuple[str, Body]]:
     """JSON for the routes that take lists, none larger than `size` bytes: each fills it with as many small values as there is room for."""
     room = size - 500
     fills = {
+        '"aaa"': "ids of three letters",
+        '"B0001234"': "ids of eight letters",
+        '"éé"': "ids of two letters with an accent",
+        '"€"': "ids of one wide letter",
         "[]": "empty lists",
         "{}": "empty objects",
         '""': "empty texts",
@@ -150,16 +154,26 @@ def bodies(size: int) -> Iterator[tuple[str, Body]]:
     }
     for place, (method, path, before, after) in places.items():
         for value, name in fills.items():
-            yield f"{place}: {name}", (method, path, f"{before}{','.join([value] * (room // (len(value) + 1)))}{after}".encode())
+            yield f"{place}: {name}", (method, path, f"{before}{','.join([value] * (room // (len(value.encode()) + 1)))}{after}".encode())
         rows = "[" + ",".join(["1"] * 15) + "]"
+        few = ",".join([*(f'"B{n:04}"' for n in range(1, 80)), '"B0080"'] * (size // 1100))
+        yield f"{place}: ids, as many as the service takes", (method, path, f"{before}{few}{after}".encode())
         yield f"{place}: lists of numbers", (method, path, f"{before}{','.join([rows] * (room // (len(rows) + 1)))}{after}".encode())
     wrong = '{"item_id":1,"title":2,"categories":[' + "1," * 60 + "1]}"
+    many = "[" + ",".join(['"B0001"'] * 499 + ['"gone"']) + "]"  # refused before a search, whose memory is another matter
+    long = '{"item_id": "n", "title": "T", "description": "' + "x" * min(9_900, room // 8) + '😀"}'
     names = ",".join(f'"k{n}":1' for n in range(room // 11))
     for name, text in {
         "unknown fields": "{" + names + "}",
         "unknown fields of an item": '{"items": [{' + names + "}]}",
         "one long text": '{"history": ["' + "x" * (room - 20) + '"]}',
         "one long text, escaped": '{"history": ["' + "\\u00e9" * (room // 6 - 20) + '"]}',
+        "one long text with one emoji": '{"history": ["' + "x" * (room - 40) + '😀"]}',
+        "one long text with one emoji, escaped": '{"history": ["' + "x" * (room - 40) + '\\ud83d\\ude00"]}',
+        "long texts with an emoji": '{"items": [' + ",".join([long] * (room // (len(long) + 4))) + "]}",
+        "histories with an unknown item, as many as the service takes": '{"histories": [' + ",".join([many] * (size // 6_500)) + "]}",
+        "as many objects as the service takes": '{"a": [' + ",".join(['{"a":1}'] * min(room // 8, size // 40)) + "]}",
+        "as many fields as the service takes": "{" + ",".join(f'"k{n}":1' for n in range(min(room // 11, size // 30))) + "}",
         "one long number": '{"history": ["B0001"], "k": ' + "9" * (room - 40) + "}",
         "lists within lists": "[" * room,
         "objects within objects": '{"a":' * (room // 5),

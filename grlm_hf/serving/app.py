@@ -6,11 +6,13 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -22,7 +24,8 @@ from grlm_hf.files import did_you_mean
 from grlm_hf.modeling.results import Recommendations
 from grlm_hf.serving import schemas
 from grlm_hf.serving.batcher import Job, Refused
-from grlm_hf.serving.door import Door, problem
+from grlm_hf.serving.door import LARGE, Door, check_json, problem
+from grlm_hf.serving.options import MB
 from grlm_hf.serving.service import Service
 from grlm_hf.serving.state import Version
 from grlm_hf.version import __version__
@@ -65,8 +68,28 @@ async def _service(request: Request) -> Service:
     return request.app.state.service
 
 
+class _Request(Request):
+    """A request whose JSON is bounded before it is unpacked."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        self.scope[LARGE] = len(body) > MB // 8
+        check_json(body, self.app.state.service.options.max_body_mb * MB)
+        return await super().json()
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def bounded(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return bounded
+
+
 Served = Annotated[Service, Depends(_service)]
-routes = APIRouter()
+routes = APIRouter(route_class=_Route)
 
 
 @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_problems(), tags=["recommend"])

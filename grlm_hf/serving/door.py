@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import hmac
 import json
@@ -18,6 +19,7 @@ from fastapi import HTTPException, Response
 from grlm_hf.serving.batcher import Refused, failure
 from grlm_hf.serving.options import LOCAL, MB
 from grlm_hf.serving.service import Service
+from grlm_hf.tables.parquet import release
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -31,6 +33,10 @@ DISCARDED = 16 * MB
 """Bytes read and discarded after the limit, so that a client still uploading receives the 413 response."""
 BODY_S, UPLOAD_S = 30.0, 600.0
 """Seconds within which a body must arrive."""
+LARGE = "grlm_large"
+"""Marks, in the scope of a request, that its memory is worth returning to the system."""
+UNPACKED = 9.0
+"""JSON may take this many times the limit of a body in memory, the body included."""
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 log = logging.getLogger("grlm.serve")
 
@@ -39,6 +45,33 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     """The answer to a request that is refused."""
     # ASCII: the text may quote half of a surrogate pair, which UTF-8 cannot encode
     return Response(json.dumps({"detail": detail}), status, {**(headers or {}), **_HEADERS.get(status, {})}, "application/json")
+
+
+def check_json(body: bytes, limit: float) -> None:
+    """Raises `HTTPException` (422) for JSON whose values could take more than `UNPACKED` times `limit` bytes, the limit of a body. It is
+    not read for this: three bytes can be an object that takes a hundred."""
+    # Bytes a character: of Python's text with its largest character, and of the texts in it, which pydantic also keeps in UTF-8.
+    text = 1 if body.isascii() else 6 if _WIDE.search(body) else 3
+    values = 8 if b"\\u" in body else 5 if text == 6 else 1 if text == 1 else 3
+    parts = sum(cost * body.count(mark) for cost, marks in _COSTS for mark in marks)
+    if (found := len(body) * (1 + text + values) + parts) > UNPACKED * limit:
+        raise HTTPException(
+            422,
+            f"The body has too many values, or too much text: it could take {found:,} bytes of memory, and this service allows "
+            f"{int(UNPACKED * limit):,}. Send it in several requests, or start the service with a larger --max-body-mb.",
+        )
+
+
+_WIDE = re.compile(rb"[\xf0-\xff]")
+_ENDS = [bytes([end]) for end in b'"]}0123456789elNy \t\r\n']  # of values, before a comma; a comma of a text mostly follows other letters
+_COSTS = (
+    (73, [end + b"," for end in _ENDS]),
+    (110, [end + b":" for end in (b'"', b" ", b"\t", b"\r", b"\n")]),
+    (112, [b"["]),
+    (140, [b"{"]),
+)
+"""Bytes that CPython takes at most for a value besides its text (a text of one character, and its places in two lists); for a key; for a
+list; for an object."""
 
 
 def _host(header: str) -> str:
@@ -93,6 +126,9 @@ class Door:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.service.metrics.requests.labels(method, route, str(status)).inc()
             self.service.metrics.seconds.labels(method, route).observe(seconds)
+            if scope.pop(LARGE, False):
+                gc.collect(1)  # an error and the frames that it came through hold each other, and the body
+                release()
             facts |= {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
             log.info("request", extra={"facts": facts})
 

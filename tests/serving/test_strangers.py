@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from fastapi import HTTPException
 from pydantic import BaseModel, ValidationError
 from serving_toys import Running, held, running, until
 from toys import toy_catalog, toy_grlm, toy_histories
@@ -21,6 +23,8 @@ from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.serving import ServeOptions, door
 from grlm_hf.serving import run as server
+from grlm_hf.serving.door import UNPACKED, check_json
+from grlm_hf.serving.options import MB
 from grlm_hf.serving.schemas import AddRequest, RecommendRequest, RemoveRequest
 from grlm_hf.serving.service import MAX_CHANGES
 
@@ -159,6 +163,44 @@ def test_a_body_of_wrong_values_is_a_few_errors(kind: type[BaseModel], data: dic
     with pytest.raises(ValidationError) as error:
         kind.model_validate(data)
     assert 1 <= error.value.error_count() < 30
+
+
+IDS = ",".join(f'"B{n:09}"' for n in range(70_000))
+SENTENCE = "A tent, for two; light, dry: of nylon. "
+KETTLE = {"item_id": "n", "title": "T" * 90, "brand": "B", "categories": ["Home", "Kitchen"], "price": 9.5, "description": SENTENCE * 20}
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ('{"histories": [[' + IDS + "]]}", True),
+        ('{"histories": [[' + IDS.replace("B00000", "") + "]]}", True),
+        (json.dumps({"items": [KETTLE] * 1000}), True),
+        (json.dumps({"items": [KETTLE | {"title": "Kettle 水 é"}] * 800}, ensure_ascii=False), True),
+        (json.dumps({"items": [KETTLE | {"title": "Kettle 🫖"}] * 600}, ensure_ascii=False), True),
+        ('{"history": [' + "1," * 500_000 + "1]}", False),
+        ('{"history": [' + "[]," * 330_000 + "[]]}", False),
+        ("{" + ",".join(f'"k{n}":1' for n in range(90_000)) + "}", False),
+        ('{"history": ["' + "x" * 1_000_000 + '😀"]}', False),
+    ],
+    ids=["ids", "short ids", "items", "items with wide letters", "items with emoji", "numbers", "lists", "fields", "wide text"],
+)
+def test_json_that_would_unpack_to_much_is_not_read(body: str, fits: bool) -> None:
+    """Tracemalloc counts what the parser takes; the bound has to be above it."""
+    data = body.encode()
+    assert len(data) < MB
+    if not fits:
+        with pytest.raises(HTTPException) as raised:
+            check_json(data, MB)
+        assert raised.value.status_code == 422
+        assert "--max-body-mb" in raised.value.detail
+        return
+    check_json(data, MB)
+    tracemalloc.start()
+    json.loads(data)
+    peak = tracemalloc.get_traced_memory()[1] + len(data)
+    tracemalloc.stop()
+    assert peak < UNPACKED * MB
 
 
 def test_a_few_unknown_fields_are_named() -> None:
