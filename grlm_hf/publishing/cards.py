@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
+from grlm_hf.files import read_json
 from grlm_hf.layout import TAGS
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
 from grlm_hf.publishing.audit import audit_table, share
@@ -227,3 +228,12 @@ def _files_table(sources: Any) -> str:
 
 def _shown(names: Sequence[str]) -> list[str]:
     return [f"![{Path(n).stem}]({n})" if n.endswith(".png") else f"More: [{n}]({n})" for n in sorted(names)]
+
+
+def weights_and_bias(weights: Mapping[str, float], prior: Path) -> str:
+    """Components with their weights, and whether the prior in the file `prior` has a bias; "" for no components."""
+    biased = weights and read_json(prior).get("bias")
+    return ", ".join(
+        [f"{escaped(name)} (weight {number(weight)})" for name, weight in weights.items()]
+        + (["a bias by how often an item sold"] if biased else [])
+    )

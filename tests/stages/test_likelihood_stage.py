@@ -62,6 +62,7 @@ def test_the_bias_is_measured_saved_and_served(tmp_path: Path) -> None:
     name = "grlm+item_knn+text_knn"
     assert own.methods[name]["recall@10"] == report.methods[name]["recall@10"]
     assert own.methods[name]["ndcg@10"] == report.methods[name]["ndcg@10"]
+    assert "a bias by how often an item sold" in (out / "checkpoint" / "README.md").read_text()
     plain = Fused.load(out / "priors")
     assert plain.bias == ()  # the scorers; each combination has its own
 
