@@ -24,6 +24,14 @@ def progress(*args: Any, **options: Any) -> tqdm[Any]:
     return kind(*args, **options)
 
 
+def end_all() -> None:
+    """Ends all bars as they are, ours and those of other libraries, so that none writes after a last message."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        if not bar.disable and not isinstance(bar, Lines) and sys.stderr.isatty():
+            bar.close()  # ends its line
+        bar.disable = True
+
+
 def took(seconds: float) -> str:
     """A time for people: ``2.1 s``, ``3.4 min``, ``5.2 h``."""
     value, unit = (seconds, "s") if seconds < 100 else (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")

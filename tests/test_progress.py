@@ -77,3 +77,19 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_times_for_people() -> None:
     assert [took(s) for s in (2.13, 99.0, 204.0, 18_720.0)] == ["2.1 s", "99.0 s", "3.4 min", "5.2 h"]
+
+
+def test_no_bar_writes_after_the_last_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that Ctrl-C ends leaves its bar to the collector, which closes it after the message."""
+    for kind in (Lines, tqdm):
+        out, clock = io.StringIO(), iter(range(0, 10**6, 60))
+        monkeypatch.setattr(module, "_now", lambda clock=clock: float(next(clock)))
+        bar = kind(total=100, file=out, desc="work")
+        bar.update(3)
+        bar.refresh()
+        bar.n += 1
+        module.end_all()
+        said = out.getvalue()
+        bar.close()
+        del bar
+        assert out.getvalue() == said

@@ -33,10 +33,12 @@ def main() -> None:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_fail(mistake(error, hint(error))))
-    except KeyboardInterrupt:
-        sys.exit(
-            _fail("Interrupted. Run the same command again: finished work is kept, and long work resumes from its last saved state.", 130)
-        )
+    except KeyboardInterrupt as stop:
+        from grlm_hf.progress import end_all
+
+        end_all()
+        again = "Interrupted. Run the same command again: finished work is kept, and long work resumes from its last saved state."
+        sys.exit(_fail(str(stop) or again, 130))
     except Incomplete as rest:
         say(f"grlm: {rest}")
     except (ValueError, ImportError, MemoryError) as error:

@@ -71,6 +71,14 @@ async def _service(request: Request) -> Service:
 class _Request(Request):
     """A request whose JSON is bounded before it is unpacked."""
 
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            body = bytearray()  # and no list of chunks: each takes fifty bytes, and may have one
+            async for chunk in self.stream():
+                body += chunk
+            self._body = bytes(body)
+        return self._body
+
     async def json(self) -> Any:
         body = await self.body()
         self.scope[LARGE] = len(body) > MB // 8
@@ -283,6 +291,8 @@ async def _invalid(_: Request, error: Any) -> Response:
     for e in error.errors()[:5]:
         if e["type"] == "json_invalid":
             details.append(f"body: not JSON, at character {e['loc'][-1]}")
+        elif e["loc"] == ("body",) and isinstance(error.body, bytes):
+            details.append("body: expected JSON under the header Content-Type: application/json")
         else:
             details.append(f"{'.'.join(str(part)[:60] for part in e['loc'][1:]) or e['loc'][0]}: {e['msg']}")
     return problem(422, "; ".join(details))

@@ -77,7 +77,8 @@ list; for an object."""
 def _host(header: str) -> str:
     """The name in a Host header, without its port."""
     name = header.strip().lower()
-    return name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
+    address = re.fullmatch(r"\[([0-9a-f:.]+)\](?::\d*)?", name)
+    return address[1] if address else name.partition(":")[0]
 
 
 class Door:

@@ -81,6 +81,8 @@ def check_item(item: Item) -> None:
     who = f"item {item.item_id!r}"
     if not isinstance(item.item_id, str) or not item.item_id or len(item.item_id) > MAX_ID or clean(item.item_id) != item.item_id:
         raise ValueError(f"{who:.400}: an id has 1 to {MAX_ID} characters, no spaces around it, and no two spaces or a tab within.")
+    if any(c < " " or c == "\x7f" for c in item.item_id):
+        raise ValueError(f"{who:.400}: its id has a control character; an id is text.")
     texts = {name: (getattr(item, name),) for name in ("title", "brand", "description", "domain")} | {"categories": item.categories}
     for name, values in texts.items():
         if not all(isinstance(value, str) and len(value) <= MAX_FIELD for value in values):

@@ -30,7 +30,8 @@ IDLE_S = 75
 
 
 def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str = "transformers", device: str = "") -> None:
-    """Serves a checkpoint over HTTP until SIGTERM or Ctrl-C; then waits up to ``options.grace_s`` seconds for running requests.
+    """Serves a checkpoint over HTTP until SIGTERM or Ctrl-C; then waits up to ``options.grace_s`` seconds for running requests. After
+    Ctrl-C it raises ``KeyboardInterrupt`` at the end.
 
     Args:
         checkpoint: folder or Hub id.
@@ -54,13 +55,29 @@ def serve(checkpoint: str, options: ServeOptions | None = None, *, backend: str 
         server = _Server(service, checkpoint, listener)
         gc.collect()
         gc.freeze()  # what stays until the end: without it, each large body makes the collector walk through torch's objects
-        # Either signal ends in KeyboardInterrupt once the server is down: the state is released, and the exit status is 0.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # The server raises its signal again once it is down: SIGTERM ends in a return, and Ctrl-C in KeyboardInterrupt.
+        signal.signal(signal.SIGTERM, _terminated)
+        end = f"Stopped. Changes of the catalog {_kept(options, 'are lost')}"
         try:
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(_Terminated):
                 server.run([listener])
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(end) from None
         finally:
             service.stop()
+    print(f"grlm: {end}", file=sys.stderr, flush=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+def _terminated(*_: Any) -> None:
+    raise _Terminated
+
+
+def _kept(options: ServeOptions, lost: str) -> str:
+    return f"are kept in {options.state}." if options.state else f"{lost}; keep them with --state FOLDER."
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -144,13 +161,12 @@ class _Server(uvicorn.Server):
         options, current, config = self.service.options, self.service.current, self.service.grlm.config
         host, port = self.listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        kept = f"are kept in {options.state}." if options.state else "are lost when the service stops; keep them with --state FOLDER."
         lines = [
             f"Serving {self.checkpoint} ({len(current.catalog)} items, version {current.number}) on {url}",
             f"Docs: {url}/docs",
             f"Requests that do not say: prior {'own' if config.own_prior else 'none'}, items of the history "
             f"{'left out' if config.exclude_seen else 'recommended, too'}.",
-            f"Changes of the catalog {kept}",
+            f"Changes of the catalog {_kept(options, 'are lost when the service stops')}",
         ]
         if not options.api_key:
             open_to = "." if options.host in LOCAL else f", and {options.host} is more than this machine. Set one: --api-key-file FILE."

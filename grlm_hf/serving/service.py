@@ -121,6 +121,9 @@ class Service:
     def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> Version:
         """Adds items. Raises `Refused`: 409 for an id that the catalog has, 422 for an invalid item or Term ID."""
         given = None if term_ids is None else [tuple(map(self.grlm.catalog.scheme.part, terms)) for terms in term_ids]
+        for item, parts, terms in zip(items, given or (), term_ids or (), strict=False):
+            if not all(parts):
+                raise Refused(422, f"item {item.item_id!r}: the term {terms[parts.index('')]!r} has no letter or digit.")
 
         def added(catalog: Catalog) -> Catalog:
             for item in items:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
+import signal
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import forks
 import httpx2
 import pytest
 from serving_toys import Running, held, on, running, same, until
@@ -273,6 +277,20 @@ def test_a_stop_finishes_what_is_under_way_and_takes_nothing_new() -> None:
             gate.set()
         for future, history in zip(asked, ("i20", "i9"), strict=True):
             same(future.result().json()["results"][0], r.grlm.recommend([history], 3))
+
+
+@pytest.mark.parametrize(("blow", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_it_with_one_line(tmp_path: Path, blow: signal.Signals, status: int) -> None:
+    toy_grlm().save_pretrained(tmp_path / "c")
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);" + forks.GRLM  # in the background it is ignored
+    call = ["serve", str(tmp_path / "c"), "--port", "0", "--state", str(tmp_path / "s")]
+    with forks.Process(code, *call) as process:
+        until(lambda: "No API key" in process.printed())
+        os.kill(process.pid, blow)
+        done = process.wait(60)
+    assert done.returncode == status
+    said = done.stderr.split("may use it.\n")[1]
+    assert said == f"grlm: Stopped. Changes of the catalog are kept in {tmp_path / 's'}.\n"
 
 
 def test_a_stop_does_not_wait_for_ever() -> None:

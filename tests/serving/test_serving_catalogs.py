@@ -115,6 +115,8 @@ BAD_ITEMS: list[tuple[dict[str, Any], int]] = [
     ({"items": [{"item_id": "n", "title": "T"}], "term_ids": [["a" * 65]]}, 422),
     ({"items": [{"item_id": "n", "title": " \t"}], "term_ids": [["a"]]}, 422),
     ({"items": [{"item_id": "", "title": "T"}], "term_ids": [["a"]]}, 422),
+    ({"items": [{"item_id": "n\u0000", "title": "T"}], "term_ids": [["a"]]}, 422),
+    ({"items": [{"item_id": "n\u007f", "title": "T"}], "term_ids": [["a"]]}, 422),
     ({"items": [{"item_id": "n"}], "term_ids": [["a"]]}, 422),
     *[
         ({"items": [{"item_id": "n", "title": "T", "price": price}], "term_ids": [["a"]]}, 422)
@@ -132,6 +134,12 @@ def test_bad_items_change_nothing(shared: Running, body: dict[str, Any], status:
     assert answer.status_code == status, answer.text
     assert answer.json()["detail"]
     assert shared.client.get("/catalog").json()["version"] == 1
+
+
+def test_a_term_without_a_letter_is_named(shared: Running) -> None:
+    items = [{"item_id": "n", "title": "T"}, {"item_id": "m", "title": "T"}]
+    answer = shared.client.post("/items", json={"items": items, "term_ids": [["a"], ["b", "👍"]]})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "item 'm': the term '👍' has no letter or digit.")
 
 
 @pytest.mark.parametrize(("ids", "status"), [(["gone"], 404), (["i20", "gone"], 404), ([i.item_id for i in toy_catalog()], 409), ([], 422)])

@@ -3,6 +3,7 @@ and what those get whose items or histories the catalog does not know."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -23,6 +24,7 @@ from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.serving import ServeOptions, door
 from grlm_hf.serving import run as server
+from grlm_hf.serving.app import _Request
 from grlm_hf.serving.door import UNPACKED, check_json
 from grlm_hf.serving.options import MB
 from grlm_hf.serving.schemas import AddRequest, RecommendRequest, RemoveRequest
@@ -47,7 +49,10 @@ def raw(r: Running, data: bytes) -> bytes:
         return s.recv(65536)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "[::2]:8000", "127.0.0.1.evil.example", "", "localhost.", "["])
+NAMES = ["evil.example", "evil.example:8000", "[::2]:8000", "127.0.0.1.evil.example", "", "localhost.", "[", "[::1]x", "[::1].evil.example"]
+
+
+@pytest.mark.parametrize("host", NAMES)
 def test_a_name_that_points_here_is_not_answered(shared: Running, host: str) -> None:
     """DNS rebinding: for the page's browser this service is the page's own site."""
     body = b'{"item_ids": ["i20"]}'
@@ -201,6 +206,27 @@ def test_json_that_would_unpack_to_much_is_not_read(body: str, fits: bool) -> No
     peak = tracemalloc.get_traced_memory()[1] + len(data)
     tracemalloc.stop()
     assert peak < UNPACKED * MB
+
+
+def test_a_body_in_many_small_pieces_takes_no_more_memory() -> None:
+    pieces = 200_000
+    sent = iter(range(pieces))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes((97, next(sent) % 256)), "more_body": sent.__length_hint__() > 0}
+
+    tracemalloc.start()
+    body = asyncio.run(_Request({"type": "http", "method": "POST", "headers": []}, receive).body())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(body) == 2 * pieces
+    assert peak < 4 * len(body)
+
+
+def test_a_body_that_is_not_sent_as_json_is_told_the_header(shared: Running) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        answer = shared.client.post("/recommend", content=b'{"history": ["i20"]}', headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["detail"]) == (422, "body: expected JSON under the header Content-Type: application/json")
 
 
 def test_a_few_unknown_fields_are_named() -> None:
