@@ -15,7 +15,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
-from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, replacing, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
 from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
@@ -124,12 +124,14 @@ def make_checkpoint(
 
     processes = PartialState()
     if grlm is not None:
-        grlm.save_pretrained(output)
-        write_json(Path(output) / "training_log.json", read_json(Path(work) / "log.json"))
+        check_replaceable(output, CONFIG_FILE)
+        with replacing(output) as made:  # with its log, records and card, or not at all
+            grlm.save_pretrained(made)
+            write_json(made / "training_log.json", read_json(Path(work) / "log.json"))
+            record_training(made, "sft", asdict(config), seed=seed, start=config.model, datasets=datasets, facts=facts)
+            write_model_card(made)
         if config.hub.repo:
             push_folder(output, config.hub.repo)
-        record_training(output, "sft", asdict(config), seed=seed, start=config.model, datasets=datasets, facts=facts)
-        write_model_card(output)
         shutil.rmtree(work, ignore_errors=True)
     processes.wait_for_everyone()
     return grlm

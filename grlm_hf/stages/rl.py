@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.data.repository import dataset_facts, load_cases, train_histories
-from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, write_json
+from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, replacing, write_json
 from grlm_hf.layout import CONFIG_FILE
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_training, recorded
@@ -134,15 +134,17 @@ def _trained(
     if valid := [entry["rewards/validity/mean"] for entry in log if "rewards/validity/mean" in entry]:
         result["valid_rollouts"] = sum(valid) / len(valid)
     grlm.model.to(saved_as)
-    grlm.save_pretrained(output)
-    write_json(Path(output) / "training_log.json", log)
-    write_json(Path(output) / RESULT_FILE, result)
     try:
         facts = dataset_facts(datasets)
     except ValueError:  # tables that other programs wrote have none
         facts = {}
-    record_training(output, name, asdict(settings[0]), seed=seed, start=str(checkpoint), datasets=datasets, facts=facts)
-    write_model_card(output)
+    check_replaceable(output, CONFIG_FILE)
+    with replacing(output) as made:  # with its log, records and card, or not at all
+        grlm.save_pretrained(made)
+        write_json(made / "training_log.json", log)
+        write_json(made / RESULT_FILE, result)
+        record_training(made, name, asdict(settings[0]), seed=seed, start=str(checkpoint), datasets=datasets, facts=facts)
+        write_model_card(made)
     shutil.rmtree(work, ignore_errors=True)
     return result
 

@@ -78,3 +78,19 @@ def test_answers_to_other_questions_are_refused(tmp_path: Path, known: bool) -> 
     LabelStore(ids, np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16)).save(tmp_path / "x.teacher")
     with pytest.raises(ValueError, match="no answer after" if known else "knows none of the catalog's items"):
         run(taught(tmp_path, str(tmp_path / "x.teacher")), lambda _: None)
+
+
+def test_a_checkpoint_is_there_with_its_log_and_card_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = taught(tmp_path, "item_knn")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("grlm_hf.stages.model.write_model_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, lambda _: None)
+    assert not (tmp_path / "out" / "checkpoint").exists()
+    run(recipe, lambda _: None)
+    assert {"training_log.json", "README.md", "model.safetensors"} <= {p.name for p in (tmp_path / "out" / "checkpoint").iterdir()}
+    assert not list((tmp_path / "out").glob(".checkpoint.work-*"))
