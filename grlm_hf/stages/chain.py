@@ -16,6 +16,7 @@ from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, LABELS_FILE, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE
+from grlm_hf.loading import load_tokenizer
 from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
 from grlm_hf.progress import took
 from grlm_hf.publishing.counting_card import write_counting_card
@@ -114,11 +115,14 @@ def _names(stage: _Stage) -> str:
 
 
 def _check_plugins(r: Recipe, last: int) -> None:
-    """Loads the functions of the user that this run needs, so that a wrong name is no error hours later."""
+    """Loads the functions of the user that this run needs, and looks for its teacher and model, so that a wrong name is no error hours
+    later."""
     if r.terms.function and last >= STAGES.index("terms"):
         load_plugin("terms.function", r.terms.function)
     if last >= STAGES.index("teacher"):
         check_teacher(r.train.distill)
+    if last >= STAGES.index("train") and r.train.model != "scratch" and not (Path(r.output) / "checkpoint").exists():
+        load_tokenizer(r.train.model)  # a small part of a model that must be there, in a folder or on the Hub
     if last == STAGES.index("evaluate"):
         load_plugins("evaluate.metrics", r.evaluate.metrics)
         load_plugins("evaluate.methods", r.evaluate.methods)

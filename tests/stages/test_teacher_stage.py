@@ -94,3 +94,11 @@ def test_a_checkpoint_is_there_with_its_log_and_card_or_not_at_all(tmp_path: Pat
     run(recipe, lambda _: None)
     assert {"training_log.json", "README.md", "model.safetensors"} <= {p.name for p in (tmp_path / "out" / "checkpoint").iterdir()}
     assert not list((tmp_path / "out").glob(".checkpoint.work-*"))
+
+
+def test_a_model_that_is_not_there_is_refused_before_any_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = taught(tmp_path, "item_knn")
+    with pytest.raises(ValueError, match="no-such-model"):
+        run(replace(recipe, train=replace(recipe.train, model=str(tmp_path / "no-such-model"))), lambda _: None)
+    assert not (tmp_path / "out" / "neighbors.parquet").exists()
