@@ -87,7 +87,7 @@ def price(where: str, value: Any, tally: Tally) -> float | None:
     if missing(value):
         return None
     if isinstance(value, bool | bytes | dict | list | tuple):
-        raise ValueError(f"{where}: price is {str(value)[:80]!r}, a {type(value).__name__}; expected a number or text.")
+        raise ValueError(f"{where}: price {str(value)[:80]} is not a number; write it like 12.99, or leave it empty.")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

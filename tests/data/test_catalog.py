@@ -97,8 +97,8 @@ def test_a_missing_item_column_is_named(tmp_path: Path, name: str, column: str, 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"price": [1]}, "price is '[1]', a list"),
-        ({"price": {"eur": 1}}, "a dict; expected a number"),
+        ({"price": [1]}, "price [1] is not a number"),
+        ({"price": {"eur": 1}}, "price {'eur': 1} is not a number"),
         ({"categories": {"a": "b"}}, "categories must be a list of strings or a path 'A > B > C'; found {'a': 'b'}"),
         ({"categories": [["a", "b"]]}, "categories must be a list of strings"),
         ({"categories": 7}, "categories must be a list of strings"),
