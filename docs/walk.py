@@ -36,7 +36,7 @@ PROGRESS = re.compile(r"^\S+: \d+%, |it/s\]|s/it\]")
 
 
 def export(data: Path, folder: Path) -> None:
-    """Writes ``products.tsv`` and ``orders.tsv``; a position in time stands for the time that the data do not have."""
+    """Writes ``products.tsv`` and ``orders.tsv``; the data have no times, so an event gets its position as its date."""
     items = load_items(find_data(data, "items"), missing_title="fill")
     known = {item.item_id for item in items}
     histories = load_histories(find_data(data, "interactions", "sequences"), known, short_users="keep", unknown_items="drop")

@@ -20,7 +20,7 @@ from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.tuning import Targets, coordinate_search
 
 LARGEST = 40_000
-"""Items of the largest catalog that `EASE.fit` takes: it inverts a dense float32 matrix of that many rows and columns, 6.4 GB."""
+"""Items of the largest catalog that `EASE.learn` takes: it inverts a dense float32 matrix of that many rows and columns, 6.4 GB."""
 REGULARISATIONS = (50.0, 150.0, 500.0)
 """Candidate values of λ in `tune_ease`."""
 _GRID = {"age_power": (0.0, 0.3, 0.7, 1.0), "spread": (0.05, 0.1, 0.2)}

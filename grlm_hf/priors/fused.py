@@ -117,7 +117,7 @@ class Fused:
     def with_counts(self, counted: Popularity) -> Fused:
         """The same scores, with counts of events for histories without a known item: where no component has any, `counted` joins them
         with weight 0."""
-        if any(isinstance(scorer, Counted) for scorer, _ in self.components.values()):
+        if self._counted is not None:
             return self
         return Fused({**self.components, counted.kind: (counted, 0.0)}, self.item_ids, self.temperature, self.bias)
 

@@ -38,7 +38,7 @@ def _number(price: Any) -> Any:
         return price
     tally = Tally()
     found = read_price("", price[: MAX_TERM + 1], tally)
-    if found is None and tally.lines():  # a table leaves such a price empty and counts it; a request is told
+    if found is None and tally.lines():  # a table leaves such a price empty and counts it; a request is refused
         problem = f"price {price[:40]!r} is not a number; write it like 12.99, or leave it out"
         raise PydanticCustomError("price", "{problem}", {"problem": problem})
     return found
