@@ -165,7 +165,7 @@ def sweep(folder: Path, target: str = "") -> None:
             if match["process"]:
                 if int(match["process"]) == os.getpid() or not _alive(int(match["process"])):
                     _remove(left, folder / match["target"])
-            elif {p.name for p in left.iterdir()} <= {_LOCK, "new", "old"}:
+            elif all(p.name in (_LOCK, "new", "old") or p.name.startswith(".new.") for p in left.iterdir()):  # also of a writer of "new"
                 with open(left / _LOCK, "a") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if _is_at(lock, left / _LOCK):

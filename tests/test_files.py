@@ -381,6 +381,22 @@ def test_leftovers_of_other_names_are_swept_and_what_is_no_leftover_stays(tmp_pa
     assert (tmp_path / "shard-1-of-3" / "last-good").read_text() == "1"
 
 
+def test_what_a_writer_inside_a_writer_left_is_swept(tmp_path: Path) -> None:
+    """A checkpoint is written as a whole into the folder that becomes the output with its card and records."""
+    code = f"""
+import os, signal
+from grlm_hf.files import only_writer, replacing
+with replacing({str(tmp_path / "out")!r}) as new, only_writer(new), replacing(new) as inner:
+    inner.mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with forks.Process(code) as killed:
+        assert killed.wait().returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()]
+    write_text(tmp_path / "out", "whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_the_work_of_a_living_process_is_never_swept(tmp_path: Path) -> None:
     """Its lock says that it lives, whatever its number: a process of another container may have the number of this one."""
     code = f"""

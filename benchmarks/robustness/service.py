@@ -37,8 +37,12 @@ class Soak:
     threads: list[int] = field(default_factory=list)
 
     def grown(self, name: str) -> float:
-        """The last twentieths over those after a quarter: medians of three, which one busy moment does not move."""
+        """The last twentieths over those after a quarter: medians of three, which one busy moment does not move. Of threads the most in
+        each half: pools start threads for a burst, and end them when they have been idle."""
         values = getattr(self, name)
+        if name == "threads":
+            half = len(values) // 2
+            return max(values[half:]) / max(values[:half])
         first = len(values) // 4 - 1
         return statistics.median(values[-3:]) / statistics.median(values[first : first + 3])
 
