@@ -264,7 +264,7 @@ def make_report(
 def _ranked_by(config: EvaluateConfig) -> dict[str, Any]:
     """The settings that rankings depend on; the others may change while finished rankings are kept."""
     kept = ("num_beams", "batch_size", "exclude_seen", "candidates", "unmasked", "free_users", "zero_shot", "rerank")
-    return {name: getattr(config, name) for name in kept} | {"depth": config.whole_depth, "methods": list(map(stated, config.methods))}
+    return {name: asdict(config)[name] for name in kept} | {"depth": config.whole_depth, "methods": list(map(stated, config.methods))}
 
 
 def _with_held_out(
