@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from grlm_hf.evaluation.metrics import DEPTH
+from grlm_hf.evaluation.config import EvaluateConfig
 from grlm_hf.files import did_you_mean
 from grlm_hf.indexing.collisions import Resolver
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
-from grlm_hf.layout import RECIPE_FILE, Candidates, MissingTitle, ShortUsers, SplitName, UnknownItems
+from grlm_hf.layout import RECIPE_FILE, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.plugins import beside, check_plugin, downloaded
 from grlm_hf.priors.sequence import SequenceConfig
-from grlm_hf.settings import Count, Limit, Range, Seed, Size, check_settings
+from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
@@ -141,62 +141,6 @@ class PriorsConfig:
     def hybrid_names(self) -> list[str]:
         """What is fused with the language model: `hybrids`, or what follows from `methods`."""
         return replace(self, combine=None).combinations() or self.methods if self.hybrids is None else self.hybrids
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Settings of the evaluation."""
-
-    num_beams: Limit = 0
-    """Beam width; 0: the default of `recommend`."""
-    batch_size: Size = 64
-    exclude_seen: bool = True
-    """Leave out items of the user's own history, in every method."""
-    candidates: Candidates = "all"
-    """Ranked items: "all", or only those of the target's "domain", with a trie of that domain."""
-    resamples: Count = 1000
-    """Number of bootstrap resamples."""
-    unmasked: bool = False
-    """Also measure every method with seen items kept."""
-    pairs: list[str] = field(default_factory=list)
-    """Further comparisons, such as "grlm+sasrec+item_knn > sasrec+item_knn"; the best method is always compared with all others."""
-    free_users: Limit = 0
-    """Number of users for whom the model also writes without the trie, with grounding afterwards; needs objective "vocabulary"."""
-    recall_at: list[Size] = field(default_factory=lambda: [1, 5, 10, 20])
-    """Cut-offs of recall; 10, which the comparisons and the verdict are of, is always one of them."""
-    ndcg_at: list[Size] = field(default_factory=lambda: [5, 10, 20])
-    """Cut-offs of NDCG; 10 is always one of them."""
-    depth: Size = 20
-    """Length of the rankings, which MRR and saved rankings are of; at least the largest cut-off."""
-    metrics: list[str] = field(default_factory=list)
-    """Metrics of your own, as FILE.py:FUNCTION or module:FUNCTION: the ranks of the targets (from 1; 0: not found) → a number each."""
-    methods: list[str] = field(default_factory=list)
-    """Methods of your own, as FILE.py:FUNCTION or module:FUNCTION: training histories and the catalog → a function that ranks."""
-    save_rankings: bool = False
-    """Also write what each method recommended to each user, and the rank of the target, as a parquet file beside the report."""
-
-    def __post_init__(self) -> None:
-        check_settings(self, "evaluate.")
-        for section in ("metrics", "methods"):
-            for name in getattr(self, section):
-                check_plugin(f"evaluate.{section}", name)
-        if self.whole_depth > DEPTH and 0 < self.num_beams < self.whole_depth:
-            raise ValueError(
-                f"evaluate.num_beams is {self.num_beams}; expected at least {self.whole_depth}, the length of the rankings "
-                "(evaluate.depth and the cut-offs), or 0."
-            )
-        for pair in self.pairs:
-            if len([name for name in pair.split(">") if name.strip()]) != 2:
-                raise ValueError(f"evaluate.pairs has {pair!r}; expected two methods, such as 'grlm > item_knn'.")
-
-    def stated_pairs(self) -> list[tuple[str, str]]:
-        """The comparisons of `pairs`, as (a, b)."""
-        return [(a.strip(), b.strip()) for a, _, b in (pair.partition(">") for pair in self.pairs)]
-
-    @property
-    def whole_depth(self) -> int:
-        """The length of the rankings: `depth`, or the largest cut-off."""
-        return max([self.depth, *self.recall_at, *self.ndcg_at])
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def evaluate(
         Literal["test", "validation"], Parameter(help="Held-out cases to evaluate; validation while choosing settings.")
     ] = "test",
     save_rankings: Annotated[bool, Parameter(negative=())] = False,
+    zero_shot: str = "",
+    shots: int | None = None,
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
@@ -94,13 +96,20 @@ def evaluate(
         File of the report; its pictures are written beside it.
     save_rankings
         Also write what each method recommended to each user, beside the report: for metrics of your own, and for tests between reports.
+    zero_shot
+        Also measure this chat model, a folder or Hub id, without training: it reads titles and writes titles of the catalog.
+    shots
+        Number of worked examples in its prompt; by default 3.
     """
     from grlm_hf.evaluation.processes import is_main
     from grlm_hf.evaluation.report import short_text
     from grlm_hf.recipe import load_recipe
     from grlm_hf.stages import make_report
 
-    r = load_recipe(recipe, [*(set_ or []), *(["evaluate.save_rankings=true"] if save_rankings else [])])
+    flags = {"save_rankings": "true" if save_rankings else "", "zero_shot.model": zero_shot, "zero_shot.shots": shots}
+    r = load_recipe(recipe, [*(set_ or []), *(f"evaluate.{name}={value}" for name, value in flags.items() if value not in ("", None))])
+    if shots is not None and not r.evaluate.zero_shot.model:
+        raise ValueError("--shots is the number of worked examples of a chat model, and none is named; add --zero-shot MODEL.")
     quiet()
     report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
     if not is_main():

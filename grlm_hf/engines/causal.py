@@ -57,12 +57,15 @@ class CausalPrefixes:
             row[longest - len(prompt) :] = prompt
         self._prompt_mask = np.arange(longest) >= longest - self._length[:, None]  # padded on the left
         position = (self._prompt_mask.cumsum(1) - 1).clip(0)
+        # routers' logits are for a training loss, which cannot be computed with a cache; TRL leaves them on
+        self._without = {"output_router_logits": False} if hasattr(model.config.get_text_config(), "output_router_logits") else {}
         out = model(
             input_ids=self._tensor(ids),
             attention_mask=self._tensor(self._prompt_mask.astype(np.int64)),
             position_ids=self._tensor(position),
             use_cache=True,
             logits_to_keep=1,
+            **self._without,
         )
         self.forwards = 1
         self._cache, self._logits = out.past_key_values, out.logits
@@ -124,6 +127,7 @@ class CausalPrefixes:
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=torch.arange(n_needed, device=self.device),
+            **self._without,
         )
         self.forwards += 1
         # 3. what it says of the run's own tokens, and of the choice at its end

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from grlm_hf.decoding.grounding import Grounder
+from grlm_hf.evaluation.config import RerankConfig
 from grlm_hf.evaluation.evaluate import RATES_AT
 from grlm_hf.evaluation.metrics import DEPTH
 from grlm_hf.evaluation.rankings import Method, Rankings
+from grlm_hf.evaluation.schema import Report
+from grlm_hf.evaluation.verdict import uses_language_model
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
@@ -38,6 +44,35 @@ def constrained(
         return Rankings([[r.item_id for r in one] for one in found], by_term_id=prior is None)
 
     return method
+
+
+def reranked(grlm: GRLMForRecommendation, retriever: Method, candidates: int, batch_size: int = 64) -> Method:
+    """The retriever's first `candidates` items in the order of the language model's own log-probabilities, and the others after them, so
+    that every user counts. Items alike for the model keep the retriever's order."""
+
+    def method(histories: Sequence[Sequence[str]], **domain: str) -> Rankings:
+        found = retriever(histories, **domain).items
+        heads = [[item for item in ranking[:candidates] if item is not None] for ranking in found]
+        asked = [history for history, head in zip(histories, heads, strict=True) for _ in head]
+        scores = grlm.score(asked, [item for head in heads for item in head], batch_size=batch_size)
+        items = []
+        for ranking, head, score in zip(found, heads, np.split(scores, np.cumsum([*map(len, heads)])[:-1]), strict=True):
+            items.append([*(head[n] for n in np.argsort(-score, kind="stable")), *ranking[candidates:]])
+        return Rankings(items)
+
+    return method
+
+
+def second_stage(
+    config: RerankConfig, grlm: GRLMForRecommendation, methods: Mapping[str, Method], batch_size: int = 64
+) -> dict[str, Method]:
+    """`reranked` by its name in a report; {} where `config` names no retriever. Raises ``ValueError`` for one that is none of `methods`."""
+    known = [name for name in methods if not uses_language_model(name)]
+    if not config.retriever:
+        return {}
+    if config.retriever not in known:
+        raise ValueError(f"evaluate.rerank.retriever is {config.retriever!r}; expected a method without the language model: {known}.")
+    return {f"rerank({config.retriever})": reranked(grlm, methods[config.retriever], config.candidates, batch_size)}
 
 
 def free(grlm: GRLMForRecommendation, exclude_seen: bool, form: str = "paper", num_beams: int = 20) -> Method:
@@ -96,3 +131,16 @@ def write_freely(
     )
     texts = grlm.tokenizer.batch_decode(out[:, prompt.shape[1] :], skip_special_tokens=True)
     return [grlm.catalog.scheme.parse(text) for text in texts]
+
+
+def with_first_users(report: Report, found: Report, **stated: str) -> Report:
+    """The report with the figures of methods that were measured on its first users.
+
+    Args:
+        stated: name of the protocol's entry → what it says after the number of users.
+    """
+    domains = dict(report.domains)
+    for name, part in found.domains.items():
+        domains[name] = replace(domains[name], methods={**domains[name].methods, **part.methods})
+    notes: dict[str, Any] = {name: f"first {found.protocol.users} users; {text}" for name, text in stated.items()}
+    return replace(report, protocol=replace(report.protocol, **notes), methods={**report.methods, **found.methods}, domains=domains)

@@ -45,6 +45,7 @@ class Protocol:
     intra_list_diversity: str | None = None  # the distance that it is a mean of
     candidates_of: str | None = None  # "the whole catalog", or "the target's domain"
     grlm_free: str | None = None  # on what the method of this name was measured
+    zero_shot: str | None = None  # the model of the method zero-shot, and on what it was measured
     unanswerable: int | None = None  # cases whose target is in the history while seen items are left out: nothing can find it
 
 

@@ -13,6 +13,7 @@ from grlm_hf.evaluation.report.tables import MAIN, Cell, Table, comparisons_tabl
 from grlm_hf.evaluation.saved import Saved
 from grlm_hf.evaluation.schema import Protocol, Report, check_comparable, parsed, plain
 from grlm_hf.evaluation.significance import METRICS, Comparison, best_and, compare_pairs
+from grlm_hf.evaluation.verdict import OF_OTHER_USERS
 from grlm_hf.files import read_json, write_json, write_text
 from grlm_hf.markdown import escaped
 
@@ -78,7 +79,7 @@ def summarised(reports: Mapping[int, Report], saved: Mapping[int, Saved] | None 
     own = sorted(set.intersection(*({m for values in one.own.values() for m in values} for one in saved.values()))) if saved else []
     differences = []
     for metric in (*METRICS, *own):
-        means = {name: found[metric].mean for name, found in methods.items() if metric in found and name != "grlm_free"}
+        means = {name: found[metric].mean for name, found in methods.items() if metric in found and name not in OF_OTHER_USERS}
         for a, b in best_and(means, pairs):
             each = [x - y for x, y in zip(methods[a][metric].values, methods[b][metric].values, strict=True)]
             differences.append(Difference(a, b, metric, _spread(each), sum(d > 0 for d in each)))

@@ -19,7 +19,9 @@ from grlm_hf.evaluation.significance import Comparison, sign_flip
 MAIN = "recall@10"
 LEVEL = 0.05
 """A difference with a p below it is called real."""
-_NO_CANDIDATES = ("grlm_free", "random")  # measured on other users; nothing that anybody would ship
+OF_OTHER_USERS = ("grlm_free", "zero-shot")
+"""Methods that may be measured on some of the users only, so they are compared with no other one."""
+_NO_CANDIDATES = (*OF_OTHER_USERS, "random")  # nothing that anybody would ship
 
 
 def uses_language_model(method: str) -> bool:
@@ -61,7 +63,7 @@ def verdict(report: Report, choice: Choice | None = None) -> Verdict:
         choice: from `choose`. Without it, or if it names a method that the report lacks, the reported users themselves choose.
     """
     values = {name: m[MAIN].value for name, m in report.methods.items() if MAIN in m}
-    found = {name: value for name, value in values.items() if name not in _NO_CANDIDATES}
+    found = {name: value for name, value in values.items() if name not in _NO_CANDIDATES and not name.startswith("rerank(")}
     if not found:
         return Verdict(text=f"Nothing can be concluded: {MAIN} was measured of no method.", best="", ship="")
     if report.protocol.unanswerable and report.protocol.unanswerable == report.protocol.cases:
@@ -121,6 +123,7 @@ def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
     known = {
         "grlm": "the language model alone, held to the catalog by its trie",
         "grlm_free": "the language model writing freely, grounded afterwards",
+        "zero-shot": "another language model that was never trained on this catalog, held to its titles",
         "item_knn": "counts which items follow each other; no language model",
         "text_knn": "compares the items' texts; no language model",
         "sasrec": "a small sequence network over item ids; no language model",
@@ -129,6 +132,8 @@ def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
     }
     if method in known:
         return known[method]
+    if method.startswith("rerank("):
+        return f"the first items of {method[7:-1]}, reordered by the language model"
     parts = method.removeprefix("grlm+").split("+")
     if set(parts) <= known.keys() and method.startswith("grlm+"):
         return f"the language model together with {' and '.join(parts)}"

@@ -83,6 +83,8 @@ def save_checkpoint(folder: str | Path, model: Any, tokenizer: Any, index: Searc
             model.generation_config = GenerationConfig(  # greedy and unpenalised: nothing that would change the scores
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
             )
+            if hasattr(text := model.config.get_text_config(), "output_router_logits"):
+                text.output_router_logits = False  # TRL turns them on for its loss; ``generate()`` cannot compute that loss with a cache
             model.save_pretrained(new)
         tokenizer.save_pretrained(new)
         index.catalog.save_pretrained(new)

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from grlm_hf.files import read_json, write_json
+from grlm_hf.identifiers.scheme import Scheme
 from grlm_hf.identifiers.terms import TERMS
-from grlm_hf.layout import CONFIG_SCHEMA
+from grlm_hf.layout import CONFIG_SCHEMA, OBJECTIVES
+from grlm_hf.tasks.prompts import check_history, prompt_hash
 
 _LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model"}  # keys that older checkpoints lack
 _SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3}  # key → the first schema that has it
@@ -66,3 +68,24 @@ class GRLMConfig:
             if type(value) is int and value < (1 if name == "max_history" else 0):
                 raise ValueError(f"{path}: {name} is {value}; expected {1 if name == 'max_history' else 0} or more.")
         return cls(**values)
+
+    def check(self, tokenizer: str, scheme: Scheme) -> None:
+        """Raises ``ValueError`` if the tokenizer (its hash), this version's prompts or the scheme are not those of the training."""
+        if self.tokenizer_hash != tokenizer:
+            raise ValueError(
+                f"The tokenizer (hash {tokenizer}) is not the one that this checkpoint was trained with (hash {self.tokenizer_hash}); "
+                "its trie would not match the labels. Restore the checkpoint's own tokenizer files."
+            )
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"The checkpoint's objective is {self.objective!r}; expected one of {OBJECTIVES}.")
+        check_history(self.history)
+        if self.scheme != scheme.name:
+            raise ValueError(
+                f"The checkpoint writes identifiers of the scheme {self.scheme!r}, its catalog has {scheme.name!r}. Restore the "
+                "checkpoint's own catalog."
+            )
+        if self.prompt_hash != (written := prompt_hash(self.history, scheme)):
+            raise ValueError(
+                f"This checkpoint was trained with other prompts (hash {self.prompt_hash}; this grlm-hf writes {written}). "
+                "Use the grlm-hf version that trained it, or train again."
+            )

@@ -22,7 +22,7 @@ from grlm_hf.engines.choose import engine_of
 from grlm_hf.engines.none import NoModel
 from grlm_hf.engines.protocol import MAX_LOGITS, Batch
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.layout import HISTORIES, OBJECTIVES
+from grlm_hf.layout import HISTORIES
 from grlm_hf.modeling.checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.modeling.living import Shelf
@@ -30,7 +30,7 @@ from grlm_hf.modeling.prompter import Prompter
 from grlm_hf.modeling.results import Recommendation, Recommendations, as_histories
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.scores import Counted
-from grlm_hf.tasks.prompts import check_history, prompt_hash
+from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
 
@@ -74,7 +74,7 @@ class GRLMForRecommendation:
         if config.history in HISTORIES and not (config.tokenizer_hash and config.prompt_hash):  # made by hand, not by a training
             prompts = config.prompt_hash or prompt_hash(config.history, catalog.scheme)
             config = replace(config, tokenizer_hash=config.tokenizer_hash or found, prompt_hash=prompts)
-        _check_config(config, found, catalog)
+        config.check(found, catalog.scheme)
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
         if not config.language_model and prior is None:
@@ -393,33 +393,30 @@ class GRLMForRecommendation:
         (prompt,) = self.prompts(index, [[index.catalog.position(i) for i in history]])
         return torch.from_numpy(prompt)[None].to(self.device)
 
+    def score(self, histories: Any, items: Any, *, batch_size: int = 32) -> np.ndarray:
+        """How likely given items are: the natural log of each one's probability, as `Recommendation.log_prob` of an exact `recommend` with
+        seen items kept. Priors are no part of it; without a language model it is the prior's own probability.
+
+        Args:
+            histories: one history (item ids, oldest first) with a list of items; or n of them, with one item each or m items each.
+            items: item ids [m]; or [n]; or [n, m].
+            batch_size: histories computed at once.
+
+        Returns float64 of the shape of `items`; -inf for probability 0. Raises `ValueError` as `recommend` does, and for items of another
+        shape.
+        """
+        from grlm_hf.modeling.score import score
+
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected at least 1.")
+        return score(self, histories, items, batch_size)
+
     def explain(self, history: Sequence[str], item_id: str) -> Explanation:
         """What each part of its identifier adds to an item's log-probability, and how much the log-probability falls without each item of
         the history (`grlm_hf.modeling.explain`)."""
         from grlm_hf.modeling.explain import explain
 
         return explain(self.prompter, self.shelf.index, history, item_id)
-
-
-def _check_config(config: GRLMConfig, found_tokenizer: str, catalog: Catalog) -> None:
-    if config.tokenizer_hash != found_tokenizer:
-        raise ValueError(
-            f"The tokenizer (hash {found_tokenizer}) is not the one that this checkpoint was trained with (hash {config.tokenizer_hash}); "
-            "its trie would not match the labels. Restore the checkpoint's own tokenizer files."
-        )
-    if config.objective not in OBJECTIVES:
-        raise ValueError(f"The checkpoint's objective is {config.objective!r}; expected one of {OBJECTIVES}.")
-    check_history(config.history)
-    if config.scheme != catalog.scheme.name:
-        raise ValueError(
-            f"The checkpoint writes identifiers of the scheme {config.scheme!r}, its catalog has {catalog.scheme.name!r}. Restore the "
-            "checkpoint's own catalog."
-        )
-    if config.prompt_hash != (written := prompt_hash(config.history, catalog.scheme)):
-        raise ValueError(
-            f"This checkpoint was trained with other prompts (hash {config.prompt_hash}; this grlm-hf writes {written}). "
-            "Use the grlm-hf version that trained it, or train again."
-        )
 
 
 def _check_count(name: str, count: int, catalog: Catalog, batch_size: int) -> None:

@@ -246,6 +246,7 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             ),
         )
     own_prior = bool(r.priors.methods and r.priors.hybrid_names())
+    given = local_paths(r.evaluate.zero_shot.model)
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
 
     def measure(key: str) -> None:
@@ -256,7 +257,14 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
 
     yield _Stage(
         "evaluate",
-        [datasets, checkpoint, *fused.values(), *plugin_files([*r.evaluate.metrics, *r.evaluate.methods])],
+        [
+            datasets,
+            checkpoint,
+            *fused.values(),
+            *plugin_files([*r.evaluate.metrics, *r.evaluate.methods]),
+            *given,
+            *local_paths(r.evaluate.zero_shot.model),
+        ],
         [replace(r.evaluate, metrics=list(map(stated, r.evaluate.metrics)), methods=list(map(stated, r.evaluate.methods))), r.seed],
         [report, report.with_suffix(".png"), report.with_suffix(".html"), *([rankings_path(report)] if r.evaluate.save_rankings else [])],
         measure,

@@ -15,6 +15,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train_histories
+from grlm_hf.evaluation.config import EvaluateConfig
 from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, replacing, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
@@ -22,7 +23,6 @@ from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
-from grlm_hf.recipe import EvaluateConfig
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.sft import TrainConfig
@@ -187,7 +187,7 @@ def make_report(
             a model that never learnt it; and as `grlm_hf.evaluation.evaluate.evaluate`.
     """
     from grlm_hf.evaluation.evaluate import Setup, evaluate
-    from grlm_hf.evaluation.generative import free
+    from grlm_hf.evaluation.generative import free, with_first_users
     from grlm_hf.evaluation.metrics import Measures
     from grlm_hf.evaluation.own import learnt
     from grlm_hf.evaluation.processes import is_main, to_device
@@ -196,6 +196,7 @@ def make_report(
     from grlm_hf.evaluation.saved import rankings_path
     from grlm_hf.evaluation.unseen import unseen_block
     from grlm_hf.evaluation.verdict import verdict
+    from grlm_hf.evaluation.zero_shot import zero_shot
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_path(output)
@@ -211,7 +212,7 @@ def make_report(
     histories = train_histories(datasets)
     counts = Counter(item for history in histories for item in history.items)
     grlm, new = _with_held_out(grlm, datasets, facts, counts)
-    inputs = [folder, *(Path(p) for p in (priors, hybrids) if p), *plugin_files(config.methods)]
+    inputs = [folder, *(Path(p) for p in (priors, hybrids) if p), *plugin_files(config.methods), *local_paths(config.zero_shot.model)]
     key = fingerprint("evaluate", inputs, [_ranked_by(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
     own = _priors(grlm, priors, hybrids)
     mine = {name: (function, learnt(function, histories, grlm.catalog, seed)) for name, function in functions.items()}
@@ -230,12 +231,18 @@ def make_report(
     freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
     unmasked = methods(False) if config.unmasked else None
     ranking = methods(config.exclude_seen)
+    chat = zero_shot(config, grlm.catalog, histories, seed) if config.zero_shot.model else {}
+    ranking |= {} if config.zero_shot.users else chat
     for name in mine:
         ranking[name]([c.history for c in cases[:2]])  # so that one that does not work is refused before hours of the others
     save_to = rankings_path(output) if config.save_rankings else None
     report = evaluate(ranking, cases, grlm.catalog, setup, unmasked=unmasked, pairs=config.stated_pairs(), save_to=save_to, **common)
     if freely:
-        report = _with_free(report, evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common))
+        some = evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common)
+        report = with_first_users(report, some, grlm_free="no trie, grounded in the paper's form")
+    if chat:
+        some = evaluate(chat, cases[:number], grlm.catalog, setup, **common) if (number := config.zero_shot.users) else report
+        report = with_first_users(report, some, zero_shot=f"{config.zero_shot.model}, {config.zero_shot.shots} worked examples")
     if (log := folder / "training_log.json").is_file():
         report = replace(report, training=tuple(_thinned(read_json(log))))
     if new:
@@ -256,8 +263,8 @@ def make_report(
 
 def _ranked_by(config: EvaluateConfig) -> dict[str, Any]:
     """The settings that rankings depend on; the others may change while finished rankings are kept."""
-    kept = ("num_beams", "batch_size", "exclude_seen", "candidates", "unmasked", "free_users")
-    return {name: getattr(config, name) for name in kept} | {"depth": config.whole_depth, "methods": list(map(stated, config.methods))}
+    kept = ("num_beams", "batch_size", "exclude_seen", "candidates", "unmasked", "free_users", "zero_shot", "rerank")
+    return {name: asdict(config)[name] for name in kept} | {"depth": config.whole_depth, "methods": list(map(stated, config.methods))}
 
 
 def _with_held_out(
@@ -330,7 +337,7 @@ def _methods(
     Args:
         mine: methods of the user, with what they learnt (`grlm_hf.evaluation.own`).
     """
-    from grlm_hf.evaluation.generative import constrained
+    from grlm_hf.evaluation.generative import constrained, second_stage
     from grlm_hf.evaluation.own import own_method
     from grlm_hf.evaluation.scored import scored
     from grlm_hf.priors.chance import Chance
@@ -344,19 +351,10 @@ def _methods(
         "popularity": scored(Popularity.fit(ids, histories), grlm.catalog, exclude_seen, depth),
         "random": scored(Chance(ids, seed), grlm.catalog, exclude_seen, depth),
     }
-    if taken := sorted(mine.keys() & {*found, "grlm_free"}):
+    found |= second_stage(config.rerank, grlm, found, rows)
+    if taken := sorted(mine.keys() & {*found, "grlm_free", "zero-shot"}):
         raise ValueError(f"evaluate.methods has a function {taken[0]!r}, and the report has a method of that name. Give it another one.")
     return found | {name: own_method(plugin, learnt, grlm.catalog, exclude_seen, depth) for name, (plugin, learnt) in mine.items()}
-
-
-def _with_free(report: Report, freely: Report) -> Report:
-    """The report with the figures of free writing, measured on its first users."""
-    domains = dict(report.domains)
-    for name, part in freely.domains.items():
-        domains[name] = replace(domains[name], methods={**domains[name].methods, **part.methods})
-    note = f"first {freely.protocol.users} users; no trie, grounded in the paper's form"
-    methods = {**report.methods, **freely.methods}
-    return replace(report, protocol=replace(report.protocol, grlm_free=note), methods=methods, domains=domains)
 
 
 def _thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.scheme import Scheme
 from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.identifiers.titles import CONTROL, LONGEST, MAX_TEXT, one_line
+from grlm_hf.identifiers.titles import written_title as _written
 from grlm_hf.layout import HISTORIES
 
 PROMPT_VERSION = "1"
@@ -29,20 +30,10 @@ _INTERNALISE = "Term ID of:\n{text}"
 _TITLE_OF = "Title of:\n{item}"
 _COLLABORATIVE = "Chosen by the same people as:\n{item}"
 _QUERY = "Search: {phrase}"
+_ZERO_SHOT = "A customer bought these products, the oldest first:\n{items}\nWrite the title of the product that this customer buys next."
 _STEERED = "Next item after:\n{items}Wish: {wish}"
-_MAX_TEXT = 1000  # characters of a title in a request
-_MAX_LINE = 200  # characters of a title in a history or in an answer
 _MAX_DESCRIPTION = 150  # characters beside a title, as in the paper
 _MAX_ALONE = 300  # characters of a description without a title
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_MARKS = str.maketrans("[]<>", "()  ")
-
-
-def one_line(text: str, limit: int = _MAX_TEXT) -> str:
-    """Free text as one line of at most `limit` characters, cut at a word; without control characters and halves of characters."""
-    text = " ".join(_CONTROL.sub(" ", text).split())
-    return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0] or text[:limit]
 
 
 # --- one item ----------------------------------------------------------------------------------------------------------------------
@@ -51,7 +42,7 @@ def one_line(text: str, limit: int = _MAX_TEXT) -> str:
 @lru_cache(maxsize=1 << 16)  # an item is in many histories
 def written_title(item: Item) -> str:
     """The title as one line, without the brackets of Term IDs and of special tokens, for histories and answers."""
-    return one_line(item.title.translate(_MARKS), _MAX_LINE) or "untitled"
+    return _written(item.title)
 
 
 def title_line(item: Item) -> str:
@@ -101,7 +92,7 @@ def internalise_request(item: Item) -> str:
     if item.categories:
         lines.append(f"Category: {one_line(item.categories[-1])}")
     if item.description:
-        lines.append(f"Description: {_CONTROL.sub(' ', item.description[:_MAX_DESCRIPTION])}")
+        lines.append(f"Description: {CONTROL.sub(' ', item.description[:_MAX_DESCRIPTION])}")
     return _INTERNALISE.format(text="\n".join(lines))
 
 
@@ -145,13 +136,29 @@ def steered_request(shown: Sequence[str], more: Sequence[str] = (), no: Sequence
     return _STEERED.format(items="".join(shown), wish=wish)
 
 
+def zero_shot_turns(shown: Sequence[str], answer: str = "") -> list[dict[str, str]]:
+    """Next-item prediction for a model that never learnt it, as chat messages.
+
+    Args:
+        shown: the title line of each item of the history, oldest first.
+        answer: the title line of the next item, which makes it a worked example.
+
+    Raises:
+        ValueError: an empty history.
+    """
+    if not shown:
+        raise ValueError("The history is empty; expected at least one item. For a user without history recommend popular items.")
+    turns = [{"role": "user", "content": _ZERO_SHOT.format(items="".join(shown))}]
+    return [*turns, {"role": "assistant", "content": answer}] if answer else turns
+
+
 def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
     """Hash of the prompt text that recommendations depend on. A checkpoint records the hash of its own form of history and scheme."""
     probe = Item("id", "T", "B", ("C",), "D")
     line = TERMS.line(("a", "b"))
     text = [PROMPT_VERSION, _NEXT_ITEM.format(items="[a, b]"), internalise_request(probe), line]
     if history != "term_ids":
-        text += [history, *next_item_turns([history_item(TERMS.line(("a",)), probe, history)] * 2, history), str(_MAX_LINE)]
+        text += [history, *next_item_turns([history_item(TERMS.line(("a",)), probe, history)] * 2, history), str(LONGEST)]
     if scheme is not TERMS:
         text.append(scheme.name)
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
@@ -159,5 +166,5 @@ def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
 
 def templates_hash() -> str:
     """Hash of the prompt text of all tasks and all forms of a history. A dataset records it."""
-    templates = [_TITLE_OF, _COLLABORATIVE, _QUERY, steered_request(["a\n"], ["b"], ["c"]), _MAX_TEXT, _MAX_ALONE]
+    templates = [_TITLE_OF, _COLLABORATIVE, _QUERY, steered_request(["a\n"], ["b"], ["c"]), MAX_TEXT, _MAX_ALONE]
     return hashlib.sha256(json.dumps([*map(prompt_hash, HISTORIES), *templates]).encode()).hexdigest()[:16]

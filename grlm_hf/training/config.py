@@ -115,6 +115,9 @@ class TrainConfig:
     """Shape of the model from scratch."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """LoRA and QLoRA, for a pretrained model."""
+    soft_tokens: Annotated[int, Range(0, 1000)] = 0
+    """Number of vocabulary rows that are added to the prompt of a given model and trained alone: all its own weights stay frozen. They need
+    a high learning rate, such as 0.03; 0: all weights are trained."""
     objective: Objective = "vocabulary"
     """"vocabulary": loss and probabilities over all tokens, as usual. "trie": both over the legal children of the trie node only; free
     text, such as chat, is still learnt over all tokens."""
@@ -174,10 +177,13 @@ class TrainConfig:
         Not at construction, since settings of the command line are applied one by one.
         """
         given = {"lora.rank": self.lora.rank, "attention": self.attention, "liger": self.liger, "chat_template": self.chat_template}
+        given |= {"soft_tokens": self.soft_tokens}
         if self.model == "scratch" and (name := next((name for name, value in given.items() if value), None)):
             raise ValueError(f"train.{name} is for a given model; train.model is 'scratch'. Set train.model, or leave train.{name} out.")
         if self.distill.auxiliary and self.lora.rank:
             raise ValueError("train.distill.auxiliary adds a layer to train, which LoRA would freeze; leave one of the two out.")
+        if self.soft_tokens and (self.lora.rank or self.distill.auxiliary):
+            raise ValueError("train.soft_tokens are the only weights to train; leave out train.lora.rank and train.distill.auxiliary.")
         if self.lora.bits == 4 and not self.lora.rank:
             raise ValueError("train.lora.bits=4 needs LoRA, since quantised weights cannot be trained: set train.lora.rank, such as 16.")
         if self.hub.every and not self.hub.repo:

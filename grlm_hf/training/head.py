@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-_SHAPED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling", "output_router_logits")
+_SHAPED = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 _CHUNK = 2**25  # logits at once, 128 MB
 
 
 def linear_head(model: Any) -> bool:
     """Whether the model's logits are its last hidden states through an ordinary linear layer that is not sharded: nothing caps, scales or
-    adds to them (as Gemma, Cohere, Granite and mixtures of experts do)."""
+    adds to them (as Gemma, Cohere and Granite do)."""
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     return (
         type(head) is torch.nn.Linear

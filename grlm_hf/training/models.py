@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -76,6 +77,33 @@ def lora_settings(config: TrainConfig) -> Any:
         target_modules="all-linear" if names == ["all-linear"] else names,
         task_type="CAUSAL_LM",
     )
+
+
+def add_soft_tokens(model: Any, tokenizer: Any, count: int, seed: int) -> None:
+    """Adds `count` tokens that the chat template writes before everything but the BOS token, and freezes all weights but their embeddings:
+    prompt tuning (Lester et al., 2021; PromptRec, Wu et al., 2024) of an otherwise ordinary LM. Each begins as a token of the vocabulary,
+    drawn with `seed`. AdamW must not decay weights, since it knows no rows. Raises ``ValueError`` under FSDP and DeepSpeed."""
+    import torch
+    from tokenizers import AddedToken
+
+    if not count:
+        return
+    if any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")):
+        raise ValueError("train.soft_tokens trains rows of one matrix, which FSDP and DeepSpeed split. Start it without them.")
+    names = [f"<|soft_{n}|>" for n in range(count)]
+    known = torch.tensor([i for i in tokenizer.get_vocab().values() if i not in tokenizer.all_special_ids])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    own = re.match(r"\s*\{\{-?\s*bos_token\s*-?\}\}", tokenizer.chat_template)
+    begin = own.end() if own else 0
+    tokenizer.chat_template = tokenizer.chat_template[:begin] + "".join(names) + tokenizer.chat_template[begin:]
+    model.requires_grad_(False)
+    weight, rows = model.get_input_embeddings().weight, torch.tensor(tokenizer.convert_tokens_to_ids(names))
+    with torch.no_grad():
+        weight[rows] = weight[known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:count]]]
+    trained = torch.zeros(len(weight), 1).index_fill_(0, rows, 1.0)
+    weight.requires_grad_(True).register_hook(lambda gradient: gradient * trained.to(gradient))
 
 
 def load_trained(folder: str | Path, config: TrainConfig) -> Any:

@@ -49,7 +49,7 @@ def trl_settings(kind: type, config: Any, work: Path, seed: int, **own: Any) -> 
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": config.warmup,  # below 1, a share of all steps
-        "weight_decay": config.weight_decay,
+        "weight_decay": 0.0 if getattr(config, "soft_tokens", 0) else config.weight_decay,  # AdamW decays whole matrices
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
         "adam_epsilon": 1e-8,

@@ -18,7 +18,7 @@ from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
-from grlm_hf.training.models import dropout, load_given, load_trained, lora_settings
+from grlm_hf.training.models import add_soft_tokens, dropout, load_given, load_trained, lora_settings
 from grlm_hf.training.preflight import check_model, check_room, set_template
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
 from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings, whole_run
@@ -193,6 +193,7 @@ def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset
         check_model(model, tokenizer)
         if added and tokenizer.add_tokens(added) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(len(tokenizer))
+        add_soft_tokens(model, tokenizer, config.soft_tokens, seed)
         return model, tokenizer
     tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
     tokenizer.add_tokens(added)

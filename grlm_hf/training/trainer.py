@@ -154,6 +154,9 @@ class TermIDTrainer(SFTTrainer):
             with self.compute_loss_context_manager():
                 total = total + vocabulary_nll(hidden[text], head, labels[text])
         loss = self._mean_over_labels(total, labels, num_items_in_batch)
+        if (balance := getattr(out, "aux_loss", None)) is not None:  # of the routers of a mixture of experts; a mean, as TRL adds it
+            steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * balance / steps
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def _identifier_loss(

@@ -69,7 +69,8 @@ class ToyCodes:
 
 CODES = ToyCodes()
 CODE_IDS: list[Identifier] = [(f"<a_{n % 3}>", f"<b_{n // 3 % 4}>") for n in range(12)]
-SAMPLES = {"terms": TERM_IDS, "toy-codes": CODE_IDS}
+TITLE_IDS: list[Identifier] = [(f"{' '.join(t[:3]).title()}, No. {n // 2}",) for n, t in enumerate(TERM_IDS)]
+SAMPLES = {"terms": TERM_IDS, "titles": TITLE_IDS, "toy-codes": CODE_IDS}
 KINDS: list[Scheme] = [*SCHEMES.values(), CODES]
 
 
