@@ -23,8 +23,8 @@ _NO_CANDIDATES = ("grlm_free", "random")  # measured on other users; nothing tha
 
 
 def uses_language_model(method: str) -> bool:
-    """Whether a method of a report is the checkpoint's language model, alone or with a prior."""
-    return re.fullmatch(r"grlm(\+.*|_free)?", method, re.DOTALL) is not None
+    """Whether a method of a report is the checkpoint's language model, alone or with a prior, or its answer without decoding."""
+    return re.fullmatch(r"grlm(\+.*|_free)?|dense", method, re.DOTALL) is not None
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
     known = {
         "grlm": "the language model alone, held to the catalog by its trie",
         "grlm_free": "the language model writing freely, grounded afterwards",
+        "dense": "the language model without decoding: one forward, and the items' vectors",
         "item_knn": "counts which items follow each other; no language model",
         "text_knn": "compares the items' texts; no language model",
         "sasrec": "a small sequence network over item ids; no language model",
