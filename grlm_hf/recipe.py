@@ -122,10 +122,8 @@ class PriorsConfig:
         check_settings(self, "priors.")
         for name, given in (("methods", self.methods), ("combine", self.combine or []), ("hybrids", self.hybrids or [])):
             for entry in given:
-                parts, known = (
-                    entry.split("+"),
-                    PRIORS if name == "methods" else [*self.methods, DENSE] if name == "hybrids" else self.methods,
-                )
+                parts, known = entry.split("+"), PRIORS if name == "methods" else self.methods
+                known = [*known, DENSE] if name == "hybrids" else known
                 if strange := [part for part in parts if part not in known]:
                     allowed = "+".join(known) or "nothing, as priors.methods is empty"
                     raise ValueError(f"priors.{name} has {strange[0]!r}; expected {allowed}.")

@@ -129,7 +129,7 @@ class Fused:
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
         ids = tuple(i.item_id for i in catalog)
-        parts = {name: (_followed(scorer, catalog), weight) for name, (scorer, weight) in self.components.items()}
+        parts = {name: (s.following(catalog) if isinstance(s, Following) else s, w) for name, (s, w) in self.components.items()}
         if ids == self.item_ids and all(part is self.components[name][0] for name, (part, _) in parts.items()):
             return self
         return Fused(parts, ids, self.temperature, self.bias)
@@ -244,10 +244,6 @@ def load_scorer(path: str | Path) -> Scorer:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[\w+-]+", name):
         raise ValueError(f"The component is called {name!r}; expected letters, digits, '_', '-' and '+'.")
-
-
-def _followed(scorer: Scorer, catalog: Catalog) -> Scorer:
-    return scorer.following(catalog) if isinstance(scorer, Following) else scorer
 
 
 def _hash(item_ids: Sequence[str]) -> str:

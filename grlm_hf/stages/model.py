@@ -26,6 +26,7 @@ from grlm_hf.publishing.record import record_report, record_training
 from grlm_hf.recipe import EvaluateConfig
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, names_dense
 from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.training.run import thinned
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def make_report(
     if freely:
         report = _with_free(report, evaluate(freely, cases[: config.free_users], grlm.catalog, setup, **common))
     if (log := folder / "training_log.json").is_file():
-        report = replace(report, training=tuple(_thinned(read_json(log))))
+        report = replace(report, training=tuple(thinned(read_json(log))))
     if new:
         report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
     report = replace(report, weights=own.weights)
@@ -362,10 +363,3 @@ def _with_free(report: Report, freely: Report) -> Report:
     note = f"first {freely.protocol.users} users; no trie, grounded in the paper's form"
     methods = {**report.methods, **freely.methods}
     return replace(report, protocol=replace(report.protocol, grlm_free=note), methods=methods, domains=domains)
-
-
-def _thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """About 200 of the entries that hold a training loss, evenly spaced; and all others."""
-    losses = [n for n, entry in enumerate(log) if "loss" in entry]
-    kept = set(losses[:: max(1, len(losses) // 200)])
-    return [entry for n, entry in enumerate(log) if n in kept or "loss" not in entry]
