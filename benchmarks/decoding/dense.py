@@ -19,7 +19,7 @@ from harness import Results, interleaved
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.repository import load_cases, sample_cases
 
-COMMAND = "python benchmarks/decoding/dense.py runs/beauty/checkpoint runs/beauty/datasets"
+COMMAND = "python benchmarks/decoding/dense.py runs/beauty-taught/checkpoint runs/beauty-taught/datasets"
 MODES: dict[str, dict[str, Any]] = {"edge-wise search, 20 beams": {"edge_wise": True}, "decode=False": {"decode": False}}
 
 
@@ -45,6 +45,10 @@ def main() -> None:
     results.add(next(iter(MODES)), "users/s", search)
     results.add(list(MODES)[1], "users/s", dense)
     results.add("decode=False against the edge-wise search", "times faster", dense / search, 5)
+    alone = histories[:48]
+    seconds = interleaved({label: lambda o=o: [grlm.recommend(h, 10, **common, **o) for h in alone] for label, o in MODES.items()}, 3)
+    for label in MODES:
+        results.add(f"{label}, one user at a time", "ms", 1000 * seconds[label] / len(alone), better="lower")
     found = {label: grlm.recommend(histories, 10, **common, **options) for label, options in MODES.items()}
     lists = {label: [[r.item_id for r in row] for row in rows] for label, rows in found.items()}
     for label, rows in lists.items():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,6 +96,12 @@ class ItemVectors:
             raise ValueError(f"{path} holds {n} vectors for {len(loaded.item_ids)} items. Remove it; it is made again.")
         return loaded
 
+    @cached_property
+    def wide(self) -> np.ndarray:
+        """`vectors` as float32: products of float16 are far slower."""
+        assert self.vectors is not None
+        return self.vectors.astype(np.float32)
+
     def without_rows(self) -> ItemVectors:
         """For other weights: the temperature alone."""
         return ItemVectors(temperature=self.temperature)
@@ -123,12 +130,11 @@ class Dense:
         catalog = self.index.catalog
         positions = [[catalog.position(item) for item in history if item in catalog] for history in histories]
         full = [n for n, found in enumerate(positions) if found]
-        assert self.vectors.vectors is not None
         scores = np.full((len(histories), len(self.item_ids)), -np.log(len(self.item_ids)), np.float32)
         if full:
             users = last_states(self.prompter, self.prompter.prompts(self.index, [positions[n] for n in full]))
             check_scores(users, self.prompter.engine.name)
-            found = (users / np.float32(self.vectors.temperature)) @ self.vectors.vectors.astype(np.float32).T
+            found = (users / np.float32(self.vectors.temperature)) @ self.vectors.wide.T
             found -= found.max(1, keepdims=True)
             scores[full] = found - np.log(np.exp(found).sum(1, keepdims=True))
         return scores
