@@ -117,6 +117,8 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
 def test_the_answer_without_decoding_is_a_part_of_hybrids(priors: Path, datasets: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     toy_grlm("trie").save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"priors\.methods has 'dense'"):
+        PriorsConfig(methods=["dense"])
     config = replace(PRIORS, hybrids=["dense+item_knn"])
     found = make_hybrid(checkpoint, datasets, priors, tmp_path / "hybrids.json", config, counting=tmp_path / "counting")
     assert found["dense+item_knn"]["weights"].keys() == {"dense", "item_knn"}

@@ -20,7 +20,7 @@ from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.mixture import MixtureConfig, make_mixture
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training import trainer
-from grlm_hf.training.config import ContrastiveConfig
+from grlm_hf.training.config import ContrastiveConfig, LoraConfig
 from grlm_hf.training.contrastive import Contrastive, info_nce
 from grlm_hf.training.labels import tokenize_mixture
 
@@ -109,3 +109,22 @@ def test_it_finds_more_next_items_without_decoding(way: str, tmp_path: Path, mon
     assert loaded.dense_half.vectors.temperature == 0.3
     assert loaded.dense_half.vectors.item_ids == tuple(i.item_id for i in CATALOG)
     assert hit_rate(loaded) == pytest.approx(hit_rate(trained), abs=0.06)  # the vectors are float16
+
+
+@pytest.mark.parametrize(("objective", "rank"), [("trie", 0), ("trie", 4), ("vocabulary", 4)])
+def test_a_given_model_learns_it_too(objective: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_model().save_pretrained(tmp_path / "base")
+    toy_tokenizer().save_pretrained(tmp_path / "base")
+    losses, inner = [], Contrastive.__call__
+
+    def noted(self: Contrastive, *args: Any) -> torch.Tensor:
+        losses.append(inner(self, *args))
+        return losses[-1]
+
+    monkeypatch.setattr(Contrastive, "__call__", noted)
+    given = {"model": str(tmp_path / "base"), "lora": LoraConfig(rank=rank), "objective": objective, "learning_rate": 1e-2}
+    grlm = toy_train(tmp_path / "run", contrastive=ContrastiveConfig(1.0, 0.5), epochs=25, **given)
+    values = [float(value) for value in losses]
+    assert all(value.requires_grad for value in losses)
+    assert np.mean(values[-12:]) < np.mean(values[:12])
+    assert grlm.recommend(["i20"], 3, decode=False).answered_by == "dense"
