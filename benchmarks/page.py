@@ -28,6 +28,7 @@ QUALITY = {
 MEASURED = {
     "decoding-recommend": "Recommending against transformers",
     "decoding-forwards": "Forwards of the model a recommendation",
+    "decoding-dense": "Recommending without decoding",
     "decoding-mask": "One call of the logits processor",
     "decoding-trie": "The trie",
     "serving-": "Beams on vLLM and on transformers",

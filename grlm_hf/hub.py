@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import clean
-from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, HERE, PLACE, PLOT, TRIE_FILE
+from grlm_hf.layout import CARD, CARD_FOLDER, CATALOG_FILE, DATASET_FACTS, HERE, PLACE, PLOT, TRIE_FILE, VECTORS_FILE
 
 # nothing that would be unpickled or run
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE]
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.prior", CATALOG_FILE, TRIE_FILE, VECTORS_FILE]
 _PICTURES = tuple(f"{CARD_FOLDER}/{name}.png" for name in ("report", "comparisons", "slices", "training"))
 # files of an earlier version that a push removes; a licence, a notebook or a picture that somebody added stays
 _DATA = (".parquet", ".safetensors", ".json", ".trie", ".prior", PLOT, "quality.png", "quality.md", *_PICTURES)

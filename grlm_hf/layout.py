@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 CATALOG_FILE = "catalog.parquet"
 TRIE_FILE = "catalog.trie"  # safetensors inside; under that name other tools would take it for weights
+VECTORS_FILE = "catalog.vectors"  # the items' vectors, the same
 CATALOG_SCHEMA = 1
 DOMAINS_FILE = "domains.json"
 DOMAINS_SCHEMA = 1

@@ -16,6 +16,7 @@ from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.layout import RECIPE_FILE, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.plugins import beside, check_plugin, downloaded
+from grlm_hf.priors.awaited import DENSE
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
 from grlm_hf.tasks.config import MixtureConfig
@@ -107,8 +108,8 @@ class PriorsConfig:
     combine: list[str] | None = None
     """Combinations of methods without the language model, such as sasrec+item_knn; null: item_knn+text_knn and all methods together."""
     hybrids: list[str] | None = None
-    """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; null: as for combine. The checkpoint
-    contains the best one on validation users."""
+    """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; null: as for combine. Here dense is a
+    method too: the language model's answer without decoding. The checkpoint contains the best one on validation users."""
     fit: Literal["ndcg", "likelihood"] = "ndcg"
     """How weights are chosen: "ndcg" (those with the best NDCG@10), or "likelihood" (those under which the next items are likeliest, and a
     bias by how often an item sold, so that seldom sold items compete; set hybrid_users to 6000 or more)."""
@@ -122,6 +123,7 @@ class PriorsConfig:
         for name, given in (("methods", self.methods), ("combine", self.combine or []), ("hybrids", self.hybrids or [])):
             for entry in given:
                 parts, known = entry.split("+"), PRIORS if name == "methods" else self.methods
+                known = [*known, DENSE] if name == "hybrids" else known
                 if strange := [part for part in parts if part not in known]:
                     allowed = "+".join(known) or "nothing, as priors.methods is empty"
                     raise ValueError(f"priors.{name} has {strange[0]!r}; expected {allowed}.")

@@ -122,7 +122,7 @@ def _show_report(report: Report, output: Path) -> None:
     for item in case.history:
         print(f"     {grlm.catalog[item].title}  ({item})")
     print(f"and {folder} recommends:")
-    print(listing(grlm.recommend(case.history, k, prior="none" if options else None)))
+    print(listing(grlm.recommend(case.history, k, prior="none" if options else None, decode="--no-decode" not in options)))
     again = f"{folder}{options} --history {shlex.quote(','.join(case.history))} --k {k}"
     print(f"\nReport: {output / 'report.html'}\nNext: grlm recommend {again}")
     print(f"\n{short_text(report)}\n{ship}")
@@ -133,9 +133,13 @@ def _to_ship(report: Report, output: Path) -> tuple[Path, str, str]:
     from grlm_hf.evaluation.verdict import stated, uses_language_model
     from grlm_hf.files import read_json
     from grlm_hf.layout import CONFIG_FILE, COUNTING_FOLDER
+    from grlm_hf.priors.awaited import DENSE
 
     method, checkpoint, hybrids = stated(report).ship, output / "checkpoint", output / "hybrids.json"
     if uses_language_model(method):
+        if method == DENSE:
+            requests = '"decode": false and "prior": "none" in requests'
+            return checkpoint, " --no-decode --prior none", f"Ship it: grlm serve {checkpoint}, with {requests}"
         alone = method == "grlm" and read_json(checkpoint / CONFIG_FILE).get("own_prior")
         options = " --prior none" if alone else ""
         return checkpoint, options, f"Ship it: grlm serve {checkpoint}{options}"

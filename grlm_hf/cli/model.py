@@ -148,6 +148,8 @@ class _Search:
     """With --exact: stop after this many milliseconds, and say what may be missing."""
     length_penalty: float = 0.0
     """Rank by log p / tokens ** this; above 0 favours long Term IDs."""
+    decode: bool = True
+    """Search; --no-decode: one forward rates all items by their vectors."""
 
 
 @app.command

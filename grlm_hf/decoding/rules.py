@@ -97,9 +97,12 @@ class SearchOptions:
         exact: find the true best items and certify them (``Recommendations.certified``, ``gap``).
         deadline_ms: milliseconds after which an exact search stops and returns the best items found so far.
         max_forwards: the same as a number of forward passes, for each batch.
+        decode: search. ``False``: no identifier is decoded; one forward of the prompt rates all items by their vectors
+            (`grlm_hf.modeling.dense`).
         length_penalty: rank by ``log p / tokens ** length_penalty``. Log-probabilities alone favour identifiers of few tokens.
 
-    Raises `ValueError` for a value out of its range; or `deadline_ms` or `max_forwards` without `exact`.
+    Raises `ValueError` for a value out of its range; `deadline_ms` or `max_forwards` without `exact`; or a search's option without
+    `decode`.
     """
 
     num_beams: int | None = None
@@ -108,6 +111,7 @@ class SearchOptions:
     deadline_ms: float | None = None
     max_forwards: int | None = None
     length_penalty: float = 0.0
+    decode: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.length_penalty < float("inf"):
@@ -118,6 +122,9 @@ class SearchOptions:
             raise ValueError(f"max_forwards={self.max_forwards}; expected at least 1, which computes the prompt.")
         if not self.exact and (self.deadline_ms is not None or self.max_forwards is not None):
             raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
+
+        if not self.decode and (given := [f.name for f in fields(self)[:-1] if getattr(self, f.name) != f.default]):
+            raise ValueError(f"decode=False makes no search, so {given[0]} has no effect; leave {', '.join(given)} out.")
 
     def width(self, k: int, n: int, noun: str, results: str) -> int:
         """The beam width for `k` results among `n` identifiers. Raises `ValueError` if `num_beams` is less than `k` or more than `n`.
@@ -150,6 +157,7 @@ class Flags(TypedDict, total=False):
     deadline_ms: float | None
     max_forwards: int | None
     length_penalty: float
+    decode: bool
 
 
 RULES = tuple(f.name for f in fields(Rules))

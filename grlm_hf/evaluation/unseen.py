@@ -42,7 +42,7 @@ def with_new_items(
 
     old = [i.item_id for i in items if i.item_id in grlm.catalog]
     known = grlm.catalog.remove(old) if old else grlm.catalog
-    extended = GRLMForRecommendation(grlm.engine, grlm.tokenizer, known, grlm.config, prior=grlm.prior)
+    extended = GRLMForRecommendation(grlm.engine, grlm.tokenizer, known, grlm.config, prior=grlm.prior, vectors=grlm.dense_half.vectors)
     extended.add_items(items, term_ids)
     return extended
 

@@ -25,8 +25,8 @@ _NO_CANDIDATES = (*OF_OTHER_USERS, "random")  # nothing that anybody would ship
 
 
 def uses_language_model(method: str) -> bool:
-    """Whether a method of a report is the checkpoint's language model, alone or with a prior."""
-    return re.fullmatch(r"grlm(\+.*|_free)?", method, re.DOTALL) is not None
+    """Whether a method of a report is the checkpoint's language model, alone or with a prior, or its answer without decoding."""
+    return re.fullmatch(r"grlm(\+.*|_free)?|dense", method, re.DOTALL) is not None
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
         "grlm": "the language model alone, held to the catalog by its trie",
         "grlm_free": "the language model writing freely, grounded afterwards",
         "zero-shot": "another language model that was never trained on this catalog, held to its titles",
+        "dense": "the language model without decoding: one forward, and the items' vectors",
         "item_knn": "counts which items follow each other; no language model",
         "text_knn": "compares the items' texts; no language model",
         "sasrec": "a small sequence network over item ids; no language model",

@@ -14,9 +14,10 @@ from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.none import NoModel
 from grlm_hf.files import check_replaceable, inside, replacing
 from grlm_hf.hub import fetch_checkpoint, push_folder
-from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, COUNTING_FOLDER, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, COUNTING_FOLDER, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE, VECTORS_FILE
 from grlm_hf.loading import load_causal_lm, load_tokenizer, one_line_errors
 from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.modeling.dense import ItemVectors, weights_hash
 from grlm_hf.priors.fused import Fused
 from grlm_hf.trie.arrays import Trie
 
@@ -31,6 +32,7 @@ class Checkpoint:
     config: GRLMConfig
     trie: Trie | None
     prior: Fused | None
+    vectors: ItemVectors | None = None
 
 
 def load_checkpoint(
@@ -59,6 +61,7 @@ def load_checkpoint(
         tokenizer.init_kwargs.pop(name, None)
     if not config.language_model and (model is not None or backend != "transformers" or model_kwargs):
         raise ValueError(f"{path_or_repo} is a recommender without a language model; it takes no model, backend or options of one.")
+    own_weights = model is None
     if model is None and backend == "vllm":
         from grlm_hf.vllm.engine import VLLMEngine, start_for_searches  # the one import from a later room: an engine that is chosen by name
 
@@ -71,10 +74,17 @@ def load_checkpoint(
         trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
     with one_line_errors("prior", folder):
         prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
-    return Checkpoint(model, tokenizer, catalog, config, trie, prior)
+    vectors = None
+    if config.language_model and backend == "transformers" and (path := folder / VECTORS_FILE).is_file():
+        vectors = ItemVectors.load(path, weights_hash(folder))
+        vectors = vectors if own_weights else vectors.without_rows()
+    return Checkpoint(model, tokenizer, catalog, config, trie, prior, vectors)
 
 
-def save_checkpoint(folder: str | Path, model: Any, tokenizer: Any, index: SearchIndex, config: GRLMConfig, prior: Fused | None) -> None:
+def save_checkpoint(
+    folder: str | Path, model: Any, tokenizer: Any, index: SearchIndex, config: GRLMConfig, prior: Fused | None,
+    vectors: ItemVectors | None = None,
+) -> None:  # fmt: skip
     """Writes a checkpoint, replacing `folder` as a whole. Raises `ValueError` if `folder` holds other files and no catalog."""
     check_replaceable(folder, CATALOG_FILE)
     with replacing(folder) as new:
@@ -92,6 +102,8 @@ def save_checkpoint(folder: str | Path, model: Any, tokenizer: Any, index: Searc
         index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
         if prior:
             prior.save(new / PRIOR_FOLDER)
+        if vectors:
+            vectors.save(new / VECTORS_FILE, weights_hash(new))
         for name, text in CUSTOM_GENERATE.items() if config.language_model else ():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(text, encoding="utf-8")

@@ -13,10 +13,9 @@ import torch
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.decoding.index import RankedItem, ScoreAdjustment, SearchIndex
+from grlm_hf.decoding.index import ScoreAdjustment, SearchIndex
 from grlm_hf.decoding.rules import ALLOWED, Flags, Rules, SearchOptions, request_of, skip_unknown
 from grlm_hf.decoding.sampling import sample
-from grlm_hf.decoding.search import Found
 from grlm_hf.decoding.search import search as search_trie
 from grlm_hf.engines.choose import engine_of
 from grlm_hf.engines.none import NoModel
@@ -25,9 +24,12 @@ from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.layout import HISTORIES
 from grlm_hf.modeling.checkpoint import load_checkpoint, push_checkpoint, save_checkpoint
 from grlm_hf.modeling.config import GRLMConfig
+from grlm_hf.modeling.dense import Dense, DenseHalf, ItemVectors
 from grlm_hf.modeling.living import Shelf
 from grlm_hf.modeling.prompter import Prompter
-from grlm_hf.modeling.results import Recommendation, Recommendations, as_histories
+from grlm_hf.modeling.ranked import by_adjustment, ranked, recommendation
+from grlm_hf.modeling.results import Recommendations, as_histories
+from grlm_hf.priors.awaited import DENSE
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.scores import Counted
 from grlm_hf.tasks.prompts import prompt_hash
@@ -50,11 +52,13 @@ class GRLMForRecommendation:
         trie: as saved; built anew by default, and where the given one is not of this catalog.
         prior: recommenders without a language model, for ``recommend(prior="own")`` (`grlm_hf.priors.fused`). The attribute of that name
             may be set later too.
+        vectors: of the items, as saved, for ``recommend(decode=False)`` (`grlm_hf.modeling.dense`); by default made at its first use.
 
     Attributes:
         engine: runs the model.
         prompter: writes the prompts (`grlm_hf.modeling.prompter.Prompter`).
         shelf: the living catalog (`grlm_hf.modeling.living.Shelf`).
+        dense_half: the items' vectors (`grlm_hf.modeling.dense.DenseHalf`).
 
     Raises `ValueError` if the tokenizer is not the one that the config names, has no EOS or pad token, or exceeds the model's vocabulary;
     the prompts of this version are not those of the training; or the catalog has another identifier scheme than the config.
@@ -68,6 +72,7 @@ class GRLMForRecommendation:
         config: GRLMConfig | None = None,
         trie: Trie | None = None,
         prior: Fused | None = None,
+        vectors: ItemVectors | None = None,
     ):
         found = tokenizer_hash(tokenizer)
         config = config or GRLMConfig(scheme=catalog.scheme.name)
@@ -87,6 +92,9 @@ class GRLMForRecommendation:
         index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
         self.prompter = Prompter(tokenizer, config, self.engine)
         self.shelf = Shelf(index, self.prompter)
+        self.dense_half = DenseHalf(self.prompter, vectors)
+        if prior is not None and DENSE in prior.components:
+            self.language_model(f"The part {DENSE!r} of the prior")
         if index.trie.vocab > self.engine.vocabulary:
             raise ValueError(
                 f"The tokenizer makes ids up to {index.trie.vocab - 1}, the model has {self.engine.vocabulary} embeddings: they do not "
@@ -142,13 +150,14 @@ class GRLMForRecommendation:
         Raises `ValueError` if the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
         """
         parts = load_checkpoint(path_or_repo, revision=revision, token=token, model=model, backend=backend, **model_kwargs)
-        return cls(parts.model, parts.tokenizer, parts.catalog, parts.config, parts.trie, parts.prior)
+        return cls(parts.model, parts.tokenizer, parts.catalog, parts.config, parts.trie, parts.prior, parts.vectors)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the checkpoint: model, tokenizer, catalog, config and prior. It replaces `folder` as a whole, or not at all. Raises
-        `ValueError` if `folder` holds other files and no catalog; or the engine keeps the model."""
+        """Writes the checkpoint: model, tokenizer, catalog, config, prior, and vectors of the items if there are any. It replaces `folder`
+        as a whole, or not at all. Raises `ValueError` if `folder` holds other files and no catalog; or the engine keeps the model."""
         index, model = self.shelf.index, self.language_model("Saving") if self.config.language_model else None
-        save_checkpoint(folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index.catalog))
+        vectors = self.dense_half.on(index).vectors if self.dense_half.vectors else None
+        save_checkpoint(folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index), vectors)
 
     def without_language_model(self, prior: Fused) -> GRLMForRecommendation:
         """A recommender that ranks by `prior` alone, with this one's catalog and rules: it is saved, served and pushed like any other, and
@@ -225,7 +234,7 @@ class GRLMForRecommendation:
             progress: called with the number of histories done since the last call.
             flags: the fields of `Rules` and `SearchOptions` as keyword arguments, in place of `rules` and `search`: `allow`, `domain`,
                 `exclude`, `banned_terms`, `exclude_seen`, `prior`, `prior_weight`, `shared`; `num_beams`, `edge_wise`, `exact`,
-                `deadline_ms`, `max_forwards`, `length_penalty`.
+                `deadline_ms`, `max_forwards`, `length_penalty`, `decode`.
 
         Returns:
             `Recommendations`, or a list of them, one a history. A history without items gets the most popular ones
@@ -247,7 +256,7 @@ class GRLMForRecommendation:
         n = len(index.trie)
         _check_count("k", k, index.catalog, batch_size)
         width, deadline = options.width(k, n, index.catalog.scheme.noun, f"k={k} items"), options.deadline(started)
-        rules = self._with_own_prior(rules, index.catalog, histories)
+        rules = self._with_own_prior(rules, index, histories)
         adjustments = index.adjustments(rules, histories)
         if not self.config.language_model:
             results = self._by_counting(index, histories, k, adjustments, np.asarray(rules.prior))
@@ -258,14 +267,17 @@ class GRLMForRecommendation:
         shares = None if all(histories) else self._popularity(index.catalog)
         full = [i for i, h in enumerate(histories) if h or shares is None]  # without popularity, the prompts refuse an empty history
         for i in sorted(set(range(len(histories))) - set(full)):
-            results[i] = _by_adjustment(index, shares, k, adjustments[i], "popularity", masks_only=True)  # type: ignore[arg-type]
+            results[i] = by_adjustment(index, shares, k, adjustments[i], "popularity", masks_only=True)  # type: ignore[arg-type]
+        if not options.decode:
+            self._by_vectors(index, histories, full, k, adjustments, results, progress)
+            full = []
         prompts = dict(zip(full, self.prompts(index, [[index.catalog.position(i) for i in histories[h]] for h in full]), strict=True))
         for batch in self._batches(prompts, width, batch_size):
             by_rank = [adjustments[i].by_rank for i in batch]
             asked = self.batch(index, [prompts[i] for i in batch])
             found = search_trie(self.engine, asked, width, options, k=min(k, n), adjustments=by_rank, deadline=deadline)
             for i, one in zip(batch, found, strict=True):
-                results[i] = _ranked(index, one, k, adjustments[i], options.length_penalty)
+                results[i] = ranked(index, one, k, adjustments[i], options.length_penalty)
             if progress:
                 progress(len(batch))
         for result in results:
@@ -287,10 +299,29 @@ class GRLMForRecommendation:
             raise ValueError("This recommender has no language model: it ranks by its own prior alone. Leave prior out.")
         return replace(rules, exclude_seen=seen, prior="own" if own else rules.prior)
 
-    def _with_own_prior(self, rules: Rules, catalog: Catalog, histories: Sequence[Sequence[str]]) -> Rules:
+    def dense_on(self, index: SearchIndex | None = None) -> Dense:
+        """The language model's answer without decoding, as a scorer on a version of the catalog, by default the current one. Missing
+        vectors of items are made first. Raises `ValueError` where an engine keeps the model, or there is none."""
+        return self.dense_half.on(index or self.shelf.index)
+
+    def _by_vectors(
+        self, index: SearchIndex, histories: Sequence[Sequence[str]], rows: Sequence[int], k: int,
+        adjustments: Sequence[ScoreAdjustment], results: list[Recommendations], progress: Callable[[int], None] | None,
+    ) -> None:  # fmt: skip
+        """Fills these rows of `results` with the items that the dense scorer and the adjustments rank first."""
+        dense, several = self.dense_on(index), max(1, min(512, MAX_LOGITS // 4 // len(index.catalog)))
+        for start in range(0, len(rows), several):
+            some = rows[start : start + several]
+            for i, score in zip(some, dense.scores([histories[i] for i in some]).astype(np.float64), strict=True):
+                results[i] = by_adjustment(index, score, k, adjustments[i], "dense", alone=True)
+                results[i].forwards = 1
+            if progress:
+                progress(len(some))
+
+    def _with_own_prior(self, rules: Rules, index: SearchIndex, histories: Sequence[Sequence[str]]) -> Rules:
         if not isinstance(rules.prior, str) or rules.prior == "none":
             return rules
-        return replace(rules, prior=self.prior_on(catalog).probabilities(histories))
+        return replace(rules, prior=self.prior_on(index).probabilities(histories))
 
     def _by_counting(
         self, index: SearchIndex, histories: Sequence[Sequence[str]], k: int, adjustments: Sequence[ScoreAdjustment], prior: np.ndarray
@@ -298,16 +329,16 @@ class GRLMForRecommendation:
         """The items that the prior ranks first. Where it knows nothing of a history, or rates all other items alike, the most popular
         ones; without counts the first ones of the catalog. `prior`: float64 [n histories, n_items]."""
         position, shares = index.catalog.position, self._popularity(index.catalog)
-        known, zeros, results = self.prior_on(index.catalog).known, np.zeros(len(index.catalog)), []
+        known, zeros, results = self.prior_on(index).known, np.zeros(len(index.catalog)), []
         for history, adjustment, row in zip(histories, adjustments, prior, strict=True):
             seen = [position(item) for item in history]
             others = np.delete(row, seen)
             if known[seen].any() and len(others) and others.max() > others.min() * (1 + 1e-6):
-                results.append(_by_adjustment(index, zeros, k, adjustment, "counting", ties=shares))
+                results.append(by_adjustment(index, zeros, k, adjustment, "counting", ties=shares))
             elif shares is None:
-                results.append(_by_adjustment(index, zeros, k, adjustment, "catalog"))
+                results.append(by_adjustment(index, zeros, k, adjustment, "catalog"))
             else:
-                results.append(_by_adjustment(index, shares, k, adjustment, "popularity", masks_only=True))
+                results.append(by_adjustment(index, shares, k, adjustment, "popularity", masks_only=True))
         return results
 
     def _popularity(self, catalog: Catalog) -> np.ndarray | None:
@@ -319,13 +350,16 @@ class GRLMForRecommendation:
         counts = np.array([count.get(item.item_id, 0) for item in catalog], np.float64)
         return np.log((counts + 1) / (counts + 1).sum()) if counts.any() else None
 
-    def prior_on(self, catalog: Catalog) -> Fused:
+    def prior_on(self, index: SearchIndex) -> Fused:
         """`prior` on a version of the catalog; computed once a version. Raises ``ValueError`` where there is no prior."""
-        prior, of, followed = self._followed  # one reference, as that to the index
+        catalog, (prior, of, followed) = index.catalog, self._followed  # one reference, as that to the index
         if self.prior is None:
             raise ValueError("prior='own', but this checkpoint has no prior. Set grlm.prior (grlm_hf.priors.fused), or give weights.")
         if prior is not self.prior or of is not catalog:
-            followed = (followed if prior is self.prior else self.prior).following(catalog)
+            followed = followed if prior is self.prior else self.prior
+            if DENSE in followed.components:
+                followed = followed.joined({DENSE: (self.dense_on(index), followed.weights[DENSE])})
+            followed = followed.following(catalog)
             self._followed = (self.prior, catalog, followed)
         return followed
 
@@ -376,7 +410,7 @@ class GRLMForRecommendation:
                 found = index.items(leaf, log_prob, adjustment)
                 if len(found) > n:  # more items than wanted share these identifiers: each has its chance
                     found = [found[i] for i in sorted(rng.permutation(len(found))[:n])]
-                results.append(Recommendations((_recommendation(index, r, r.score) for r in found), version=index.version, skipped=skipped))
+                results.append(Recommendations((recommendation(index, r, r.score) for r in found), version=index.version, skipped=skipped))
         return results[0] if single else results
 
     def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -424,37 +458,3 @@ def _check_count(name: str, count: int, catalog: Catalog, batch_size: int) -> No
         raise ValueError(f"{name}={count}; expected 1 to {len(catalog)}, the size of the catalog.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1.")
-
-
-def _ranked(index: SearchIndex, found: Found, k: int, adjustment: ScoreAdjustment, length_penalty: float) -> Recommendations:
-    score = found.log_prob
-    if length_penalty:
-        score = score / index.walker.length(index.trie.rank[found.leaf]).astype(np.float64) ** length_penalty
-    ranked = index.items(found.leaf, score, adjustment)[:k]
-    items = (_recommendation(index, r, float(found.log_prob[r.row])) for r in ranked)
-    return Recommendations(items, found.certified, found.gap, found.forwards, index.version)
-
-
-def _by_adjustment(
-    index: SearchIndex,
-    score: np.ndarray,
-    k: int,
-    adjustment: ScoreAdjustment,
-    by: str,
-    masks_only: bool = False,
-    ties: np.ndarray | None = None,
-) -> Recommendations:
-    """The best items by `score`, float64 [n_items], and the adjustment, or of it only what is forbidden. In a tie, the larger value of
-    `ties`, float64 [n_items], is first; then the order of the catalog decides."""
-    score = score.copy()
-    if (by_item := adjustment.by_item) is not None:
-        score += np.where(by_item == -np.inf, -np.inf, 0.0) if masks_only else by_item
-    best_first = np.lexsort((np.zeros(len(score)) if ties is None else -ties, -score))  # stable
-    order = [int(p) for p in best_first[:k] if score[p] > -np.inf]
-    items = (_recommendation(index, RankedItem(p, float(score[p]), 0), float(score[p])) for p in order)
-    return Recommendations(items, version=index.version, answered_by=by)
-
-
-def _recommendation(index: SearchIndex, ranked: RankedItem, log_prob: float) -> Recommendation:
-    item, identifier = index.catalog.items[ranked.position], index.catalog.item_identifiers[ranked.position]
-    return Recommendation(item.item_id, ranked.score, identifier, item.title, log_prob)

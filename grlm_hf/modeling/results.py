@@ -52,7 +52,8 @@ class Recommendations(list[Recommendation]):
         forwards: forward passes of the model, shared by the histories of a batch.
         version: of the catalog that was searched (`GRLMForRecommendation.version`).
         answered_by: "model"; "popularity" for a history without a known item, where `score` and `log_prob` are the natural log of the
-            item's share of the training events; "counting" by a recommender without a language model; or "catalog" where such a
+            item's share of the training events; "dense" without decoding, where `log_prob` is that of the item, not of its
+            identifier; "counting" by a recommender without a language model; or "catalog" where such a
             recommender knows nothing of the history and has counted no events: these are the first items of the catalog, all alike.
         skipped: unknown ids of the request that were left out (``unknown_items="skip"``).
     """

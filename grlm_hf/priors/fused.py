@@ -18,11 +18,12 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
+from grlm_hf.priors.awaited import Awaited
 from grlm_hf.priors.ease import EASE
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.likelihood import BORDERS, buckets
 from grlm_hf.priors.popularity import Popularity
-from grlm_hf.priors.scores import Counted, Scorer
+from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import Targets
@@ -30,7 +31,7 @@ from grlm_hf.priors.tuning import Targets
 _FACTS = "prior.json"
 _SCHEMA = 2
 _SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
-_KINDS: dict[str, Any] = {c.kind: c for c in (EASE, ItemKNN, Popularity, SequenceModel, TextKNN)}
+_KINDS: dict[str, Any] = {c.kind: c for c in (Awaited, EASE, ItemKNN, Popularity, SequenceModel, TextKNN)}
 _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -119,16 +120,19 @@ class Fused:
         with weight 0."""
         if self._counted is not None:
             return self
-        return Fused({**self.components, counted.kind: (counted, 0.0)}, self.item_ids, self.temperature, self.bias)
+        return self.joined({counted.kind: (counted, 0.0)})
+
+    def joined(self, more: Mapping[str, tuple[Scorer, float]]) -> Fused:
+        """The same with these components: further ones, or in the place of those with their names."""
+        return Fused({**self.components, **more}, self.item_ids, self.temperature, self.bias)
 
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
         ids = tuple(i.item_id for i in catalog)
-        texts = {name: scorer.following(catalog.items) for name, (scorer, _) in self.components.items() if isinstance(scorer, TextKNN)}
-        if ids == self.item_ids and all(text is self.components[name][0] for name, text in texts.items()):
+        parts = {name: (s.following(catalog) if isinstance(s, Following) else s, w) for name, (s, w) in self.components.items()}
+        if ids == self.item_ids and all(part is self.components[name][0] for name, (part, _) in parts.items()):
             return self
-        components = {name: (texts.get(name, scorer), weight) for name, (scorer, weight) in self.components.items()}
-        return Fused(components, ids, self.temperature, self.bias)
+        return Fused(parts, ids, self.temperature, self.bias)
 
     @cached_property
     def known(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,14 @@ class Counted(Protocol):
     @property
     def counts(self) -> np.ndarray:
         """int64 `[n_items]`, events of each item in the training histories."""
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A recommender that can rate the items of another catalog by their texts."""
+
+    def following(self, catalog: Any) -> Any:
+        """The same for the items of a catalog, in its order; itself where nothing changes."""
 
 
 def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list[list[int]]:

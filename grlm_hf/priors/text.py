@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,8 +85,9 @@ class TextKNN:
         empty = cls((), np.zeros((0, 0), np.float16), np.zeros(0, np.int64), config or TextConfig(), embedder, words, rows)
         return empty.following(items)
 
-    def following(self, items: Sequence[Item]) -> TextKNN:
+    def following(self, items: Iterable[Item]) -> TextKNN:
         """The same for these items, in this order. Only new items and items with changed texts are embedded."""
+        items = list(items)
         digests = np.fromiter((_digest(item_text(i)) for i in items), np.int64, len(items))
         row = {item: n for n, item in enumerate(self.item_ids)}
         at = np.fromiter((row.get(i.item_id, -1) for i in items), np.int64, len(items))

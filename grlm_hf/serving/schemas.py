@@ -89,6 +89,7 @@ class RecommendRequest(_Request):
     length_penalty: float = Field(0.0, ge=0, le=10)
     num_beams: int | None = Field(None, ge=1, le=MAX_BEAMS, description="Beam width; by default the larger of 20 and k.")
     edge_wise: bool = Field(False, description="Fewer forward passes, slightly other beams.")
+    decode: bool = Field(True, description="`false`: no search; one forward rates all items by their vectors.")
     exact: bool = Field(False, description="Find the true best k items and certify them.")
     deadline_ms: float | None = Field(
         None, gt=0, le=600_000,

@@ -216,7 +216,7 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
             has = np.fromiter((term in tid for tid in catalog.item_identifiers), bool, len(catalog))
             weight[has] *= FACTOR if how == "more" else 1 / FACTOR
     if grlm.prior and grlm.config.own_prior:
-        weight = weight * grlm.prior_on(catalog).probabilities([history])[0]
+        weight = weight * grlm.prior_on(grlm.shelf.index).probabilities([history])[0]
     return Rules(
         allow=None if allow.all() else allow,
         banned_terms=banned,

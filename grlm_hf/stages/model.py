@@ -20,11 +20,13 @@ from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, re
 from grlm_hf.hub import fetch_checkpoint, push_folder
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
 from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
+from grlm_hf.priors.awaited import DENSE
 from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
-from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
+from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, names_dense
 from grlm_hf.tasks.prompts import prompt_hash
+from grlm_hf.training.run import thinned
 from grlm_hf.training.sft import TrainConfig
 
 if TYPE_CHECKING:
@@ -244,7 +246,7 @@ def make_report(
         some = evaluate(chat, cases[:number], grlm.catalog, setup, **common) if (number := config.zero_shot.users) else report
         report = with_first_users(report, some, zero_shot=f"{config.zero_shot.model}, {config.zero_shot.shots} worked examples")
     if (log := folder / "training_log.json").is_file():
-        report = replace(report, training=tuple(_thinned(read_json(log))))
+        report = replace(report, training=tuple(thinned(read_json(log))))
     if new:
         report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
     report = replace(report, weights=own.weights)
@@ -304,16 +306,20 @@ def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str
     from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.text import TextKNN
 
+    kept = read_json(hybrids) if hybrids else {"hybrids": {}}
     fused = Fused.load(priors) if priors else grlm.prior
+    named = names_dense([*kept["hybrids"], *(fused.components if fused else ())])
+    dense = {DENSE: grlm.dense_on()} if named or grlm.dense_half.vectors is not None else {}
     if fused is None:
-        return _Priors({}, {}, None)
+        return _Priors(dense, {}, None)
+    if named:
+        fused = fused.joined({DENSE: (dense[DENSE], fused.weights.get(DENSE, 1.0))})
     fused = fused.following(grlm.catalog)
-    alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
+    alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()} | dense
     vectors = next((scorer.vectors for scorer in alone.values() if isinstance(scorer, TextKNN)), None)
     if priors is None:
         name = "+".join(fused.components)
         return _Priors(alone, {name: fused}, vectors, weights={f"grlm+{name}": fused.weights})
-    kept = read_json(hybrids) if hybrids else {"hybrids": {}}
     combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
     together = {name: found["weights"] for name, found in combinations.items()}
     ours = {name: dict.fromkeys(name.split("+"), 0.0) | found["weights"] for name, found in kept["hybrids"].items()}
@@ -355,10 +361,3 @@ def _methods(
     if taken := sorted(mine.keys() & {*found, "grlm_free", "zero-shot"}):
         raise ValueError(f"evaluate.methods has a function {taken[0]!r}, and the report has a method of that name. Give it another one.")
     return found | {name: own_method(plugin, learnt, grlm.catalog, exclude_seen, depth) for name, (plugin, learnt) in mine.items()}
-
-
-def _thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """About 200 of the entries that hold a training loss, evenly spaced; and all others."""
-    losses = [n for n, entry in enumerate(log) if "loss" in entry]
-    kept = set(losses[:: max(1, len(losses) // 200)])
-    return [entry for n, entry in enumerate(log) if n in kept or "loss" not in entry]

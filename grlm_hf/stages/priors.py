@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,13 @@ def make_priors(
     return fused
 
 
+def names_dense(hybrids: Iterable[str]) -> bool:
+    """Whether one of these combinations has the language model's answer without decoding (`grlm_hf.modeling.dense`) as a part."""
+    from grlm_hf.priors.awaited import DENSE
+
+    return any(DENSE in name.split("+") for name in hybrids)
+
+
 def make_hybrid(
     checkpoint: str | Path,
     datasets: str | Path,
@@ -125,9 +133,11 @@ def make_hybrid(
         ValueError: a checkpoint on the Hub, which cannot be changed.
     """
     from grlm_hf.evaluation.verdict import choose
-    from grlm_hf.layout import PRIOR_FOLDER
+    from grlm_hf.layout import PRIOR_FOLDER, VECTORS_FILE
+    from grlm_hf.modeling.dense import weights_hash
     from grlm_hf.modeling.hybrid import tune_hybrid
     from grlm_hf.modeling.recommender import GRLMForRecommendation
+    from grlm_hf.priors.awaited import DENSE
     from grlm_hf.priors.fused import Fused, fit_temperature
     from grlm_hf.priors.popularity import Popularity
     from grlm_hf.priors.tuning import Targets
@@ -136,6 +146,8 @@ def make_hybrid(
     if not Path(checkpoint).is_dir():
         raise ValueError(f"{checkpoint} is no folder; a prior is written into a local checkpoint. Download it, or name another.")
     grlm, fused = GRLMForRecommendation.from_pretrained(checkpoint), Fused.load(priors)
+    if names_dense(config.hybrid_names()):
+        fused = fused.joined({DENSE: (grlm.dense_on(), 1.0)})
     cases = sample_cases(load_cases(datasets, "validation"), config.hybrid_users, seed)
     found: dict[str, Any] = {}
     by_case: dict[str, np.ndarray] = {}
@@ -148,6 +160,8 @@ def make_hybrid(
         found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg} | ({"bias": list(tuned.prior.bias)} if tuned.prior.bias else {})
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
     popularity = Popularity.fit(fused.item_ids, train_histories(datasets))
+    if best is not None and DENSE in best.components:
+        grlm.dense_on().vectors.save(Path(checkpoint) / VECTORS_FILE, weights_hash(checkpoint))
     if best is not None:
         best.with_counts(popularity).save(Path(checkpoint) / PRIOR_FOLDER)
     content: dict[str, Any] = {"cases": len(cases), "hybrids": found}
@@ -159,7 +173,7 @@ def make_hybrid(
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
         if counting is not None:
-            mean = {name: float(by_case[name].mean()) for name in alone}
+            mean = {name: float(by_case[name].mean()) for name in alone if name != DENSE}
             name = max((n for n in mean if n != "popularity"), key=mean.__getitem__)
             weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
             bias = combinations.get(name, {}).get("bias", ())

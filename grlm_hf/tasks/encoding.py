@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.tasks.prompts import check_history, history_item, next_item_turns, title_line
+from grlm_hf.data.items import Item
+from grlm_hf.tasks.prompts import check_history, history_item, internalise_request, next_item_turns, title_line
 from grlm_hf.tokens import line_tokens, tokenizer_name, without_specials
 
 
@@ -74,6 +75,17 @@ def _turn_frame(tokenizer: Any, _template: str) -> tuple[str, str]:
         )
     head, _, tail = text.partition(mark)
     return head, tail
+
+
+def item_tokens(tokenizer: Any, items: Sequence[Item], max_tokens: int | None = None) -> list[list[int]]:
+    """Prompts from items' texts, up to where the identifier begins (`internalise_request`); the end of a text that is longer than
+    `max_tokens` is left out."""
+    tokens = request_tokens(tokenizer, [internalise_request(item) for item in items])
+    if max_tokens is None or max(map(len, tokens), default=0) <= max_tokens:
+        return tokens
+    _, tail = _turn_frame(tokenizer, _chat_template(tokenizer))
+    end = len(tokenizer(tail, add_special_tokens=False)["input_ids"])
+    return [ids if len(ids) <= max_tokens else [*ids[: max_tokens - end], *ids[-end:]] for ids in tokens]
 
 
 def history_tokens(

@@ -71,6 +71,20 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ContrastiveConfig:
+    """The contrastive loss beside the generative one, for ``recommend(decode=False)`` (`grlm_hf.training.contrastive`)."""
+
+    weight: NotNegative = 0.0
+    """Weight of the loss, such as 0.1, against the 1 of the generative one; 0: none. It costs a further forward over an item's text for
+    each example."""
+    temperature: Positive = 0.05
+    """Divisor of the cosines between histories and items; the checkpoint keeps it."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "train.contrastive.")
+
+
+@dataclass(frozen=True)
 class EarlyStoppingConfig:
     """Early stopping by constrained searches for the next items of validation users."""
 
@@ -123,6 +137,8 @@ class TrainConfig:
     text, such as chat, is still learnt over all tokens."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """Distillation from a recommender without a language model, or from another checkpoint."""
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    """The contrastive loss between histories and items' texts."""
     epochs: NotNegative = 10.0
     """Number of epochs; 3 for a pretrained model, as in the paper."""
     max_steps: Annotated[int, Range(-1)] = -1

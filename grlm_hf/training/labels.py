@@ -30,6 +30,7 @@ def tokenize_mixture(
     last_only: bool = False,
     objective: str = "vocabulary",
     identifiers: bool = False,
+    answers: bool = False,
 ) -> Dataset:
     """The mixture as `key`, `input_ids` and `completion_mask`: 1 on the tokens of learnt spans, and on the end-of-sequence token behind a
     learnt last span.
@@ -43,6 +44,8 @@ def tokenize_mixture(
         objective: "trie" adds the column `free_text` if there is any: 1 on the labels that are learnt over the whole vocabulary.
         identifiers: add the column `identifiers` for a teacher: the items of a history and of its answers, as places in
             ``catalog.identifiers``; empty for tasks without a history.
+        answers: add the column `answers` for a contrastive loss: of each learnt answer to a history its place in ``catalog.identifiers``
+            and that of its first token in `input_ids`; empty for tasks without a history.
 
     Raises:
         ValueError: see `row_spans`; identifiers whose tokens merge with the text beside them; an example or an answer longer than
@@ -55,9 +58,11 @@ def tokenize_mixture(
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     paths: Paths = dict(zip(lines, identifier_tokens(tokenizer, catalog.scheme, catalog.identifiers), strict=True))
     items = taught_items(mixture, catalog) if identifiers else []
+    number = {line: n for n, line in enumerate(lines)}
+    tasks = mixture["task"][:] if answers else []
     spans = [[replace(s, text=without_specials(tokenizer, [s.text])[0]) for s in row] for row in row_spans(mixture, catalog)]
     encoded = tokenizer(["".join(s.text for s in row) for row in spans], add_special_tokens=False)
-    rows: dict[str, list[Any]] = {name: [] for name in ("key", "input_ids", "completion_mask", "identifiers", "free_text")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("key", "input_ids", "completion_mask", "identifiers", "free_text", "answers")}
     for i, (key, prompt, row) in enumerate(zip(keys, prompts, spans, strict=True)):
         completion = encoded["input_ids"][i]
         counts = _token_counts(key, row, completion, paths, encoded.encodings and encoded.encodings[i], tokenizer)
@@ -76,10 +81,12 @@ def tokenize_mixture(
             rows["free_text"].append([*[0] * len(prompt), *text, int(row[-1].learnt and row[-1].kind == "text")])
         if identifiers:
             rows["identifiers"].append(items[i])
+        if answers:
+            rows["answers"].append(_answers(row, counts, paths, number, len(prompt)) if tasks[i] in HISTORY_TASKS else [])
     if not any(map(any, rows["free_text"])):
         del rows["free_text"]
-    if not identifiers:
-        del rows["identifiers"]
+    for name in [name for name, wanted in (("identifiers", identifiers), ("answers", answers)) if not wanted]:
+        del rows[name]
     return Dataset.from_dict(rows)
 
 
@@ -133,6 +140,17 @@ def row_spans(mixture: Dataset, catalog: Catalog) -> list[tuple[Span, ...]]:
 def _lines(span: Span) -> list[str]:
     """The lines of identifiers; none of free text."""
     return span.text.splitlines(keepends=True) if span.kind == "identifiers" else []
+
+
+def _answers(spans: Sequence[Span], counts: np.ndarray, paths: Paths, number: Mapping[str, int], begin: int) -> list[list[int]]:
+    """Of each learnt line of identifiers its number, and the place of its first token if the completion begins at `begin`."""
+    found = []
+    for span, first in zip(spans, begin + counts.cumsum() - counts, strict=True):
+        at = int(first)
+        for line in _lines(span) if span.learnt else []:
+            found.append([number[line], at])
+            at += len(paths[line])
+    return found
 
 
 def _token_counts(key: str, spans: Sequence[Span], ids: Sequence[int], paths: Paths, encoding: Any, tokenizer: Any) -> np.ndarray:

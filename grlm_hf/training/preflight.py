@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.loading import check_template
+from grlm_hf.training.config import TrainConfig
 
 log = logging.getLogger("grlm_hf")
 
@@ -90,3 +91,14 @@ def check_room(work: Path, model: Any, trained_share: float = 1.0) -> None:
             f"{place} has {free / 2**30:.1f} GiB free; two states of the training and the finished checkpoint take about "
             f"{needed / 2**30:.1f} GiB. Free some space, or choose another output."
         )
+
+
+def less_memory(config: TrainConfig) -> list[str]:
+    """Settings of a training that takes less memory, as advice."""
+    advice = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]
+    if config.model != "scratch":
+        advice += ["train.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+        advice += ["train.bf16=true"] if not config.bf16 else []
+        advice += ["train.lora.rank=16"] if not config.lora.rank else ["train.lora.bits=4"] if config.lora.bits == 16 else []
+        advice += ["several GPUs under ZeRO-2 or ZeRO-3 (docs/training.md)"]
+    return [*advice, "a lower mixture.max_tokens or mixture.max_history, with the data made again"]

@@ -80,6 +80,8 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
         ValueError: `work` has checkpoints of a run with other settings or data; the error names each difference.
     """
     settings = {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _WITHOUT_EFFECT}
+    if not config.contrastive.weight:  # states of versions that did not have it
+        settings = {name: value for name, value in settings.items() if not name.startswith("train.contrastive.")}
     run = {**settings, "seed": seed, "processes": processes, "examples": len(examples), "hash of the examples": digest(examples)}
     if (work / RUN_FILE).is_file() and any(work.glob("checkpoint-*")):
         before = read_json(work / RUN_FILE)

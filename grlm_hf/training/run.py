@@ -139,3 +139,10 @@ def memory_advice(advice: Sequence[str]) -> Iterator[None]:
             raise
         found = message.splitlines()[0] if message else "MemoryError"
         raise MemoryError(f"Memory ran out in training ({found}). Try {'; '.join(advice)}.") from error
+
+
+def thinned(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """About 200 of the entries that hold a training loss, evenly spaced; and all others."""
+    losses = [n for n, entry in enumerate(log) if "loss" in entry]
+    kept = set(losses[:: max(1, len(losses) // 200)])
+    return [entry for n, entry in enumerate(log) if n in kept or "loss" not in entry]

@@ -19,7 +19,7 @@ from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import add_soft_tokens, dropout, load_given, load_trained, lora_settings
-from grlm_hf.training.preflight import check_model, check_room, set_template
+from grlm_hf.training.preflight import check_model, check_room, less_memory, set_template
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
 from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings, whole_run
 from grlm_hf.training.scratch import make_model, train_tokenizer
@@ -112,7 +112,7 @@ def train(
         run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen)
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
-        with dropout(trainer.model, config.dropout), memory_advice(_less_memory(config)):
+        with dropout(trainer.model, config.dropout), memory_advice(less_memory(config)):
             if processes.process_index:  # another dropout in each process
                 torch.manual_seed(seed + processes.process_index)
             if not finish and not run.has_stopped(log):  # it may have been interrupted after its early stop
@@ -221,7 +221,8 @@ def _examples(
 
     limit = getattr(model.config, "max_position_embeddings", None)
     taught = bool(config.distill.weight)
-    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, identifiers=taught)
+    columns = {"identifiers": taught, "answers": bool(config.contrastive.weight)}
+    examples = tokenize_mixture(mixture, tokenizer, catalog, limit, objective=config.objective, **columns)
     if len(set(gather_object([digest(examples)]))) > 1:
         raise ValueError("The processes have read different examples. Give all of them the same data, model and grlm-hf version.")
     n_validation = min(config.validation_examples, len(validation)) if validation is not None else 0
@@ -232,6 +233,7 @@ def _examples(
 
 
 def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelStore | None, **more: Any) -> TermIDTrainer:
+    from grlm_hf.training.contrastive import Contrastive
     from grlm_hf.training.distill import Teacher, add_readout
     from grlm_hf.training.trainer import TermIDTrainer
 
@@ -240,6 +242,10 @@ def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelSt
         more |= {"teacher": Teacher(teacher, catalog, trie), "teacher_weight": config.distill.weight}
         if config.distill.auxiliary:
             add_readout(model)
+    if config.contrastive.weight:
+        limit = getattr(model.config, "max_position_embeddings", None)
+        answers = more["train_dataset"]["answers"][:]
+        more["contrastive"] = Contrastive(config.contrastive, more["processing_class"], catalog, answers, limit)
     return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config), **more)
 
 
@@ -304,9 +310,12 @@ class _Run:
     def _recommender(self, model: Any, half: bool) -> GRLMForRecommendation:
         import torch
 
+        from grlm_hf.modeling.dense import ItemVectors
         from grlm_hf.modeling.recommender import GRLMForRecommendation
 
-        return GRLMForRecommendation(model.to(torch.bfloat16) if half else model, self.tokenizer, self.catalog, self.facts)
+        model, contrastive = model.to(torch.bfloat16) if half else model, self.config.contrastive
+        vectors = ItemVectors(temperature=contrastive.temperature) if contrastive.weight else None  # made when they are saved
+        return GRLMForRecommendation(model, self.tokenizer, self.catalog, self.facts, vectors=vectors)
 
     def measure(self, cases: Sequence[Case]) -> dict[str, float]:
         """Metrics of the constrained search on validation users, each process for its share; the same in every process."""
@@ -344,13 +353,3 @@ class _Run:
             return self.in_memory(final=True) if is_main else None
         folder = self.save(self.work / "final") if best is None else best_folder(self.work, best)
         return self.from_folder(folder) if is_main else None
-
-
-def _less_memory(config: TrainConfig) -> list[str]:
-    advice = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]
-    if config.model != "scratch":
-        advice += ["train.gradient_checkpointing=true"] if not config.gradient_checkpointing else []
-        advice += ["train.bf16=true"] if not config.bf16 else []
-        advice += ["train.lora.rank=16"] if not config.lora.rank else ["train.lora.bits=4"] if config.lora.bits == 16 else []
-        advice += ["several GPUs under ZeRO-2 or ZeRO-3 (docs/training.md)"]
-    return [*advice, "a lower mixture.max_tokens or mixture.max_history, with the data made again"]

@@ -12,6 +12,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 
 from grlm_hf.training.callbacks import SameWhenResumed
+from grlm_hf.training.contrastive import Contrastive, last_hidden
 from grlm_hf.training.distill import AUXILIARY, SoftLabels, Teacher
 from grlm_hf.training.head import check_linear_head, plain_head, vocabulary_nll
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
@@ -19,7 +20,7 @@ from grlm_hf.training.run import one_bar
 from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker
 
-_OWN_COLUMNS = ("identifiers", "free_text")
+_OWN_COLUMNS = ("identifiers", "free_text", "answers")
 """Columns of `tokenize_mixture` that the loss reads and TRL does not know."""
 
 
@@ -33,6 +34,7 @@ class TermIDTrainer(SFTTrainer):
         trie: train on the trie-normalised loss of identifiers and the cross-entropy over the vocabulary of `free_text`: the sum over the
             labels divided by their number. ``None``: train on TRL's own loss, on a CPU computed at the labels only
             (`grlm_hf.training.head`).
+        contrastive: a further loss in training, for examples with `answers`; its negatives are those of one process.
         teacher: its probabilities are targets with the share `teacher_weight` of the loss in training, for examples with `identifiers`.
 
     Raises:
@@ -40,8 +42,12 @@ class TermIDTrainer(SFTTrainer):
             linear output layer; or a loss or gradient that is not finite, before it changes the weights.
     """
 
-    def __init__(self, model: Any, *, trie: Trie | None, teacher: Teacher | None = None, teacher_weight: float = 0.0, **kwargs: Any):
+    def __init__(
+        self, model: Any, *, trie: Trie | None, teacher: Teacher | None = None, teacher_weight: float = 0.0,
+        contrastive: Contrastive | None = None, **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(model, **kwargs)
+        self.contrastive = contrastive
         self.teacher, self.teacher_weight = teacher, teacher_weight
         self.data_collator = _Collator(self.data_collator)
         self.add_callback(SameWhenResumed(lambda epoch: self._order.set_epoch(epoch), self.eval_dataset is not None))
@@ -135,6 +141,17 @@ class TermIDTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()  # the main process then writes the file that marks the checkpoint as whole
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        answers = inputs.pop("answers", None)
+        if self.contrastive is None or answers is None or not model.training:
+            return self._generative_loss(model, inputs, return_outputs, num_items_in_batch)
+        with last_hidden(model) as states:
+            loss = self._generative_loss(model, inputs, False, num_items_in_batch)
+        with self.compute_loss_context_manager():
+            more = self.contrastive(model, states[0], answers)
+        # where the labels of a whole step are counted, losses of its batches are summed
+        return loss + self.contrastive.weight * more / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
+
+    def _generative_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
         sequences, free_text = inputs.pop("identifiers", None), inputs.pop("free_text", None)
         whole = self.accelerator.unwrap_model(model)
         if self._walker is None and (return_outputs or not plain_head(whole)):
@@ -244,7 +261,7 @@ def _without_labels(examples: Any, n: int) -> Any:
     """The shortest example, `n` times, without labels."""
 
     def blank(row: dict[str, Any]) -> dict[str, Any]:
-        empty = {"labels": [IGNORED] * len(row["labels"]), "key": "", "identifiers": []}
+        empty = {"labels": [IGNORED] * len(row["labels"]), "key": "", "identifiers": [], "answers": []}
         return {name: value for name, value in empty.items() if name in row}
 
     shortest = min(range(len(examples)), key=list(map(len, examples["input_ids"])).__getitem__)

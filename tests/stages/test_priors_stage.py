@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toys import TERM_IDS, toy_catalog, toy_grlm, toy_histories
 
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.cli.app import app
 from grlm_hf.data.interactions import History
+from grlm_hf.data.repository import load_cases
 from grlm_hf.evaluation import verdict as verdict_module
 from grlm_hf.evaluation.schema import Report, Verdict, load_report
 from grlm_hf.evaluation.verdict import Choice, verdict
@@ -110,6 +112,28 @@ def test_the_best_hybrid_ships_in_the_checkpoint_and_is_what_the_report_measured
     name = "grlm+" + next(n for n, f in found.items() if f is best)
     for metric in report.methods[name].keys() - {"intra_list_diversity@10"}:  # that is of texts only where the priors have read them
         assert alone.methods[own][metric] == report.methods[name][metric]
+
+
+def test_the_answer_without_decoding_is_a_part_of_hybrids(priors: Path, datasets: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    toy_grlm("trie").save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match=r"priors\.methods has 'dense'"):
+        PriorsConfig(methods=["dense"])
+    config = replace(PRIORS, hybrids=["dense+item_knn"])
+    found = make_hybrid(checkpoint, datasets, priors, tmp_path / "hybrids.json", config, counting=tmp_path / "counting")
+    assert found["dense+item_knn"]["weights"].keys() == {"dense", "item_knn"}
+    grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    assert grlm.prior is not None
+    kept = {name: weight for name, weight in found["dense+item_knn"]["weights"].items() if weight}
+    assert ("dense" in kept) == (checkpoint / "catalog.vectors").is_file()
+    assert {name: grlm.prior.weights[name] for name in kept} == kept
+    assert grlm.recommend(["i20"], 3, prior="own")
+    report = make_report(checkpoint, datasets, tmp_path / "report.json", priors=priors, hybrids=tmp_path / "hybrids.json")
+    assert {"grlm", "dense", "grlm+dense+item_knn", "item_knn"} <= report.methods.keys()
+    hits = [c.target in {r.item_id for r in grlm.recommend(list(c.history), 10, decode=False, prior="none", exclude_seen=True)}
+            for c in load_cases(datasets, "test")]  # fmt: skip
+    assert report.methods["dense"]["recall@10"].value == pytest.approx(np.mean(hits))
+    assert "dense" not in read_json(tmp_path / "hybrids.json")["counting"]["method"]  # it needs the language model
 
 
 def test_the_choice_of_validation_users_reaches_the_report(
