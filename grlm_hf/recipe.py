@@ -44,9 +44,17 @@ class DataConfig:
     """Held-out events: leave-one-out, leave-one-out-per-domain, time, unseen-items, or given (columns n_valid and n_test of the file)."""
     limit: Limit = 0
     """For trials: read only this many items from the beginning, and only their events; 0: all."""
+    train_users: Annotated[float, Range(above=0, most=1, text="a share of the users, above 0 and at most 1")] = 1.0
+    """For learning curves: the share of users, drawn by the seed, whose events are for training; 0.05 is a part of 0.25. Catalog, validation
+    and test stay whole."""
 
     def __post_init__(self) -> None:
         check_settings(self, "read.")
+        if self.train_users < 1 and self.split == "unseen-items":
+            raise ValueError(
+                f"read.train_users is {self.train_users} and read.split unseen-items: an item that only other users bought would count as "
+                "new. Choose another split, or leave read.train_users out."
+            )
 
 
 @dataclass(frozen=True)

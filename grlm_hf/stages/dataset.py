@@ -25,6 +25,7 @@ from grlm_hf.data.interactions import (
 )
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.data.repository import sample_cases
+from grlm_hf.data.users import with_train_users
 from grlm_hf.files import alone, check_replaceable, fingerprint, read_json
 from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, STATISTICS_FILE, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
@@ -111,6 +112,10 @@ def make_dataset(
     tally = Tally()
     histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items, tally)
     split = make_split(histories, read.split, seed, {i.item_id: i.domain for i in catalog})
+    if read.train_users < 1:
+        whole, split = split, with_train_users(split, read.train_users, seed)
+        left_out = len(whole.train) - len(split.train)
+        tally.count("users", f"are left out of training (read.train_users={read.train_users:g})", n=left_out, loss=False)
     facts: dict[str, Any] = {
         "title": title,
         "notice": notice,
