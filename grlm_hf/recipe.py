@@ -26,7 +26,7 @@ from grlm_hf.training.sft import TrainConfig
 
 Stage = Literal["neighbors", "terms", "quality", "dataset", "priors", "teacher", "train", "hybrid", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-PRIORS = ("item_knn", "sasrec", "text_knn", "ease")
+PRIORS = ("item_knn", "sasrec", "text_knn", "ease", "vae")
 _PLUGINS = (("terms", "function"), ("evaluate", "metrics"), ("evaluate", "methods"))
 
 
@@ -45,8 +45,8 @@ class DataConfig:
     limit: Limit = 0
     """For trials: read only this many items from the beginning, and only their events; 0: all."""
     train_users: Annotated[float, Range(above=0, most=1, text="a share of the users, above 0 and at most 1")] = 1.0
-    """For learning curves: the share of users, drawn by the seed, whose events are for training; 0.05 is a part of 0.25. Catalog, validation
-    and test stay whole."""
+    """For learning curves: the share of users, drawn by the seed, whose events are for training; 0.05 is a part of 0.25. Catalog,
+    validation and test stay whole."""
 
     def __post_init__(self) -> None:
         check_settings(self, "read.")
@@ -112,7 +112,7 @@ class PriorsConfig:
 
     methods: list[str] = field(default_factory=lambda: ["item_knn", "text_knn"])
     """item_knn (counts pairs of items; seconds), sasrec (a sequence decoder, see `sequence_model`; minutes), text_knn (texts only), ease
-    (a linear model in closed form, for up to 40,000 items; minutes for 12,000)."""
+    (a linear model in closed form, for up to 40,000 items; minutes for 12,000), vae (a variational autoencoder, Mult-VAE; minutes)."""
     combine: list[str] | None = None
     """Combinations of methods without the language model, such as sasrec+item_knn; null: item_knn+text_knn and all methods together."""
     hybrids: list[str] | None = None

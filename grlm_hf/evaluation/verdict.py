@@ -128,6 +128,8 @@ def explained(method: str, weights: Mapping[str, float] | None = None) -> str:
         "item_knn": "counts which items follow each other; no language model",
         "text_knn": "compares the items' texts; no language model",
         "sasrec": "a small sequence network over item ids; no language model",
+        "ease": "a linear model of which items occur together; no language model",
+        "vae": "a variational autoencoder of which items occur together; no language model",
         "popularity": "the most frequent items, the same for everyone",
         "random": "items drawn by chance: the floor",
     }

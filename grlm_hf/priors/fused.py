@@ -27,11 +27,12 @@ from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import Targets
+from grlm_hf.priors.vae import MultVAE
 
 _FACTS = "prior.json"
 _SCHEMA = 2
 _SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
-_KINDS: dict[str, Any] = {c.kind: c for c in (Awaited, EASE, ItemKNN, Popularity, SequenceModel, TextKNN)}
+_KINDS: dict[str, Any] = {c.kind: c for c in (Awaited, EASE, ItemKNN, MultVAE, Popularity, SequenceModel, TextKNN)}
 _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -54,6 +54,7 @@ def make_priors(
     from grlm_hf.priors.likelihood import try_fit
     from grlm_hf.priors.sequence_training import train_sequence_model
     from grlm_hf.priors.text import TextKNN, tune_text
+    from grlm_hf.priors.vae import MultVAE
 
     config = config or PriorsConfig()
     histories, catalog = train_histories(datasets), Catalog.from_pretrained(datasets)
@@ -78,6 +79,9 @@ def make_priors(
         elif name == "ease":
             made[name], regularisation = tune_ease(ids, histories, cases, exclude_seen=exclude_seen)
             tuned[name] = asdict(made[name].config) | {"regularisation": regularisation}
+        elif name == "vae":
+            made[name] = MultVAE.learn(ids, histories, validation=cases, seed=seed, exclude_seen=exclude_seen)
+            tuned[name] = asdict(made[name].config) | {"log": list(made[name].log)}
         else:
             made[name] = train_sequence_model(
                 ids, histories, sequence_model, validation=cases, seed=seed, work=work, exclude_seen=exclude_seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def users(share: float, seed: int = 0) -> set[str]:
 def test_shares_are_nested_and_seeded() -> None:
     shares = [users(share) for share in (0.05, 0.25, 0.5, 1.0)]
     assert [len(found) for found in shares] == [10, 50, 100, 200]
-    assert all(small < large for small, large in zip(shares, shares[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(shares))
     assert users(0.25, 1) != users(0.25)
     part = with_train_users(SPLIT, 0.05, 0)
     assert (part.validation, part.test) == (SPLIT.validation, SPLIT.test)
@@ -43,12 +44,14 @@ def test_a_dataset_trains_on_the_share_and_evaluates_all_users(tmp_path: Path) -
         made[share] = out
     small, whole = made[0.25], made[1.0]
     trained = {h.user_id for h in train_histories(small)}
-    assert trained < {h.user_id for h in train_histories(whole)} and len(trained) == 10
+    assert trained < {h.user_id for h in train_histories(whole)}
+    assert len(trained) == 10
     sft = load_table(small, "sft", "train")
     assert {key for task, key in zip(sft["task"], sft["key"], strict=True) if task != "internalise"} <= trained
     assert sum(task == "internalise" for task in sft["task"]) == len(toy_catalog())  # the catalog stays whole
     for part in ("validation", "test"):
-        assert load_cases(small, part) == load_cases(whole, part) and len(load_cases(small, part)) == 40
+        assert load_cases(small, part) == load_cases(whole, part)
+        assert len(load_cases(small, part)) == 40
     assert any("30 of 40 users (75%) are left out of training" in line for line in dataset_facts(small)["reading"])
     assert "left out of training" not in json.dumps(dataset_facts(whole))
 
