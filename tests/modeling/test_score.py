@@ -57,7 +57,7 @@ def test_without_a_language_model_it_is_the_priors_probability() -> None:
     for history, row in zip(histories, found, strict=True):
         said = {r.item_id: r.log_prob for r in grlm.recommend(history, len(IDS), exclude_seen=False)}
         assert row == pytest.approx([said[i] for i in IDS])
-    assert found[0] == pytest.approx(np.log(grlm.prior_on(grlm.catalog).probabilities(histories[:1])[0]))
+    assert found[0] == pytest.approx(np.log(grlm.prior_on(grlm.shelf.index).probabilities(histories[:1])[0]))
     assert np.exp(found).sum(1) == pytest.approx([1, 1, 1])
 
 
