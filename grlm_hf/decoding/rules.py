@@ -122,7 +122,6 @@ class SearchOptions:
             raise ValueError(f"max_forwards={self.max_forwards}; expected at least 1, which computes the prompt.")
         if not self.exact and (self.deadline_ms is not None or self.max_forwards is not None):
             raise ValueError("deadline_ms and max_forwards limit an exact search; add exact=True.")
-
         if not self.decode and (given := [f.name for f in fields(self)[:-1] if getattr(self, f.name) != f.default]):
             raise ValueError(f"decode=False makes no search, so {given[0]} has no effect; leave {', '.join(given)} out.")
 

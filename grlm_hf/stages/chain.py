@@ -246,7 +246,6 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             ),
         )
     own_prior = bool(r.priors.methods and r.priors.hybrid_names())
-    given = local_paths(r.evaluate.zero_shot.model)
     fused: dict[str, Any] = {"priors": priors, "hybrids": hybrids} if r.priors.methods else {}
 
     def measure(key: str) -> None:
@@ -262,7 +261,6 @@ def _measure(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             checkpoint,
             *fused.values(),
             *plugin_files([*r.evaluate.metrics, *r.evaluate.methods]),
-            *given,
             *local_paths(r.evaluate.zero_shot.model),
         ],
         [replace(r.evaluate, metrics=list(map(stated, r.evaluate.metrics)), methods=list(map(stated, r.evaluate.methods))), r.seed],

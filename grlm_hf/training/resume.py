@@ -79,12 +79,9 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
     Raises:
         ValueError: `work` has checkpoints of a run with other settings or data; the error names each difference.
     """
-    settings = {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _WITHOUT_EFFECT}
-    if not config.contrastive.weight:  # states of versions that did not have it
-        settings = {name: value for name, value in settings.items() if not name.startswith("train.contrastive.")}
-    run = {**settings, "seed": seed, "processes": processes, "examples": len(examples), "hash of the examples": digest(examples)}
+    run = {**_settings(config), "seed": seed, "processes": processes, "examples": len(examples), "hash of the examples": digest(examples)}
     if (work / RUN_FILE).is_file() and any(work.glob("checkpoint-*")):
-        before = read_json(work / RUN_FILE)
+        before = {**_settings(TrainConfig()), **read_json(work / RUN_FILE)}  # a state of a version without a setting has its default
         changed = [f"{n}: {before.get(n, '–')} → {run.get(n, '–')}" for n in {**before, **run} if before.get(n, "–") != run.get(n, "–")]
         if changed:
             raise ValueError(
@@ -92,6 +89,10 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
                 "remove that folder to start again."
             )
     write_json(work / RUN_FILE, run)
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _WITHOUT_EFFECT}
 
 
 def digest(examples: Dataset) -> str:

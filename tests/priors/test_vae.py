@@ -8,6 +8,7 @@ import torch
 
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.tuning import Targets
 from grlm_hf.priors.vae import MultVAE, VAEConfig, _network, _step
 
 IDS = [f"i{n}" for n in range(13)]
@@ -74,8 +75,6 @@ def test_validation_chooses_the_epoch_and_a_seed_gives_the_same_again() -> None:
     assert np.array_equal(one.scores([["i0"]]), two.scores([["i0"]]))
     assert not np.array_equal(one.scores([["i0"]]), other.scores([["i0"]]))
     best = max(entry["ndcg@10"] for entry in one.log)
-    from grlm_hf.priors.tuning import Targets
-
     assert Targets(one.item_ids, cases).measure(one) == pytest.approx(best)
 
 

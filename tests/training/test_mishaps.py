@@ -14,8 +14,10 @@ from toy_run import CATALOG, MIXTURE, TINY, run, toy_train
 from toys import toy_grlm, toy_tokenizer
 
 from grlm_hf import GRLMForRecommendation
-from grlm_hf.training.config import HubConfig
+from grlm_hf.files import read_json, write_json
+from grlm_hf.training.config import ContrastiveConfig, HubConfig
 from grlm_hf.training.labels import tokenize_mixture
+from grlm_hf.training.resume import RUN_FILE
 from grlm_hf.training.scratch import ScratchConfig
 
 
@@ -56,6 +58,16 @@ def test_a_resume_with_other_settings_shows_the_difference(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"train\.scratch\.vocab_size: 380 → 370; hash of the examples: \w+ → \w+\. "):
         toy_train(tmp_path, max_steps=2, scratch=shape)
     toy_train(tmp_path, max_steps=2, save_steps=1)  # nothing that the result depends on
+
+
+def test_a_state_of_a_version_without_a_setting_had_its_default(tmp_path: Path) -> None:
+    toy_train(tmp_path, max_steps=2)
+    path = tmp_path / "work" / RUN_FILE
+    older = {n: v for n, v in read_json(path).items() if n != "train.soft_tokens" and not n.startswith("train.contrastive.")}
+    write_json(path, older)
+    with pytest.raises(ValueError, match=r"was another one: train\.contrastive\.weight: 0\.0 → 0\.1\. "):
+        toy_train(tmp_path, max_steps=2, contrastive=ContrastiveConfig(weight=0.1))
+    toy_train(tmp_path, max_steps=2)
 
 
 def test_a_resume_in_more_processes_is_another_training(tmp_path: Path) -> None:
