@@ -34,6 +34,19 @@ def zero_shot(config: EvaluateConfig, catalog: Catalog, histories: Sequence[Hist
     return {"zero-shot": constrained(grlm, config.exclude_seen, config.num_beams or None, _AT_ONCE, depth=config.whole_depth)}
 
 
+def chat_tokenizer(model: str) -> Any:
+    """The tokenizer of a chat model, a folder or Hub id. Raises `ValueError` if it cannot be loaded or has no chat template."""
+    tokenizer = load_tokenizer(model)
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"evaluate.zero_shot.model is {model!r}, which has no chat template, so no question can be put to it. Name its "
+            "instruction-tuned version; or set tokenizer.chat_template, save the tokenizer beside the model, and name that folder."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def chat_model(config: ZeroShotConfig, catalog: Catalog, histories: Sequence[History], seed: int = 0) -> GRLMForRecommendation:
     """The chat model of `config` over the titles of a catalog. Items with the same title share an identifier: they are ranked as items with
     the same Term ID are.
@@ -45,14 +58,7 @@ def chat_model(config: ZeroShotConfig, catalog: Catalog, histories: Sequence[His
 
     Raises `ValueError` for a model that cannot be loaded or has no chat template, or for fewer training users than examples.
     """
-    tokenizer = load_tokenizer(config.model)
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            f"evaluate.zero_shot.model is {config.model!r}, which has no chat template, so no question can be put to it. Name its "
-            "instruction-tuned version; or set tokenizer.chat_template, save the tokenizer beside the model, and name that folder."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = chat_tokenizer(config.model)
     titles = Catalog(catalog.items, [(written_title(item),) for item in catalog], TITLES)
     long = [h.items[-_OF_EXAMPLE:] for h in histories if len(h.items) > 1]
     if len(long) <= config.shots and config.shots:

@@ -115,8 +115,8 @@ def _names(stage: _Stage) -> str:
 
 
 def _check_plugins(r: Recipe, last: int) -> None:
-    """Loads the functions of the user that this run needs, and looks for its teacher and model, so that a wrong name is no error hours
-    later."""
+    """Loads the functions of the user that this run needs, and looks for its teacher, models and second stage, so that a wrong name is no
+    error hours later."""
     if r.terms.function and last >= STAGES.index("terms"):
         load_plugin("terms.function", r.terms.function)
     if last >= STAGES.index("teacher"):
@@ -126,6 +126,13 @@ def _check_plugins(r: Recipe, last: int) -> None:
     if last == STAGES.index("evaluate"):
         load_plugins("evaluate.metrics", r.evaluate.metrics)
         load_plugins("evaluate.methods", r.evaluate.methods)
+        without = [*r.priors.methods, *r.priors.combinations(), "popularity", "random"]
+        if (retriever := r.evaluate.rerank.retriever) and retriever not in without:
+            raise ValueError(f"evaluate.rerank.retriever is {retriever!r}; expected a method without the language model: {without}.")
+        if r.evaluate.zero_shot.model:
+            from grlm_hf.evaluation.zero_shot import chat_tokenizer
+
+            chat_tokenizer(r.evaluate.zero_shot.model)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from test_priors_stage import PRIORS, shop
 from toys import toy_catalog, toy_histories
 
+from grlm_hf.evaluation.config import EvaluateConfig, RerankConfig, ZeroShotConfig
 from grlm_hf.files import read_json
 from grlm_hf.recipe import Recipe, TermsConfig
 from grlm_hf.stages import run
@@ -101,4 +102,20 @@ def test_a_model_that_is_not_there_is_refused_before_any_stage(tmp_path: Path, m
     recipe = taught(tmp_path, "item_knn")
     with pytest.raises(ValueError, match="no-such-model"):
         run(replace(recipe, train=replace(recipe.train, model=str(tmp_path / "no-such-model"))), lambda _: None)
+    assert not (tmp_path / "out" / "neighbors.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "said"),
+    [
+        (EvaluateConfig(zero_shot=ZeroShotConfig(model="no-such-model")), "no-such-model"),
+        (EvaluateConfig(rerank=RerankConfig(retriever="item_knnn")), r"rerank\.retriever is 'item_knnn'; expected .*'item_knn'"),
+    ],
+)
+def test_rows_that_a_report_cannot_have_are_refused_before_any_stage(
+    evaluate: EvaluateConfig, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=said):
+        run(replace(taught(tmp_path, "item_knn"), evaluate=evaluate, until="evaluate"), lambda _: None)
     assert not (tmp_path / "out" / "neighbors.parquet").exists()
