@@ -69,16 +69,22 @@ class Teacher:
             raise ValueError("The teacher of train.distill knows none of the catalog's items: it was trained on another catalog.")
         self.labels, self.n, self._rank, self._items = labels, len(trie), torch.tensor(ranks), first_items(catalog)
 
-    def answers(self, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> SoftLabels:
-        """The answers after each prefix: one question for each item but the first of each example.
+    def rows(self, sequences: Sequence[Sequence[int]], learnt: Sequence[int] | None = None) -> np.ndarray:
+        """Int64 [questions], where the answers after prefixes stand in the label store.
 
         Args:
-            sequences: two or more identifiers of each example, oldest first, as places in ``catalog.identifiers``.
+            sequences: identifiers of each example, oldest first, as places in ``catalog.identifiers``.
+            learnt: how many of each example's last items are asked for; by default all but the first.
 
         Raises:
             ValueError: a question that the labels were not made for.
         """
-        row = self.labels.rows([[self._items[n] for n in s[:end]] for s in sequences for end in range(1, len(s))])
+        wanted = [len(s) - 1 for s in sequences] if learnt is None else learnt
+        asked = [[self._items[n] for n in s] for s in sequences]
+        return self.labels.rows([s[:end] for s, n in zip(asked, wanted, strict=True) for end in range(len(s) - n, len(s))])
+
+    def answers(self, row: np.ndarray, device: torch.device | str = "cpu") -> SoftLabels:
+        """The answers at these rows of the label store, int64 [questions]."""
         rank = self._rank.to(device)[torch.from_numpy(self.labels.items[row]).to(device).long()]  # [questions, top]
         p = torch.from_numpy(self.labels.p[row]).to(device).float()
         p = torch.where(rank >= 0, p, 0)  # items outside of the catalog

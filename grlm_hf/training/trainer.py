@@ -21,7 +21,7 @@ from grlm_hf.trie.arrays import Trie
 from grlm_hf.trie.walker import TrieWalker
 
 _OWN_COLUMNS = ("identifiers", "free_text", "answers")
-"""Columns of `tokenize_mixture` that the loss reads and TRL does not know."""
+"""Columns of `tokenize_mixture` that TRL does not know."""
 
 
 class TermIDTrainer(SFTTrainer):
@@ -49,7 +49,6 @@ class TermIDTrainer(SFTTrainer):
         super().__init__(model, **kwargs)
         self.contrastive = contrastive
         self.teacher, self.teacher_weight = teacher, teacher_weight
-        self.data_collator = _Collator(self.data_collator)
         self.add_callback(SameWhenResumed(lambda epoch: self._order.set_epoch(epoch), self.eval_dataset is not None))
         if not self.args.disable_tqdm:
             one_bar(self)
@@ -68,8 +67,7 @@ class TermIDTrainer(SFTTrainer):
         if trie and any("free_text" in rows.column_names for rows in examples if rows is not None):
             check_linear_head(self.accelerator.unwrap_model(self.model))
         self._walker = TrieWalker(trie, self.args.device) if trie else None
-        self._labels = TrieWalker(trie) if trie else None  # labels are walked on the CPU: hundreds of small steps
-        self._eos = trie.eos_token_id if trie else None
+        self.data_collator = _Collator(self.data_collator, trie, teacher)
 
     def _missing(self, examples: Any, batch_size: int) -> int:
         """Number of examples that the last batch lacks for all processes to have their share."""
@@ -152,7 +150,7 @@ class TermIDTrainer(SFTTrainer):
         return loss + self.contrastive.weight * more / (1 if num_items_in_batch is None else self.current_gradient_accumulation_steps)
 
     def _generative_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any) -> Any:
-        sequences, free_text = inputs.pop("identifiers", None), inputs.pop("free_text", None)
+        free_text, nodes, question, asked = (inputs.pop(name, None) for name in ("free_text", "nodes", "question", "asked"))
         whole = self.accelerator.unwrap_model(model)
         if self._walker is None and (return_outputs or not plain_head(whole)):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
@@ -164,9 +162,8 @@ class TermIDTrainer(SFTTrainer):
         total = torch.zeros((), device=hidden.device)
         if self._walker is not None:
             text = text & free_text[:, 1:] if free_text is not None else None
-            teacher = self.teacher if model.training and sequences is not None else None
-            readout = getattr(whole, AUXILIARY, None)
-            total = total + self._identifier_loss(hidden, head.weight, labels, text, teacher, sequences or [], readout)
+            answers = self.teacher.answers(asked, hidden.device) if self.teacher and model.training and asked is not None else None
+            total = total + self._identifier_loss(hidden, head.weight, labels, nodes, answers, question, getattr(whole, AUXILIARY, None))
         if text is not None:
             with self.compute_loss_context_manager():
                 total = total + vocabulary_nll(hidden[text], head, labels[text])
@@ -177,36 +174,28 @@ class TermIDTrainer(SFTTrainer):
         return (loss, {"loss": loss.detach()}) if return_outputs else loss
 
     def _identifier_loss(
-        self,
-        hidden: torch.Tensor,
-        embedding: torch.Tensor,
-        labels: torch.Tensor,
-        text: torch.Tensor | None,
-        teacher: Teacher | None,
-        sequences: list[list[int]],
-        readout: Any = None,
-    ) -> torch.Tensor:
+        self, hidden: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor, nodes: torch.Tensor, answers: SoftLabels | None,
+        question: torch.Tensor | None, readout: Any,
+    ) -> torch.Tensor:  # fmt: skip
         """Sum of the trie-normalised losses of the labels that are identifiers.
 
         Args:
             hidden: float [batch, length, hidden], where the labels are predicted.
             embedding: float [vocab, hidden].
             labels: int64 [batch, length].
-            text: bool [batch, length]; labels of free text, which count 0 here.
-            teacher: gives further targets for the rows that have `sequences`.
+            nodes, question: as `_Collator` gives them; the places in the latter belong to `answers`, the teacher's.
+            readout: a layer of the soft labels' own.
         """
-        node = label_nodes(labels.cpu(), self._labels, self._eos, None if text is None else text.cpu())  # type: ignore[arg-type]
-        used = node[1] > node[0]
-        answers = question = None
-        if teacher is not None:
-            answers, question = self._teacher_targets(teacher, sequences, used & (node[2] == 0), used, labels.device)
-        node, used = tuple(x[used].to(labels.device) for x in node), used.to(labels.device)
+        used = nodes[1] > nodes[0]
+        node, asked = (nodes[0][used], nodes[1][used], nodes[2][used]), None
+        if answers is not None and question is not None:
+            asked = question[used]
         with self.compute_loss_context_manager():
-            nll, soft = trie_losses(hidden[used], embedding, node, labels[used], self._walker, answers, question, readout)  # type: ignore[arg-type]
-        if question is not None:
+            nll, soft = trie_losses(hidden[used], embedding, node, labels[used], self._walker, answers, asked, readout)  # type: ignore[arg-type]
+        if asked is not None:
             # with a read-out of their own the soft labels come on top of the true items, which then keep their whole weight
             own = 1.0 if readout is not None else 1 - self.teacher_weight
-            nll = torch.where(question >= 0, own * nll + self.teacher_weight * soft, nll)
+            nll = torch.where(asked >= 0, own * nll + self.teacher_weight * soft, nll)
         return nll.sum()
 
     def _mean_over_labels(self, total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
@@ -215,36 +204,23 @@ class TermIDTrainer(SFTTrainer):
             return total / (labels != IGNORED).sum().clamp(min=1)
         return total / num_items_in_batch * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
 
-    def _teacher_targets(
-        self, teacher: Teacher, identifiers: list[list[int]], begins: torch.Tensor, used: torch.Tensor, device: torch.device
-    ) -> tuple[SoftLabels, torch.Tensor] | tuple[None, None]:
-        """The teacher's answers, and the question of each label with a node, -1 for none, int64 [labels]; both on `device`.
-
-        Args:
-            identifiers: of each row, as `Teacher.answers` takes them; none: the row has no teacher.
-            begins, used: bool [batch, length]; the first labels of identifiers, and all labels with a node.
-        """
-        rows = [row for row, numbers in enumerate(identifiers) if numbers]
-        if not rows:
-            return None, None
-        answers = teacher.answers([identifiers[row] for row in rows], device)
-        # If only the last items of an example are learnt, their questions are the last ones.
-        after = torch.full((len(identifiers),), -1)
-        after[rows] = torch.tensor([len(identifiers[row]) - 1 for row in rows]).cumsum(0)
-        place = begins.cumsum(1)
-        question = after[:, None] - place[:, -1:] + place - 1
-        return answers, torch.where(after[:, None] >= 0, question, -1)[used].to(device)
-
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in _OWN_COLUMNS if name not in self._signature_columns]  # type: ignore[operator]
 
 
 class _Collator:
-    """TRL's collator. The lists of `identifiers` stay lists; `free_text` becomes a bool tensor of the shape of `input_ids`."""
+    """TRL's collator, and what the loss needs to know of a batch, found on the CPU: on a GPU's machine by other processes, while it works.
 
-    def __init__(self, inner: Any):
-        self.inner = inner
+    Further entries of a batch: `free_text`, bool like `input_ids`; `answers`, lists. With a trie: `nodes`, int64 [3, batch, length - 1],
+    the node before each label but the first column (`label_nodes`). With a teacher: `asked`, the rows of its label store with this batch's
+    answers, and `question`, int64 [batch, length - 1], of each label the place of its answer among these, -1 for none.
+    """
+
+    def __init__(self, inner: Any, trie: Trie | None, teacher: Teacher | None):
+        self.inner, self.teacher = inner, teacher
+        self.walker = TrieWalker(trie) if trie else None  # of NumPy arrays: hundreds of small steps
+        self.eos: Any = trie.eos_token_id if trie else None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         own: dict[str, Any] = {name: [row[name] for row in rows] for name in _OWN_COLUMNS if name in rows[0]}
@@ -254,6 +230,17 @@ class _Collator:
             for row, values in zip(mask, own["free_text"], strict=True):
                 row[: len(values)] = torch.tensor(values, dtype=torch.bool)
             own["free_text"] = mask
+        sequences = own.pop("identifiers", None)
+        if self.walker is not None:
+            text = own["free_text"][:, 1:] if "free_text" in own else None
+            lo, hi, depth = label_nodes(batch["labels"][:, 1:], self.walker, self.eos, text)
+            own["nodes"] = torch.stack([lo, hi, depth])
+            if self.teacher is not None and sequences is not None:
+                taught = torch.tensor([bool(s) for s in sequences])[:, None]
+                begins = (hi > lo) & (depth == 0) & taught
+                if begins.any():
+                    own["asked"] = self.teacher.rows(sequences, begins.sum(1).tolist())
+                    own["question"] = torch.where(taught, begins.flatten().cumsum(0).reshape(begins.shape) - 1, -1)
         return batch | own
 
 

@@ -20,14 +20,14 @@ from grlm_hf.tasks.examples import Example, Span
 from grlm_hf.tasks.mixture import MixtureConfig, examples_to_dataset, make_mixture
 from grlm_hf.tokens import identifier_tokens
 from grlm_hf.training.config import DistillConfig, LoraConfig, TrainConfig
-from grlm_hf.training.distill import Teacher, questions_of, sampled_examples
+from grlm_hf.training.distill import Teacher, first_items, questions_of, sampled_examples
 from grlm_hf.training.label_store import LabelStore, make_labels
 from grlm_hf.training.label_store import asked as ask
 from grlm_hf.training.labels import taught_items
 from grlm_hf.training.objective import IGNORED, label_nodes, trie_losses
 from grlm_hf.training.scratch import ScratchConfig
 from grlm_hf.training.sft import tokenize_mixture, train
-from grlm_hf.training.trainer import TermIDTrainer
+from grlm_hf.training.trainer import _Collator
 from grlm_hf.trie.walker import TrieWalker
 
 TOKENIZER, CATALOG = toy_tokenizer(), toy_catalog()
@@ -62,7 +62,8 @@ def labels(model: SequenceModel, sequences: list[list[int]], work: Path, top: in
 def test_the_teacher_sums_its_items_between_ranks(model: SequenceModel, top: int, tmp_path: Path) -> None:
     items = [[IDS[0], IDS[3], IDS[6]], [IDS[9], IDS[2]]]
     sequences = [[NUMBER[CATALOG.term_id(i)] for i in row] for row in items]
-    answers = Teacher(labels(model, sequences, tmp_path / "work", top), CATALOG, TRIE).answers(sequences)
+    teacher = Teacher(labels(model, sequences, tmp_path / "work", top), CATALOG, TRIE)
+    answers = teacher.answers(teacher.rows(sequences))
     rows = [row[:n] for row in items for n in range(1, len(row))]
     assert len(answers) == len(rows) == 3
     border = torch.arange(len(TRIE) + 1)
@@ -165,7 +166,8 @@ def test_soft_losses_and_gradients_equal_a_brute_force_over_children(model: Sequ
     node = label_nodes(label, WALKER, TOKENIZER.eos_token_id)
     used = node[1] > node[0]
     node = tuple(x[used] for x in node)
-    answers = Teacher(labels(model, rows, tmp_path / "work"), CATALOG, TRIE).answers(rows)
+    teacher = Teacher(labels(model, rows, tmp_path / "work"), CATALOG, TRIE)
+    answers = teacher.answers(teacher.rows(rows))
     begins = used & (label_nodes(label, WALKER, TOKENIZER.eos_token_id)[2] == 0)
     question = (begins.flatten().cumsum(0).reshape(begins.shape) - 1)[used]
     torch.manual_seed(0)
@@ -217,27 +219,32 @@ def test_items_of_a_history_are_found_behind_a_thought() -> None:
 @pytest.mark.parametrize("asked_last", [0, 1])
 def test_each_label_meets_the_teachers_answer_to_its_own_question(model: SequenceModel, asked_last: int, tmp_path: Path) -> None:
     """Rows with a teacher and without, and rows whose last items alone are learnt."""
-    lengths = [3, 0, 4, 2]  # identifiers of each row
-    learnt = [1 if asked_last else 2, 1, 1 if asked_last else 3, 1]
-    begins = torch.zeros(4, 10, dtype=torch.bool)
-    for row, n in enumerate(learnt):
-        begins[row, [2 + 2 * i for i in range(n)]] = True
-    used = begins | begins.roll(1, 1)
-    identifiers = [list(range(n)) for n in lengths]
-    teacher = Teacher(labels(model, identifiers, tmp_path / "work"), CATALOG, TRIE)
-    trainer = object.__new__(TermIDTrainer)
-    answers, question = trainer._teacher_targets(teacher, identifiers, begins, used, torch.device("cpu"))
-    assert answers is not None
-    assert question is not None
-    want, first = [], 0
-    for row, n in enumerate(lengths):
-        questions = max(n - 1, 0)
-        for i in range(learnt[row]):
-            want += [first + questions - learnt[row] + i if n else -1] * 2
-        first += questions
-    assert len(answers) == first
-    got = question.tolist()
-    assert [q if q >= 0 else -1 for q in got] == want
+    sequences = [[0, 4, 6], [], [8, 2, 5, 1], [3, 7]]  # identifiers of each row; the second has labels, but no teacher
+    learnt = [row[-1:] if asked_last else row[1:] for row in sequences]
+    learnt[1] = [9]
+    paths = identifier_tokens(TOKENIZER, TERMS, CATALOG.identifiers)
+    label = [[5, IGNORED] + [t for n in row for t in paths[n]] for row in learnt]
+    longest = max(map(len, label))
+    batch = {"labels": torch.tensor([row + [IGNORED] * (longest - len(row)) for row in label])}
+    store = labels(model, sequences, tmp_path / "work")
+    found = _Collator(lambda rows: batch, TRIE, Teacher(store, CATALOG, TRIE))([{"identifiers": s} for s in sequences])
+    lo, hi, _ = found["nodes"]
+    assert ((hi > lo).sum(1) == torch.tensor([sum(len(paths[n]) for n in row) for row in learnt])).all()
+    questions = questions_of(sequences, CATALOG)
+    row_of = {tuple(q): int(store.rows([q])[0]) for q in questions}
+    items = first_items(CATALOG)
+    for r, (sequence, numbers) in enumerate(zip(sequences, learnt, strict=True)):
+        at = 0
+        for place, n in enumerate(numbers):
+            end = len(sequence) - len(numbers) + place
+            for _ in paths[n]:
+                question = int(found["question"][r, 1 + at])
+                if sequence:
+                    assert found["asked"][question] == row_of[tuple(items[m] for m in sequence[:end])]
+                else:
+                    assert question == -1
+                at += 1
+    assert len(found["asked"]) == sum(len(row) for row, s in zip(learnt, sequences, strict=True) if s)
 
 
 def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model: SequenceModel, tmp_path: Path) -> None:
@@ -255,6 +262,29 @@ def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model:
         got = {r.term_id: np.exp(r.log_prob) for r in grlm.recommend(history, len(CATALOG), num_beams=len(NUMBER))}
         apart.append(sum(abs(want[tid] - got[tid]) for tid in set(TERM_IDS)) / 2)
     assert np.mean(apart) < 0.2  # total variation; two distributions over a dozen items drawn at random lie .5 and more apart
+
+
+def test_batches_made_by_other_processes_teach_the_same(model: SequenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU's machine, where two processes collate."""
+    from grlm_hf.training import sft
+
+    mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3)).dataset
+    store = labels(model, taught_items(mixture, CATALOG), tmp_path / "labels")
+    config = TrainConfig(scratch=TINY, objective="trie", max_steps=4, batch_size=8, distill=DistillConfig(weight=0.5, sampled=1.0))
+    plain = sft.trl_settings
+    weights = []
+    for workers in (0, 2):
+        monkeypatch.setattr(
+            sft,
+            "trl_settings",
+            lambda *args, workers=workers, **own: plain(
+                *args, **own | {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+            ),
+        )
+        grlm = train(CATALOG, mixture, tmp_path / f"work{workers}", config, max_history=3, teacher=store)
+        assert grlm is not None
+        weights.append(grlm.model.get_input_embeddings().weight.detach().clone())
+    assert torch.equal(*weights)
 
 
 def test_bad_input_is_named(model: SequenceModel, tmp_path: Path) -> None:
