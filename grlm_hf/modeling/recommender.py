@@ -31,7 +31,7 @@ from grlm_hf.modeling.ranked import by_adjustment, ranked, recommendation
 from grlm_hf.modeling.results import Recommendations, as_histories
 from grlm_hf.priors.awaited import DENSE
 from grlm_hf.priors.fused import Fused
-from grlm_hf.priors.scores import Counted
+from grlm_hf.priors.scores import Counted, log_shares
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
@@ -348,7 +348,7 @@ class GRLMForRecommendation:
             return None
         count = dict(zip(found.item_ids, found.counts.tolist(), strict=True))
         counts = np.array([count.get(item.item_id, 0) for item in catalog], np.float64)
-        return np.log((counts + 1) / (counts + 1).sum()) if counts.any() else None
+        return log_shares(counts) if counts.any() else None
 
     def prior_on(self, index: SearchIndex) -> Fused:
         """`prior` on a version of the catalog; computed once a version. Raises ``ValueError`` where there is no prior."""

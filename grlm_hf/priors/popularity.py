@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from grlm_hf.data.interactions import History
+from grlm_hf.priors.scores import log_shares
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 
 
@@ -36,7 +37,7 @@ class Popularity:
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
         """float32 `[n, n_items]`: the log of an item's share of the events, plus one event per item; see `Scorer`."""
-        row = np.log((self.counts + 1) / (self.counts + 1).sum()).astype(np.float32)
+        row = log_shares(self.counts).astype(np.float32)
         return np.tile(row, (len(histories), 1))
 
     def save(self, path: str | Path) -> None:

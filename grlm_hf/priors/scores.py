@@ -48,6 +48,12 @@ class Following(Protocol):
         """The same for the items of a catalog, in its order; itself where nothing changes."""
 
 
+def log_shares(counts: np.ndarray) -> np.ndarray:
+    """float64 `[n_items]`: the log of each item's share of the events, plus one event per item. It is what is left to say after a history
+    of which nothing is known."""
+    return np.log((counts + 1) / (counts + 1).sum())
+
+
 def training_rows(item_ids: Sequence[str], histories: Sequence[History]) -> list[list[int]]:
     """Each history as positions in `item_ids`. Raises ``ValueError`` for a repeated id, and for a history with an unknown id or with its
     held-out items."""

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grlm_hf.indexing.neighbors import Neighbors, nearest
+from grlm_hf.priors.scores import log_shares
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, Size, check_settings
 
@@ -101,7 +102,7 @@ class SequenceModel:
         found = np.empty((len(known), len(self.item_ids)), np.float32)
         order = sorted(range(len(known)), key=lambda n: len(known[n]))
         empty = sum(not k for k in known)
-        found[order[:empty]] = np.log((self.counts + 1) / (self.counts + 1).sum())
+        found[order[:empty]] = log_shares(self.counts)
         with torch.inference_mode():
             for some in (order[start : start + _ROWS] for start in range(empty, len(order), _ROWS)):
                 ids, _ = padded([known[n] for n in some])

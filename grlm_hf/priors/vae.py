@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grlm_hf.data.interactions import Case, History
-from grlm_hf.priors.scores import training_rows
+from grlm_hf.priors.scores import log_shares, training_rows
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets
 from grlm_hf.progress import progress
@@ -75,7 +75,7 @@ class MultVAE:
 
         sets = [np.unique([r for i in h if (r := self._rows.get(i, -1)) >= 0 and self.counts[r]]).astype(np.int64) for h in histories]
         found = np.empty((len(sets), len(self.item_ids)), np.float32)
-        found[[not len(s) for s in sets]] = np.log((self.counts + 1) / (self.counts + 1).sum())
+        found[[not len(s) for s in sets]] = log_shares(self.counts)
         full = np.array([n for n, s in enumerate(sets) if len(s)], np.int64)
         with torch.inference_mode():
             for some in (full[start : start + _ROWS] for start in range(0, len(full), _ROWS)):
