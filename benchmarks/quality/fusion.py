@@ -8,16 +8,20 @@ gate      as bias, with weights of their own for each bucket of the item's event
 mixture   log Σ share · p: each p with the temperature under which the next items are likeliest, shares by expectation maximisation
 blend     product + weight · mixture, to have what either finds; the weight by NDCG@10 or its macro average
 
-All rank the same pool: the first items of each part and of the parts' plain sum; of a language model those that its searches find, alone
-and with the others. The macro average is over four slices of the target's training events. Validation figures are of cases whose weights
-were fitted to the other half. Then all test users, once.
+All rank the same pool: the first items of each part and of the parts' plain sum, and what the language model's two searches find, alone and
+with the others; beside it only the latter are candidates. With a language model each way is also tried without it, on the same users. The
+macro average is over four slices of the target's training events. Validation figures are of cases whose weights were fitted to the other
+half. Then all test users, once.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +31,7 @@ from torch.nn.functional import cross_entropy, softplus
 from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.interactions import Case
 from grlm_hf.data.repository import load_cases, sample_cases
-from grlm_hf.evaluation.significance import compare
+from grlm_hf.evaluation.significance import compare_pairs
 from grlm_hf.priors.fused import TEMPERATURES, WEIGHTS, Fused
 from grlm_hf.priors.likelihood import buckets
 from grlm_hf.progress import progress
@@ -41,20 +45,29 @@ LENGTHS = (3, 6)  # borders of a history's length
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Candidates of each case. `log_p` float32 [cases, pool, parts], natural log; `mass` float32 [cases, parts, temperatures], the log of
-    Σ p^(1/T) over the catalog; `legal`, `hit` bool [cases, pool]; `bucket` int64 [cases, pool] and `long` [cases], what the gate reads;
-    `slice_of` int64 [cases], of the target."""
+    """Candidates of each case. `log_p` float16 [cases, pool, parts], natural log; `mass` float32 [cases, parts, temperatures], the log of
+    Σ p^(1/T) over the catalog; `legal`, `hit` (the target), `found` (by the language model's searches) bool [cases, pool]; `bucket` int8
+    [cases, pool] and `long` int64 [cases], what the gate reads; `slice_of` int64 [cases], of the target."""
 
     log_p: np.ndarray
     mass: np.ndarray
     legal: np.ndarray
     hit: np.ndarray
+    found: np.ndarray
     bucket: np.ndarray
     long: np.ndarray
     slice_of: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Pool:
         return Pool(*(value[rows] for value in vars(self).values()))
+
+    def without_model(self) -> Pool:
+        """Without the first part."""
+        return replace(self, log_p=self.log_p[:, :, 1:], mass=self.mass[:, 1:])
+
+    def with_model(self) -> Pool:
+        """What its searches found."""
+        return replace(self, legal=self.legal & self.found, hit=self.hit & self.found)
 
     def tempered(self, temperatures: Sequence[int]) -> np.ndarray:
         """log p of each part at its temperature, places in `TEMPERATURES`; float64 [cases, pool, parts]."""
@@ -73,6 +86,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a language model, the first part")
     parser.add_argument("--combination", default="sasrec+item_knn+text_knn")
     parser.add_argument("--users", type=int, default=6000, help="validation users (default: 6000)")
+    parser.add_argument("--output", help="write all figures to this JSON file")
     parser.add_argument("--no-test", action="store_true", help="validation users only")
     args = parser.parse_args()
     prior = Fused.load(args.priors).weighted(dict.fromkeys(args.combination.split("+"), 1.0))
@@ -80,44 +94,52 @@ def main() -> None:
     known = set(prior.item_ids)
     cases = [c for c in sample_cases(load_cases(args.datasets, "validation"), args.users, 0) if c.target in known]
     pool = make_pool(prior, grlm, cases)
-    names = (["grlm"] if grlm else []) + list(prior.components)
+    print(f"{len(cases)} validation users; {pool.hit.any(1).mean():.1%} of targets in the pool")
     half = np.arange(len(cases)) % 2 == 0
-    print(f"{len(cases)} validation users; {pool.hit.any(1).mean():.1%} of targets in the pool; parts {', '.join(names)}")
     head(" (validation, fitted to the other half)")
-    ways: dict[str, Scores] = {}
-    for name, fit in WAYS.items():
-        crossed = np.zeros(len(cases), np.int64)
-        for one, other in ((half, ~half), (~half, half)):
-            crossed[other] = places(pool[other], fit(pool[one])[0])
-        ways[name], said = fit(pool)
-        show(name, crossed, pool, said)
-    if args.no_test:
-        return
-    test = load_cases(args.datasets, "test")
-    pool = make_pool(prior, grlm, test)
-    head(f" ({len(test)} test users)")
-    found = {}
-    for name, way in ways.items():
-        place = places(pool, way)
-        found[name] = {"recall@10": (place < 10) * 1.0, "ndcg@10": gain(place)}
-        show(name, place, pool)
-    for one in compare(found, [c.user_id for c in test], [(name, "product") for name in ways if name != "product"], seed=0):
-        if "product" in (one.a, one.b):
+    sides: dict[str, Callable[[Pool], Pool]] = {"": Pool.without_model, "grlm + ": Pool.with_model} if grlm else {"": lambda pool: pool}
+    ways: dict[str, tuple[Callable[[Pool], Pool], Scores]] = {}
+    kept: dict[str, Any] = {"validation": {}, "test": {}, "comparisons": []}
+    for prefix, side in sides.items():
+        mine = side(pool)
+        for name, fit in {**({"alone": only_first} if prefix else {}), **WAYS}.items():
+            crossed = np.zeros(len(cases), np.int64)
+            for one, other in ((half, ~half), (~half, half)):
+                crossed[other] = places(mine[other], fit(mine[one])[0])
+            way, said = fit(mine)
+            ways[prefix + name] = (side, way)
+            kept["validation"][prefix + name] = show(prefix + name, crossed, pool, said)
+    if not args.no_test:
+        test = load_cases(args.datasets, "test")
+        pool = make_pool(prior, grlm, test)
+        head(f" ({len(test)} test users)")
+        found = {}
+        for name, (side, way) in ways.items():
+            place = places(side(pool), way)
+            found[name] = {"recall@10": (place < 10) * 1.0, "ndcg@10": gain(place)}
+            kept["test"][name] = show(name, place, pool)
+        pairs = [(name, "product") for name in WAYS if name != "product"]
+        pairs += [(f"grlm + {name}", other) for name in WAYS for other in dict.fromkeys((name, "gate, items"))] if grlm else []
+        wanted = [(a, b, metric) for a, b in pairs for metric in ("recall@10", "ndcg@10")]
+        for one in compare_pairs(found, [c.user_id for c in test], wanted):
             print(f"{one.a} - {one.b}: {one.metric} {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p = {one.p:.4f}")
+            kept["comparisons"].append(asdict(one))
+    if args.output:
+        Path(args.output).write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def head(text: str) -> None:
-    print(
-        f"\n{'':16} {'recall@10':>9} {'ndcg@10':>8} {'macro':>7}   recall@10 by events of the target "
-        + ", ".join(s[0] for s in SLICES)
-        + text
-    )
+    slices = ", ".join(s[0] for s in SLICES)
+    print(f"\n{'':22} recall@10 ndcg@10  macro     recall@10 by events of the target {slices}{text}")
 
 
-def show(name: str, place: np.ndarray, pool: Pool, said: str = "") -> None:
+def show(name: str, place: np.ndarray, pool: Pool, said: str = "") -> dict[str, Any]:
     of = pool.slice_of
-    by = "  ".join(f"{(place[of == s] < 10).mean():.4f}" if (of == s).any() else "   –  " for s in range(len(SLICES)))
-    print(f"{name:16} {(place < 10).mean():9.4f} {gain(place).mean():8.4f} {macro(place, of):7.4f}   {by}   {said}", flush=True)
+    by = [float((place[of == s] < 10).mean()) if (of == s).any() else None for s in range(len(SLICES))]
+    values = {"recall@10": float((place < 10).mean()), "ndcg@10": float(gain(place).mean()), "macro ndcg@10": macro(place, of)}
+    slices = "  ".join("   –  " if one is None else f"{one:.4f}" for one in by)
+    print(f"{name:22} " + "   ".join(f"{v:.4f}" for v in values.values()) + f"    {slices}   {said}", flush=True)
+    return values | {"recall@10 by events of the target": dict(zip((s[0] for s in SLICES), by, strict=True)), "weights": said}
 
 
 def make_pool(prior: Fused, grlm: GRLMForRecommendation | None, cases: Sequence[Case]) -> Pool:
@@ -151,14 +173,22 @@ def make_pool(prior: Fused, grlm: GRLMForRecommendation | None, cases: Sequence[
         fresh = np.concatenate([np.ones((len(some), 1), bool), wanted[:, 1:] != wanted[:, :-1]], 1)
         legal = fresh & ~seen[rows, wanted]
         log_p = np.maximum(np.stack([part[rows, wanted] for part in parts], 2), LEAST)
-        if grlm is not None:
-            legal &= log_p[:, :, 0] > LEAST  # a search names an item, or it is no candidate
+        found = log_p[:, :, 0] > LEAST if grlm is not None else legal
         target = np.array([column.get(c.target, -1) for c in some])
         sold = np.where(target >= 0, events[target], 0)
         slice_of = np.select([(sold >= lo) & (sold < hi) for _, lo, hi in SLICES], list(range(len(SLICES))))
         long = np.searchsorted(LENGTHS, [len(h) for h in histories], side="right")
         made.append(
-            (log_p.astype(np.float16), mass, legal, legal & (wanted == target[:, None]), bucket[wanted].astype(np.int8), long, slice_of)
+            (
+                log_p.astype(np.float16),
+                mass,
+                legal,
+                legal & (wanted == target[:, None]),
+                found,
+                bucket[wanted].astype(np.int8),
+                long,
+                slice_of,
+            )
         )
     return Pool(*(np.concatenate(column_) for column_ in zip(*made, strict=True)))
 
@@ -277,6 +307,10 @@ def blended(goal: str) -> Callable[[Pool], tuple[Scores, str]]:
         return lambda p: one(p) + best * two(p), f"{best:g}"
 
     return fit
+
+
+def only_first(pool: Pool) -> tuple[Scores, str]:
+    return (lambda pool: pool.log_p[:, :, 0].astype(np.float32)), ""
 
 
 WAYS: dict[str, Callable[[Pool], tuple[Scores, str]]] = {
