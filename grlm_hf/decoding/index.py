@@ -19,17 +19,36 @@ from grlm_hf.trie.splice import add, remove
 from grlm_hf.trie.walker import TrieWalker
 
 
+class MixedMax(RangeMax):
+    """Range maxima of log-probabilities that a mixture adds to the model's own as probabilities."""
+
+    def joined(self, log_prob: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """``log(p + exp(maximum))``, -inf where the maximum is; float64 [m]."""
+        return _mixed(log_prob, self(lo, hi))
+
+
+def _mixed(log_prob: np.ndarray, added: np.ndarray) -> np.ndarray:
+    return np.where(added > -np.inf, np.logaddexp(log_prob, added), -np.inf)
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreAdjustment:
-    """What a request adds to the model's log-probabilities.
+    """What a request adds to the model's log-probabilities; in a mixture, natural logs of what it adds to the probabilities.
 
     Attributes:
         by_item: float64 [n_items]; ``-inf`` where the item may not be recommended. ``None``: nothing is added.
-        by_rank: the same for identifiers, each that of its best item, in the trie's leaf order.
+        by_rank: the same for identifiers, each that of its best item, in the trie's leaf order; of a mixture a `MixedMax`.
     """
 
     by_item: np.ndarray | None = None
     by_rank: RangeMax | None = None
+
+    def joined(self, log_prob: np.ndarray, position: Any = slice(None)) -> np.ndarray:
+        """The scores of the items at these positions of the catalog, by default of all, from log-probabilities, float64 [n]."""
+        if self.by_item is None:
+            return log_prob
+        added: np.ndarray = self.by_item[position]
+        return _mixed(log_prob, added) if isinstance(self.by_rank, MixedMax) else log_prob + added
 
 
 class RankedItem(NamedTuple):
@@ -40,6 +59,7 @@ class RankedItem(NamedTuple):
     row: int
 
 
+_LEAST = 1e-300  # of a mixture's prior; its log is finite, so that it forbids nothing
 _COMPARED = 20_000
 """Identifiers of a saved trie that are compared with the tokenizer's own tokens; of more, a random sample of this size."""
 
@@ -149,7 +169,7 @@ class SearchIndex:
         for history in histories:
             by_item = np.zeros(len(self.catalog)) if common.by_item is None else common.by_item.copy()
             by_item[[self.catalog.position(i) for i in history]] = -np.inf
-            found.append(self._adjustment(by_item))
+            found.append(self._adjustment(by_item, isinstance(common.by_rank, MixedMax)))
         return found
 
     def adjustment(self, rules: Rules) -> ScoreAdjustment:
@@ -169,7 +189,13 @@ class SearchIndex:
         for term in rules.banned_terms:
             total[self._with_term.get(self.term(term, "banned_terms"), [])] = -np.inf
             changed = True
-        if rules.prior is not None:
+        mixed = rules.prior is not None and rules.prior_form == "mixture"
+        if mixed:
+            if rules.shared != "full":
+                raise ValueError(f"shared={rules.shared!r} splits a log-probability, which a mixture does not add up; leave it out.")
+            total += np.log(np.maximum(rules.prior_weight * self._weights(rules.prior), _LEAST))
+            changed = True
+        elif rules.prior is not None:
             weight = self._weights(rules.prior)
             with np.errstate(divide="ignore"):
                 total += np.where(weight > 0, rules.prior_weight * np.log(np.where(weight > 0, weight, 1.0)), -np.inf)
@@ -180,7 +206,7 @@ class SearchIndex:
         if rules.shared == "equal" and len(self.trie) < n:
             total -= np.log(self._group_size)
             changed = True
-        return self._adjustment(total) if changed else of_domain or ScoreAdjustment()
+        return self._adjustment(total, mixed) if changed else of_domain or ScoreAdjustment()
 
     def domain(self, name: str) -> ScoreAdjustment:
         """Keeps a search to the items of one domain: ``-inf`` for all others. Computed once for this version of the catalog. Raises
@@ -236,9 +262,9 @@ class SearchIndex:
             raise ValueError(f"prior is {weight[bad]} for item {self.catalog.items[bad].item_id!r}; expected finite weights of at least 0.")
         return weight
 
-    def _adjustment(self, by_item: np.ndarray) -> ScoreAdjustment:
+    def _adjustment(self, by_item: np.ndarray, mixed: bool = False) -> ScoreAdjustment:
         items, first = self._groups
-        return ScoreAdjustment(by_item, RangeMax(np.maximum.reduceat(by_item[items], first[:-1])))
+        return ScoreAdjustment(by_item, (MixedMax if mixed else RangeMax)(np.maximum.reduceat(by_item[items], first[:-1])))
 
     def items(self, leaf: np.ndarray, score: np.ndarray, adjustment: ScoreAdjustment) -> list[RankedItem]:
         """The items of ranked identifiers, best first. Items of equal score within an identifier are in ascending order of item_id.
@@ -250,9 +276,9 @@ class SearchIndex:
         """
         items, first = self._groups
         rank = self.trie.rank[leaf]
-        found = [
-            RankedItem(int(p), float(s) + (0.0 if adjustment.by_item is None else float(adjustment.by_item[p])), row)
-            for row, (r, s) in enumerate(zip(rank, score, strict=True))
-            for p in items[first[r] : first[r + 1]]
-        ]
+        counts = np.diff(first)[rank]
+        row = np.repeat(np.arange(len(rank)), counts)
+        position = items[np.arange(len(row)) + np.repeat(first[rank] - (counts.cumsum() - counts), counts)]
+        scores = adjustment.joined(np.asarray(score, np.float64)[row], position)
+        found = [RankedItem(int(p), float(s), int(r)) for p, s, r in zip(position, scores, row, strict=True)]
         return sorted((item for item in found if item.score > -np.inf), key=lambda item: -item.score)

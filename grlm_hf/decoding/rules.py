@@ -19,6 +19,7 @@ Unknown = Literal["error", "skip"]
 Shared = Literal["full", "equal", "prior"]
 """How items that share an identifier score: each its whole probability; an equal part of it, ``1 / items``; or a part in proportion to the
 items' priors."""
+PriorForm = Literal["product", "mixture"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Rules:
         prior: a non-negative weight for each item, float [n_items], or [n_histories, n_items]; or a mapping from id to weight, where
             missing ids have weight 1. Weight 0 excludes an item. Or ``"own"``: the prior that the checkpoint carries; or ``"none"``.
             ``None``: as the checkpoint was evaluated (`GRLMConfig.own_prior`), and outside of a recommender none.
-        prior_weight: λ in ``log p(identifier | history) + λ · log prior``.
+        prior_weight: λ in ``log p(identifier | history) + λ · log prior``; in a mixture in ``log (p(identifier | history) + λ · prior)``.
+        prior_form: "product", or "mixture", in which weight 0 adds nothing and excludes no item. ``prior="own"`` has a form of its own.
         shared: one of `Shared`.
         unknown_items: "error", or "skip" ids of histories, `allow` and `exclude` that the catalog lacks (`Recommendations.skipped`).
 
-    Raises `ValueError` for a string where a list is expected, a negative or non-finite weight, an unknown value of `shared`, or
-    ``shared="prior"`` without a prior.
+    Raises `ValueError` for a string where a list is expected, a negative or non-finite weight, an unknown value of `shared` or
+    `prior_form`, or ``shared="prior"`` without a prior.
     """
 
     allow: Any = None
@@ -50,6 +52,7 @@ class Rules:
     exclude_seen: bool | None = None
     prior: Any = None
     prior_weight: float = 1.0
+    prior_form: PriorForm = "product"
     shared: Shared = "full"
     unknown_items: Unknown = "error"
 
@@ -66,6 +69,8 @@ class Rules:
             raise ValueError(f"prior is {self.prior!r}; expected 'own', 'none', weights of items, or None.")
         if not np.isfinite(self.prior_weight) or self.prior_weight < 0:
             raise ValueError(f"prior_weight is {self.prior_weight}; expected a finite number of at least 0.")
+        if self.prior_form not in get_args(PriorForm):
+            raise ValueError(f"prior_form is {self.prior_form!r}; expected one of {get_args(PriorForm)}.")
         if self.shared not in get_args(Shared):
             raise ValueError(f"shared is {self.shared!r}; expected one of {get_args(Shared)}.")
         if self.unknown_items not in get_args(Unknown):
@@ -148,6 +153,7 @@ class Flags(TypedDict, total=False):
     exclude_seen: bool | None
     prior: str | Mapping[str, float] | np.ndarray | None
     prior_weight: float
+    prior_form: PriorForm
     shared: Shared
     unknown_items: Unknown
     num_beams: int | None

@@ -8,7 +8,8 @@
 
 A request adds one number to each identifier, its score adjustment: ``-inf`` forbids it, ``λ log prior`` weighs it. A prefix is ranked by
 its log-probability plus the greatest adjustment below it, a range maximum over the trie's leaf order. So beams go only where something is
-allowed, and the bound of the exact search stays a bound.
+allowed, and the bound of the exact search stays a bound. In a mixture the adjustment is a probability that is added to the prefix's own
+(`grlm_hf.decoding.index.MixedMax`); that sum only rises with both, so it is a bound, too.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Ranking:
             logp = logp.copy()
         for adjustment, users in self._shared.values():
             mine = np.isin(user, users) if len(users) < self._n_users else slice(None)
-            logp[mine] += adjustment(lo[mine], hi[mine])
+            logp[mine] = adjustment.joined(logp[mine], lo[mine], hi[mine])
         return logp
 
 

@@ -39,7 +39,7 @@ def constrained(
         k = min(depth, len(grlm.catalog))
         found = grlm.recommend(
             histories, k, exclude_seen=exclude_seen, domain=domain, num_beams=num_beams, batch_size=batch_size,
-            prior=prior.probabilities(histories) if prior else "none",
+            **(prior.beside(histories) if prior else {"prior": "none"}),
         )  # fmt: skip
         return Rankings([[r.item_id for r in one] for one in found], by_term_id=prior is None)
 

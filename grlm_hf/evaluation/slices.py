@@ -54,6 +54,17 @@ def sliced(
     return found
 
 
+def macro_weights(cases: Sequence[Case], catalog: Catalog, counts: Mapping[str, int]) -> np.ndarray:
+    """Float64 [cases] with mean 1: the mean of a figure times these weights is its macro average, in which each slice of the target's
+    popularity counts the same (`sliced`), however many cases it has. A slice without a case does not count."""
+    cuts = popularity_cuts(np.array([counts.get(item.item_id, 0) for item in catalog]))
+    slices = [at for at in _by_cuts(np.array([counts.get(c.target, 0) for c in cases]), cuts).values() if len(at)]
+    weights = np.zeros(len(cases))
+    for at in slices:
+        weights[at] = len(cases) / len(slices) / len(at)
+    return weights
+
+
 def popularity_cuts(counts: np.ndarray) -> np.ndarray:
     """Number of training events at which each decile of the items begins: rising int64, at most ten.
 

@@ -38,6 +38,7 @@ class Choice:
     ndcg: Mapping[str, float]  # method → NDCG@10
     difference: float | None = None  # NDCG@10 of the best method with the language model minus that of the best without
     p: float | None = None  # of that difference, two-sided (`significance.sign_flip`)
+    macro: bool = False  # NDCG@10 is a macro average over slices of the target's popularity
 
 
 def choose(by_case: Mapping[str, np.ndarray], users: Sequence[str], seed: int = 0) -> Choice:
@@ -166,7 +167,7 @@ def _tested(entry: Comparison | None) -> str:
 def _why(choice: Choice) -> str:
     if choice.p is None or choice.difference is None:
         return "the best on validation users"
-    found = f"{choice.difference:+.4f} NDCG@10, p = {choice.p:.4f}"
+    found = f"{choice.difference:+.4f} {'macro ' * choice.macro}NDCG@10, p = {choice.p:.4f}"
     if uses_language_model(choice.ship):
         return f"the language model adds something on validation users ({found})"
     return f"the language model adds nothing that is shown on validation users ({found})"

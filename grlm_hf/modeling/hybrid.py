@@ -9,8 +9,9 @@ import numpy as np
 
 from grlm_hf.data.interactions import Case
 from grlm_hf.modeling.recommender import GRLMForRecommendation
-from grlm_hf.priors.fused import Fused, tune_weights
-from grlm_hf.priors.likelihood import try_fit
+from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.fusing import fuse, temperatures_of
+from grlm_hf.priors.how import Fit, Form, How
 from grlm_hf.priors.tuning import Targets
 
 POOL = 40
@@ -36,19 +37,22 @@ def tune_hybrid(
     *,
     exclude_seen: bool = True,
     batch_size: int = 64,
-    likelihood: bool = False,
+    form: Form = "product",
+    fit: Fit = "ndcg",
+    case_weights: np.ndarray | None = None,
 ) -> Hybrid:
     """The prior under the weights with the best NDCG@10 on validation cases beside the language model, whose own weight is 1.
 
     The model is searched twice, alone and with the prior as it was given; the items found are ranked again under every weight tried
-    (`grlm_hf.priors.fused.tune_weights`). No further search is made, so an item that only other weights would bring up is missed.
+    (`grlm_hf.priors.fusing.fuse`). No further search is made, so an item that only other weights would bring up is missed. In a mixture an
+    item that neither search found has its prior's part alone, since the language model gives it hardly any probability. The second search
+    is then that of a mixture in which the language model has as much weight as all of the prior.
 
     Args:
-        prior: its weights are those of the second search.
+        prior: its weights are those of the second search, unless for a mixture.
         cases: of validation users, never test; some thousands are enough.
-        likelihood: fit the weights, and a bias by an item's training events, by maximum likelihood (`grlm_hf.priors.likelihood`). The
-            NDCG@10 of each case is then under weights of the other half of the cases. Where a fit is impossible, as without it, with a
-            warning.
+        form, fit, case_weights: as of `fuse`. After a fit by likelihood the NDCG@10 of each case is under weights of the other half of the
+            cases. The language model has its own probabilities (temperature 1, no gate).
 
     Returns the prior on the catalog of `grlm`, without what got weight 0 (with all of it, if everything did: such a prior changes no
     ranking); its NDCG@10 is of the ranked pool. Raises `ValueError` for no cases.
@@ -57,25 +61,23 @@ def tune_hybrid(
     column = {item: n for n, item in enumerate(prior.item_ids)}
     histories = [c.history for c in cases]
     k = min(POOL, len(grlm.catalog))
-    model = np.full((len(cases), len(column)), _NOT_FOUND, np.float32)
+    model, own = np.full((len(cases), len(column)), _NOT_FOUND, np.float32), prior.parts(histories)
+    searched, temperatures = prior, None
+    if form == "mixture":
+        temperatures = temperatures_of(own, cases, prior.item_ids)
+        searched = prior.weighted(dict.fromkeys(own, 1 / len(own)), How(form, temperatures=temperatures))
     rows = 512
     for start in range(0, len(cases), rows):
         some = histories[start : start + rows]
-        common = {"exclude_seen": exclude_seen, "batch_size": batch_size}
-        for answers in (
-            grlm.recommend(some, k, prior="none", **common),
-            grlm.recommend(some, k, prior=prior.probabilities(some), **common),
-        ):
+        for rules in ({"prior": "none"}, searched.beside(some)):
+            answers = grlm.recommend(some, k, exclude_seen=exclude_seen, batch_size=batch_size, **rules)
             for row, answer in enumerate(answers, start):
                 model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
-    parts = {"grlm": model} | prior.parts(histories)
-    if likelihood and (fitted := try_fit(parts, cases, prior.item_ids, prior.counts, exclude_seen=exclude_seen)):
-        own = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
-        alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(model.copy())
-        return Hybrid(prior.weighted(own, fitted.bias), own, float(fitted.by_case.mean()), fitted.by_case, alone)
-    weights, reached = tune_weights(parts, cases, prior.item_ids, exclude_seen=exclude_seen)
-    targets = Targets(prior.item_ids, cases, exclude_seen)
-    by_case = targets.ndcg(sum((np.float32(weights[name]) * part for name, part in parts.items()), np.zeros_like(model)))
-    weights = {name: weight for name, weight in weights.items() if name != "grlm"}
-    kept = {name: weight for name, weight in weights.items() if weight} or weights
-    return Hybrid(prior.weighted(kept), weights, reached, by_case, targets.ndcg(model.copy()))
+    fitted = fuse(
+        {"grlm": model} | own, cases, prior.item_ids, prior.counts, form=form, fit=fit, exclude_seen=exclude_seen,
+        case_weights=case_weights, temperatures=temperatures,
+    )  # fmt: skip
+    weights = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
+    kept = {name: weight for name, weight in weights.items() if weight or fitted.how.counting} or weights
+    alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(model)
+    return Hybrid(prior.weighted(kept, fitted.how), weights, float(fitted.by_case.mean()), fitted.by_case, alone)

@@ -32,9 +32,11 @@ def by_adjustment(
     """The best items by `score`, float64 [n_items], and the adjustment, or of it only what is forbidden. In a tie, the larger value of
     `ties`, float64 [n_items], is first; then the order of the catalog decides. Their log-probability is that sum; with `alone` it is
     `score`."""
-    log_prob, score = score, score.copy()
-    if (by_item := adjustment.by_item) is not None:
-        score += np.where(by_item == -np.inf, -np.inf, 0.0) if masks_only else by_item
+    log_prob = score
+    if masks_only and adjustment.by_item is not None:
+        score = np.where(adjustment.by_item == -np.inf, -np.inf, score)
+    elif not masks_only:
+        score = adjustment.joined(score)
     among = np.flatnonzero(score >= np.partition(score, -k)[-k])  # those that can be among the first
     best_first = among[np.lexsort((np.zeros(len(among)) if ties is None else -ties[among], -score[among]))]  # stable
     order = [int(p) for p in best_first[:k] if score[p] > -np.inf]

@@ -233,8 +233,8 @@ class GRLMForRecommendation:
             batch_size: histories searched at once, at most; fewer where a large vocabulary's logits would take gigabytes.
             progress: called with the number of histories done since the last call.
             flags: the fields of `Rules` and `SearchOptions` as keyword arguments, in place of `rules` and `search`: `allow`, `domain`,
-                `exclude`, `banned_terms`, `exclude_seen`, `prior`, `prior_weight`, `shared`; `num_beams`, `edge_wise`, `exact`,
-                `deadline_ms`, `max_forwards`, `length_penalty`, `decode`.
+                `exclude`, `banned_terms`, `exclude_seen`, `prior`, `prior_weight`, `prior_form`, `shared`; `num_beams`, `edge_wise`,
+                `exact`, `deadline_ms`, `max_forwards`, `length_penalty`, `decode`.
 
         Returns:
             `Recommendations`, or a list of them, one a history. A history without items gets the most popular ones
@@ -321,7 +321,8 @@ class GRLMForRecommendation:
     def _with_own_prior(self, rules: Rules, index: SearchIndex, histories: Sequence[Sequence[str]]) -> Rules:
         if not isinstance(rules.prior, str) or rules.prior == "none":
             return rules
-        return replace(rules, prior=self.prior_on(index).probabilities(histories))
+        prior = self.prior_on(index)
+        return replace(rules, **(prior.beside(histories) if self.config.language_model else {"prior": prior.probabilities(histories)}))
 
     def _by_counting(
         self, index: SearchIndex, histories: Sequence[Sequence[str]], k: int, adjustments: Sequence[ScoreAdjustment], prior: np.ndarray

@@ -1,6 +1,6 @@
 """Several scorers as one: Σ weight · log p, with weights chosen on validation cases. A checkpoint can contain it. A weighted sum of
-log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability. Weights are absolute: a
-language model's own log-probability has weight 1."""
+log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability. In a mixture, Σ weight ·
+p, one expert that gives it a high probability is enough. Weights are absolute: a language model's own part has weight 1."""
 
 from __future__ import annotations
 
@@ -16,34 +16,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.priors.awaited import Awaited
 from grlm_hf.priors.ease import EASE
+from grlm_hf.priors.how import How, buckets, length_buckets
 from grlm_hf.priors.knn import ItemKNN
-from grlm_hf.priors.likelihood import BORDERS, buckets
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
-from grlm_hf.priors.tuning import Targets
 from grlm_hf.priors.vae import MultVAE
 
 _FACTS = "prior.json"
-_SCHEMA = 2
+_SCHEMA = 3
 _SUFFIX = ".prior"  # safetensors inside; under that name other tools would take it for weights
 _KINDS: dict[str, Any] = {c.kind: c for c in (Awaited, EASE, ItemKNN, MultVAE, Popularity, SequenceModel, TextKNN)}
 _LEAST = -600.0  # exp of it is above 0: a low prior must not exclude an item
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Candidate weights of `tune_weights`."""
-
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
-"""Candidate temperatures of `fit_temperature`."""
-
 
 class Fused:
-    """A weighted sum of scorers, which is itself a scorer.
+    """Weighted scorers, which together are a scorer.
 
     An item unknown to a scorer gets that scorer's median over its known items, so that the other scorers decide its rank. A text-kNN
     embeds new items instead.
@@ -51,12 +43,11 @@ class Fused:
     Args:
         components: name → (scorer, weight). The name is also the file's name: letters, digits, ``_``, ``-`` and ``+``.
         item_ids: the items to rate, in the order of the columns; by default those of the first scorer.
-        temperature: divides the sum. It changes no ranking by this scorer alone, only how sure it is (`fit_temperature`).
-        bias: added to the score of an item by its number of training events (`grlm_hf.priors.likelihood`): one value for each of the
-            buckets of `BORDERS`; by default none.
+        temperature: divides the log. It changes no ranking by this scorer alone, only how sure it is (`fit_temperature`).
+        how: what is added up (`grlm_hf.priors.how`); by default weighted log-probabilities.
 
     Raises `ValueError` for no components, an invalid name, a weight that is negative or not finite, a temperature that is not above 0, a
-    bias of another length or without a component that counts events.
+    bias or a gate without a component that counts events, a temperature or a gate of a component that is not there.
     """
 
     kind: ClassVar[str] = "fused"
@@ -66,7 +57,7 @@ class Fused:
         components: Mapping[str, tuple[Scorer, float]],
         item_ids: Sequence[str] | None = None,
         temperature: float = 1.0,
-        bias: Sequence[float] = (),
+        how: How | None = None,
     ):
         if not 0 < temperature < math.inf:
             raise ValueError(f"The temperature is {temperature}; expected a finite number above 0.")
@@ -79,12 +70,11 @@ class Fused:
                 raise ValueError(f"The weight of {name!r} is {weight}; expected a finite number, 0 or more.")
         self.components = {name: (scorer, float(weight)) for name, (scorer, weight) in components.items()}
         self.item_ids = tuple(next(iter(components.values()))[0].item_ids if item_ids is None else item_ids)
-        self.bias = tuple(map(float, bias))
-        if self.bias and (len(self.bias) != len(BORDERS) + 1 or not all(map(math.isfinite, self.bias)) or self._counted is None):
-            raise ValueError(
-                f"The bias is {list(self.bias)}; expected {len(BORDERS) + 1} finite numbers, and a component that counts events, such as "
-                f"item_knn; found {sorted(self.components)}."
-            )
+        self.how = how or How()
+        if strange := sorted((self.how.gate.keys() | self.how.temperatures.keys()) - self.components.keys()):
+            raise ValueError(f"A gate or temperature is of {strange[0]!r}; the prior has {sorted(self.components)}.")
+        if self.how.counting and self._counted is None:
+            raise ValueError(f"A bias or gate needs a component that counts events, such as item_knn; found {sorted(self.components)}.")
 
     def __repr__(self) -> str:
         return f"Fused({', '.join(f'{weight:g} · {name}' for name, (_, weight) in self.components.items())}; {len(self.item_ids)} items)"
@@ -106,15 +96,20 @@ class Fused:
         count = dict(zip(found.item_ids, found.counts.tolist(), strict=True))
         return np.array([count.get(item, 0) for item in self.item_ids], np.int64)
 
-    def weighted(self, weights: Mapping[str, float], bias: Sequence[float] = ()) -> Fused:
-        """The same scorers with these weights and this bias, without those that have none. A scorer that only counts for the bias keeps
-        weight 0. Raises ``ValueError`` for an unknown name."""
+    def weighted(self, weights: Mapping[str, float], how: How | None = None) -> Fused:
+        """The same scorers with these weights, put together in that way, without those that have none. A scorer that only counts events
+        keeps weight 0. Raises ``ValueError`` for an unknown name."""
         if strange := sorted(weights.keys() - self.components.keys()):
             raise ValueError(f"There is no component {strange[0]!r}; the prior has {sorted(self.components)}.")
         kept = {name: (s, weights[name]) for name, (s, _) in self.components.items() if name in weights}
-        if bias and not any(isinstance(s, Counted) for s, _ in kept.values()):
+        how = (how or How()).among(kept)
+        if how.counting and not any(isinstance(s, Counted) for s, _ in kept.values()):
             kept |= {name: (s, 0.0) for name, (s, _) in self.components.items() if s is self._counted}
-        return Fused(kept, self.item_ids, self.temperature, bias)
+        return Fused(kept, self.item_ids, self.temperature, how)
+
+    def stated(self, found: Mapping[str, Any]) -> Fused:
+        """The same scorers, weighted as a block of ``tuning.json`` or ``hybrids.json`` says."""
+        return self.weighted(found["weights"], How.of(found))
 
     def with_counts(self, counted: Popularity) -> Fused:
         """The same scores, with counts of events for histories without a known item: where no component has any, `counted` joins them
@@ -125,7 +120,11 @@ class Fused:
 
     def joined(self, more: Mapping[str, tuple[Scorer, float]]) -> Fused:
         """The same with these components: further ones, or in the place of those with their names."""
-        return Fused({**self.components, **more}, self.item_ids, self.temperature, self.bias)
+        return Fused({**self.components, **more}, self.item_ids, self.temperature, self.how)
+
+    def at(self, temperature: float) -> Fused:
+        """The same with another temperature."""
+        return Fused(self.components, self.item_ids, temperature, self.how)
 
     def following(self, catalog: Catalog) -> Fused:
         """The same for the items of a catalog, in its order; cheap after small changes. A text-kNN embeds new texts."""
@@ -133,7 +132,7 @@ class Fused:
         parts = {name: (s.following(catalog) if isinstance(s, Following) else s, w) for name, (s, w) in self.components.items()}
         if ids == self.item_ids and all(part is self.components[name][0] for name, (part, _) in parts.items()):
             return self
-        return Fused(parts, ids, self.temperature, self.bias)
+        return Fused(parts, ids, self.temperature, self.how)
 
     @cached_property
     def known(self) -> np.ndarray:
@@ -166,14 +165,11 @@ class Fused:
         return found
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """float32 `[n, n_items]`: Σ weight · log p / temperature of each item, so that a row's probabilities sum to 1; see
-        `Scorer`."""
-        total = np.zeros((len(histories), len(self.item_ids)), np.float32)
-        for name, (_, weight) in self.components.items():
-            if weight:
-                total += np.float32(weight) * self._part(name, histories)
-        if self.bias and self.counts is not None:
-            total += np.array(self.bias, np.float32)[buckets(self.counts)]
+        """float32 `[n, n_items]`: Σ weight · log p / temperature of each item, or what `how` says, so that a row's probabilities sum to 1;
+        see `Scorer`."""
+        parts = ((name, weight, self._part(name, histories)) for name, weight in self.weights.items() if weight)
+        bucket = buckets(self.counts) if self.counts is not None else None
+        total = self.how.total(parts, bucket, length_buckets(histories), len(self.item_ids))
         if self.temperature != 1:
             total /= np.float32(self.temperature)
         total -= total.max(1, keepdims=True)
@@ -183,6 +179,12 @@ class Fused:
     def probabilities(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
         """float64 `[n, n_items]`, above 0: a `prior` for `GRLMForRecommendation.recommend`."""
         return np.exp(np.maximum(self.scores(histories), _LEAST), dtype=np.float64)
+
+    def beside(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """The arguments of `GRLMForRecommendation.recommend` that put this prior beside a language model with weight 1."""
+        if self.how.form != "mixture":
+            return {"prior": self.probabilities(histories)}
+        return {"prior": self.probabilities(histories) * sum(self.weights.values()), "prior_form": "mixture"}
 
     def save(self, folder: str | Path) -> None:
         """Writes ``prior.json`` and one file per component, replacing `folder` as a whole. Raises ``ValueError`` if `folder` has other
@@ -199,9 +201,10 @@ class Fused:
                 scorer.save(new / f"{name}{_SUFFIX}")  # type: ignore[attr-defined]
                 stated.append({"name": name, "kind": scorer.kind, "weight": weight, "items": _hash(scorer.item_ids)})  # type: ignore[attr-defined]
             more: dict[str, Any] = {} if self.temperature == 1 else {"temperature": self.temperature}
-            more |= {"bias": list(self.bias)} if self.bias else {}
-            # An earlier grlm-hf would pass over a bias in silence.
-            write_json(new / _FACTS, {"schema": _SCHEMA if self.bias else 1, "components": stated, **more})
+            more |= self.how.facts
+            # An earlier grlm-hf would pass over a bias, or a form, in silence.
+            schema = _SCHEMA if self.how.form != "product" else 2 if self.how.bias else 1
+            write_json(new / _FACTS, {"schema": schema, "components": stated, **more})
 
     @classmethod
     def load(cls, folder: str | Path) -> Fused:
@@ -221,7 +224,7 @@ class Fused:
                 if _hash(scorer.item_ids) != stated["items"]:
                     raise ValueError(f"{folder / stated['name']}{_SUFFIX} has other items than {_FACTS} states. Restore the whole folder.")
                 components[stated["name"]] = (scorer, stated["weight"])
-            return cls(components, temperature=facts.get("temperature", 1.0), bias=facts.get("bias", ()))
+            return cls(components, temperature=facts.get("temperature", 1.0), how=How.of(facts))
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder / _FACTS} is not a prior that this grlm-hf reads ({error!r}). Make it again.") from error
 
@@ -249,82 +252,3 @@ def _check_name(name: str) -> None:
 
 def _hash(item_ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()[:16]
-
-
-def tune_weights(
-    parts: Mapping[str, np.ndarray],
-    cases: Sequence[Case],
-    item_ids: Sequence[str],
-    *,
-    exclude_seen: bool = True,
-    rounds: int = 4,
-) -> tuple[dict[str, float], float]:
-    """The weights with the best NDCG@10 on validation cases, and that NDCG@10. Optimises one weight after the other until none changes.
-
-    The first part keeps weight 1, since only ratios of weights matter to a ranking; with a language model, its scores are the first part.
-    All weights start at 1. Of equally good weights the lowest is chosen.
-
-    Args:
-        parts: name → float32 `[cases, n_items]`, log-probabilities, as from `Fused.parts`.
-        cases: of validation users, never test users; some thousands are enough.
-
-    Raises `ValueError` for no cases or parts, or a part of another shape.
-    """
-    if not parts:
-        raise ValueError("There are no scorers to weigh; pass at least one.")
-    for name, part in parts.items():
-        if part.shape != (len(cases), len(item_ids)):
-            raise ValueError(f"The scores of {name!r} are {list(part.shape)}; expected [{len(cases)} cases, {len(item_ids)} items].")
-    targets = Targets(item_ids, cases, exclude_seen)
-    others = list(parts)[1:]
-    weights = dict.fromkeys(parts, 1.0)
-
-    def measure(total: np.ndarray) -> float:
-        return float(targets.ndcg(total).mean())
-
-    best = measure(_weighted_sum(parts, weights))
-    for _ in range(rounds if others else 0):
-        before = dict(weights)
-        for name in others:
-            rest = _weighted_sum(parts, weights | {name: 0.0})
-            found = {w: measure(rest + np.float32(w) * parts[name]) for w in WEIGHTS}
-            weights[name] = max(found, key=lambda w: (found[w], -w))
-            best = found[weights[name]]
-        if weights == before:
-            break
-    return weights, best
-
-
-def fit_temperature(prior: Fused, cases: Sequence[Case]) -> tuple[float, float, float]:
-    """The temperature under which validation targets are likeliest, and their mean negative log-likelihood (nats) before and after.
-
-    A product of experts is too sure of itself, since each expert counts the same evidence again. Targets outside the items are left out.
-
-    Raises `ValueError` where no target is among the items.
-    """
-    column = {item: n for n, item in enumerate(prior.item_ids)}
-    known = [case for case in cases if case.target in column]
-    if not known:
-        raise ValueError("No target of the validation cases is among the prior's items.")
-    losses = np.zeros(len(TEMPERATURES))
-    rows = max(1, 2**24 // len(prior.item_ids))
-    for start in range(0, len(known), rows):
-        some = known[start : start + rows]
-        sharp = prior.scores([case.history for case in some]).astype(np.float64) * prior.temperature
-        target = np.array([column[case.target] for case in some])
-        for n, temperature in enumerate(TEMPERATURES):
-            scores = sharp / temperature
-            top = scores.max(1)
-            mass = np.log(np.exp(scores - top[:, None]).sum(1)) + top
-            losses[n] += (mass - scores[np.arange(len(some)), target]).sum()
-    losses /= len(known)
-    best = int(losses.argmin())
-    return TEMPERATURES[best], float(losses[TEMPERATURES.index(1.0)]), float(losses[best])
-
-
-def _weighted_sum(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-    total = np.zeros_like(next(iter(parts.values())))
-    for name, part in parts.items():
-        if weights[name]:
-            total += np.float32(weights[name]) * part
-    return total

@@ -230,10 +230,8 @@ def _shown(names: Sequence[str]) -> list[str]:
     return [f"![{Path(n).stem}]({n})" if n.endswith(".png") else f"More: [{n}]({n})" for n in sorted(names)]
 
 
-def weights_and_bias(weights: Mapping[str, float], prior: Path) -> str:
-    """Components with their weights, and whether the prior in the file `prior` has a bias; "" for no components."""
-    biased = weights and read_json(prior).get("bias")
-    return ", ".join(
-        [f"{escaped(name)} (weight {number(weight)})" for name, weight in weights.items()]
-        + (["a bias by how often an item sold"] if biased else [])
-    )
+def weights_and_form(weights: Mapping[str, float], prior: Path) -> str:
+    """Components with their weights, and how the prior in the file `prior` puts them together where it is no plain product; "" for no
+    components."""
+    how = How.of(read_json(prior)).words if weights else []
+    return ", ".join([f"{escaped(name)} (weight {number(weight)})" for name, weight in weights.items()] + how)

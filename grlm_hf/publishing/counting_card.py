@@ -11,7 +11,7 @@ from grlm_hf.evaluation.verdict import stated
 from grlm_hf.files import read_json, write_text
 from grlm_hf.layout import CARD, CONFIG_FILE, PRIOR_FOLDER, TAGS
 from grlm_hf.markdown import number, one_line, table
-from grlm_hf.publishing.cards import finished, template, weights_and_bias
+from grlm_hf.publishing.cards import finished, template, weights_and_form
 
 _SHOWN = ("recall@5", "recall@10", "ndcg@10", "coverage")
 
@@ -31,7 +31,7 @@ def counting_card(folder: str | Path, report: Report | None = None, method: str 
         header=ModelCardData(library_name="grlm-hf", tags=[tag for tag in TAGS if tag != "term-ids"]).to_yaml(),
         title=title,
         catalog=catalog,
-        prior=weights_and_bias(weights, folder / PRIOR_FOLDER / "prior.json"),
+        prior=weights_and_form(weights, folder / PRIOR_FOLDER / "prior.json"),
         texts=any(part["kind"] == "text" for part in parts),
         history=", ".join(repr(item.item_id) for item in catalog.items[:2]),
         k=min(10, len(catalog)),

@@ -20,7 +20,7 @@ from grlm_hf.files import read_json, write_text
 from grlm_hf.layout import CARD, CARD_FOLDER, CONFIG_FILE, TAGS
 from grlm_hf.markdown import escaped, number, one_line, table
 from grlm_hf.publishing.audit import audit_table
-from grlm_hf.publishing.cards import finished, joined, quality_section, template, weights_and_bias
+from grlm_hf.publishing.cards import finished, joined, quality_section, template, weights_and_form
 from grlm_hf.publishing.limits import checkpoint_limits
 from grlm_hf.publishing.record import recorded
 
@@ -162,7 +162,7 @@ def _prior(folder: Path, measured: Mapping[str, float]) -> str:
     """
     parts = {part["name"]: part["weight"] for part in _components(folder)}
     weights = dict.fromkeys(measured, 0) | parts if parts else {}
-    return weights_and_bias(weights, folder / "prior" / "prior.json")
+    return weights_and_form(weights, folder / "prior" / "prior.json")
 
 
 def _components(folder: Path) -> list[dict[str, Any]]:

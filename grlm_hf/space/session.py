@@ -215,13 +215,16 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
         if how != "ban":
             has = np.fromiter((term in tid for tid in catalog.item_identifiers), bool, len(catalog))
             weight[has] *= FACTOR if how == "more" else 1 / FACTOR
+    form: PriorForm = "product"
     if grlm.prior and grlm.config.own_prior:
-        weight = weight * grlm.prior_on(grlm.shelf.index).probabilities([history])[0]
+        own_prior = grlm.prior_on(grlm.shelf.index).beside([history])
+        weight, form = weight * own_prior["prior"][0], own_prior.get("prior_form", form)
     return Rules(
         allow=None if allow.all() else allow,
         banned_terms=banned,
         exclude_seen=grlm.config.exclude_seen if wanted.seen is None else not wanted.seen,
         prior=None if (weight == 1).all() else weight,
+        prior_form=form,
     )
 
 

@@ -69,7 +69,7 @@ def walk(grlm: GRLMForRecommendation, history: Sequence[str], num_beams: int, ru
         expanded, log_prob = prefixes.root(), np.zeros(1)
         while True:
             child_log_prob = log_prob[expanded.row] + expanded.logp
-            key = child_log_prob + by_rank(expanded.lo, expanded.hi)
+            key = by_rank.joined(child_log_prob, expanded.lo, expanded.hi)
             single = expanded.hi - expanded.lo == 1
             have = expanded.end[expanded.row]
             over = single if grlm.config.objective == "trie" else single & (have + 1 == walker.length(expanded.lo))

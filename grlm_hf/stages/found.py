@@ -80,7 +80,9 @@ def _hybrid(out: Path) -> str:
     why = f", as the best with the language model could be better by chance (p = {choice['p']:.4f})" if better else ""
     weights = {f"grlm+{name}": found["weights"] for name, found in made["hybrids"].items()}
     unused = [f"in {name}, {weights_words(found)}" for name, found in weights.items() if without_weight(found)]
-    return f"NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
+    how = How.of(next(iter(made["hybrids"].values()), {})).words
+    unused += [f"fused {', '.join(how)}"] if how else []
+    return f"{'macro ' * choice.get('macro', False)}NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
 
 
 def _evaluate(out: Path) -> str:

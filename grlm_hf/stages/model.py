@@ -323,8 +323,8 @@ def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str
     combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
     together = {name: found["weights"] for name, found in combinations.items()}
     ours = {name: dict.fromkeys(name.split("+"), 0.0) | found["weights"] for name, found in kept["hybrids"].items()}
-    alone |= {name: fused.weighted(weights, combinations[name].get("bias", ())) for name, weights in together.items()}
-    beside = {name: fused.weighted(weights, kept["hybrids"][name].get("bias", ())) for name, weights in ours.items()}
+    alone |= {name: fused.stated(found) for name, found in combinations.items()}
+    beside = {name: fused.stated(kept["hybrids"][name] | {"weights": weights}) for name, weights in ours.items()}
     weights = {f"grlm+{name}": found for name, found in ours.items()} | together
     return _Priors(alone, beside, vectors, Choice(**kept["validation"]) if "validation" in kept else None, weights)
 

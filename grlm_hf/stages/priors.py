@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case, History
 from grlm_hf.data.repository import dataset_facts, load_cases, sample_cases, train_histories
 from grlm_hf.files import read_json, replacing, write_json
 from grlm_hf.recipe import PriorsConfig
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.how import How
     from grlm_hf.priors.scores import Scorer
     from grlm_hf.priors.sequence import SequenceConfig
 
@@ -49,9 +52,9 @@ def make_priors(
     """
     from grlm_hf.evaluation.unseen import known_catalog
     from grlm_hf.priors.ease import tune_ease
-    from grlm_hf.priors.fused import Fused, tune_weights
+    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.fusing import fuse
     from grlm_hf.priors.knn import ItemKNN, tune_knn
-    from grlm_hf.priors.likelihood import try_fit
     from grlm_hf.priors.sequence_training import train_sequence_model
     from grlm_hf.priors.text import TextKNN, tune_text
     from grlm_hf.priors.vae import MultVAE
@@ -90,20 +93,30 @@ def make_priors(
     fused = Fused({name: (scorer, 1.0) for name, scorer in made.items()}, ids)
     combinations: dict[str, dict[str, Any]] = {}
     if names := config.combinations():
-        parts = fused.parts([c.history for c in cases])
+        parts, macro = fused.parts([c.history for c in cases]), _macro(config, cases, catalog, histories)
         for combination in names:
             some = {name: parts[name] for name in combination.split("+")}
-            fitted = try_fit(some, cases, ids, fused.counts, exclude_seen=exclude_seen) if config.fit == "likelihood" else None
-            if fitted is not None:
-                found = {"weights": fitted.weights, "ndcg@10": float(fitted.by_case.mean()), "bias": list(fitted.bias)}
-            else:
-                weights, reached = tune_weights(some, cases, ids, exclude_seen=exclude_seen)
-                found = {"weights": weights, "ndcg@10": reached}
+            fitted = fuse(some, cases, ids, fused.counts, form=config.form, fit=config.fit, exclude_seen=exclude_seen, case_weights=macro)
+            found = {"weights": fitted.weights} | _measured(fitted.by_case, macro, fitted.how)
             combinations[combination] = found
-        fused = Fused({n: (s, combinations[names[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
+        if config.form != "mixture":  # others are weights of log-probabilities
+            fused = Fused({n: (s, combinations[names[-1]]["weights"].get(n, 1.0)) for n, s in made.items()}, ids)
     fused.save(output)
     write_json(Path(output) / TUNING_FILE, {"cases": len(cases), "methods": tuned, "combinations": combinations})
     return fused
+
+
+def _macro(config: PriorsConfig, cases: Sequence[Case], catalog: Catalog, histories: Iterable[History]) -> np.ndarray | None:
+    """How much each case counts, float64 [cases], if the fit is "macro"."""
+    from grlm_hf.evaluation.slices import macro_weights
+
+    return macro_weights(cases, catalog, Counter(i for h in histories for i in h.items)) if config.fit == "macro" else None
+
+
+def _measured(by_case: np.ndarray, macro: np.ndarray | None, how: How) -> dict[str, Any]:
+    """For a file: the NDCG@10 of a fit, its macro average where that was wanted, and its form."""
+    averaged = {} if macro is None else {"macro ndcg@10": float((by_case * macro).mean())}
+    return {"ndcg@10": float(by_case.mean())} | averaged | how.facts
 
 
 def names_dense(hybrids: Iterable[str]) -> bool:
@@ -142,9 +155,9 @@ def make_hybrid(
     from grlm_hf.modeling.hybrid import tune_hybrid
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.awaited import DENSE
-    from grlm_hf.priors.fused import Fused, fit_temperature
+    from grlm_hf.priors.fused import Fused
     from grlm_hf.priors.popularity import Popularity
-    from grlm_hf.priors.tuning import Targets
+    from grlm_hf.priors.tuning import Targets, fit_temperature
 
     config = config or PriorsConfig()
     if not Path(checkpoint).is_dir():
@@ -156,14 +169,17 @@ def make_hybrid(
     found: dict[str, Any] = {}
     by_case: dict[str, np.ndarray] = {}
     best: Fused | None = None
+    reached, histories = -1.0, train_histories(datasets)
+    macro = _macro(config, cases, grlm.catalog, histories)
+    counted: Any = 1.0 if macro is None else macro
     for hybrid in config.hybrid_names():
         prior = fused.weighted({n: fused.weights[n] for n in hybrid.split("+")})
-        tuned = tune_hybrid(grlm, prior, cases, exclude_seen=exclude_seen, likelihood=config.fit == "likelihood")
-        if best is None or tuned.ndcg > max(f["ndcg@10"] for f in found.values()):
-            best = tuned.prior
-        found[hybrid] = {"weights": tuned.weights, "ndcg@10": tuned.ndcg} | ({"bias": list(tuned.prior.bias)} if tuned.prior.bias else {})
+        tuned = tune_hybrid(grlm, prior, cases, exclude_seen=exclude_seen, form=config.form, fit=config.fit, case_weights=macro)
+        if (value := float((tuned.by_case * counted).mean())) > reached:
+            best, reached = tuned.prior, value
+        found[hybrid] = {"weights": tuned.weights} | _measured(tuned.by_case, macro, tuned.prior.how)
         by_case = {"grlm": tuned.alone} | by_case | {f"grlm+{hybrid}": tuned.by_case}
-    popularity = Popularity.fit(fused.item_ids, train_histories(datasets))
+    popularity = Popularity.fit(fused.item_ids, histories)
     if best is not None and DENSE in best.components:
         grlm.dense_on().vectors.save(Path(checkpoint) / VECTORS_FILE, weights_hash(checkpoint))
     if best is not None:
@@ -172,21 +188,21 @@ def make_hybrid(
     if by_case:  # without them the language model was not measured on these users
         combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
         alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
-        alone |= {name: fused.weighted(one["weights"], one.get("bias", ())) for name, one in combinations.items()}
+        alone |= {name: fused.stated(one) for name, one in combinations.items()}
         alone["popularity"] = popularity
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
-        content["validation"] = asdict(choose(by_case, [c.user_id for c in cases], seed))
+        choice = choose({name: values * counted for name, values in by_case.items()}, [c.user_id for c in cases], seed)
+        content["validation"] = asdict(choice) | {"macro": macro is not None}
         if counting is not None:
-            mean = {name: float(by_case[name].mean()) for name in alone if name != DENSE}
+            mean = {name: float((by_case[name] * counted).mean()) for name in alone if name != DENSE}
             name = max((n for n in mean if n != "popularity"), key=mean.__getitem__)
-            weights = combinations[name]["weights"] if name in combinations else {name: 1.0}
-            bias = combinations.get(name, {}).get("bias", ())
-            prior = fused.weighted({part: weight for part, weight in weights.items() if weight}, bias)
+            one = combinations.get(name, {"weights": {name: 1.0}})
+            prior = fused.stated(one | {"weights": {part: weight for part, weight in one["weights"].items() if weight}})
             temperature, before, after = fit_temperature(prior, cases)
-            made = grlm.without_language_model(Fused(prior.components, prior.item_ids, temperature, prior.bias).with_counts(popularity))
+            made = grlm.without_language_model(prior.at(temperature).with_counts(popularity))
             made.config = replace(made.config, exclude_seen=exclude_seen)
             made.save_pretrained(counting)
-            facts = {"method": name, "weights": weights, "ndcg@10": mean[name], "temperature": temperature}
+            facts = {"method": name, "weights": one["weights"]} | _measured(by_case[name], macro, prior.how) | {"temperature": temperature}
             content["counting"] = facts | {"nll": {"before": before, "after": after}}
     with replacing(output) as new:
         new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

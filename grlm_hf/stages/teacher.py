@@ -94,7 +94,7 @@ def _teacher(config: DistillConfig, priors: Path | None) -> tuple[Sequence[str],
                     f"train.distill.teacher is {config.teacher!r}, which has no chosen weights; add it to priors.combine. "
                     f"Found: {', '.join(combinations) or 'none'}."
                 )
-            scorer = fused.weighted(combinations[config.teacher]["weights"], combinations[config.teacher].get("bias", ()))
+            scorer = fused.stated(combinations[config.teacher])
     elif (Path(config.teacher) / CONFIG_FILE).is_file():
         grlm = GRLMForRecommendation.from_pretrained(config.teacher)
         if grlm.config.language_model:

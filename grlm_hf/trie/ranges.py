@@ -40,3 +40,7 @@ class RangeMax:
                 table = self.levels[k]
                 found[rows] = np.maximum(found[rows], np.maximum(table[first[rows]], table[last[rows] - (1 << int(k))]))
         return found
+
+    def joined(self, log_prob: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+        """`log_prob` plus the maximum of each interval, float64 [m]."""
+        return log_prob + self(lo, hi)
