@@ -124,10 +124,10 @@ class PriorsConfig:
     (weighted probabilities are added: one of them is enough, so an item that never sold can be found), or "gate" (a product with weights
     that depend on how often an item sold and how long the history is; set hybrid_users to 6000 or more)."""
     fit: Fit = "ndcg"
-    """How weights are chosen: "ndcg" (those with the best NDCG@10), "macro" (those with the best NDCG@10 as a mean over slices of items that
-    sold equally often, so that seldom sold items count as much), or "likelihood" (those under which the next items are likeliest, and for
-    a product a bias by how often an item sold, so that seldom sold items compete; set hybrid_users to 6000 or more). A gate's weights are
-    fitted by likelihood in any case; this chooses how much they may differ."""
+    """How weights are chosen: "ndcg" (those with the best NDCG@10), "macro" (those with the best mean of NDCG@10 over slices of items
+    that sold equally often, so that seldom sold ones count as much), or "likelihood" (those under which the next items are likeliest, and a
+    product gets a bias by how often an item sold, so that seldom sold items compete; set hybrid_users to 6000 or more). A gate's weights
+    are fitted by likelihood in any case; this chooses how much they may differ."""
     validation_users: Count = 12_000
     """Number of random validation users that choose the settings of item_knn; with too few it overfits to them."""
     hybrid_users: Count = 2000

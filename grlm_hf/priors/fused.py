@@ -1,6 +1,6 @@
 """Several scorers as one: Σ weight · log p, with weights chosen on validation cases. A checkpoint can contain it. A weighted sum of
-log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability. In a mixture, Σ weight ·
-p, one expert that gives it a high probability is enough. Weights are absolute: a language model's own part has weight 1."""
+log-probabilities is a product of experts (Hinton 2002): an item ranks high if no expert gives it a low probability. In a mixture,
+Σ weight · p, one expert that gives it a high probability is enough. Weights are absolute: a language model's own part has weight 1."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
 from grlm_hf.files import check_replaceable, read_json, replacing, write_json
 from grlm_hf.priors.awaited import Awaited
 from grlm_hf.priors.ease import EASE
@@ -25,6 +26,7 @@ from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
 from grlm_hf.priors.text import TextKNN
+from grlm_hf.priors.tuning import likeliest_temperature
 from grlm_hf.priors.vae import MultVAE
 
 _FACTS = "prior.json"
@@ -183,7 +185,7 @@ class Fused:
     def beside(self, histories: Sequence[Sequence[str]]) -> dict[str, Any]:
         """The arguments of `GRLMForRecommendation.recommend` that put this prior beside a language model with weight 1."""
         if self.how.form != "mixture":
-            return {"prior": self.probabilities(histories)}
+            return {"prior": self.probabilities(histories), "prior_form": "product"}
         return {"prior": self.probabilities(histories) * sum(self.weights.values()), "prior_form": "mixture"}
 
     def save(self, folder: str | Path) -> None:
@@ -252,3 +254,20 @@ def _check_name(name: str) -> None:
 
 def _hash(item_ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(item_ids).encode()).hexdigest()[:16]
+
+
+def fit_temperature(prior: Fused, cases: Sequence[Case]) -> tuple[float, float, float]:
+    """The temperature under which validation targets are likeliest, and their mean negative log-likelihood (nats) before and after.
+
+    A product of experts is too sure of itself, since each expert counts the same evidence again. Targets outside the items are left out.
+
+    Raises `ValueError` where no target is among the items.
+    """
+    column = {item: n for n, item in enumerate(prior.item_ids)}
+    known = [case for case in cases if case.target in column]
+    rows = max(1, 2**24 // len(prior.item_ids))
+    chunks = (known[start : start + rows] for start in range(0, len(known), rows))
+    return likeliest_temperature(
+        (prior.scores([c.history for c in some]) * np.float32(prior.temperature), np.array([column[c.target] for c in some]))
+        for some in chunks
+    )

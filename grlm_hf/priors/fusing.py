@@ -60,7 +60,7 @@ def fuse(
 
 
 def temperatures_of(parts: Mapping[str, np.ndarray], cases: Sequence[Case], item_ids: Sequence[str]) -> dict[str, float]:
-    """The temperature of each part under which the targets are likeliest (`grlm_hf.priors.tuning.fit_temperature`)."""
+    """The temperature of each part under which the targets are likeliest (`likeliest_temperature`)."""
     target = Targets(item_ids, cases).target
     rows, known = max(1, 2**24 // len(item_ids)), np.flatnonzero(target >= 0)
     chunks = [known[start : start + rows] for start in range(0, len(known), rows)]

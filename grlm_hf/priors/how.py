@@ -19,7 +19,10 @@ BORDERS = (3, 6, 14)
 LENGTHS = (3, 6)
 """Items of a history at which a gate changes."""
 _LEAST = 1e-300  # probability; its log is finite
-_WORDS = {"mixture": "as a mixture: their probabilities are added", "gate": "with weights by how often an item sold and how long a history is"}
+_WORDS = {
+    "mixture": "as a mixture of their probabilities",
+    "gate": "a gate of the weights by how often an item sold and how long the history is",
+}
 
 
 def buckets(counts: np.ndarray) -> np.ndarray:
@@ -45,7 +48,7 @@ def sharpened(part: np.ndarray, temperature: float) -> np.ndarray:
 class How:
     """Attributes:
         bias: added to the score of an item by its bucket of `BORDERS`; by default none. Not with a mixture.
-        temperatures: of a mixture's components, by name: each is ``softmax(log p / temperature)``. A component without one is taken as it is.
+        temperatures: of a mixture's components, by name: each is ``softmax(log p / temperature)``. A component without one stays as it is.
         gate: factors on the weights of a gate's components, by name: a row for each bucket of `BORDERS`, a column for each of `LENGTHS`.
             A component without factors has its weight everywhere.
         fit: what chose the weights; for people only.
@@ -67,8 +70,11 @@ class How:
         object.__setattr__(self, "temperatures", {str(name): float(t) for name, t in dict(self.temperatures).items()})
         tables = {str(name): tuple(tuple(map(float, row)) for row in table) for name, table in dict(self.gate).items()}
         object.__setattr__(self, "gate", tables)
-        if self.bias and (self.form == "mixture" or len(self.bias) != len(BORDERS) + 1 or not all(map(math.isfinite, self.bias))):
-            raise ValueError(f"The bias of a {self.form} is {list(self.bias)}; expected {len(BORDERS) + 1} finite numbers, of a mixture none.")
+        right = len(self.bias) == len(BORDERS) + 1 and all(map(math.isfinite, self.bias)) and self.form != "mixture"
+        if self.bias and not right:
+            raise ValueError(
+                f"A {self.form} has the bias {list(self.bias)}; expected {len(BORDERS) + 1} finite numbers, for a mixture none."
+            )
         if any(not 0 < t < math.inf for t in self.temperatures.values()) or (self.temperatures and self.form != "mixture"):
             raise ValueError(f"The temperatures of a {self.form} are {self.temperatures}; expected numbers above 0, and only of a mixture.")
         if bool(tables) != (self.form == "gate"):
@@ -98,7 +104,7 @@ class How:
         """For people: what differs from the defaults."""
         said = [_WORDS[self.form]] if self.form in _WORDS else []
         said += ["a bias by how often an item sold"] if self.bias else []
-        return said + (["chosen by the macro average over slices of items that sold equally often"] if self.fit == "macro" else [])
+        return said + (["chosen by the macro average over slices of target popularity"] if self.fit == "macro" else [])
 
     @property
     def counting(self) -> bool:

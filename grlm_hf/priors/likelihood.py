@@ -105,8 +105,8 @@ def fit_weights(
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """Which item of a pool comes next: float32 [n, pool, parts]; int64 [n], a place in the pool; bool and int64 [n, pool]; int64 and float64
-    [n]."""
+    """Which item of a pool comes next: float32 [n, pool, parts]; int64 [n], a place in the pool; bool and int64 [n, pool]; int64 [n];
+    float64 [n]."""
 
     features: np.ndarray
     target: np.ndarray

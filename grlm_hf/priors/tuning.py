@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from grlm_hf.data.interactions import Case
 from grlm_hf.priors.scores import Scorer
 
-if TYPE_CHECKING:
-    from grlm_hf.priors.fused import Fused
-
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Candidate weights of `tune_weights`."""
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
-"""Candidate temperatures of `fit_temperature`."""
+"""Candidate temperatures of `likeliest_temperature`."""
 AT = 10
 _CELLS = 2**26  # scores in memory at once: 256 MB
 _Settings = TypeVar("_Settings")
@@ -141,25 +138,14 @@ def weighted_sum(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) 
     return total
 
 
-def fit_temperature(prior: Fused, cases: Sequence[Case]) -> tuple[float, float, float]:
-    """The temperature under which validation targets are likeliest, and their mean negative log-likelihood (nats) before and after.
-
-    A product of experts is too sure of itself, since each expert counts the same evidence again. Targets outside the items are left out.
-
-    Raises `ValueError` where no target is among the items.
-    """
-    column = {item: n for n, item in enumerate(prior.item_ids)}
-    known = [case for case in cases if case.target in column]
-    rows = max(1, 2**24 // len(prior.item_ids))
-    chunks = (known[start : start + rows] for start in range(0, len(known), rows))
-    return likeliest_temperature(
-        (prior.scores([c.history for c in some]) * np.float32(prior.temperature), np.array([column[c.target] for c in some]))
-        for some in chunks
-    )
-
-
 def likeliest_temperature(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
-    """`fit_temperature` of scores: float32 `[n, n_items]` with int64 `[n]`, the columns of the targets, in chunks."""
+    """The temperature under which targets are likeliest, and their mean negative log-likelihood (nats) before and after.
+
+    Args:
+        chunks: float32 `[n, n_items]`, scores, with int64 `[n]`, the columns of the targets.
+
+    Raises `ValueError` where there is no target.
+    """
     losses, cases = np.zeros(len(TEMPERATURES)), 0
     for sharp, target in chunks:
         cases += len(target)

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from grlm_hf.files import read_json
 from grlm_hf.layout import TAGS
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
+from grlm_hf.priors.how import How
 from grlm_hf.publishing.audit import audit_table, share
 from grlm_hf.publishing.licenses import license_fields
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.decoding.rules import Rules, SearchOptions
+from grlm_hf.decoding.rules import PriorForm, Rules, SearchOptions
 from grlm_hf.files import clean
 from grlm_hf.identifiers.terms import normalise
 
@@ -218,7 +218,7 @@ def rules(session: Session, grlm: GRLMForRecommendation, history: Sequence[str])
     form: PriorForm = "product"
     if grlm.prior and grlm.config.own_prior:
         own_prior = grlm.prior_on(grlm.shelf.index).beside([history])
-        weight, form = weight * own_prior["prior"][0], own_prior.get("prior_form", form)
+        weight, form = weight * own_prior["prior"][0], own_prior["prior_form"]
     return Rules(
         allow=None if allow.all() else allow,
         banned_terms=banned,

@@ -11,6 +11,7 @@ from grlm_hf.evaluation.schema import load_report
 from grlm_hf.evaluation.verdict import uses_language_model, weights_words, without_weight
 from grlm_hf.files import read_json
 from grlm_hf.layout import LABELS_FILE, NEIGHBORS_FILE, QUALITY_FILE
+from grlm_hf.priors.how import How
 from grlm_hf.stages.priors import TUNING_FILE
 
 
@@ -81,8 +82,9 @@ def _hybrid(out: Path) -> str:
     weights = {f"grlm+{name}": found["weights"] for name, found in made["hybrids"].items()}
     unused = [f"in {name}, {weights_words(found)}" for name, found in weights.items() if without_weight(found)]
     how = How.of(next(iter(made["hybrids"].values()), {})).words
-    unused += [f"fused {', '.join(how)}"] if how else []
-    return f"{'macro ' * choice.get('macro', False)}NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
+    unused += [f"fusion: {', '.join(how)}"] if how else []
+    macro = "macro " * choice.get("macro", False)
+    return f"{macro}NDCG@10 on {made['cases']:,} validation cases: {'; '.join([said, *unused])}; chosen: {ship} {values[ship]:.4f}{why}"
 
 
 def _evaluate(out: Path) -> str:

@@ -155,9 +155,9 @@ def make_hybrid(
     from grlm_hf.modeling.hybrid import tune_hybrid
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.awaited import DENSE
-    from grlm_hf.priors.fused import Fused
+    from grlm_hf.priors.fused import Fused, fit_temperature
     from grlm_hf.priors.popularity import Popularity
-    from grlm_hf.priors.tuning import Targets, fit_temperature
+    from grlm_hf.priors.tuning import Targets
 
     config = config or PriorsConfig()
     if not Path(checkpoint).is_dir():

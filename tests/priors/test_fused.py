@@ -14,13 +14,13 @@ from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.layout import PRIOR_FOLDER
 from grlm_hf.priors.chance import Chance
-from grlm_hf.priors.fused import WEIGHTS, Fused, tune_weights
+from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Scorer
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network
 from grlm_hf.priors.text import TextKNN
-from grlm_hf.priors.tuning import Targets
+from grlm_hf.priors.tuning import WEIGHTS, Targets, tune_weights
 
 CATALOG = toy_catalog()
 IDS = [i.item_id for i in CATALOG]

@@ -10,8 +10,9 @@ import pytest
 
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.how import BORDERS, How, buckets
 from grlm_hf.priors.knn import ItemKNN
-from grlm_hf.priors.likelihood import BORDERS, buckets, fit_weights
+from grlm_hf.priors.likelihood import fit_weights
 from grlm_hf.priors.popularity import Popularity
 
 N, CASES = 40, 3000
@@ -41,12 +42,12 @@ def test_the_weights_and_the_bias_that_made_the_targets_are_found() -> None:
     assert found.weights["a"] == pytest.approx(0.5, abs=0.15)
     assert found.weights["b"] == pytest.approx(2.0, abs=0.3)
     assert found.weights["nothing"] == pytest.approx(0, abs=0.1)
-    assert np.allclose(found.bias, BIAS, atol=0.35)
-    assert found.bias[-1] == 0
+    assert np.allclose(found.how.bias, BIAS, atol=0.35)
+    assert found.how.bias[-1] == 0
     assert found.by_case.shape == (CASES,)
     assert found.by_case.mean() > fit_weights({"a": parts["a"]}, cases, IDS, COUNTS).by_case.mean()
-    total = found.total(parts, buckets(COUNTS))
-    by_hand = sum(np.float32(found.weights[n]) * parts[n] for n in parts) + np.array(found.bias, np.float32)[buckets(COUNTS)]
+    total = found.total(parts, buckets(COUNTS), np.zeros(CASES, int))
+    by_hand = sum(np.float32(found.weights[n]) * parts[n] for n in parts) + np.array(found.how.bias, np.float32)[buckets(COUNTS)]
     assert np.allclose(total, by_hand, atol=1e-4)
 
 
@@ -71,10 +72,10 @@ def test_what_cannot_be_fitted_is_refused() -> None:
 def test_a_bias_belongs_to_the_prior_that_is_saved(tmp_path: Path) -> None:
     histories = [History(f"u{n}", tuple(RNG.choice(IDS, 3).tolist())) for n in range(60)]
     knn, popularity = ItemKNN.fit(IDS, histories), Popularity.fit(IDS, histories)
-    plain, biased = Fused({"item_knn": (knn, 1.0)}), Fused({"item_knn": (knn, 1.0)}, bias=(3.0, 1.0, 0.0, 0.0))
+    plain, biased = Fused({"item_knn": (knn, 1.0)}), Fused({"item_knn": (knn, 1.0)}, how=How(bias=(3.0, 1.0, 0.0, 0.0)))
     asked = [["i0", "i3"], ["i7"]]
     difference = biased.scores(asked) - plain.scores(asked)
-    want = np.array(biased.bias)[buckets(popularity.counts)]
+    want = np.array(biased.how.bias)[buckets(popularity.counts)]
     assert np.allclose(difference - difference[:, :1], want - want[0], atol=1e-4)
     assert np.allclose(np.exp(biased.scores(asked)).sum(1), 1, atol=1e-4)
     biased.save(tmp_path / "prior")
@@ -83,8 +84,8 @@ def test_a_bias_belongs_to_the_prior_that_is_saved(tmp_path: Path) -> None:
     plain.save(tmp_path / "plain")
     assert json.loads((tmp_path / "plain" / "prior.json").read_text())["schema"] == 1
     both = Fused({"item_knn": (knn, 1.0), "popularity": (popularity, 1.0)})
-    assert both.weighted({"item_knn": 2.0}, (1.0, 0.0, 0.0, 0.0)).bias == (1.0, 0.0, 0.0, 0.0)
-    assert both.weighted({"item_knn": 2.0}).bias == ()
+    assert both.weighted({"item_knn": 2.0}, How(bias=(1.0, 0.0, 0.0, 0.0))).how.bias == (1.0, 0.0, 0.0, 0.0)
+    assert both.weighted({"item_knn": 2.0}).how.bias == ()
     for bias in ((1.0,), (1.0, 0.0, 0.0, float("nan"))):
         with pytest.raises(ValueError, match=f"expected {len(BORDERS) + 1} finite numbers"):
-            Fused({"item_knn": (knn, 1.0)}, bias=bias)
+            How(bias=bias)

@@ -53,18 +53,18 @@ def test_the_bias_is_measured_saved_and_served(tmp_path: Path) -> None:
         assert found["weights"].keys() == {"item_knn", "text_knn"}
     grlm = GRLMForRecommendation.from_pretrained(out / "checkpoint")
     assert grlm.prior is not None
-    assert list(grlm.prior.bias) == hybrid["bias"]
+    assert list(grlm.prior.how.bias) == hybrid["bias"]
     counting = GRLMForRecommendation.from_pretrained(out / "counting")
     assert counting.prior is not None
     method = read_json(out / "hybrids.json")["counting"]["method"]
-    assert list(counting.prior.bias) == (combination["bias"] if method == "item_knn+text_knn" else [])
+    assert list(counting.prior.how.bias) == (combination["bias"] if method == "item_knn+text_knn" else [])
     own = make_report(out / "checkpoint", out / "datasets", tmp_path / "own.json")
     name = "grlm+item_knn+text_knn"
     assert own.methods[name]["recall@10"] == report.methods[name]["recall@10"]
     assert own.methods[name]["ndcg@10"] == report.methods[name]["ndcg@10"]
     assert "a bias by how often an item sold" in (out / "checkpoint" / "README.md").read_text()
     plain = Fused.load(out / "priors")
-    assert plain.bias == ()  # the scorers; each combination has its own
+    assert plain.how.bias == ()  # the scorers; each combination has its own
 
 
 def test_with_few_users_the_weights_are_chosen_as_before_and_that_is_said(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from grlm_hf.evaluation import verdict as verdict_module
 from grlm_hf.evaluation.schema import Report, Verdict, load_report
 from grlm_hf.evaluation.verdict import Choice, verdict
 from grlm_hf.files import read_json, write_json
-from grlm_hf.modeling import hybrid
+from grlm_hf.priors import fusing
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.recipe import DataConfig, PriorsConfig, Recipe, TermsConfig
@@ -180,7 +180,7 @@ def test_a_component_that_got_no_weight_is_said_to_have_none(
     def weights(parts: Mapping[str, object], *_: object, **__: object) -> tuple[dict[str, float], float]:
         return {name: {"grlm": 1.0, "item_knn": weight}.get(name, 0.0) for name in parts}, 0.5
 
-    monkeypatch.setattr(hybrid, "tune_weights", weights)
+    monkeypatch.setattr(fusing, "tune_weights", weights)
     toy_grlm("trie").save_pretrained(tmp_path / "checkpoint")
     make_hybrid(tmp_path / "checkpoint", datasets, priors, tmp_path / "hybrids.json", replace(PRIORS, hybrids=["sasrec+item_knn"]))
     grlm = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
