@@ -1,22 +1,35 @@
-"""Weights of a combination by NDCG@10 and by likelihood, without a language model: both fitted to validation users, both on all test users.
+"""The forms and goals of fusing recommenders, side by side: each fitted to validation users, each on all test users.
 
 grlm run recipes/beauty-taught.yaml --data ../shared/data/amazon-sports --output runs/sports-taught --set until=priors
 python benchmarks/quality/fits.py runs/sports-taught/datasets runs/sports-taught/priors --combination sasrec+item_knn+text_knn
+
+Without a language model; with `--checkpoint runs/sports-taught/checkpoint` beside one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from grlm_hf.data.repository import load_cases, sample_cases
+from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import Case
+from grlm_hf.data.repository import load_cases, sample_cases, train_histories
 from grlm_hf.evaluation.significance import compare
-from grlm_hf.priors.fused import Fused, tune_weights
-from grlm_hf.priors.likelihood import fit_weights
-from grlm_hf.priors.tuning import Targets
+from grlm_hf.evaluation.slices import macro_weights
+from grlm_hf.modeling.hybrid import searched
+from grlm_hf.modeling.recommender import GRLMForRecommendation
+from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.fusing import fuse
+from grlm_hf.priors.how import Fit, Form
 
-SLICES = (("0-2", 0, 3), ("3-10", 3, 11), ("11-25", 11, 26), ("26+", 26, 2**31))
+SLICES = (("0", 0, 1), ("1-2", 1, 3), ("3-10", 3, 11), ("11-25", 11, 26), ("26+", 26, 2**31))
 """Training events of a target."""
 
 
@@ -26,38 +39,81 @@ def main() -> None:
     parser.add_argument("priors", help="folder of the run's priors")
     parser.add_argument("--combination", default="sasrec+item_knn+text_knn")
     parser.add_argument("--users", type=int, default=3000, help="validation users (default: 3000)")
+    parser.add_argument("--test-users", type=int, default=0, help="random test users (default: all)")
+    parser.add_argument("--checkpoint", help="fuse with its language model, too")
+    parser.add_argument("--output", help="JSON file that receives the figures")
     args = parser.parse_args()
     prior = Fused.load(args.priors)
     prior = prior.weighted(dict.fromkeys(args.combination.split("+"), 1.0))
     if prior.counts is None:
         parser.error(f"no part of {args.combination} counts events")
+    grlm = GRLMForRecommendation.from_pretrained(args.checkpoint) if args.checkpoint else None
     known = set(prior.item_ids)
     cases = [c for c in sample_cases(load_cases(args.datasets, "validation"), args.users, 0) if c.target in known]
-    parts = prior.parts([c.history for c in cases])
-    weights, _ = tune_weights(parts, cases, prior.item_ids)
-    fitted = fit_weights(parts, cases, prior.item_ids, prior.counts)
-    ways = {"ndcg": prior.weighted(weights), "likelihood": prior.weighted(fitted.weights, fitted.bias)}
     test = load_cases(args.datasets, "test")
-    events = dict(zip(prior.item_ids, prior.counts.tolist(), strict=True))
-    of_target = np.array([events.get(c.target, 0) for c in test])
+    test = sample_cases(test, args.test_users, 0) if args.test_users else test
+    events, catalog = Counter(i for h in train_histories(args.datasets) for i in h.items), Catalog.from_pretrained(args.datasets)
+    macro, macro_of_test = (macro_weights(some, catalog, events) for some in (cases, test))
+    if grlm:
+        prior = prior.following(grlm.catalog)
+        pools = {form: searched(grlm, prior, cases, form) for form in ("product", "mixture")}
+    else:
+        pools = dict.fromkeys(("product", "mixture"), (prior.parts([c.history for c in cases]), None))
+    of_target = np.array([events[c.target] for c in test])
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name, way in ways.items():
-        place = np.concatenate([_places(way, test[i : i + 256]) for i in range(0, len(test), 256)])
+    shown = []
+    for form, fit in product(get_args(Form), get_args(Fit)):
+        some, temperatures = pools["mixture" if form == "mixture" else "product"]
+        fitted = fuse(some, cases, prior.item_ids, prior.counts, form=form, fit=fit, case_weights=macro, temperatures=temperatures)
+        way = prior.weighted({part: weight for part, weight in fitted.weights.items() if part != "grlm"}, fitted.how)
+        on_validation = fitted.by_case
+        name, place = f"{form}, {fit}", _places(grlm, way, test)
         found[name] = {"recall@10": (place < 10) * 1.0, "ndcg@10": np.where(place < 10, 1 / np.log2(place + 2), 0)}
-        by_slice = {label: round(float((place[(of_target >= lo) & (of_target < hi)] < 10).mean()), 4) for label, lo, hi in SLICES}
-        means = {metric: round(float(values.mean()), 4) for metric, values in found[name].items()}
-        print(f"{name}: weights {way.weights}, bias {list(way.bias)}; {means}, recall@10 by events of the target {by_slice}", flush=True)
-    for one in compare(found, [c.user_id for c in test], [("likelihood", "ndcg")], seed=0):
-        print(one)
+        row = {
+            "way": name,
+            "weights": way.weights,
+            **way.how.facts,
+            "validation": {"ndcg@10": on_validation.mean(), "macro ndcg@10": (on_validation * macro).mean()},
+            "test": {metric: values.mean() for metric, values in found[name].items()},
+            "test, macro": {metric: (values * macro_of_test).mean() for metric, values in found[name].items()},
+            "recall@10 by events of the target": {
+                label: (place[of] < 10).mean() for label, lo, hi in SLICES if (of := (of_target >= lo) & (of_target < hi)).any()
+            },
+        }
+        shown.append(json.loads(json.dumps(row, default=float), parse_float=lambda text: round(float(text), 4)))
+        print(json.dumps(shown[-1]), flush=True)
+    best = {goal: max(shown, key=lambda row: row["validation"][goal])["way"] for goal in ("ndcg@10", "macro ndcg@10")}
+    print("best on validation:", best)
+    pairs = [(name, "product, ndcg") for name in found if name != "product, ndcg"]
+    compared = [str(one) for one in compare(found, [c.user_id for c in test], pairs, seed=0)]
+    print("\n".join(compared))
+    if args.output:
+        content = {"validation cases": len(cases), "test cases": len(test), "best on validation": best, "ways": shown, "compared": compared}
+        Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _places(way: Fused, cases: list) -> np.ndarray:
-    """Int64 [cases], how many items rank above the target, ties counted against it; seen items are left out."""
-    targets = Targets(way.item_ids, cases, True)
+def _places(grlm: GRLMForRecommendation | None, way: Fused, cases: Sequence[Case]) -> np.ndarray:
+    """Int64 [cases], how many items rank above the target; seen items are left out. Without a language model ties count against the target;
+    with one, places from 10 on are one."""
+    ask: Callable[[Sequence[Case]], np.ndarray] = (lambda some: _searched(grlm, way, some)) if grlm else (lambda some: _scored(way, some))
+    return np.concatenate([ask(cases[i : i + 256]) for i in range(0, len(cases), 256)])
+
+
+def _scored(way: Fused, cases: Sequence[Case]) -> np.ndarray:
+    column = {item: n for n, item in enumerate(way.item_ids)}
     scores = way.scores([c.history for c in cases])
-    scores[targets.seen] = -np.inf
-    own = scores[np.arange(len(cases)), targets.target][:, None]
-    return np.where(targets.target < 0, 2**40, (scores >= own).sum(1) - 1)
+    for row, case in enumerate(cases):
+        scores[row, [column[i] for i in case.history if i in column]] = -np.inf
+    target = np.array([column.get(c.target, -1) for c in cases])
+    own = scores[np.arange(len(cases)), target][:, None]
+    return np.where(target < 0, 2**40, (scores >= own).sum(1) - 1)
+
+
+def _searched(grlm: GRLMForRecommendation, way: Fused, cases: Sequence[Case]) -> np.ndarray:
+    histories = [c.history for c in cases]
+    found = grlm.recommend(histories, 10, exclude_seen=True, batch_size=64, **way.beside(histories))
+    ids = [[r.item_id for r in one] for one in found]
+    return np.array([one.index(c.target) if c.target in one else 2**40 for one, c in zip(ids, cases, strict=True)])
 
 
 if __name__ == "__main__":

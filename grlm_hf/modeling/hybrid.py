@@ -43,13 +43,12 @@ def tune_hybrid(
 ) -> Hybrid:
     """The prior under the weights with the best NDCG@10 on validation cases beside the language model, whose own weight is 1.
 
-    The model is searched twice, alone and with the prior as it was given; the items found are ranked again under every weight tried
-    (`grlm_hf.priors.fusing.fuse`). No further search is made, so an item that only other weights would bring up is missed. In a mixture an
-    item that neither search found has its prior's part alone, since the language model gives it hardly any probability. The second search
-    is then that of a mixture in which the language model has as much weight as all of the prior.
+    The items that `searched` finds are ranked again under every weight tried (`grlm_hf.priors.fusing.fuse`). No further search is made, so
+    an item that only other weights would bring up is missed. In a mixture, an item that neither search found has its prior's part alone:
+    the language model gives it hardly any probability.
 
     Args:
-        prior: its weights are those of the second search, unless for a mixture.
+        prior: its weights are those of the second search, except for a mixture.
         cases: of validation users, never test; some thousands are enough.
         form, fit, case_weights: as of `fuse`. After a fit by likelihood the NDCG@10 of each case is under weights of the other half of the
             cases. The language model has its own probabilities (temperature 1, no gate).
@@ -58,26 +57,38 @@ def tune_hybrid(
     ranking); its NDCG@10 is of the ranked pool. Raises `ValueError` for no cases.
     """
     prior = prior.following(grlm.catalog)
-    column = {item: n for n, item in enumerate(prior.item_ids)}
-    histories = [c.history for c in cases]
-    k = min(POOL, len(grlm.catalog))
-    model, own = np.full((len(cases), len(column)), _NOT_FOUND, np.float32), prior.parts(histories)
-    searched, temperatures = prior, None
-    if form == "mixture":
-        temperatures = temperatures_of(own, cases, prior.item_ids)
-        searched = prior.weighted(dict.fromkeys(own, 1 / len(own)), How(form, temperatures=temperatures))
-    rows = 512
-    for start in range(0, len(cases), rows):
-        some = histories[start : start + rows]
-        for rules in ({"prior": "none"}, searched.beside(some)):
-            answers = grlm.recommend(some, k, exclude_seen=exclude_seen, batch_size=batch_size, **rules)
-            for row, answer in enumerate(answers, start):
-                model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
+    parts, temperatures = searched(grlm, prior, cases, form, exclude_seen, batch_size)
     fitted = fuse(
-        {"grlm": model} | own, cases, prior.item_ids, prior.counts, form=form, fit=fit, exclude_seen=exclude_seen,
-        case_weights=case_weights, temperatures=temperatures,
+        parts, cases, prior.item_ids, prior.counts, form=form, fit=fit, exclude_seen=exclude_seen, case_weights=case_weights,
+        temperatures=temperatures,
     )  # fmt: skip
     weights = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
     kept = {name: weight for name, weight in weights.items() if weight or fitted.how.counting} or weights
-    alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(model)
+    alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(parts["grlm"])
     return Hybrid(prior.weighted(kept, fitted.how), weights, float(fitted.by_case.mean()), fitted.by_case, alone)
+
+
+def searched(
+    grlm: GRLMForRecommendation, prior: Fused, cases: Sequence[Case], form: Form, exclude_seen: bool = True, batch_size: int = 64
+) -> tuple[dict[str, np.ndarray], dict[str, float] | None]:
+    """What `fuse` needs: log-probabilities of the language model ("grlm") and of each part of the prior, float32 `[cases, n_items]`; and
+    the temperatures of a mixture's parts.
+
+    The model is searched twice, alone and with the prior: as it was given, or for a mixture with as much weight as the language model.
+    Items that neither search finds have hardly any probability.
+    """
+    column = {item: n for n, item in enumerate(prior.item_ids)}
+    histories, k = [c.history for c in cases], min(POOL, len(grlm.catalog))
+    model, own = np.full((len(cases), len(column)), _NOT_FOUND, np.float32), prior.parts(histories)
+    temperatures = None
+    if form == "mixture":
+        temperatures = temperatures_of(own, cases, prior.item_ids)
+        prior = prior.weighted(dict.fromkeys(own, 1 / len(own)), How(form, temperatures=temperatures))
+    rows = 512
+    for start in range(0, len(cases), rows):
+        some = histories[start : start + rows]
+        for rules in ({"prior": "none"}, prior.beside(some)):
+            answers = grlm.recommend(some, k, exclude_seen=exclude_seen, batch_size=batch_size, **rules)
+            for row, answer in enumerate(answers, start):
+                model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
+    return {"grlm": model} | own, temperatures
