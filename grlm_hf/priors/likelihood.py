@@ -91,16 +91,16 @@ def fit_weights(
         by_case, loss = np.zeros(len(cases)), 0.0
         for n, other in enumerate(halves[::-1]):
             found = starts[n] if penalty is None else _gated(rows[n], starts[n], penalty)
-            by_case[other] = targets.ndcg(found.fitted(list(parts), by_case, fit).total(parts, bucket, lengths))[other]
+            by_case[other] = targets.ndcg(found.fitted(list(parts), by_case, fit, gated).total(parts, bucket, lengths))[other]
             loss += float(_loss(rows[1 - n], *found))
         return by_case, -loss if fit == "likelihood" else float((by_case * counted).mean())
 
     found = _ungated(question.rows(usable), list(parts))
     if not gated:
-        return found.fitted(list(parts), held_out(None)[0], fit)
+        return found.fitted(list(parts), held_out(None)[0], fit, gated)
     tried = {penalty: held_out(penalty) for penalty in PENALTIES}
     best = max(tried, key=lambda penalty: tried[penalty][1])
-    return _gated(question.rows(usable), found, best).fitted(list(parts), tried[best][0], fit)
+    return _gated(question.rows(usable), found, best).fitted(list(parts), tried[best][0], fit, gated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +128,12 @@ class _Values(NamedTuple):
     factors: torch.Tensor
     scale: torch.Tensor
 
-    def fitted(self, names: Sequence[str], by_case: np.ndarray, fit: Fit) -> Fitted:
+    def fitted(self, names: Sequence[str], by_case: np.ndarray, fit: Fit, gated: bool) -> Fitted:
         first = float(self.weights[0])
         weights = {name: round(float(w) / first, 4) for name, w in zip(names, self.weights, strict=True)}
         bias = [round(float(b - self.bias[-1]) / first, 4) for b in self.bias]
         tables = self.factors.exp().T.reshape(-1, len(BORDERS) + 1, len(LENGTHS) + 1).double().numpy().round(4).tolist()
-        gate = dict(zip(names[1:], tables, strict=True)) if self.factors.any() else {}
+        gate = dict(zip(names[1:], tables, strict=True)) if gated else {}
         return Fitted(weights, by_case, How("gate" if gate else "product", fit, bias, gate=gate))
 
 
