@@ -21,7 +21,7 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.data.repository import load_cases, sample_cases, train_histories
-from grlm_hf.evaluation.significance import compare
+from grlm_hf.evaluation.significance import compare_pairs
 from grlm_hf.evaluation.slices import macro_weights
 from grlm_hf.modeling.hybrid import searched
 from grlm_hf.modeling.recommender import GRLMForRecommendation
@@ -29,7 +29,7 @@ from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.fusing import fuse
 from grlm_hf.priors.how import Fit, Form
 
-SLICES = (("0", 0, 1), ("1-2", 1, 3), ("3-10", 3, 11), ("11-25", 11, 26), ("26+", 26, 2**31))
+SLICES = (("0-2", 0, 3), ("3-10", 3, 11), ("11-25", 11, 26), ("26+", 26, 2**31))
 """Training events of a target."""
 
 
@@ -77,15 +77,17 @@ def main() -> None:
             "test": {metric: values.mean() for metric, values in found[name].items()},
             "test, macro": {metric: (values * macro_of_test).mean() for metric, values in found[name].items()},
             "recall@10 by events of the target": {
-                label: (place[of] < 10).mean() for label, lo, hi in SLICES if (of := (of_target >= lo) & (of_target < hi)).any()
+                label: (place[of] < 10).mean()
+                for label, lo, hi in (("0", 0, 1), *SLICES)
+                if (of := (of_target >= lo) & (of_target < hi)).any()
             },
         }
         shown.append(json.loads(json.dumps(row, default=float), parse_float=lambda text: round(float(text), 4)))
         print(json.dumps(shown[-1]), flush=True)
     best = {goal: max(shown, key=lambda row: row["validation"][goal])["way"] for goal in ("ndcg@10", "macro ndcg@10")}
     print("best on validation:", best)
-    pairs = [(name, "product, ndcg") for name in found if name != "product, ndcg"]
-    compared = [str(one) for one in compare(found, [c.user_id for c in test], pairs, seed=0)]
+    wanted = [(name, "product, ndcg", metric) for name in found if name != "product, ndcg" for metric in ("recall@10", "ndcg@10")]
+    compared = [str(one) for one in compare_pairs(found, [c.user_id for c in test], wanted, seed=0)]
     print("\n".join(compared))
     if args.output:
         content = {"validation cases": len(cases), "test cases": len(test), "best on validation": best, "ways": shown, "compared": compared}

@@ -32,8 +32,9 @@ from grlm_hf import GRLMForRecommendation
 from grlm_hf.data.interactions import Case
 from grlm_hf.data.repository import load_cases, sample_cases
 from grlm_hf.evaluation.significance import compare_pairs
-from grlm_hf.priors.fused import TEMPERATURES, WEIGHTS, Fused
-from grlm_hf.priors.likelihood import buckets
+from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.how import buckets
+from grlm_hf.priors.tuning import TEMPERATURES, WEIGHTS
 from grlm_hf.progress import progress
 
 FIRST = 100  # items of each part
