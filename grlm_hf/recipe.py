@@ -17,7 +17,7 @@ from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.layout import RECIPE_FILE, MissingTitle, ShortUsers, SplitName, UnknownItems
 from grlm_hf.plugins import beside, check_plugin, downloaded
 from grlm_hf.priors.awaited import DENSE
-from grlm_hf.priors.how import Fit, Form
+from grlm_hf.priors.how import Choice, Fit
 from grlm_hf.priors.sequence import SequenceConfig
 from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
 from grlm_hf.tasks.config import MixtureConfig
@@ -119,10 +119,11 @@ class PriorsConfig:
     hybrids: list[str] | None = None
     """Methods or combinations to fuse with the language model, such as item_knn and sasrec+item_knn; null: as for combine. Here dense is a
     method too: the language model's answer without decoding. The checkpoint contains the best one on validation users."""
-    form: Form = "product"
+    form: Choice = "product"
     """How recommenders are put together: "product" (weighted log-probabilities are added: an item needs the consent of all), "mixture"
-    (weighted probabilities are added: one of them is enough, so an item that never sold can be found), or "gate" (a product with weights
-    that depend on how often an item sold and how long the history is; set hybrid_users to 6000 or more)."""
+    (weighted probabilities are added: one of them is enough, so an item that never sold can be found), "gate" (a product with weights
+    that depend on how often an item sold and how long the history is; set hybrid_users to 6000 or more), or "best" (the one of product
+    and gate that is better on validation users; with fit=macro that was right on three shops of three)."""
     fit: Fit = "ndcg"
     """How weights are chosen: "ndcg" (those with the best NDCG@10), "macro" (those with the best mean of NDCG@10 over slices of items
     that sold equally often, so that seldom sold ones count as much), or "likelihood" (those under which the next items are likeliest, and a

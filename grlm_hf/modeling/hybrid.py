@@ -11,7 +11,7 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.fusing import fuse, temperatures_of
-from grlm_hf.priors.how import Fit, Form, How
+from grlm_hf.priors.how import Choice, Fit, How
 from grlm_hf.priors.tuning import Targets
 
 POOL = 40
@@ -37,7 +37,7 @@ def tune_hybrid(
     *,
     exclude_seen: bool = True,
     batch_size: int = 64,
-    form: Form = "product",
+    form: Choice = "product",
     fit: Fit = "ndcg",
     case_weights: np.ndarray | None = None,
 ) -> Hybrid:
@@ -69,7 +69,7 @@ def tune_hybrid(
 
 
 def searched(
-    grlm: GRLMForRecommendation, prior: Fused, cases: Sequence[Case], form: Form, exclude_seen: bool = True, batch_size: int = 64
+    grlm: GRLMForRecommendation, prior: Fused, cases: Sequence[Case], form: Choice, exclude_seen: bool = True, batch_size: int = 64
 ) -> tuple[dict[str, np.ndarray], dict[str, float] | None]:
     """What `fuse` needs: log-probabilities of the language model ("grlm") and of each part of the prior, float32 `[cases, n_items]`; and
     the temperatures of a mixture's parts.
@@ -83,7 +83,7 @@ def searched(
     temperatures = None
     if form == "mixture":
         temperatures = temperatures_of(own, cases, prior.item_ids)
-        prior = prior.weighted(dict.fromkeys(own, 1 / len(own)), How(form, temperatures=temperatures))
+        prior = prior.weighted(dict.fromkeys(own, 1 / len(own)), How("mixture", temperatures=temperatures))
     rows = 512
     for start in range(0, len(cases), rows):
         some = histories[start : start + rows]

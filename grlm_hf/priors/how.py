@@ -12,6 +12,8 @@ import numpy as np
 Form = Literal["product", "mixture", "gate"]
 """Σ weight · log p (a product of experts; Hinton 2002), Σ weight · p (a mixture), or a product with weights that depend on the item's
 training events and on the length of the history."""
+Choice = Literal[Form, "best"]
+"""A form; or the better one of product and gate on validation cases."""
 Fit = Literal["ndcg", "macro", "likelihood"]
 """What weights are chosen by: mean NDCG@10, its macro average over slices of the targets' frequency, or the targets' likelihood."""
 BORDERS = (3, 6, 14)

@@ -192,7 +192,7 @@ def make_hybrid(
         alone["popularity"] = popularity
         by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
         choice = choose({name: values * counted for name, values in by_case.items()}, [c.user_id for c in cases], seed)
-        content["validation"] = asdict(choice) | {"macro": macro is not None}
+        content["validation"] = {k: v for k, v in asdict(choice).items() if k != "macro"} | ({} if macro is None else {"macro": True})
         if counting is not None:
             mean = {name: float((by_case[name] * counted).mean()) for name in alone if name != DENSE}
             name = max((n for n in mean if n != "popularity"), key=mean.__getitem__)

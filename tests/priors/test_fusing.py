@@ -294,6 +294,25 @@ def test_a_gate_where_nothing_depends_on_anything_stays_near_a_product() -> None
     assert found.how.fit == "likelihood"
 
 
+def test_the_best_form_is_the_better_one_of_product_and_gate() -> None:
+    lengths, bucket = RNG.choice([1, 4, 9], CASES), buckets(COUNTS)
+    two = {name: SCORES[name] for name in ("a", "b")}
+    where = (bucket == 0) & (lengths > 5)[:, None]
+    depends = np.where(where, 2.0, 0.3)
+    turned = np.where(
+        (np.arange(CASES) % 2 == 0)[:, None], depends, np.where(where, 0.0, 1.0)
+    )  # no factor of one half is right in the other
+    forms = []
+    for told in (depends, turned):
+        cases = drawn(np.exp(log_softmax(SCORES["a"] + told * SCORES["b"])), lengths)
+        found = fuse(two, cases, MANY, COUNTS, form="best")
+        each = {form: fuse(two, cases, MANY, COUNTS, form=form) for form in ("product", "gate")}
+        assert found.by_case.mean() == max(one.by_case.mean() for one in each.values())
+        assert found.weights == each[found.how.form].weights
+        forms.append(found.how.form)
+    assert forms == ["gate", "product"]
+
+
 def test_a_gate_that_cannot_be_fitted_is_a_product_and_that_is_said() -> None:
     few = {name: part[:4] for name, part in SCORES.items()}
     for given, count, said in ((few, COUNTS, "too few"), (few, None, "counts events"), ({"a": few["a"]}, COUNTS, "two parts")):
