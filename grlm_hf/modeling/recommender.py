@@ -204,6 +204,27 @@ class GRLMForRecommendation:
         other.__dict__ = self.__dict__ | {"shelf": self.shelf.branch()}
         return other
 
+    def with_catalog(self, catalog: Catalog) -> GRLMForRecommendation:
+        """A recommender with the same model over another catalog, such as that of another shop. Nothing is trained: identifiers are words,
+        which the model can write in any catalog. The prior stays behind, since it rates the items of this catalog.
+
+        Raises `ValueError` for a catalog of another scheme, or of tokens that the tokenizer lacks; items that the model cannot read or
+        write; or a recommender without a language model.
+        """
+        if not self.config.language_model:
+            raise ValueError("This recommender has no language model; its prior rates only the items that it was fitted on.")
+        lacking = sorted(set(catalog.scheme.added_tokens(catalog.identifiers)) - self.tokenizer.get_vocab().keys())
+        if catalog.scheme.name != self.config.scheme or lacking:
+            which = f"the scheme {catalog.scheme.name!r}, and {len(lacking)} tokens that the tokenizer lacks {lacking[:3]}"
+            raise ValueError(
+                f"The catalog has {which}; expected the scheme {self.config.scheme!r} and tokens that the model has learnt. Train on with "
+                "datasets of this catalog: train.model=CHECKPOINT."
+            )
+        config, vectors = replace(self.config, own_prior=False), self.dense_half.vectors
+        other = type(self)(self.engine, self.tokenizer, catalog, config, vectors=vectors)
+        other.prompter.check_capacity(other.shelf.index)
+        return other
+
     @overload
     def recommend(self, history: Sequence[str], k: int = 10, **options: Any) -> Recommendations: ...
     @overload
