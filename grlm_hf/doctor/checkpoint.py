@@ -51,7 +51,7 @@ def _stated(parts: Parts) -> Iterator[Finding]:
 def _prompts(parts: Parts) -> Iterator[Finding]:
     if parts.grlm is None or parts.grlm.history not in HISTORIES:
         return
-    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history)):
+    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history, evidence=parts.grlm.evidence)):
         yield Finding(
             "error", "prompt-drift", f"It was trained with prompts of hash {parts.grlm.prompt_hash!r}; this grlm-hf writes {written}.",
             "With other prompts than in training a model answers worse, without any error.",

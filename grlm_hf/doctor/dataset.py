@@ -116,7 +116,7 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
         return
     mixture = facts.get("mixture")
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
-    if facts.get("prompt_hash") != (written := prompt_hash(history)):
+    if facts.get("prompt_hash") != (written := prompt_hash(history, evidence=facts.get("evidence", 0))):
         yield Finding("error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
                       "A model trained on it would be prompted differently than in training.", _REMAKE, where)  # fmt: skip
     elif stated is not None and stated != templates_hash():

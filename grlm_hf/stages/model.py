@@ -25,6 +25,7 @@ from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, names_dense
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.run import thinned
 from grlm_hf.training.sft import TrainConfig
@@ -75,8 +76,8 @@ def make_checkpoint(
     check_replaceable(output, CONFIG_FILE)
     config = config or TrainConfig()
     facts = dataset_facts(datasets)
-    history = facts.get("history", "term_ids")
-    if facts["prompt_hash"] != (written := prompt_hash(history)):
+    history, lines = facts.get("history", "term_ids"), facts.get("evidence", 0)
+    if facts["prompt_hash"] != (written := prompt_hash(history, evidence=lines)):
         raise ValueError(
             f"{datasets} was made with other prompts (hash {facts['prompt_hash']}; this grlm-hf writes {written}). "
             "Make it again with this version: grlm dataset."
@@ -121,6 +122,7 @@ def make_checkpoint(
         teacher=labels,
         finish=finish,
         exclude_seen=exclude_seen,
+        evidence=Evidence.fit(catalog, train_histories(datasets), facts["max_history"], lines) if lines else None,
     )
     from accelerate import PartialState
 
@@ -216,7 +218,7 @@ def make_report(
     grlm = to_device(grlm)
     histories = train_histories(datasets)
     if transfer:
-        grlm = grlm.with_catalog(Catalog.from_pretrained(datasets))
+        grlm = grlm.with_catalog(Catalog.from_pretrained(datasets), histories)
     elif facts["split"] != UNSEEN and not any(case.target in grlm.catalog for case in cases):
         raise ValueError(
             f"The checkpoint's catalog has none of the items that {datasets} asks for, such as {cases[0].target!r}. Name the datasets that "

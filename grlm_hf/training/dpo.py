@@ -110,9 +110,9 @@ def train_dpo(
 
     from grlm_hf.training.callbacks import StopAtNaN
     from grlm_hf.training.policy import PairTrainer, follow_objective
-    from grlm_hf.training.rollouts import positions
+    from grlm_hf.training.rollouts import policy_of, positions
 
-    config, work, policy = config or DPOConfig(), Path(work), grlm.language_model("DPO")
+    config, work, policy = config or DPOConfig(), Path(work), policy_of(grlm, "DPO")
     work.mkdir(parents=True, exist_ok=True)
     # 1. the pairs, of the model as it starts; every process finds the same
     if (work / PAIRS_FILE).is_file():

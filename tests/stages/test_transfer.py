@@ -60,17 +60,17 @@ def test_another_shop_is_refused_where_the_model_cannot_write_its_identifiers(mo
         grlm.with_catalog(OTHER)
     monkeypatch.undo()
     titles = Catalog([Item("b0", "A book")], [("A book",)], TITLES)
-    with pytest.raises(ValueError, match="the scheme 'titles'.*expected the scheme 'terms'"):
+    with pytest.raises(ValueError, match=r"the scheme 'titles'.*expected the scheme 'terms'"):
         grlm.with_catalog(titles)
     long = Catalog([Item("long", "Long")], [tuple(f"word{n}" for n in range(200))])
-    with pytest.raises(ValueError, match="leaves|takes"):
+    with pytest.raises(ValueError, match=r"leaves|takes"):
         grlm.with_catalog(long)
 
 
 def test_a_checkpoint_is_evaluated_on_another_shop(books: Path, tmp_path: Path) -> None:
     toy_grlm("trie").save_pretrained(tmp_path / "checkpoint")
     before = sorted(p.name for p in (tmp_path / "checkpoint").rglob("*"))
-    with pytest.raises(ValueError, match="none of the items that .* asks for, such as 'b.'.*--transfer"):
+    with pytest.raises(ValueError, match=r"none of the items that .* asks for, such as 'b.'.*--transfer"):
         make_report(tmp_path / "checkpoint", books, tmp_path / "report.json", EvaluateConfig(resamples=10))
     report = make_report(tmp_path / "checkpoint", books, tmp_path / "report.json", EvaluateConfig(resamples=10), transfer=True)
     assert (report.protocol.candidates, report.protocol.users) == (6, 12)
