@@ -21,7 +21,7 @@ from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tables.tally import LOUD
 from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.examples import FREE_TEXT
-from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
+from grlm_hf.tasks.prompts import prompt_hash, templates_hash, without_evidence, written_title
 
 _USER_TASKS = (*HISTORY_TASKS, "steered")
 """Tasks with examples from a user's history; their keys are user ids."""
@@ -217,7 +217,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
             user = str(row["key"])
             if re.search(rf"(?<![\w-]){re.escape(user)}(?![\w-])", prompt):
                 named.append(user)
-            shown = Counter([*prompt.splitlines(), *lines])
+            shown = Counter([*without_evidence(prompt).splitlines(), *lines])
             leaks += [user for c in held.get(user, ()) if _leaks(shown, c, catalog, history)]
     tables.about["training examples"] = f"{total:,}"
     where = str(tables.folder / "sft")

@@ -71,6 +71,14 @@ class GRLMConfig:
                 raise ValueError(f"{path}: {name} is {value}; expected {1 if name == 'max_history' else 0} or more.")
         return cls(**values)
 
+    def refuse_evidence(self, purpose: str) -> None:
+        """Raises ``ValueError`` if prompts show evidence, for a `purpose` that asks about training histories."""
+        if self.evidence:
+            raise ValueError(
+                f"{purpose} asks about training histories, and the evidence in this checkpoint's prompts counts their answers "
+                f"(mixture.evidence={self.evidence}). Use a checkpoint without evidence."
+            )
+
     def check(self, tokenizer: str, scheme: Scheme) -> None:
         """Raises ``ValueError`` if the tokenizer (its hash), this version's prompts or the scheme are not those of the training."""
         if self.tokenizer_hash != tokenizer:

@@ -100,13 +100,12 @@ def _trained(
 ) -> dict[str, Any]:
     from grlm_hf.evaluation.processes import is_main, to_device
     from grlm_hf.modeling.recommender import GRLMForRecommendation
-    from grlm_hf.training.rollouts import policy_of
 
     check_replaceable(output, CONFIG_FILE)
     if Path(checkpoint).is_dir():
         recorded(Path(checkpoint))  # what the new card quotes is read before the training, not after it
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
-    policy_of(grlm, name.upper())  # before the first measurement
+    grlm.config.refuse_evidence(name.upper())  # before the first measurement
     histories = _histories(datasets, grlm)
     if work is None:
         key = fingerprint(name, local_paths(checkpoint, datasets), [*settings, str(checkpoint), str(datasets)])

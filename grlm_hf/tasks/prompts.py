@@ -89,9 +89,9 @@ def next_item_turns(shown: Sequence[str], history: str = "term_ids", evidence: S
 
 def without_evidence(user_turn: str) -> str:
     """A user turn of `next_item_turns` as it is without evidence."""
-    if not user_turn.startswith(_EVIDENCE):
-        return user_turn
-    return user_turn[user_turn.index("\n" + _NEXT_ITEM.partition("{")[0]) + 1 :]
+    heading = _NEXT_ITEM.partition("{")[0]
+    _, found, items = user_turn.partition("\n" + heading)
+    return heading + items if found and user_turn.startswith(_EVIDENCE) else user_turn
 
 
 def internalise_request(item: Item) -> str:

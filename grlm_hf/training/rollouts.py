@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,16 +58,6 @@ def positions(histories: Sequence[History], n: int, seed: int = 0, exclude_seen:
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(places)) for _ in range(-(-n // len(places)))])[:n]
     return [(ordered[i].items[:t], ordered[i].items[t]) for i, t in (places[k] for k in order)]
-
-
-def policy_of(grlm: GRLMForRecommendation, method: str) -> Any:
-    """The language model that `method`, such as "GRPO", trains. Raises `ValueError` where an engine keeps it, or prompts show evidence."""
-    if grlm.config.evidence:
-        raise ValueError(
-            f"{method} does not train on prompts with evidence: the counts of the checkpoint hold the answers of its questions. Found "
-            f"mixture.evidence={grlm.config.evidence}; train a checkpoint without, or use it as it is."
-        )
-    return grlm.language_model(method)
 
 
 def roll_out(

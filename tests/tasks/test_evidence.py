@@ -67,6 +67,12 @@ def test_a_training_example_never_shows_what_its_user_alone_chose_next(task: str
     assert others == {LINE["i18"], LINE["i16"], LINE["i11"]}
 
 
+def test_only_turns_of_histories_lose_evidence() -> None:
+    assert without_evidence(HEADING + "[a]\nNext items after:\n[b]") == "Next items after:\n[b]"
+    for turn in ("Next items after:\n[b]", HEADING + "[a]", "Title of:\n[a]\nNext items after:\n[b]"):
+        assert without_evidence(turn) == turn
+
+
 def with_evidence(histories: Sequence[History], history: str = "term_ids", number: int = 3, max_tokens: int = 0) -> GRLMForRecommendation:
     evidence = replace(Evidence.fit(CATALOG, histories, 4, number), own={})
     config = GRLMConfig(4, objective="trie", history=history, evidence=number, max_tokens=max_tokens)
@@ -177,13 +183,17 @@ def test_a_living_catalog_shows_new_items_no_evidence_and_removed_ones_never() -
     assert first not in grlm.tokenizer.decode(grlm.prompt_tokens(["i20"])[0])
 
 
-def test_grpo_and_dpo_refuse_evidence_by_name(tmp_path: Path) -> None:
+def test_what_asks_about_training_histories_refuses_evidence_by_name(tmp_path: Path) -> None:
     from grlm_hf.stages.rl import make_grpo
+    from grlm_hf.stages.teacher import _teacher
+    from grlm_hf.training.config import DistillConfig
     from grlm_hf.training.dpo import train_dpo
 
     grlm = with_evidence(TWELVE)
     grlm.save_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match=r"GRPO does not train on prompts with evidence.*mixture.evidence=3"):
+    with pytest.raises(ValueError, match=r"GRPO asks about training histories.*mixture\.evidence=3"):
         make_grpo(tmp_path / "checkpoint", tmp_path, tmp_path / "out")
-    with pytest.raises(ValueError, match="DPO does not train on prompts with evidence"):
+    with pytest.raises(ValueError, match="DPO asks about training histories"):
         train_dpo(grlm, TWELVE, tmp_path / "work")
+    with pytest.raises(ValueError, match="Distillation asks about training histories"):
+        _teacher(DistillConfig(teacher=str(tmp_path / "checkpoint")), None)
