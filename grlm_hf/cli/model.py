@@ -78,6 +78,7 @@ def evaluate(
     save_rankings: Annotated[bool, Parameter(negative=())] = False,
     zero_shot: str = "",
     shots: int | None = None,
+    transfer: Annotated[bool, Parameter(negative=())] = False,
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
@@ -100,6 +101,8 @@ def evaluate(
         Also measure this chat model, a folder or Hub id, without training: it reads titles and writes titles of the catalog.
     shots
         Number of worked examples in its prompt; by default 3.
+    transfer
+        Rank the catalog of `datasets`, another shop, in place of the checkpoint's own: no training, no prior.
     """
     from grlm_hf.evaluation.processes import is_main
     from grlm_hf.evaluation.report import short_text
@@ -111,7 +114,7 @@ def evaluate(
     if shots is not None and not r.evaluate.zero_shot.model:
         raise ValueError("--shots is the number of worked examples of a chat model, and none is named; add --zero-shot MODEL.")
     quiet()
-    report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed)
+    report = make_report(checkpoint, datasets, output, r.evaluate, part=part, seed=r.seed, transfer=transfer)
     if not is_main():
         return
     print(_json(report.to_json()) if as_json else short_text(report))

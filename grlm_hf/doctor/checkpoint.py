@@ -51,7 +51,7 @@ def _stated(parts: Parts) -> Iterator[Finding]:
 def _prompts(parts: Parts) -> Iterator[Finding]:
     if parts.grlm is None or parts.grlm.history not in HISTORIES:
         return
-    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history)):
+    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history, evidence=parts.grlm.evidence)):
         yield Finding(
             "error", "prompt-drift", f"It was trained with prompts of hash {parts.grlm.prompt_hash!r}; this grlm-hf writes {written}.",
             "With other prompts than in training a model answers worse, without any error.",
@@ -125,12 +125,14 @@ def _lengths(parts: Parts) -> Iterator[Finding]:
     except Exception:  # the chat template has its own check
         return
     c, rng, history = parts.catalog, random.Random(0), parts.grlm.history
+    lines = parts.grlm.evidence
     drawn = rng.sample(range(len(c)), min(len(c), 1000))
     paths = dict(zip(drawn, identifier_tokens(parts.tokenizer, c.scheme, [c.item_identifiers[q] for q in drawn]), strict=True))
     depth = max(max(map(len, paths.values())), parts.trie.depth if parts.trie else 0)
 
     def longest(histories: list[list[int]]) -> list[int]:
-        return sorted(map(len, history_tokens(parts.tokenizer, paths, histories, c, history=history)))
+        above = [[c.scheme.line(c.item_identifiers[q]) for q in drawn[:lines]] for _ in histories]
+        return sorted(map(len, history_tokens(parts.tokenizer, paths, histories, c, history=history, evidence=above)))
 
     one = longest([[q] for q in drawn])[-1]
     typical = longest([[rng.choice(drawn) for _ in range(parts.grlm.max_history)] for _ in range(_HISTORIES)])[_HISTORIES // 2]

@@ -21,7 +21,7 @@ from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tables.tally import LOUD
 from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.examples import FREE_TEXT
-from grlm_hf.tasks.prompts import prompt_hash, templates_hash, written_title
+from grlm_hf.tasks.prompts import prompt_hash, templates_hash, without_evidence, written_title
 
 _USER_TASKS = (*HISTORY_TASKS, "steered")
 """Tasks with examples from a user's history; their keys are user ids."""
@@ -116,7 +116,7 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
         return
     mixture = facts.get("mixture")
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
-    if facts.get("prompt_hash") != (written := prompt_hash(history)):
+    if facts.get("prompt_hash") != (written := prompt_hash(history, evidence=facts.get("evidence", 0))):
         yield Finding("error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
                       "A model trained on it would be prompted differently than in training.", _REMAKE, where)  # fmt: skip
     elif stated is not None and stated != templates_hash():
@@ -217,7 +217,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
             user = str(row["key"])
             if re.search(rf"(?<![\w-]){re.escape(user)}(?![\w-])", prompt):
                 named.append(user)
-            shown = Counter([*prompt.splitlines(), *lines])
+            shown = Counter([*without_evidence(prompt).splitlines(), *lines])
             leaks += [user for c in held.get(user, ()) if _leaks(shown, c, catalog, history)]
     tables.about["training examples"] = f"{total:,}"
     where = str(tables.folder / "sft")

@@ -11,9 +11,10 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding
 from grlm_hf.files import read_json
-from grlm_hf.layout import CONFIG_FILE, PRIOR_FOLDER, TRIE_FILE
+from grlm_hf.layout import CONFIG_FILE, EVIDENCE_FILE, PRIOR_FOLDER, TRIE_FILE
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.trie.arrays import Trie
 
 SAVE_AGAIN = "Write it again: GRLMForRecommendation(model, tokenizer, catalog, config).save_pretrained(FOLDER)."
@@ -117,6 +118,11 @@ def read_prior(parts: Parts) -> Iterator[Finding]:
             parts.facts["prior"] = "+".join(Fused.load(folder).components)
         except Exception as error:
             yield _broken(folder, error, "Run the recipe's hybrid stage again, or remove the folder: the checkpoint works without it.")
+    if parts.grlm is not None and parts.grlm.evidence:
+        try:
+            ItemKNN.load(parts.folder / EVIDENCE_FILE)
+        except Exception as error:
+            yield _broken(parts.folder / EVIDENCE_FILE, error)
 
 
 def _missing(path: Path, why: str) -> Finding:

@@ -10,7 +10,7 @@ are the method to beat.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
@@ -42,7 +42,8 @@ def with_new_items(
 
     old = [i.item_id for i in items if i.item_id in grlm.catalog]
     known = grlm.catalog.remove(old) if old else grlm.catalog
-    extended = GRLMForRecommendation(grlm.engine, grlm.tokenizer, known, grlm.config, prior=grlm.prior, vectors=grlm.dense_half.vectors)
+    kept: dict[str, Any] = {"prior": grlm.prior, "vectors": grlm.dense_half.vectors, "evidence": grlm.prompter.evidence}
+    extended = GRLMForRecommendation(grlm.engine, grlm.tokenizer, known, grlm.config, **kept)
     extended.add_items(items, term_ids)
     return extended
 

@@ -14,11 +14,23 @@ from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.none import NoModel
 from grlm_hf.files import check_replaceable, inside, replacing
 from grlm_hf.hub import fetch_checkpoint, push_folder
-from grlm_hf.layout import BACKENDS, CATALOG_FILE, CONFIG_FILE, COUNTING_FOLDER, CUSTOM_GENERATE, PRIOR_FOLDER, TRIE_FILE, VECTORS_FILE
+from grlm_hf.layout import (
+    BACKENDS,
+    CATALOG_FILE,
+    CONFIG_FILE,
+    COUNTING_FOLDER,
+    CUSTOM_GENERATE,
+    EVIDENCE_FILE,
+    PRIOR_FOLDER,
+    TRIE_FILE,
+    VECTORS_FILE,
+)
 from grlm_hf.loading import load_causal_lm, load_tokenizer, one_line_errors
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.modeling.dense import ItemVectors, weights_hash
 from grlm_hf.priors.fused import Fused
+from grlm_hf.priors.knn import ItemKNN
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.trie.arrays import Trie
 
 
@@ -33,6 +45,7 @@ class Checkpoint:
     trie: Trie | None
     prior: Fused | None
     vectors: ItemVectors | None = None
+    evidence: Evidence | None = None
 
 
 def load_checkpoint(
@@ -74,16 +87,18 @@ def load_checkpoint(
         trie = Trie.load(folder / TRIE_FILE) if (folder / TRIE_FILE).is_file() else None
     with one_line_errors("prior", folder):
         prior = Fused.load(folder / PRIOR_FOLDER) if (folder / PRIOR_FOLDER).is_dir() else None
+    with one_line_errors("evidence", folder):
+        evidence = Evidence(ItemKNN.load(folder / EVIDENCE_FILE), config.evidence) if config.evidence else None
     vectors = None
     if config.language_model and backend == "transformers" and (path := folder / VECTORS_FILE).is_file():
         vectors = ItemVectors.load(path, weights_hash(folder))
         vectors = vectors if own_weights else vectors.without_rows()
-    return Checkpoint(model, tokenizer, catalog, config, trie, prior, vectors)
+    return Checkpoint(model, tokenizer, catalog, config, trie, prior, vectors, evidence)
 
 
 def save_checkpoint(
     folder: str | Path, model: Any, tokenizer: Any, index: SearchIndex, config: GRLMConfig, prior: Fused | None,
-    vectors: ItemVectors | None = None,
+    vectors: ItemVectors | None = None, evidence: Evidence | None = None,
 ) -> None:  # fmt: skip
     """Writes a checkpoint, replacing `folder` as a whole. Raises `ValueError` if `folder` holds other files and no catalog."""
     check_replaceable(folder, CATALOG_FILE)
@@ -102,6 +117,8 @@ def save_checkpoint(
         index.trie.save(new / TRIE_FILE, index.catalog.identifiers_hash)
         if prior:
             prior.save(new / PRIOR_FOLDER)
+        if evidence:
+            evidence.knn.save(new / EVIDENCE_FILE)
         if vectors:
             vectors.save(new / VECTORS_FILE, weights_hash(new))
         for name, text in CUSTOM_GENERATE.items() if config.language_model else ():

@@ -11,8 +11,8 @@ from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CONFIG_SCHEMA, OBJECTIVES
 from grlm_hf.tasks.prompts import check_history, prompt_hash
 
-_LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model"}  # keys that older checkpoints lack
-_SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3}  # key → the first schema that has it
+_LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model", "evidence"}  # keys that older checkpoints lack
+_SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3, "evidence": 4}  # key → the first schema that has it
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class GRLMConfig:
     """Whether the checkpoint's own prior is used unless a request says otherwise: as the checkpoint was evaluated."""
     language_model: bool = True
     """Whether there is one. Without it, items are ranked by the checkpoint's own prior alone."""
+    evidence: int = 0
+    """Lines of evidence above a history, at most (`grlm_hf.tasks.evidence`)."""
 
     def save(self, path: Path) -> None:
         """Writes the config, with the lowest schema that states it, so that older versions read what they can."""
@@ -69,6 +71,14 @@ class GRLMConfig:
                 raise ValueError(f"{path}: {name} is {value}; expected {1 if name == 'max_history' else 0} or more.")
         return cls(**values)
 
+    def refuse_evidence(self, purpose: str) -> None:
+        """Raises ``ValueError`` if prompts show evidence, for a `purpose` that asks about training histories."""
+        if self.evidence:
+            raise ValueError(
+                f"{purpose} asks about training histories, and the evidence in this checkpoint's prompts counts their answers "
+                f"(mixture.evidence={self.evidence}). Use a checkpoint without evidence."
+            )
+
     def check(self, tokenizer: str, scheme: Scheme) -> None:
         """Raises ``ValueError`` if the tokenizer (its hash), this version's prompts or the scheme are not those of the training."""
         if self.tokenizer_hash != tokenizer:
@@ -84,7 +94,7 @@ class GRLMConfig:
                 f"The checkpoint writes identifiers of the scheme {self.scheme!r}, its catalog has {scheme.name!r}. Restore the "
                 "checkpoint's own catalog."
             )
-        if self.prompt_hash != (written := prompt_hash(self.history, scheme)):
+        if self.prompt_hash != (written := prompt_hash(self.history, scheme, self.evidence)):
             raise ValueError(
                 f"This checkpoint was trained with other prompts (hash {self.prompt_hash}; this grlm-hf writes {written}). "
                 "Use the grlm-hf version that trained it, or train again."

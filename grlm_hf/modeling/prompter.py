@@ -11,14 +11,16 @@ from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.protocol import Engine
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tasks.encoding import history_tokens
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.prompts import written_title
 
 
 class Prompter:
-    """Writes prompts. `config` states how many items, and what of each, a prompt shows; `engine` states how much the model takes."""
+    """Writes prompts. `config` states how many items, and what of each, a prompt shows; `engine` states how much the model takes.
+    `evidence` chooses the lines above the history, where prompts have some."""
 
-    def __init__(self, tokenizer: Any, config: GRLMConfig, engine: Engine):
-        self.tokenizer, self.config, self.engine = tokenizer, config, engine
+    def __init__(self, tokenizer: Any, config: GRLMConfig, engine: Engine, evidence: Evidence | None = None):
+        self.tokenizer, self.config, self.engine, self.evidence = tokenizer, config, engine, evidence
 
     def prompts(self, index: SearchIndex, positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """The prompt of each history: its last items, as many as ``config.max_history`` and the room for the answer allow.
@@ -35,7 +37,10 @@ class Prompter:
         room = min((n - answer for n in (self.config.max_tokens, limit) if n), default=None)
         shown = [p[-self.config.max_history :] for p in positions]
         paths = {q: index.path(q) for p in shown for q in p}
-        prompts = history_tokens(self.tokenizer, paths, shown, index.catalog, history=self.config.history, max_tokens=room)
+        items = index.catalog.items
+        lines = [self.evidence.lines(index.catalog, [items[q].item_id for q in p]) for p in positions] if self.evidence else []
+        form = self.config.history
+        prompts = history_tokens(self.tokenizer, paths, shown, index.catalog, history=form, max_tokens=room, evidence=lines)
         if limit and (longest := max(map(len, prompts), default=0)) > limit - answer:
             raise ValueError(
                 f"A prompt with one item has {longest} tokens, its answer up to {answer}; the model takes {limit} in all. "

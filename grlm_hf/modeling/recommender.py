@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.interactions import History
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import ScoreAdjustment, SearchIndex
 from grlm_hf.decoding.rules import ALLOWED, Flags, Rules, SearchOptions, request_of, skip_unknown
@@ -32,6 +33,7 @@ from grlm_hf.modeling.results import Recommendations, as_histories
 from grlm_hf.priors.awaited import DENSE
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.scores import Counted, log_shares
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.trie.arrays import Trie
@@ -53,6 +55,7 @@ class GRLMForRecommendation:
         prior: recommenders without a language model, for ``recommend(prior="own")`` (`grlm_hf.priors.fused`). The attribute of that name
             may be set later too.
         vectors: of the items, as saved, for ``recommend(decode=False)`` (`grlm_hf.modeling.dense`); by default made at its first use.
+        evidence: chooses the lines above a history, for a config with `evidence` (`grlm_hf.tasks.evidence`).
 
     Attributes:
         engine: runs the model.
@@ -73,24 +76,29 @@ class GRLMForRecommendation:
         trie: Trie | None = None,
         prior: Fused | None = None,
         vectors: ItemVectors | None = None,
+        evidence: Evidence | None = None,
     ):
         found = tokenizer_hash(tokenizer)
         config = config or GRLMConfig(scheme=catalog.scheme.name)
         if config.history in HISTORIES and not (config.tokenizer_hash and config.prompt_hash):  # made by hand, not by a training
-            prompts = config.prompt_hash or prompt_hash(config.history, catalog.scheme)
+            prompts = config.prompt_hash or prompt_hash(config.history, catalog.scheme, config.evidence)
             config = replace(config, tokenizer_hash=config.tokenizer_hash or found, prompt_hash=prompts)
         config.check(found, catalog.scheme)
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
         if not config.language_model and prior is None:
             raise ValueError("A recommender without a language model needs a prior; this checkpoint has none. Restore its folder 'prior'.")
+        if (evidence.number if evidence else 0) != config.evidence:
+            raise ValueError(
+                f"The prompts show {config.evidence} lines of evidence; found {evidence and evidence.number}. Give `evidence`."
+            )
         self.engine = engine_of(model)
         if isinstance(model, torch.nn.Module):
             model.eval()
         self.tokenizer, self.config, self.prior = tokenizer, config, prior
         self._followed: tuple[Any, ...] = (None, None, None)  # a prior, a catalog, and the prior on that catalog
         index = SearchIndex.build(catalog, tokenizer, trie if trie and trie.of == catalog.identifiers_hash else None)
-        self.prompter = Prompter(tokenizer, config, self.engine)
+        self.prompter = Prompter(tokenizer, config, self.engine, evidence)
         self.shelf = Shelf(index, self.prompter)
         self.dense_half = DenseHalf(self.prompter, vectors)
         if prior is not None and DENSE in prior.components:
@@ -150,19 +158,21 @@ class GRLMForRecommendation:
         Raises `ValueError` if the checkpoint lacks its catalog or its GRLM config, or a newer grlm-hf wrote them.
         """
         parts = load_checkpoint(path_or_repo, revision=revision, token=token, model=model, backend=backend, **model_kwargs)
-        return cls(parts.model, parts.tokenizer, parts.catalog, parts.config, parts.trie, parts.prior, parts.vectors)
+        return cls(parts.model, parts.tokenizer, parts.catalog, parts.config, parts.trie, parts.prior, parts.vectors, parts.evidence)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the checkpoint: model, tokenizer, catalog, config, prior, and vectors of the items if there are any. It replaces `folder`
         as a whole, or not at all. Raises `ValueError` if `folder` holds other files and no catalog; or the engine keeps the model."""
         index, model = self.shelf.index, self.language_model("Saving") if self.config.language_model else None
         vectors = self.dense_half.on(index).vectors if self.dense_half.vectors else None
-        save_checkpoint(folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index), vectors)
+        save_checkpoint(
+            folder, model, self.tokenizer, index, self.config, self.prior and self.prior_on(index), vectors, self.prompter.evidence
+        )
 
     def without_language_model(self, prior: Fused) -> GRLMForRecommendation:
         """A recommender that ranks by `prior` alone, with this one's catalog and rules: it is saved, served and pushed like any other, and
         needs no GPU. Scores and log-probabilities are natural logs of the prior's probabilities."""
-        config = replace(self.config, language_model=False, own_prior=True)
+        config = replace(self.config, language_model=False, own_prior=True, evidence=0, prompt_hash="")
         return type(self)(NoModel(), self.tokenizer, self.catalog, config, self.trie, prior)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -202,6 +212,31 @@ class GRLMForRecommendation:
         """A recommender with the same model. Its catalog begins as this one's and changes on its own."""
         other = type(self).__new__(type(self))
         other.__dict__ = self.__dict__ | {"shelf": self.shelf.branch()}
+        return other
+
+    def with_catalog(self, catalog: Catalog, histories: Iterable[History] = ()) -> GRLMForRecommendation:
+        """A recommender with the same model over another catalog, such as that of another shop. Nothing is trained: identifiers are words,
+        which the model can write in any catalog. The prior stays behind, since it rates the items of this catalog.
+
+        Args:
+            histories: of training with that catalog, for the evidence in prompts; without them, prompts show no evidence.
+
+        Raises `ValueError` for a catalog of another scheme, or of tokens that the tokenizer lacks; items that the model cannot read or
+        write; or a recommender without a language model.
+        """
+        if not self.config.language_model:
+            raise ValueError("This recommender has no language model; its prior rates only the items that it was fitted on.")
+        lacking = sorted(set(catalog.scheme.added_tokens(catalog.identifiers)) - self.tokenizer.get_vocab().keys())
+        if catalog.scheme.name != self.config.scheme or lacking:
+            which = f"the scheme {catalog.scheme.name!r}, and {len(lacking)} tokens that the tokenizer lacks {lacking[:3]}"
+            raise ValueError(
+                f"The catalog has {which}; expected the scheme {self.config.scheme!r} and tokens that the model has learnt. Train on with "
+                "datasets of this catalog: train.model=CHECKPOINT."
+            )
+        config, vectors = replace(self.config, own_prior=False), self.dense_half.vectors
+        evidence = Evidence.fit(catalog, histories, config.max_history, config.evidence) if config.evidence else None
+        other = type(self)(self.engine, self.tokenizer, catalog, config, vectors=vectors, evidence=evidence and replace(evidence, own={}))
+        other.prompter.check_capacity(other.shelf.index)
         return other
 
     @overload

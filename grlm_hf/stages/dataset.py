@@ -32,6 +32,7 @@ from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
 from grlm_hf.stages.identify import find_data
 from grlm_hf.tables.tally import Tally
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
 from grlm_hf.tasks.prompts import prompt_hash, templates_hash
 
@@ -123,8 +124,10 @@ def make_dataset(
         "max_history": mixture.max_history,
         "history": mixture.history,
         "max_tokens": mixture.max_tokens,
-        "prompt_hash": prompt_hash(mixture.history),
+        "prompt_hash": prompt_hash(mixture.history, evidence=mixture.evidence),
     }
+    if mixture.evidence:
+        facts["evidence"] = mixture.evidence
     if split.skipped:
         facts["skipped_events"] = split.skipped
     if counted := tally.lines(examples=False):
@@ -163,6 +166,7 @@ def make_dataset(
     validation = validation_sequences(
         catalog, split.validation, mixture.max_history, mixture.history,
         max_tokens=mixture.max_tokens, tokenizer=load_tokenizer(mixture.tokenizer) if mixture.tokenizer else None,
+        evidence=Evidence.fit(catalog, split.train, mixture.max_history, mixture.evidence) if mixture.evidence else None,
     )  # fmt: skip
     columns = made.dataset.column_names  # the same in both splits
     tables["sft"] = {"train": made.dataset, "validation": examples_to_dataset(validation, catalog.scheme, "spans" in columns)}

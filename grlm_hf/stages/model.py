@@ -25,6 +25,7 @@ from grlm_hf.publishing.audit import audit
 from grlm_hf.publishing.model_card import write_model_card
 from grlm_hf.publishing.record import record_report, record_training
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN, names_dense
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.training.run import thinned
 from grlm_hf.training.sft import TrainConfig
@@ -75,8 +76,8 @@ def make_checkpoint(
     check_replaceable(output, CONFIG_FILE)
     config = config or TrainConfig()
     facts = dataset_facts(datasets)
-    history = facts.get("history", "term_ids")
-    if facts["prompt_hash"] != (written := prompt_hash(history)):
+    history, lines = facts.get("history", "term_ids"), facts.get("evidence", 0)
+    if facts["prompt_hash"] != (written := prompt_hash(history, evidence=lines)):
         raise ValueError(
             f"{datasets} was made with other prompts (hash {facts['prompt_hash']}; this grlm-hf writes {written}). "
             "Make it again with this version: grlm dataset."
@@ -121,6 +122,7 @@ def make_checkpoint(
         teacher=labels,
         finish=finish,
         exclude_seen=exclude_seen,
+        evidence=Evidence.fit(catalog, train_histories(datasets), facts["max_history"], lines) if lines else None,
     )
     from accelerate import PartialState
 
@@ -167,6 +169,7 @@ def make_report(
     work: str | Path | None = None,
     seed: int = 0,
     name: str = "",
+    transfer: bool = False,
 ) -> Report:
     """Evaluates a checkpoint and the baselines on the cases of a dataset repository; processes started by ``accelerate launch`` or
     ``torchrun`` share the work.
@@ -183,6 +186,8 @@ def make_report(
         work: a folder that keeps finished rankings, so that an interrupted evaluation is resumed; by default beside `output`, until the
             report is written. Rankings of another checkpoint, other training data or other settings are not read.
         name: of the dataset; by default its title.
+        transfer: rank the catalog of `datasets` in place of the checkpoint's own (`GRLMForRecommendation.with_catalog`). The report is then
+            no part of the checkpoint's card.
 
     Raises:
         ValueError: `output` is a folder or one of the other files; a checkpoint or dataset repository that cannot be read; free writing of
@@ -212,10 +217,19 @@ def make_report(
     grlm.language_model("An evaluation, which compares a language model with recommenders without one,")
     grlm = to_device(grlm)
     histories = train_histories(datasets)
+    if transfer:
+        grlm = grlm.with_catalog(Catalog.from_pretrained(datasets), histories)
+    elif facts["split"] != UNSEEN and not any(case.target in grlm.catalog for case in cases):
+        raise ValueError(
+            f"The checkpoint's catalog has none of the items that {datasets} asks for, such as {cases[0].target!r}. Name the datasets that "
+            "it was trained on, or rank their catalog: grlm evaluate --transfer."
+        )
     counts = Counter(item for history in histories for item in history.items)
     grlm, new = _with_held_out(grlm, datasets, facts, counts)
     inputs = [folder, *(Path(p) for p in (priors, hybrids) if p), *plugin_files(config.methods), *local_paths(config.zero_shot.model)]
-    key = fingerprint("evaluate", inputs, [_ranked_by(config), seed, [[h.user_id, *h.items] for h in histories], [i.item_id for i in new]])
+    events = [[h.user_id, *h.items] for h in histories]
+    catalog_hash = [grlm.catalog.identifiers_hash] if transfer else []
+    key = fingerprint("evaluate", inputs, [_ranked_by(config), seed, events, [i.item_id for i in new], *catalog_hash])
     own = _priors(grlm, priors, hybrids)
     mine = {name: (function, learnt(function, histories, grlm.catalog, seed)) for name, function in functions.items()}
     methods = partial(_methods, grlm, histories, own, mine, config, seed)
@@ -255,7 +269,7 @@ def make_report(
         if not config.save_rankings:  # those of an earlier report would not be of this one
             rankings_path(output).unlink(missing_ok=True)
         save_report(report, output)
-        if Path(checkpoint).is_dir():
+        if Path(checkpoint).is_dir() and not transfer:
             found = audit(((h.user_id, item) for h in histories for item in h.items), cases, grlm.catalog)
             record_report(checkpoint, report, datasets=datasets, facts=facts, audit=found)
             write_model_card(checkpoint)

@@ -105,6 +105,7 @@ def _trained(
     if Path(checkpoint).is_dir():
         recorded(Path(checkpoint))  # what the new card quotes is read before the training, not after it
     grlm = GRLMForRecommendation.from_pretrained(checkpoint)
+    grlm.config.refuse_evidence(name.upper())  # before the first measurement
     histories = _histories(datasets, grlm)
     if work is None:
         key = fingerprint(name, local_paths(checkpoint, datasets), [*settings, str(checkpoint), str(datasets)])

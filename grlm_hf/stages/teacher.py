@@ -98,6 +98,7 @@ def _teacher(config: DistillConfig, priors: Path | None) -> tuple[Sequence[str],
     elif (Path(config.teacher) / CONFIG_FILE).is_file():
         grlm = GRLMForRecommendation.from_pretrained(config.teacher)
         if grlm.config.language_model:
+            grlm.config.refuse_evidence("Distillation")
             return [item.item_id for item in grlm.catalog], partial(_ask_checkpoint, grlm, config)
         assert grlm.prior is not None
         scorer = grlm.prior

@@ -96,6 +96,7 @@ def history_tokens(
     *,
     history: str = "term_ids",
     max_tokens: int | None = None,
+    evidence: Sequence[Sequence[str]] = (),
 ) -> list[np.ndarray]:
     """Prompts of next-item prediction: the tokens of `next_item_turns`, put together from the items' paths.
 
@@ -104,7 +105,9 @@ def history_tokens(
         positions: catalog positions of each history, oldest first.
         catalog: the items and their identifiers.
         history: what a history shows, one of `HISTORIES`.
-        max_tokens: of a prompt; its oldest items are left out, whole, until it has no more, or one item is left.
+        max_tokens: of a prompt; its oldest items are left out, whole, until it has no more, or one item is left; then the last lines of its
+            evidence.
+        evidence: lines above each history, the strongest first; by default none.
 
     Returns:
         One int64 array of token ids a history.
@@ -114,6 +117,7 @@ def history_tokens(
     """
     check_history(history)
     shown = [list(p) for p in positions]
+    lines = [list(e) for e in evidence] or [[] for _ in shown]
     distinct = list(dict.fromkeys(chain.from_iterable(shown)))
     blocks = {q: paths[q] for q in distinct} if history != "titles" else {}
     if history == "both":
@@ -124,12 +128,12 @@ def history_tokens(
     todo = list(range(len(shown)))
     while todo:
         above = [len(shown[i]) if history == "titles" else 1 for i in todo]  # items in the user turn
-        requests = [next_item_turns([written(q) for q in shown[i][:n]], history)[0] for i, n in zip(todo, above, strict=True)]
+        requests = [next_item_turns([*map(written, shown[i][:n])], history, lines[i])[0] for i, n in zip(todo, above, strict=True)]
         tokens = dict(zip(dict.fromkeys(requests), request_tokens(tokenizer, list(dict.fromkeys(requests))), strict=True))
         for i, n, request in zip(todo, above, requests, strict=True):
             rest = shown[i][n:]
             prompts[i] = np.fromiter(chain(tokens[request], *(blocks[q] for q in rest)), dtype=np.int64)
-        todo = [i for i in todo if max_tokens is not None and len(prompts[i]) > max_tokens and len(shown[i]) > 1]
+        todo = [i for i in todo if max_tokens is not None and len(prompts[i]) > max_tokens and (len(shown[i]) > 1 or lines[i])]
         for i in todo:
-            shown[i].pop(0)
+            shown[i].pop(0) if len(shown[i]) > 1 else lines[i].pop()
     return prompts

@@ -114,14 +114,17 @@ class Source:
 # --- what several tasks show of items -----------------------------------------------------------------------------------------------
 
 
-def next_item(catalog: Catalog, task: str, key: str, items: Sequence[str], history: str, last_only: bool = False) -> Example:
+def next_item(
+    catalog: Catalog, task: str, key: str, items: Sequence[str], history: str, last_only: bool = False, evidence: Sequence[str] = ()
+) -> Example:
     """The last item as the answer after the items before it, in the prompt of a recommender (`next_item_turns`).
 
     Args:
         last_only: learn the last item only; the identifiers before it are history.
+        evidence: lines above the history. They are of the whole history, so that `last_only` is expected with them.
     """
     *shown, answer = items
-    user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history)
+    user, begun = next_item_turns([shown_item(catalog, i, history) for i in shown], history, evidence)
     written = begun + catalog.scheme.line(catalog.identifier(answer))
     return Example(task, key, user, identifier_spans(written, catalog.scheme, last_only))
 

@@ -20,6 +20,7 @@ from grlm_hf.identifiers.scheme import Scheme
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.tasks.config import TASKS, MixtureConfig
 from grlm_hf.tasks.encoding import prompt_tokens
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.examples import Example, Source, default_spans
 from grlm_hf.tasks.histories import sequences
 from grlm_hf.tasks.task import Inputs
@@ -67,7 +68,9 @@ def make_mixture(
     check_inputs(c, tokenizer)
     if tokenizer is None and c.tokenizer:
         tokenizer = load_tokenizer(c.tokenizer)
-    inputs = Inputs(catalog, list(histories), c, c, seed, neighbors)
+    histories = list(histories)
+    evidence = Evidence.fit(catalog, histories, c.max_history, c.evidence) if c.evidence else None
+    inputs = Inputs(catalog, histories, c, c, seed, neighbors, evidence)
     examples: list[Example] = []
     about: dict[str, Any] = {}
     for name, task in TASKS.items():
@@ -88,7 +91,7 @@ def make_mixture(
     for values in about.values():
         values["share"] = round(values["examples"] / len(examples), 6)
     random.Random(seed).shuffle(examples)
-    return Mixture(examples_to_dataset(examples, catalog.scheme), {"examples": len(examples), "tasks": about})
+    return Mixture(examples_to_dataset(examples, catalog.scheme, spans=bool(c.evidence)), {"examples": len(examples), "tasks": about})
 
 
 def check_inputs(config: MixtureConfig, tokenizer: Any = None) -> None:
@@ -108,11 +111,14 @@ def validation_sequences(
     *,
     max_tokens: int = 0,
     tokenizer: Any = None,
+    evidence: Evidence | None = None,
 ) -> Iterator[Example]:
     """The validation cases as examples of the task sequence, for a validation loss. A case is left out if its target and its last item
-    alone exceed `max_tokens`."""
+    alone exceed `max_tokens`. `evidence`: as in a recommendation, with the counts of all training users."""
     whole = [History(c.user_id, (*c.history, c.target)) for c in cases]
-    found, *_ = _make_examples([(source, 0) for source in sequences(catalog, whole, max_history, history)], tokenizer, max_tokens)
+    evidence = evidence and replace(evidence, own={})
+    sources = sequences(catalog, whole, max_history, history, evidence)
+    found, *_ = _make_examples([(source, 0) for source in sources], tokenizer, max_tokens)
     yield from found
 
 

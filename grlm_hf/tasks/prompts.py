@@ -26,6 +26,7 @@ PROMPT_VERSION = "1"
 
 
 _NEXT_ITEM = "Next items after:\n{items}"
+_EVIDENCE = "Chosen by people with like histories:\n"
 _INTERNALISE = "Term ID of:\n{text}"
 _TITLE_OF = "Title of:\n{item}"
 _COLLABORATIVE = "Chosen by the same people as:\n{item}"
@@ -69,11 +70,12 @@ def check_history(history: str) -> None:
 # --- user turns --------------------------------------------------------------------------------------------------------------------
 
 
-def next_item_turns(shown: Sequence[str], history: str = "term_ids") -> tuple[str, str]:
+def next_item_turns(shown: Sequence[str], history: str = "term_ids", evidence: Sequence[str] = ()) -> tuple[str, str]:
     """The user turn of next-item prediction, and the beginning of the assistant turn. The next item follows it.
 
     Args:
         shown: `history_item` of each item, oldest first.
+        evidence: lines of identifiers above the history (`grlm_hf.tasks.evidence`).
 
     Raises:
         ValueError: an empty history.
@@ -81,7 +83,15 @@ def next_item_turns(shown: Sequence[str], history: str = "term_ids") -> tuple[st
     if not shown:
         raise ValueError("The history is empty; expected at least one item. For a user without history recommend popular items.")
     above = len(shown) if history == "titles" else 1
-    return _NEXT_ITEM.format(items="".join(shown[:above]).removesuffix("\n")), "".join(shown[above:])
+    before = "".join([_EVIDENCE, *evidence]) if evidence else ""
+    return before + _NEXT_ITEM.format(items="".join(shown[:above]).removesuffix("\n")), "".join(shown[above:])
+
+
+def without_evidence(user_turn: str) -> str:
+    """A user turn of `next_item_turns` as it is without evidence."""
+    heading = _NEXT_ITEM.partition("{")[0]
+    _, found, items = user_turn.partition("\n" + heading)
+    return heading + items if found and user_turn.startswith(_EVIDENCE) else user_turn
 
 
 def internalise_request(item: Item) -> str:
@@ -152,8 +162,9 @@ def zero_shot_turns(shown: Sequence[str], answer: str = "") -> list[dict[str, st
     return [*turns, {"role": "assistant", "content": answer}] if answer else turns
 
 
-def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
-    """Hash of the prompt text that recommendations depend on. A checkpoint records the hash of its own form of history and scheme."""
+def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS, evidence: int = 0) -> str:
+    """Hash of the prompt text that recommendations depend on. A checkpoint records the hash of its own form of history, scheme and
+    evidence."""
     probe = Item("id", "T", "B", ("C",), "D")
     line = TERMS.line(("a", "b"))
     text = [PROMPT_VERSION, _NEXT_ITEM.format(items="[a, b]"), internalise_request(probe), line]
@@ -161,6 +172,8 @@ def prompt_hash(history: str = "term_ids", scheme: Scheme = TERMS) -> str:
         text += [history, *next_item_turns([history_item(TERMS.line(("a",)), probe, history)] * 2, history), str(LONGEST)]
     if scheme is not TERMS:
         text.append(scheme.name)
+    if evidence:
+        text += [_EVIDENCE, str(evidence)]
     return hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]
 
 

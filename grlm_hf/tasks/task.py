@@ -15,6 +15,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
 from grlm_hf.layout import HistoryForm
 from grlm_hf.settings import Count, Limit
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.examples import Source
 
 
@@ -30,6 +31,9 @@ class PromptSettings:
     """Tokens of an example, under `tokenizer`; the oldest items are dropped, whole, to keep to it. 0: no such limit."""
     tokenizer: str = ""
     """The tokenizer that tokens are counted in: a model's name or folder. One made from scratch comes later, and cannot count here."""
+    evidence: Limit = 0
+    """Lines above a history, at most: items that people with like histories chose, by item-kNN; in the tasks sequence and sliding, in the
+    teacher's drawn answers, and in every recommendation. 0: none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Inputs:
         histories: of training.
         prompts, settings: of the mixture.
         neighbors: item_id → collaborative neighbours, nearest first; ``None``: the task reads the file of its setting.
+        evidence: what prompts of histories show above the history.
         dropped: counts the rows of the task's own file that give no source, by reason.
     """
 
@@ -70,6 +75,7 @@ class Inputs:
     settings: TaskSettings
     seed: int = 0
     neighbors: Mapping[str, Sequence[str]] | None = None
+    evidence: Evidence | None = None
     dropped: Counter[str] = field(default_factory=Counter)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from grlm_hf.data.catalog import Catalog
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.examples import Example, next_item
 from grlm_hf.training.label_store import LabelStore
 from grlm_hf.trie.arrays import Trie
@@ -111,8 +112,9 @@ def questions_of(sequences: Sequence[Sequence[int]], catalog: Catalog) -> list[l
 
 
 def sampled_examples(
-    labels: LabelStore, catalog: Catalog, sequences: Sequence[Sequence[int]], per_sequence: float, seed: int, history: str = "term_ids"
-) -> list[Example]:
+    labels: LabelStore, catalog: Catalog, sequences: Sequence[Sequence[int]], per_sequence: float, seed: int, history: str = "term_ids",
+    evidence: Evidence | None = None, users: Sequence[str] = (),
+) -> list[Example]:  # fmt: skip
     """Examples whose answers are drawn from the teacher's: history → next item, in the form of the task "sliding".
 
     A true answer leads through the identifiers of items that sold. A drawn one also leads through those of items that the teacher knows
@@ -121,13 +123,16 @@ def sampled_examples(
     Args:
         sequences: items of histories, as places in ``catalog.identifiers``.
         per_sequence: examples of each sequence; .5 gives one for a random half of them.
+        evidence: what the prompts show above the histories.
+        users: whose each sequence is, for `evidence`.
     """
     rng, items = np.random.default_rng([seed, 7]), first_items(catalog)
     number = {identifier: n for n, identifier in enumerate(catalog.identifiers)}
     number_of = np.array([number[catalog.identifier(item)] if item in catalog else -1 for item in labels.item_ids])
-    asked = []
-    for s in sequences:
+    asked, asked_of = [], []
+    for s, user in zip(sequences, users or [""] * len(sequences), strict=True):
         for _ in range(int(per_sequence) + int(rng.random() < per_sequence % 1)):
+            asked_of.append(user)
             asked.append(s[: len(s) if rng.random() < 0.5 else int(rng.integers(1, len(s) + 1))])
     examples = []
     for n, (shown, row) in enumerate(zip(asked, labels.rows([[items[i] for i in s] for s in asked]), strict=True)):
@@ -135,8 +140,9 @@ def sampled_examples(
         p = np.where((numbers >= 0) & ~np.isin(numbers, shown), labels.p[row].astype(np.float64), 0).cumsum()
         if p[-1] > 0:
             drawn = labels.item_ids[labels.items[row, np.searchsorted(p, rng.random() * p[-1], side="right")]]
-            history_items = (*(items[i] for i in shown), drawn)
-            examples.append(next_item(catalog, "sliding", f"teacher-{n}", history_items, history, last_only=True))
+            before = [items[i] for i in shown]
+            lines = evidence.lines(catalog, before, asked_of[n]) if evidence else ()
+            examples.append(next_item(catalog, "sliding", f"teacher-{n}", [*before, drawn], history, last_only=True, evidence=lines))
     return examples
 
 

@@ -113,6 +113,7 @@ def train_dpo(
     from grlm_hf.training.rollouts import positions
 
     config, work, policy = config or DPOConfig(), Path(work), grlm.language_model("DPO")
+    grlm.config.refuse_evidence("DPO")
     work.mkdir(parents=True, exist_ok=True)
     # 1. the pairs, of the model as it starts; every process finds the same
     if (work / PAIRS_FILE).is_file():

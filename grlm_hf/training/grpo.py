@@ -119,6 +119,7 @@ def train_grpo(
     from grlm_hf.training.rollouts import positions
 
     config, work, policy = config or GRPOConfig(), Path(work), grlm.language_model("GRPO")
+    grlm.config.refuse_evidence("GRPO")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     n = -(-config.steps // config.iterations) * config.prompts * processes
     questions = positions(histories, n, seed, config.exclude_seen)

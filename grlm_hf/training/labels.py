@@ -12,7 +12,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.tasks.config import HISTORY_TASKS
 from grlm_hf.tasks.encoding import prompt_tokens
 from grlm_hf.tasks.examples import Span, SpanKind, default_spans
-from grlm_hf.tasks.prompts import title_line
+from grlm_hf.tasks.prompts import title_line, without_evidence
 from grlm_hf.tokens import identifier_tokens, tokenizer_name, without_specials
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def taught_items(mixture: Dataset, catalog: Catalog) -> list[list[int]]:
     number = {catalog.scheme.line(identifier): n for n, identifier in enumerate(catalog.identifiers)}
     found: list[list[int]] = []
     for task, turns, row in zip(mixture["task"][:], mixture["prompt"][:], row_spans(mixture, catalog), strict=True):
-        above = [f"{line}\n" for line in turns[-1]["content"].splitlines()] if task in HISTORY_TASKS else []
+        above = [f"{line}\n" for line in without_evidence(turns[-1]["content"]).splitlines()] if task in HISTORY_TASKS else []
         shown = [number[line] for line in above if line in number]
         found.append([*shown, *(number[line] for s in row for line in _lines(s))] if shown else [])
     return found

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
 from grlm_hf.files import read_json, write_json
 from grlm_hf.loading import load_tokenizer
+from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.prompts import prompt_hash
 from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
@@ -48,6 +49,7 @@ def train(
     teacher: LabelStore | None = None,
     finish: bool = False,
     exclude_seen: bool = True,
+    evidence: Evidence | None = None,
 ) -> GRLMForRecommendation | None:
     """Trains a recommender; resumes from the last checkpoint in `work` if there is one.
 
@@ -63,6 +65,7 @@ def train(
         teacher: the answers to this mixture's questions (`grlm_hf.training.label_store`), for `config.distill`.
         finish: train no further; the recommender has the weights of the last whole state in `work`.
         exclude_seen: early stopping leaves out items of the history, as the evaluation will do.
+        evidence: of a mixture whose prompts show some (`mixture.evidence`); fitted on its training histories.
 
     Returns:
         The recommender, on the training's device; after LoRA, sharding or early stopping on the CPU. ``None`` in all processes but the
@@ -88,7 +91,7 @@ def train(
     processes = PartialState()
     # 2. the model, and the data in its tokens
     if teacher is not None and config.distill.sampled:
-        mixture = _with_sampled(mixture, teacher, catalog, config, seed, history)
+        mixture = _with_sampled(mixture, teacher, catalog, config, seed, history, evidence)
     model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
     check_room(work, model, 0.1 if config.lora.rank else 1.0)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
@@ -103,13 +106,14 @@ def train(
             f"{config.save_steps} steps; run it with the same settings, without --finish."
         )
     stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
-    hashes = {"prompt_hash": prompt_hash(history, catalog.scheme), "tokenizer_hash": tokenizer_hash(tokenizer)}
-    facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name)  # type: ignore[arg-type]
+    shown = evidence.number if evidence else 0
+    hashes = {"prompt_hash": prompt_hash(history, catalog.scheme, shown), "tokenizer_hash": tokenizer_hash(tokenizer)}
+    facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name, evidence=shown)  # type: ignore[arg-type]
     with patches_removed(model):
         # 4. TRL's trainer
         more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
         trainer = _trainer(model, catalog, config, teacher, **more)
-        run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen)
+        run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen, evidence and replace(evidence, own={}))
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
         with dropout(trainer.model, config.dropout), memory_advice(less_memory(config)):
@@ -137,15 +141,18 @@ def _check(config: TrainConfig, cases: Sequence[Case], teacher: LabelStore | Non
         raise ValueError("train.distill.weight needs the teacher's answers, and there are none; see grlm_hf.stages.teacher.make_teacher.")
 
 
-def _with_sampled(mixture: Dataset, teacher: LabelStore, catalog: Catalog, config: TrainConfig, seed: int, history: str) -> Dataset:
+def _with_sampled(
+    mixture: Dataset, teacher: LabelStore, catalog: Catalog, config: TrainConfig, seed: int, history: str, evidence: Evidence | None
+) -> Dataset:
     from datasets import concatenate_datasets
 
     from grlm_hf.tasks.mixture import examples_to_dataset
     from grlm_hf.training.distill import sampled_examples
     from grlm_hf.training.labels import taught_items
 
-    sequences = [s for s in taught_items(mixture, catalog) if s]
-    examples = sampled_examples(teacher, catalog, sequences, config.distill.sampled, seed, history)
+    found = [(s, user) for s, user in zip(taught_items(mixture, catalog), mixture["key"], strict=True) if s]
+    sequences, users = [s for s, _ in found], [user for _, user in found]
+    examples = sampled_examples(teacher, catalog, sequences, config.distill.sampled, seed, history, evidence, users)
     more = examples_to_dataset(examples, catalog.scheme, spans="spans" in mixture.column_names)
     return concatenate_datasets([mixture, more])
 
@@ -259,6 +266,7 @@ class _Run:
         facts: what the checkpoint states.
         work: folder for all that is written before the end.
         exclude_seen: early stopping leaves out items of the history.
+        evidence: of the prompts of recommendations.
     """
 
     trainer: Any
@@ -268,6 +276,7 @@ class _Run:
     config: TrainConfig
     work: Path
     exclude_seen: bool
+    evidence: Evidence | None
 
     def add_callbacks(self, cases: Sequence[Case]) -> None:
         """Early stopping on these validation users, and pushes, as the settings say."""
@@ -317,7 +326,7 @@ class _Run:
 
         model, contrastive = model.to(torch.bfloat16) if half else model, self.config.contrastive
         vectors = ItemVectors(temperature=contrastive.temperature) if contrastive.weight else None  # made when they are saved
-        return GRLMForRecommendation(model, self.tokenizer, self.catalog, self.facts, vectors=vectors)
+        return GRLMForRecommendation(model, self.tokenizer, self.catalog, self.facts, vectors=vectors, evidence=self.evidence)
 
     def measure(self, cases: Sequence[Case]) -> dict[str, float]:
         """Metrics of the constrained search on validation users, each process for its share; the same in every process."""
