@@ -219,7 +219,7 @@ def make_report(
     histories = train_histories(datasets)
     if transfer:
         grlm = grlm.with_catalog(Catalog.from_pretrained(datasets), histories)
-    elif facts["split"] != UNSEEN and not any(case.target in grlm.catalog for case in cases):
+    elif facts["split"] != UNSEEN and cases and not any(case.target in grlm.catalog for case in cases):
         raise ValueError(
             f"The checkpoint's catalog has none of the items that {datasets} asks for, such as {cases[0].target!r}. Name the datasets that "
             "it was trained on, or rank their catalog: grlm evaluate --transfer."
