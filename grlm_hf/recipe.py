@@ -123,7 +123,7 @@ class PriorsConfig:
     """How recommenders are put together: "product" (weighted log-probabilities are added: an item needs the consent of all), "mixture"
     (weighted probabilities are added: one of them is enough, so an item that never sold can be found), "gate" (a product with weights
     that depend on how often an item sold and how long the history is; set hybrid_users to 6000 or more), or "best" (the one of product
-    and gate that is better on validation users; with fit=macro that was right on three shops of three)."""
+    and gate that is better on validation users)."""
     fit: Fit = "ndcg"
     """How weights are chosen: "ndcg" (those with the best NDCG@10), "macro" (those with the best mean of NDCG@10 over slices of items
     that sold equally often, so that seldom sold ones count as much), or "likelihood" (those under which the next items are likeliest, and a
