@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from grlm_hf.data.interactions import Case, History
+from grlm_hf.precision import bound_caches
 from grlm_hf.priors.scores import log_shares, training_rows
 from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets
@@ -119,6 +120,8 @@ class MultVAE:
         with bar, torch.random.fork_rng():
             torch.manual_seed(seed)
             net = _network(len(ids), config)
+            if config.bf16 and net["read"].weight.device.type == "cpu":
+                bound_caches()
             optimizer = torch.optim.Adam(net.parameters(), config.learning_rate, fused=True)
             for epoch in range(config.epochs):
                 running, beta = 0.0, 0.0

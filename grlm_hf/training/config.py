@@ -163,7 +163,7 @@ class TrainConfig:
     dropout: Share = 0.1
     """Dropout on the embeddings and on every block's output in training; for models from scratch only."""
     bf16: bool = False
-    """Compute in bfloat16 with float32 weights; a pretrained model is then saved in bfloat16."""
+    """Compute in bfloat16 with float32 weights; a pretrained model is then saved in bfloat16. On a CPU without AMX, float32 is faster."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: far less memory, a third more time; for a pretrained model only."""
     attention: str = ""

@@ -126,6 +126,7 @@ def train_dpo(
     # 2. TRL
     args = trl_settings(
         trl.DPOConfig,
+        "dpo",
         config,
         work,
         seed,

@@ -126,6 +126,7 @@ def train_grpo(
     rewards = _rewards(grlm, config, scorer)
     args = trl_settings(
         trl.GRPOConfig,
+        "grpo",
         config,
         work,
         seed,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grlm_hf.files import write_json
+from grlm_hf.precision import bound_caches, say_float32_is_faster
 from grlm_hf.training.preflight import check_model, check_room
 from grlm_hf.training.resume import last_whole_checkpoint
 
@@ -35,15 +36,20 @@ def require_trl() -> Any:
     return trl
 
 
-def trl_settings(kind: type, config: Any, work: Path, seed: int, **own: Any) -> Any:
+def trl_settings(kind: type, section: str, config: Any, work: Path, seed: int, **own: Any) -> Any:
     """TRL's settings of one training: those that all of them share, and its own, which win.
 
     Args:
         kind: TRL's class of settings, such as ``trl.GRPOConfig``.
+        section: of a recipe, which `config` is: "train", "grpo" or "dpo".
         config: our settings: `TrainConfig`, `GRPOConfig` or `DPOConfig`.
     """
     import torch
 
+    on_cpu = not torch.cuda.is_available()
+    if config.bf16 and on_cpu:
+        bound_caches()
+        say_float32_is_faster(f"{section}.bf16")
     shared = {
         "output_dir": str(work),
         "learning_rate": config.learning_rate,
@@ -56,7 +62,7 @@ def trl_settings(kind: type, config: Any, work: Path, seed: int, **own: Any) -> 
         "max_grad_norm": 1.0,
         "bf16": config.bf16,
         "gradient_checkpointing": config.gradient_checkpointing,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": on_cpu,
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,

@@ -164,6 +164,7 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
     on_cpu, deepspeed = not torch.cuda.is_available(), os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     return trl_settings(
         SFTConfig,
+        "train",
         config,
         work,
         seed,
