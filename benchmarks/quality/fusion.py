@@ -46,10 +46,11 @@ LENGTHS = (3, 6)  # borders of a history's length
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Candidates of each case. `log_p` float16 [cases, pool, parts], natural log; `mass` float32 [cases, parts, temperatures], the log of
-    Σ p^(1/T) over the catalog; `legal`, `hit` (the target), `found` (by the language model's searches) bool [cases, pool]; `bucket` int8
-    [cases, pool] and `long` int64 [cases], what the gate reads; `slice_of` int64 [cases], of the target."""
+    """Candidates of each case. `item` int32 [cases, pool]; `log_p` float16 [cases, pool, parts], natural log; `mass` float32 [cases, parts,
+    temperatures], the log of Σ p^(1/T) over the catalog; `legal`, `hit` (the target), `found` (by the language model's searches) bool
+    [cases, pool]; `bucket` int8 [cases, pool] and `long` int64 [cases], what the gate reads; `slice_of` int64 [cases], of the target."""
 
+    item: np.ndarray
     log_p: np.ndarray
     mass: np.ndarray
     legal: np.ndarray
@@ -117,8 +118,9 @@ def main() -> None:
         found = {}
         for name, (side, way) in ways.items():
             place = places(side(pool), way)
+            covered = coverage(side(pool), way) / len(prior.item_ids)
             found[name] = {"recall@10": (place < 10) * 1.0, "ndcg@10": gain(place)}
-            kept["test"][name] = show(name, place, pool)
+            kept["test"][name] = show(name, place, pool, f"coverage {covered:.3f}") | {"coverage": covered}
         pairs = [(name, "product") for name in WAYS if name != "product"]
         pairs += [(f"grlm + {name}", other) for name in WAYS for other in dict.fromkeys((name, "gate, items"))] if grlm else []
         wanted = [(a, b, metric) for a, b in pairs for metric in ("recall@10", "ndcg@10")]
@@ -181,6 +183,7 @@ def make_pool(prior: Fused, grlm: GRLMForRecommendation | None, cases: Sequence[
         long = np.searchsorted(LENGTHS, [len(h) for h in histories], side="right")
         made.append(
             (
+                wanted.astype(np.int32),
                 log_p.astype(np.float16),
                 mass,
                 legal,
@@ -209,6 +212,17 @@ def places(pool: Pool, way: Scores) -> np.ndarray:
         above = (scores >= scores[np.arange(len(at)), at][:, None]).sum(1) - 1
         found.append(np.where(some.hit.any(1), above, 2**40))
     return np.concatenate(found)
+
+
+def coverage(pool: Pool, way: Scores) -> int:
+    """How many items are among the first ten of some case."""
+    shown: set[int] = set()
+    for start in range(0, len(pool.hit), 4096):
+        some = pool[np.s_[start : start + 4096]]
+        scores = np.where(some.legal, way(some), -np.inf)
+        first = np.argpartition(-scores, 10, 1)[:, :10]
+        shown.update(np.take_along_axis(some.item, first, 1)[np.take_along_axis(scores, first, 1) > -np.inf].tolist())
+    return len(shown)
 
 
 def gain(place: np.ndarray) -> np.ndarray:
