@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import toy_catalog, toy_grlm, toy_model, toy_tokenizer
 
-from grlm_hf import GRLMForRecommendation
+from grlm_hf import Catalog, GRLMForRecommendation, Item
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.files import read_json
 from grlm_hf.layout import CONFIG_FILE, EVIDENCE_FILE, HISTORIES
@@ -28,6 +32,7 @@ from grlm_hf.training.labels import taught_items, tokenize_mixture
 CATALOG = toy_catalog()
 IDS = [item.item_id for item in CATALOG]
 TWELVE = [History(f"u{n}", tuple(IDS[(n + s) % 12] for s in range(4))) for n in range(12)]
+BEAUTY = Path(os.environ.get("GRLM_DATA", Path(__file__).parents[3] / "shared" / "data")) / "amazon-beauty"
 LINE = {item.item_id: CATALOG.scheme.line(CATALOG.identifier(item.item_id)) for item in CATALOG}
 HEADING = "Chosen by people with like histories:\n"
 
@@ -173,8 +178,6 @@ def test_evidence_gives_way_to_the_history_and_to_the_answer() -> None:
 
 
 def test_a_living_catalog_shows_new_items_no_evidence_and_removed_ones_never() -> None:
-    from grlm_hf import Item
-
     grlm = with_evidence(TWELVE)
     first = grlm.prompter.evidence.lines(CATALOG, ["i20"])[0]  # type: ignore[union-attr]
     grlm.add_items([Item("new", "New")], [("mug", "new")])
@@ -197,3 +200,19 @@ def test_what_asks_about_training_histories_refuses_evidence_by_name(tmp_path: P
         train_dpo(grlm, TWELVE, tmp_path / "work")
     with pytest.raises(ValueError, match="Distillation asks about training histories"):
         _teacher(DistillConfig(teacher=str(tmp_path / "checkpoint")), None)
+
+
+@pytest.mark.skipif(not BEAUTY.is_dir(), reason=f"no real data at {BEAUTY}; set GRLM_DATA")
+def test_beautys_training_answers_are_shown_as_often_as_validation_targets() -> None:
+    """If an example showed what its user chose, training answers would be among the lines far more often (.69 against .08)."""
+    with gzip.open(BEAUTY / "sequences.jsonl.gz", "rt", encoding="utf-8") as lines:
+        bought = [json.loads(line) for line in lines]
+    ids = sorted({item for row in bought for item in row["items"]})
+    catalog = Catalog([Item(item, item) for item in ids], [(item,) for item in ids])
+    evidence = Evidence.fit(catalog, [History(row["user_id"], tuple(row["items"][:-2])) for row in bought], 20, 5)
+    asked = [row for row in random.Random(0).sample(bought, 3000) if len(row["items"]) > 3][:1500]
+    train = [f"[{r['items'][-3]}]\n" in evidence.lines(catalog, r["items"][:-3], r["user_id"]) for r in asked]
+    validation = [f"[{r['items'][-2]}]\n" in evidence.lines(catalog, r["items"][:-2]) for r in asked]
+    leaking = [f"[{r['items'][-3]}]\n" in evidence.lines(catalog, r["items"][:-3]) for r in asked]
+    assert abs(np.mean(train) - np.mean(validation)) < 0.03
+    assert np.mean(leaking) > 0.5
