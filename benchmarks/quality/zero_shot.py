@@ -17,10 +17,11 @@ from grlm_hf.data.repository import load_cases, train_histories
 from grlm_hf.evaluation.config import EvaluateConfig, ZeroShotConfig
 from grlm_hf.evaluation.evaluate import Setup, evaluate
 from grlm_hf.evaluation.generative import constrained, reranked
+from grlm_hf.evaluation.processes import to_device
 from grlm_hf.evaluation.rankings import Method
 from grlm_hf.evaluation.report import save_report
 from grlm_hf.evaluation.scored import scored
-from grlm_hf.evaluation.zero_shot import zero_shot
+from grlm_hf.evaluation.zero_shot import chat_model, zero_shot
 from grlm_hf.priors.chance import Chance
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.popularity import Popularity
@@ -48,9 +49,9 @@ def main() -> None:
         grlm = GRLMForRecommendation.from_pretrained(args.rerank)
         methods |= {"grlm": constrained(grlm, True), f"rerank({args.retriever})": reranked(grlm, methods[args.retriever], args.candidates)}
     for shots in args.shots if args.chat else ():
-        methods[f"zero-shot, {shots} shots"] = zero_shot(EvaluateConfig(zero_shot=ZeroShotConfig(args.chat, shots)), catalog, histories)[
-            "zero-shot"
-        ]
+        config = EvaluateConfig(zero_shot=ZeroShotConfig(args.chat, shots))
+        chat = to_device(chat_model(config.zero_shot, catalog, histories))
+        methods[f"zero-shot, {shots} shots"] = zero_shot(chat, config)["zero-shot"]
     seconds: dict[str, float] = {}
     report = evaluate(
         {name: _timed(name, method, seconds) for name, method in methods.items()},

@@ -14,7 +14,7 @@ from grlm_hf.files import write_text
 
 if TYPE_CHECKING:
     from grlm_hf.evaluation.report.export import Format
-    from grlm_hf.evaluation.report.tables import Table
+    from grlm_hf.evaluation.report.table import Table
 
 
 @app.command

@@ -72,6 +72,8 @@ class EvaluateConfig:
     """A chat model without training, as the method zero-shot."""
     rerank: RerankConfig = field(default_factory=RerankConfig)
     """The checkpoint as a second stage, as the method rerank(RETRIEVER)."""
+    timed_users: Limit = 32
+    """Number of users that each method is timed with, one at a time, for the report's costs; 0: no costs."""
     save_rankings: bool = False
     """Also write what each method recommended to each user, and the rank of the target, as a parquet file beside the report."""
 

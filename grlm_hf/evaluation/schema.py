@@ -72,6 +72,27 @@ class Unseen:
     comparisons: tuple[Comparison, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a method takes for one user, alone in a batch. What does not apply, or is not known, is absent."""
+
+    parameters: int | None = None  # numbers that were learnt or counted: of the language model, and of recommenders beside it
+    prompt_tokens: float | None = None  # mean
+    forwards: float | None = None  # of the language model, mean
+    flops: float | None = None  # of the language model, mean: 2 · its parameters · tokens of the prompt and the search
+    ms_p50: float  # milliseconds, median
+    ms_p95: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the methods take (`grlm_hf.evaluation.costs`)."""
+
+    users: int  # that were timed
+    device: str
+    methods: Mapping[str, Cost]
+
+
 @dataclass(frozen=True)
 class Shown:
     """An item as people know it."""
@@ -120,6 +141,7 @@ class Report:
     verdict: Verdict | None = None
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # fused method → component → weight, 0 for unused ones
     examples: tuple[Example, ...] = ()  # a few users; a published card has none
+    costs: Costs | None = None  # times differ from run to run, so nothing is hashed or compared by them
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``report.json``."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from grlm_hf.evaluation.report.tables import MAIN, Cell, Table, comparisons_tables, measured_columns, protocol_words
+from grlm_hf.evaluation.report.table import Cell, Table
+from grlm_hf.evaluation.report.tables import MAIN, comparisons_tables, measured_columns, protocol_words
 from grlm_hf.evaluation.saved import Saved
 from grlm_hf.evaluation.schema import Protocol, Report, check_comparable, parsed, plain
 from grlm_hf.evaluation.significance import METRICS, Comparison, best_and, compare_pairs

@@ -13,7 +13,6 @@ from grlm_hf.data.interactions import History
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.evaluation.config import EvaluateConfig, ZeroShotConfig
 from grlm_hf.evaluation.generative import constrained
-from grlm_hf.evaluation.processes import to_device
 from grlm_hf.evaluation.rankings import Method
 from grlm_hf.identifiers.titles import TITLES
 from grlm_hf.loading import load_causal_lm, load_tokenizer
@@ -28,9 +27,8 @@ _OF_EXAMPLE = 6  # items of a worked example, the answer among them
 _AT_ONCE = 8  # users; prompts are long
 
 
-def zero_shot(config: EvaluateConfig, catalog: Catalog, histories: Sequence[History], seed: int = 0) -> dict[str, Method]:
+def zero_shot(grlm: GRLMForRecommendation, config: EvaluateConfig) -> dict[str, Method]:
     """`chat_model` as the method "zero-shot"."""
-    grlm = to_device(chat_model(config.zero_shot, catalog, histories, seed))
     return {"zero-shot": constrained(grlm, config.exclude_seen, config.num_beams or None, _AT_ONCE, depth=config.whole_depth)}
 
 

@@ -193,6 +193,7 @@ def make_report(
         ValueError: `output` is a folder or one of the other files; a checkpoint or dataset repository that cannot be read; free writing of
             a model that never learnt it; and as `grlm_hf.evaluation.evaluate.evaluate`.
     """
+    from grlm_hf.evaluation.costs import costs
     from grlm_hf.evaluation.evaluate import Setup, evaluate
     from grlm_hf.evaluation.generative import free, with_first_users
     from grlm_hf.evaluation.metrics import Measures
@@ -203,7 +204,7 @@ def make_report(
     from grlm_hf.evaluation.saved import rankings_path
     from grlm_hf.evaluation.unseen import unseen_block
     from grlm_hf.evaluation.verdict import verdict
-    from grlm_hf.evaluation.zero_shot import zero_shot
+    from grlm_hf.evaluation.zero_shot import chat_model, zero_shot
     from grlm_hf.modeling.recommender import GRLMForRecommendation
 
     check_path(output)
@@ -247,7 +248,10 @@ def make_report(
     freely = {"grlm_free": free(grlm, config.exclude_seen)} if config.free_users else {}
     unmasked = methods(False) if config.unmasked else None
     ranking = methods(config.exclude_seen)
-    chat = zero_shot(config, grlm.catalog, histories, seed) if config.zero_shot.model else {}
+    models = [grlm]
+    if config.zero_shot.model:
+        models.append(to_device(chat_model(config.zero_shot, grlm.catalog, histories, seed)))
+    chat = zero_shot(models[-1], config) if config.zero_shot.model else {}
     ranking |= {} if config.zero_shot.users else chat
     for name in mine:
         ranking[name]([c.history for c in cases[:2]])  # so that one that does not work is refused before hours of the others
@@ -268,6 +272,10 @@ def make_report(
     if is_main():
         if not config.save_rankings:  # those of an earlier report would not be of this one
             rankings_path(output).unlink(missing_ok=True)
+        if config.timed_users:
+            timed = [c.history for c in cases[:: max(1, len(cases) // config.timed_users)][: config.timed_users]]
+            stored = own.stored | {"popularity": len(grlm.catalog)} | dict.fromkeys(mine)
+            report = replace(report, costs=costs(ranking | freely | chat, timed, models, stored))
         save_report(report, output)
         if Path(checkpoint).is_dir() and not transfer:
             found = audit(((h.user_id, item) for h in histories for item in h.items), cases, grlm.catalog)
@@ -313,6 +321,14 @@ class _Priors:
     vectors: np.ndarray | None  # float [n_items, d], embeddings of the items' texts, where one of them has some
     choice: Choice | None = None  # of the method to ship, on validation users
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # method of several recommenders → name → weight, also 0
+
+    @property
+    def stored(self) -> dict[str, int | None]:
+        """Method → the numbers that its recommenders hold."""
+        from grlm_hf.evaluation.costs import stored_numbers
+
+        found = {name: stored_numbers(scorer) for name, scorer in self.alone.items()}
+        return found | {f"grlm+{name}": stored_numbers(fused) for name, fused in self.beside.items()}
 
 
 def _priors(grlm: GRLMForRecommendation, priors: str | Path | None, hybrids: str | Path | None) -> _Priors:

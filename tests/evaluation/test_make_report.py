@@ -32,7 +32,7 @@ TOY = toy_catalog()
 EIGHT = [Item(f"n{n}", f"Blue {item.title}", description=f"{item.description} blue") for n, item in enumerate(TOY.items[:8])]
 CATALOG = TOY.add(EIGHT, [(*tid[:4], "blue") for tid in TOY.term_ids[:8]])
 HISTORIES = [*toy_histories(), *(History(f"n{n}", tuple(EIGHT[(n + s) % 8].item_id for s in range(4))) for n in range(16))]
-QUICK = EvaluateConfig(resamples=10)
+QUICK = EvaluateConfig(resamples=10, timed_users=0)
 
 
 def datasets(folder: Path, split: str) -> Path:

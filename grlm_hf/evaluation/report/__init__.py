@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from grlm_hf.evaluation.report.table import Table
 from grlm_hf.evaluation.report.tables import (
-    Table,
     comparison_table,
     comparisons_tables,
     merged,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from grlm_hf.evaluation.report.tables import Cell, Table
+from grlm_hf.evaluation.report.table import Cell, Table
 from grlm_hf.markdown import one_line
 
 Format = Literal["csv", "latex", "markdown"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.evaluation.examples import HITS, TOP
 from grlm_hf.evaluation.report.plots import figures, svg
+from grlm_hf.evaluation.report.table import Table
 from grlm_hf.evaluation.report.tables import (
-    Table,
     comparison_table,
     comparisons_tables,
     merged,
@@ -39,6 +39,7 @@ _SECTIONS = {  # block: heading, its picture, the picture's caption
     "collisions": ("Shared Term IDs", "", ""),
     "unmasked": ("With seen items kept", "", ""),
     "diversity": ("What is recommended", "", ""),
+    "costs": ("What it costs", "", ""),
     "training": ("Training", "training", "loss and validation metrics by epoch"),
 }
 _FOLDED = "slices"  # many tables, and the picture says most of it

@@ -5,16 +5,14 @@ Blocks that a report does not have make no table.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from grlm_hf.evaluation.schema import Methods, Metrics, Part, Protocol, Report
+from grlm_hf.evaluation.report.table import Cell, Table
+from grlm_hf.evaluation.schema import Costs, Methods, Metrics, Part, Protocol, Report
 from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.evaluation.verdict import MAIN as MAIN_METRIC
 from grlm_hf.evaluation.verdict import explained, stated, weights_words, without_weight
-from grlm_hf.markdown import escaped, one_line
-from grlm_hf.markdown import table as markdown
 
 COLUMNS = ("recall@1", "recall@5", "recall@10", "recall@20", "ndcg@10", "mrr", "valid_rate", "direct_hit_rate", "coverage")
 MAIN = ("recall@5", "recall@10", "recall@20", "ndcg@10")
@@ -31,48 +29,6 @@ _USUAL = {
 DIVERSITY = ("coverage", "gini@10", "tail_share@10", "novelty@10", "intra_list_diversity@10")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One place of a table."""
-
-    text: str  # unescaped
-    note: str = ""  # its interval, shown small where there is room
-    value: float | None = None  # its sort key; None: its text
-    more: Mapping[str, float] = field(default_factory=dict)  # columns beside it where a table is exported, such as "low" and "high"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Figures by rows and columns."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    labels: int = 1  # number of the first columns, which hold names; the others hold figures
-    notes: tuple[str, ...] = ()  # sentences below the table
-
-    def text(self, intervals: bool = False) -> str:
-        """Aligned for a terminal, with its title above and its notes below."""
-        lines = [[one_line(h) for h in self.head], *([one_line(_shown(c, intervals)) for c in row] for row in self.rows)]
-        width = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = [
-            "  ".join(c.ljust(w) if i < self.labels else c.rjust(w) for i, (c, w) in enumerate(zip(line, width, strict=True))).rstrip()
-            for line in lines
-        ]
-        return "\n".join([*filter(None, [one_line(self.title)]), *aligned, *map(one_line, self.notes)])
-
-    def markdown(self, intervals: bool = False) -> str:
-        """As Markdown, with its title in bold above and its notes below."""
-        rows = ([escaped(c.text) if i < self.labels else _shown(c, intervals) for i, c in enumerate(row)] for row in self.rows)
-        head = [h if re.fullmatch(r"[\w@ ()%−-]+", h) else escaped(h) for h in self.head]
-        title = f"**{escaped(self.title)}**" if self.title else ""
-        return "\n\n".join(filter(None, [title, markdown(head, rows), *map(escaped, self.notes)]))
-
-
-def _shown(cell: Cell, intervals: bool) -> str:
-    return f"{cell.text} {cell.note}" if intervals and cell.note else cell.text
-
-
 # --- one report --------------------------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +43,7 @@ def tables(report: Report) -> dict[str, list[Table]]:
         "collisions": _collisions(report.collisions),
         "unmasked": _unmasked(report.unmasked),
         "diversity": _diversity(report.methods),
+        "costs": _costs(report.costs),
     }
     return {block: some for block, some in found.items() if some}
 
@@ -252,6 +209,25 @@ def _diversity(methods: Methods) -> list[Table]:
     if columns == ["coverage"] or not columns:  # the first table has the coverage
         return []
     return [_by_method("What is recommended", methods, columns)]
+
+
+def _costs(costs: Costs | None) -> list[Table]:
+    if costs is None:
+        return []
+    columns = {
+        "parameters": ",.0f", "prompt_tokens": ",.1f", "forwards": ",.1f", "flops": ".2e", "ms_p50": ",.2f", "ms_p95": ",.2f"
+    }  # fmt: skip
+    rows = tuple(
+        (Cell(name), *(Cell("–" if (x := getattr(cost, c)) is None else f"{x:{form}}", "", x) for c, form in columns.items()))
+        for name, cost in costs.methods.items()
+    )
+    head = ("method", "parameters", "prompt tokens", "forwards", "FLOPs", "ms p50", "ms p95")
+    note = (
+        f"For one user at a time: means, and the 50th and 95th percentile, of {costs.users:,} users on {costs.device}. FLOPs are those of "
+        "the language model, by the usual estimate: 2 · its parameters · tokens of prompt and search. Parameters are all numbers "
+        "that were learnt or counted; of neighbours by text, the items' vectors."
+    )
+    return [Table("Costs", head, rows, notes=(note,))]
 
 
 # --- several reports ---------------------------------------------------------------------------------------------------------------
