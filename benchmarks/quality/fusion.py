@@ -12,6 +12,10 @@ All rank the same pool: the first items of each part and of the parts' plain sum
 with the others; beside it only the latter are candidates. With a language model each way is also tried without it, on the same users. The
 macro average is over four slices of the target's training events. Validation figures are of cases whose weights were fitted to the other
 half. Then all test users, once.
+
+With `--labels FILE` the gate by items, without the language model, is also asked what a training asks its teacher:
+
+    grlm run recipes/beauty-taught.yaml --set train.distill.teacher=FILE
 """
 
 from __future__ import annotations
@@ -29,14 +33,19 @@ from fits import SLICES
 from torch.nn.functional import cross_entropy, softplus
 
 from grlm_hf import GRLMForRecommendation
+from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import Case
-from grlm_hf.data.repository import load_cases, sample_cases
+from grlm_hf.data.repository import load_cases, load_table, sample_cases
 from grlm_hf.evaluation.significance import compare_pairs
 from grlm_hf.priors.fused import Fused
-from grlm_hf.priors.how import buckets
+from grlm_hf.priors.how import BORDERS, buckets
 from grlm_hf.priors.tuning import TEMPERATURES, WEIGHTS
 from grlm_hf.progress import progress
+from grlm_hf.training.distill import questions_of
+from grlm_hf.training.label_store import asked, make_labels
+from grlm_hf.training.labels import taught_items
 
+TOP = 40  # items of an answer
 FIRST = 100  # items of each part
 FOUND = 40  # items of each search of the language model
 ROWS = 128
@@ -89,6 +98,10 @@ def main() -> None:
     parser.add_argument("--combination", default="sasrec+item_knn+text_knn")
     parser.add_argument("--users", type=int, default=6000, help="validation users (default: 6000)")
     parser.add_argument("--output", help="write all figures to this JSON file")
+    parser.add_argument(
+        "--labels", help="ask the gate by items, without a language model, the questions of the training: file for its answers"
+    )
+    parser.add_argument("--temperature", type=float, default=0.4, help="of these answers (default: 0.4)")
     parser.add_argument("--no-test", action="store_true", help="validation users only")
     args = parser.parse_args()
     prior = Fused.load(args.priors).weighted(dict.fromkeys(args.combination.split("+"), 1.0))
@@ -111,6 +124,11 @@ def main() -> None:
             way, said = fit(mine)
             ways[prefix + name] = (side, way)
             kept["validation"][prefix + name] = show(prefix + name, crossed, pool, said)
+    if args.labels:
+        way = gated(1, len(BORDERS) + 1)(Pool.without_model(pool) if grlm else pool)[0]
+        make_labels(asked(_Gate(prior, way), TOP, args.temperature), prior.item_ids, questions(args.datasets), args.labels + "-parts").save(
+            args.labels
+        )
     if not args.no_test:
         test = load_cases(args.datasets, "test")
         pool = make_pool(prior, grlm, test)
@@ -129,6 +147,26 @@ def main() -> None:
             kept["comparisons"].append(asdict(one))
     if args.output:
         Path(args.output).write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class _Gate:
+    """A fitted gate by items as a scorer of all items; its scores are not normalised."""
+
+    prior: Fused
+    way: Scores
+
+    def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
+        log_p = np.stack(list(self.prior.parts(histories).values()), 2)
+        bucket = np.broadcast_to(buckets(self.prior.counts), log_p.shape[:2])  # type: ignore[arg-type]
+        nothing = np.zeros((len(histories), 0))
+        return self.way(Pool(nothing, log_p, nothing, nothing, nothing, nothing, bucket, np.zeros(len(histories), np.int64), nothing))
+
+
+def questions(datasets: str) -> list[list[str]]:
+    """What a training on these datasets asks its teacher, as histories of item ids."""
+    catalog = Catalog.from_pretrained(datasets)
+    return questions_of(taught_items(load_table(datasets, "sft", "train"), catalog), catalog)
 
 
 def head(text: str) -> None:
