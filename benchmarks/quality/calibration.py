@@ -40,7 +40,7 @@ def main() -> None:
     fused = Fused.load(args.priors)
     ways: dict[str, Answer] = {name: _of_scorer(scorer) for name, (scorer, _) in fused.components.items()}
     for name, one in read_json(Path(args.priors) / "tuning.json")["combinations"].items():
-        ways[name] = _of_scorer(fused.weighted(one["weights"], one.get("bias", ())))
+        ways[name] = _of_scorer(fused.stated(one))
     if args.checkpoint:
         ways["grlm"] = _of_model(GRLMForRecommendation.from_pretrained(args.checkpoint))
     print(f"{'':28} {'NLL':>7} {'ECE':>7} {'first':>7} {'right':>7}   ({len(cases)} {args.part} users)")
