@@ -30,8 +30,8 @@ _ROWS = 512  # users between two moves of the bar
 
 
 def run_sizes(recipe: Recipe, sizes: Sequence[str], say: Callable[[str], None] = print) -> Scaling:
-    """Trains a recipe's model from scratch in several sizes, each in ``OUTPUT/size-N``, measures the validation loss of each, and writes the
-    law that they follow to ``OUTPUT/scaling.json`` and ``scaling.png``.
+    """Trains a recipe's model from scratch in several sizes, each in ``OUTPUT/size-N``, measures their losses, and writes the law
+    that these follow to ``OUTPUT/scaling.json`` and ``scaling.png``.
 
     The first run makes what no size changes, up to the teacher; the others take it over. Finished stages are kept, so an interrupted call
     goes on where it stopped. Test users are never read.
@@ -41,12 +41,15 @@ def run_sizes(recipe: Recipe, sizes: Sequence[str], say: Callable[[str], None] =
 
     Raises:
         ValueError: fewer than four sizes, or two of one shape; a size that is no number, or whose training is larger than the memory; a
-            recipe with a pretrained model, or that pushes it, or that is one part of several; no validation users; and as `run`.
+            recipe with a pretrained model, or that pushes it, or that is one part of several; a split without validation users of
+            known items; and as `run`.
     """
     if recipe.train.model != "scratch":
         raise ValueError(f"train.model is {recipe.train.model!r}, whose size is given; models of several sizes are made from scratch.")
     if recipe.train.hub.repo or recipe.terms.llm.part:
         raise ValueError("The recipe has train.hub.repo or terms.llm.part, which are of a single run; leave them out.")
+    if recipe.read.split == "unseen-items":
+        raise ValueError("read.split is unseen-items, so validation users ask for items that no size knows; choose another split.")
     if not recipe.output:
         raise ValueError("The recipe names no output folder: --output DIR.")
     shapes = _shapes(sizes, recipe.train.scratch)
@@ -64,7 +67,7 @@ def run_sizes(recipe: Recipe, sizes: Sequence[str], say: Callable[[str], None] =
             say(f"size {name} → {folder}")
             if not cases:
                 run(one, say)
-                cases = _cases(folder)
+                cases = load_cases(folder / "datasets", "validation")
             run(replace(one, until="train"), say)
             facts, loss = _measured(folder, cases, recipe.evaluate.batch_size)
             say(f"validation loss: {loss.mean():.4f} nats")
@@ -91,17 +94,6 @@ def _shapes(sizes: Sequence[str], like: ScratchConfig) -> dict[str, ScratchConfi
         if shape == same:
             raise ValueError(f"--sizes has {one} and {other}, whose nearest shape is the same; choose sizes that lie farther apart.")
     return shapes
-
-
-def _cases(folder: Path) -> list[Case]:
-    """The validation cases of items that the training knows."""
-    from grlm_hf.data.repository import train_histories
-
-    known = {item for history in train_histories(folder / "datasets") for item in history.items}
-    cases = [case for case in load_cases(folder / "datasets", "validation") if known.issuperset([*case.history, case.target])]
-    if not cases:
-        raise ValueError("There is no validation user whose items are all known from the training; choose another read.split.")
-    return cases
 
 
 def _measured(folder: Path, cases: Sequence[Case], batch_size: int) -> tuple[dict[str, int], np.ndarray]:

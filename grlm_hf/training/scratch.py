@@ -48,7 +48,7 @@ class ScratchConfig:
 
 
 def count_parameters(shape: ScratchConfig) -> int:
-    """The parameters of a model of this shape whose tokenizer fills the vocabulary; embeddings, which are the output layer too, count once."""
+    """The parameters of a model of this shape with a full vocabulary; the embeddings, which are the output layer too, count once."""
     width, heads, kv = shape.hidden_size, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     layer = 2 * width * (heads + kv) + 3 * width * shape.intermediate_size + 2 * width + 2 * shape.head_dim
     return shape.vocab_size * width + shape.layers * layer + width
@@ -73,7 +73,7 @@ def shape_of(parameters: int, like: ScratchConfig) -> ScratchConfig:
     best = min(found[-2:], key=lambda shape: abs(count_parameters(shape) - parameters))
     if not 0.75 < (count := count_parameters(best)) / parameters < 1.25:
         raise ValueError(
-            f"No model has about {parameters:,} parameters: the nearest one has {count:,}, with a vocabulary of {like.vocab_size:,} tokens. "
+            f"No model has about {parameters:,} parameters: the nearest one has {count:,}, with a vocabulary of {like.vocab_size:,}. "
             "Choose another size, or another train.scratch.vocab_size."
         )
     return best

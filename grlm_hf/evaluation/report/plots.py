@@ -220,15 +220,14 @@ def scaling_figure(found: Scaling) -> Figure:
         figure = _figure(6, 3.6)
         axis, law, last = figure.subplots(), found.law, found.sizes[-1]
         sizes = [s.parameters for s in found.sizes]
-        for some, look in ((found.sizes[:-1], {"label": "fitted"}), ((last,), {"label": "held out", "mfc": "none"})):
-            error = [[e[0] for e in side] for side in zip(*(_whisker(s.loss) for s in some), strict=True)]
-            axis.errorbar([s.parameters for s in some], [s.loss.value for s in some], error, fmt="o", capsize=2.5, color=_COLORS[0], **look)
+        for s in found.sizes:
+            filled = "none" if s is last else _COLORS[0]
+            axis.errorbar(s.parameters, s.loss.value, _whisker(s.loss), fmt="o", mfc=filled, capsize=2.5, color=_COLORS[0])
         line = [sizes[0] * (sizes[-1] / sizes[0]) ** (n / 100) for n in range(101)]
         label = f"{law.a.value:.3g} · N^-{law.alpha.value:.3f} + {law.b.value:.2f}"
         axis.plot(line, [law.a.value * n**-law.alpha.value + law.b.value for n in line], lw=1.3, color=_COLORS[1], label=label)
-        axis.errorbar(
-            [sizes[-1]], [found.predicted.value], _whisker(found.predicted), fmt="_", capsize=5, color=_COLORS[1], label="predicted"
-        )
+        predicted = f"predicted for {last.name}, which the fit does not know"
+        axis.errorbar(sizes[-1], found.predicted.value, _whisker(found.predicted), fmt="_", capsize=5, color=_COLORS[1], label=predicted)
         axis.set_xscale("log")
         axis.minorticks_off()
         axis.set_xticks(sizes, [s.name for s in found.sizes])
