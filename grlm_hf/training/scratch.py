@@ -60,7 +60,7 @@ def shape_of(parameters: int, like: ScratchConfig) -> ScratchConfig:
     positions and the share of `kv_heads` are those of `like`.
 
     Raises:
-        ValueError: no shape comes within a quarter of it.
+        ValueError: the nearest shape has less than two thirds of it, or more than half as much again.
     """
     found: list[ScratchConfig] = []
     while not found or count_parameters(found[-1]) < parameters:
@@ -71,7 +71,7 @@ def shape_of(parameters: int, like: ScratchConfig) -> ScratchConfig:
         layers = max(1, (width + 32) // 64)
         found.append(replace(like, hidden_size=width, intermediate_size=3 * width, layers=layers, heads=heads, kv_heads=kv_heads))
     best = min(found[-2:], key=lambda shape: abs(count_parameters(shape) - parameters))
-    if not 0.75 < (count := count_parameters(best)) / parameters < 1.25:
+    if not 2 / 3 < (count := count_parameters(best)) / parameters < 3 / 2:
         raise ValueError(
             f"No model has about {parameters:,} parameters: the nearest one has {count:,}, with a vocabulary of {like.vocab_size:,}. "
             "Choose another size, or another train.scratch.vocab_size."

@@ -230,7 +230,7 @@ def scaling_figure(found: Scaling) -> Figure:
         axis.errorbar(sizes[-1], found.predicted.value, _whisker(found.predicted), fmt="_", capsize=5, color=_COLORS[1], label=predicted)
         axis.set_xscale("log")
         axis.minorticks_off()
-        axis.set_xticks(sizes, [s.name for s in found.sizes])
+        axis.set_xticks(sizes, [f"{n / 1e6:.3g}M" for n in sizes])
         axis.set_xlabel("parameters")
         axis.set_title(f"{_label(found.name)}: validation loss (nats), {found.users:,} users", loc="left")
         axis.legend(frameon=False)
