@@ -38,6 +38,7 @@ RANKINGS_SUFFIX = ".rankings.parquet"  # in place of the .json of a report
 RANKINGS_SCHEMA = 1
 RANKINGS_KEY = b"grlm_rankings"
 SEEDS_FILE = "seeds.json"  # of a run with several seeds
+SCALING_FILE = "scaling.json"  # of a run with several sizes
 LABELS_FILE = "labels.teacher"  # of a run: a teacher's answers. safetensors inside; under that name other tools would take it for weights
 
 Backend = Literal["transformers", "vllm"]

@@ -1,4 +1,4 @@
-"""Verbs for all stages: quickstart and run."""
+"""Verbs for all stages: quickstart, run and scale."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from grlm_hf.cli.app import Json, Settings, app, listing, quiet, say, show_quality
-from grlm_hf.layout import SEEDS_FILE
+from grlm_hf.layout import SCALING_FILE, SEEDS_FILE
 
 if TYPE_CHECKING:
     from grlm_hf.evaluation.schema import Report
@@ -71,8 +71,7 @@ def run_(
 
     loaded = load_recipe(recipe, set_ or [])
     quiet()
-    if data is not None:  # the recipe's name and notice describe its own data
-        loaded = replace(loaded, data=str(data), name=data.resolve().name, notice="")
+    loaded = _with_data(loaded, data)
     loaded = replace(loaded, output=str(output or loaded.output or f"runs/{recipe.stem}"))
     if dry_run and seeds is not None:
         raise ValueError("--dry-run lists the stages of one run; leave --seeds out.")
@@ -89,6 +88,55 @@ def run_(
     summary = run_seeds(loaded, seeds, say)
     print(json.dumps(summary.to_json(), indent=2, ensure_ascii=False) if as_json else f"\n{seed_text(summary, short=True)}")
     say(f"→ {Path(loaded.output) / SEEDS_FILE}, seeds.md")
+
+
+@app.command
+def scale(
+    recipe: Path,
+    *,
+    sizes: str,
+    data: Path | None = None,
+    output: Path | None = None,
+    set_: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe's model from scratch in several sizes, and fit how its validation loss falls: L(N) = a · N^-alpha + b.
+
+    Each size is a run of its own in OUTPUT/size-N, up to its checkpoint; what no size changes is made once, and finished work is kept. The
+    loss is the mean negative log-probability of the next item within the trie, on validation users. The law is fitted on all sizes but the
+    largest, and predicts that one. Intervals are a bootstrap over users.
+
+    All sizes have the recipe's data, steps and learning rate, which may suit one size better than another: compare the losses with
+    those of a second learning rate before you trust the exponent. Settings (--set) are those of `grlm run`.
+
+    Example: `grlm scale my-shop/recipe.yaml --sizes 0.5M,1M,2M,4M,8M --output runs/scale`
+
+    Parameters
+    ----------
+    recipe
+        YAML file, such as one of `grlm import`, with train.model=scratch.
+    sizes
+        Numbers of parameters (K, M, B), at least four. The width and the layers follow: a layer and two heads for each 64 of the width,
+        with the default head_dim.
+    data
+        Data folder, instead of the recipe's.
+    output
+        Folder that receives size-N/, scaling.json and scaling.png; by default runs/RECIPE-scale.
+    """
+    from grlm_hf.recipe import load_recipe
+    from grlm_hf.stages import run_sizes
+
+    loaded = load_recipe(recipe, set_ or [])
+    quiet()
+    loaded = replace(_with_data(loaded, data), output=str(output or f"runs/{recipe.stem}-scale"))
+    law = run_sizes(loaded, sizes.split(","), say)
+    print(json.dumps(law.to_json(), indent=2, ensure_ascii=False) if as_json else law.table().text(intervals=True))
+    say(f"→ {Path(loaded.output) / SCALING_FILE}, scaling.png")
+
+
+def _with_data(recipe: Recipe, data: Path | None) -> Recipe:
+    """The recipe for another data folder; its name and notice describe its own data."""
+    return recipe if data is None else replace(recipe, data=str(data), name=data.resolve().name, notice="")
 
 
 def _show(found: Report | dict[str, Any], recipe: Recipe, as_json: bool) -> None:

@@ -43,7 +43,7 @@ def hint(error: CycloptsError) -> str:
     verb = next((name for name in error.command_chain or () if name != "grlm"), "")
     if not option or "--set" not in {n for a in app[verb].assemble_argument_collection() for n in a.names}:
         return ""
-    keys = re.findall(r"^- `([\w.]+)=", _settings_of().get("run" if verb == "quickstart" else verb, ""), re.MULTILINE)
+    keys = re.findall(r"^- `([\w.]+)=", _settings_of().get("run" if verb in ("quickstart", "scale") else verb, ""), re.MULTILINE)
     last = {key.rpartition(".")[2]: key for key in sorted(keys, key=lambda key: key.startswith("train."))}  # of one name, that of train
     near = get_close_matches(option[2].replace("-", "_").rpartition(".")[2], last, 1, 0.75)
     return f"For the setting, write --set {last[near[0]]}=VALUE." if near else ""

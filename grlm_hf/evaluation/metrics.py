@@ -128,14 +128,19 @@ def bootstrap(values: Mapping[Name, np.ndarray], users: Sequence[str], resamples
     return {name: Estimate(float(v), float(a), float(b)) for name, v, a, b in zip(values, table[:, :-1].mean(0), low, high, strict=True)}
 
 
+def resampled(sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """The means of bootstrap resamples of users, float64 [resamples, columns - 1]; `sums` as `interval` takes them."""
+    rng = np.random.default_rng(seed)
+    n = len(sums)
+    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
+    return drawn[:, :-1] / drawn[:, -1:]
+
+
 def interval(sums: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile bootstrap interval of each column's sum divided by that of the last column: two float64 [columns - 1].
 
     Args:
         sums: from `user_sums`; the last column counts the cases.
     """
-    rng = np.random.default_rng(seed)
-    n = len(sums)
-    drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ sums for _ in range(resamples)])
-    low, high = np.quantile(drawn[:, :-1] / drawn[:, -1:], [0.025, 0.975], axis=0)
+    low, high = np.quantile(resampled(sums, resamples, seed), [0.025, 0.975], axis=0)
     return low, high

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def run_seeds(recipe: Recipe, number: int, say: Callable[[str], None] = print) -
         for seed in range(recipe.seed, recipe.seed + number):
             folder = out / f"seed-{seed}"
             if reports:
-                _take_over(first, folder)
+                take_over(first, folder, _SHARED)
             say(f"seed {seed} → {folder}")
             one = replace(recipe, seed=seed, output=str(folder), evaluate=replace(recipe.evaluate, save_rankings=True))
             report = run(one, say)
@@ -59,9 +59,9 @@ def run_seeds(recipe: Recipe, number: int, say: Callable[[str], None] = print) -
     return summary
 
 
-def _take_over(first: Path, folder: Path) -> None:
-    """Copies the results of `_SHARED` and their records, where they are not the same already."""
-    for stage, name in _SHARED.items():
+def take_over(first: Path, folder: Path, shared: Mapping[str, str]) -> None:
+    """Copies the results of the `shared` stages (stage → what it writes) and their records, where they are not the same already."""
+    for stage, name in shared.items():
         record, there = (place / ".grlm" / f"{stage}.json" for place in (first, folder))
         if not record.is_file() or (there.is_file() and read_json(there) == read_json(record)):
             continue

@@ -93,6 +93,20 @@ def check_room(work: Path, model: Any, trained_share: float = 1.0) -> None:
         )
 
 
+def check_memory(name: str, parameters: int) -> None:
+    """Raises ``ValueError`` where the weights, gradients and two means of AdamW of a training in float32, 16 bytes a parameter, are alone
+    more than the memory of the GPU, or without one of the machine. `name`: of the model, for the error."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    has = torch.cuda.get_device_properties(0).total_memory if on_gpu else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 16 * parameters > has:
+        raise ValueError(
+            f"{name} has {parameters:,} parameters, whose training takes {16 * parameters / 2**30:,.1f} GiB before any activation; the "
+            f"{'GPU' if on_gpu else 'machine'} has {has / 2**30:,.1f} GiB. Leave this size out."
+        )
+
+
 def less_memory(config: TrainConfig) -> list[str]:
     """Settings of a training that takes less memory, as advice."""
     advice = [f"train.batch_size={max(1, config.batch_size // 2)} with train.gradient_accumulation={config.gradient_accumulation * 2}"]

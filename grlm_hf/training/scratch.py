@@ -6,7 +6,7 @@ It takes the place of a pretrained LLM, so the same path runs without a download
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from grlm_hf.settings import Range, Size, check_settings
@@ -45,6 +45,38 @@ class ScratchConfig:
             raise ValueError(
                 f"train.scratch.head_dim is {self.head_dim}; expected an even number: rotary positions turn pairs of dimensions."
             )
+
+
+def count_parameters(shape: ScratchConfig) -> int:
+    """The parameters of a model of this shape with a full vocabulary; the embeddings, which are the output layer too, count once."""
+    width, heads, kv = shape.hidden_size, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    layer = 2 * width * (heads + kv) + 3 * width * shape.intermediate_size + 2 * width + 2 * shape.head_dim
+    return shape.vocab_size * width + shape.layers * layer + width
+
+
+def shape_of(parameters: int, like: ScratchConfig) -> ScratchConfig:
+    """The shape whose number of parameters is nearest to `parameters`: `hidden_size` is a multiple of 16, and there are a layer for each 64
+    of it, a head for each `head_dim` of it, and three times as many intermediate features, as in the default shape. Vocabulary, `head_dim`,
+    positions and the share of `kv_heads` are those of `like`.
+
+    Raises:
+        ValueError: the nearest shape has less than two thirds of it, or more than half as much again.
+    """
+    found: list[ScratchConfig] = []
+    while not found or count_parameters(found[-1]) < parameters:
+        width = 16 * len(found) + 16
+        heads = max(1, width // like.head_dim)
+        most = max(1, heads * like.kv_heads // like.heads)
+        kv_heads = next(n for n in range(most, 0, -1) if heads % n == 0)
+        layers = max(1, (width + 32) // 64)
+        found.append(replace(like, hidden_size=width, intermediate_size=3 * width, layers=layers, heads=heads, kv_heads=kv_heads))
+    best = min(found[-2:], key=lambda shape: abs(count_parameters(shape) - parameters))
+    if not 2 / 3 < (count := count_parameters(best)) / parameters < 3 / 2:
+        raise ValueError(
+            f"No model has about {parameters:,} parameters: the nearest one has {count:,}, with a vocabulary of {like.vocab_size:,}. "
+            "Choose another size, or another train.scratch.vocab_size."
+        )
+    return best
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:

@@ -24,8 +24,8 @@ from grlm_hf.stages import make_dataset
 
 ITEMS = [{"item_id": i.item_id, "title": i.title} for i in toy_catalog()]
 EVENTS = [{"user_id": h.user_id, "item_id": i} for h in toy_histories(4) for i in h.items]
-VERBS = ("quickstart", "run", "neighbors", "terms", "quality", "join", "dataset", "train", "evaluate", "recommend", "explain", "report",
-         "push", "grpo", "dpo", "serve", "space", "doctor", "version")  # fmt: skip
+VERBS = ("quickstart", "run", "scale", "neighbors", "terms", "quality", "join", "dataset", "train", "evaluate", "recommend", "explain",
+         "report", "push", "grpo", "dpo", "serve", "space", "doctor", "version")  # fmt: skip
 
 
 def jsonl(rows: list[dict[str, Any]]) -> bytes:

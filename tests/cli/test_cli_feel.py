@@ -91,7 +91,7 @@ def test_the_nearest_item_and_domain() -> None:
         check_domain(catalog, "outdor")
 
 
-PRINTS = ("quickstart", "run", "quality", "evaluate", "recommend", "explain", "report", "push", "grpo", "dpo", "doctor", "version")
+PRINTS = ("quickstart", "run", "scale", "quality", "evaluate", "recommend", "explain", "report", "push", "grpo", "dpo", "doctor", "version")
 
 
 @pytest.mark.parametrize("verb", PRINTS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.report.tables import MAIN, candidates
+from grlm_hf.evaluation.scaling import Scaling
 from grlm_hf.evaluation.schema import Part, Report
 from grlm_hf.evaluation.significance import Comparison
 from grlm_hf.files import replacing
@@ -210,6 +211,30 @@ def _training(log: Sequence[Mapping[str, Any]]) -> Figure | None:
     panels[0].set_title("loss (nats)", loc="left")
     if beside:
         panels[1].set_title("validation users", loc="left")
+    return figure
+
+
+def scaling_figure(found: Scaling) -> Figure:
+    """Losses by parameters, the law through all but the largest size, and what it predicts there."""
+    with _style():
+        figure = _figure(6, 3.6)
+        axis, law, last = figure.subplots(), found.law, found.sizes[-1]
+        sizes = [s.parameters for s in found.sizes]
+        for s in found.sizes:
+            filled = "none" if s is last else _COLORS[0]
+            axis.errorbar(s.parameters, s.loss.value, _whisker(s.loss), fmt="o", mfc=filled, capsize=2.5, color=_COLORS[0])
+        line = [sizes[0] * (sizes[-1] / sizes[0]) ** (n / 100) for n in range(101)]
+        label = f"{law.a.value:.3g} · N^-{law.alpha.value:.3f} + {law.b.value:.2f}"
+        axis.plot(line, [law.a.value * n**-law.alpha.value + law.b.value for n in line], lw=1.3, color=_COLORS[1], label=label)
+        predicted = f"predicted for {last.name}, which the fit does not know"
+        axis.errorbar(sizes[-1], found.predicted.value, _whisker(found.predicted), fmt="_", capsize=5, color=_COLORS[1], label=predicted)
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        axis.set_xticks(sizes, [f"{n / 1e6:.3g}M" for n in sizes])
+        axis.set_xlabel("parameters")
+        axis.set_title(f"{_label(found.name)}: validation loss (nats), {found.users:,} users", loc="left")
+        axis.legend(frameon=False)
+        _bare(axis, "y")
     return figure
 
 
