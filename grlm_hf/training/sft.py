@@ -178,8 +178,7 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
         adam_epsilon=config.epsilon,
         max_grad_norm=config.clip,
         dataloader_pin_memory=not on_cpu,
-        dataloader_num_workers=0 if on_cpu else 2,  # they collate while the GPU works
-        dataloader_persistent_workers=not on_cpu,
+        dataloader_num_workers=0 if on_cpu else 2,  # they collate while the GPU works; anew each epoch, so that no random number moves
         use_cpu=on_cpu and not deepspeed,  # if it were true, accelerate would not start DeepSpeed
         ddp_backend="gloo" if on_cpu and deepspeed else None,
         gradient_checkpointing=config.gradient_checkpointing and config.model != "scratch",

@@ -265,22 +265,17 @@ def test_a_model_taught_by_nothing_but_the_teacher_comes_to_agree_with_it(model:
 
 
 def test_batches_made_by_other_processes_teach_the_same(model: SequenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU's machine, where two processes collate."""
+    """As on a GPU's machine, where two processes collate: the same batches and the same dropout, in later epochs, too."""
     from grlm_hf.training import sft
 
     mixture = make_mixture(CATALOG, HISTORIES, MixtureConfig(max_history=3)).dataset
     store = labels(model, taught_items(mixture, CATALOG), tmp_path / "labels")
-    config = TrainConfig(scratch=TINY, objective="trie", max_steps=4, batch_size=8, distill=DistillConfig(weight=0.5, sampled=1.0))
+    config = TrainConfig(scratch=TINY, objective="trie", epochs=3, batch_size=16, distill=DistillConfig(weight=0.5, sampled=1.0))
     plain = sft.trl_settings
     weights = []
     for workers in (0, 2):
-        monkeypatch.setattr(
-            sft,
-            "trl_settings",
-            lambda *args, workers=workers, **own: plain(
-                *args, **own | {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
-            ),
-        )
+        more = {"dataloader_num_workers": workers}
+        monkeypatch.setattr(sft, "trl_settings", lambda *args, more=more, **own: plain(*args, **own | more))
         grlm = train(CATALOG, mixture, tmp_path / f"work{workers}", config, max_history=3, teacher=store)
         assert grlm is not None
         weights.append(grlm.model.get_input_embeddings().weight.detach().clone())
