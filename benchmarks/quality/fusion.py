@@ -98,9 +98,7 @@ def main() -> None:
     parser.add_argument("--combination", default="sasrec+item_knn+text_knn")
     parser.add_argument("--users", type=int, default=6000, help="validation users (default: 6000)")
     parser.add_argument("--output", help="write all figures to this JSON file")
-    parser.add_argument(
-        "--labels", help="ask the gate by items, without a language model, the questions of the training: file for its answers"
-    )
+    parser.add_argument("--labels", help="file for what the gate by items answers to the training's questions, as a teacher")
     parser.add_argument("--temperature", type=float, default=0.4, help="of these answers (default: 0.4)")
     parser.add_argument("--no-test", action="store_true", help="validation users only")
     args = parser.parse_args()
@@ -126,9 +124,9 @@ def main() -> None:
             kept["validation"][prefix + name] = show(prefix + name, crossed, pool, said)
     if args.labels:
         way = gated(1, len(BORDERS) + 1)(Pool.without_model(pool) if grlm else pool)[0]
-        make_labels(asked(_Gate(prior, way), TOP, args.temperature), prior.item_ids, questions(args.datasets), args.labels + "-parts").save(
-            args.labels
-        )
+        parts = f"{args.labels}-parts-{args.users}-{args.temperature:g}"  # of an interrupted call; another gate has others
+        answers = make_labels(asked(_Gate(prior, way), TOP, args.temperature), prior.item_ids, questions(args.datasets), parts)
+        answers.save(args.labels)
     if not args.no_test:
         test = load_cases(args.datasets, "test")
         pool = make_pool(prior, grlm, test)

@@ -71,7 +71,7 @@ class Teacher:
         self.labels, self.n, self._rank, self._items = labels, len(trie), torch.tensor(ranks), first_items(catalog)
 
     def rows(self, sequences: Sequence[Sequence[int]], learnt: Sequence[int] | None = None) -> np.ndarray:
-        """Int64 [questions], where the answers after prefixes stand in the label store.
+        """Int64 [questions], the rows of the label store with the answers after prefixes.
 
         Args:
             sequences: identifiers of each example, oldest first, as places in ``catalog.identifiers``.
