@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: the caches of compiled products are bounded before the first one, and on a CPU without AMX a line says that float32 is faster."""
+"""bfloat16 on a CPU: the caches of compiled products are bounded first, and a CPU without AMX gets a line that float32 is faster there."""
 
 from __future__ import annotations
 
