@@ -11,7 +11,7 @@ from grlm_hf.data.interactions import Case
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.fusing import fuse, temperatures_of
-from grlm_hf.priors.how import Choice, Fit, How
+from grlm_hf.priors.how import MODEL, Choice, Fit, How
 from grlm_hf.priors.tuning import Targets
 
 POOL = 40
@@ -62,9 +62,9 @@ def tune_hybrid(
         parts, cases, prior.item_ids, prior.counts, form=form, fit=fit, exclude_seen=exclude_seen, case_weights=case_weights,
         temperatures=temperatures,
     )  # fmt: skip
-    weights = {name: weight for name, weight in fitted.weights.items() if name != "grlm"}
+    weights = {name: weight for name, weight in fitted.weights.items() if name != MODEL}
     kept = {name: weight for name, weight in weights.items() if weight or fitted.how.counting} or weights
-    alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(parts["grlm"])
+    alone = Targets(prior.item_ids, cases, exclude_seen).ndcg(parts[MODEL])
     return Hybrid(prior.weighted(kept, fitted.how), weights, float(fitted.by_case.mean()), fitted.by_case, alone)
 
 
@@ -91,4 +91,4 @@ def searched(
             answers = grlm.recommend(some, k, exclude_seen=exclude_seen, batch_size=batch_size, **rules)
             for row, answer in enumerate(answers, start):
                 model[row, [column[r.item_id] for r in answer]] = [r.log_prob for r in answer]
-    return {"grlm": model} | own, temperatures
+    return {MODEL: model} | own, temperatures

@@ -34,7 +34,7 @@ def fuse(
 
     - A product has those with the best NDCG@10 (`tune_weights`), or a conditional logit's with a bias (`fit_weights`).
     - A mixture first gives each part its own temperature; its weights are those with the best NDCG@10, or the likeliest (EM).
-    - A gate is a conditional logit in any case; `fit` chooses how much it may differ from one set of weights.
+    - A gate is a conditional logit in any case; `fit` chooses what it depends on.
     - "best" is the one of product and gate with the higher NDCG@10, or macro average of it. A mixture lost on each shop that we measured
       (docs/lab-notes.md), and beside a language model needs a search of its own, so it is not tried.
 

@@ -20,6 +20,8 @@ BORDERS = (3, 6, 14)
 """Training events at which an item's bias and gate change."""
 LENGTHS = (3, 6)
 """Items of a history at which a gate changes."""
+MODEL = "grlm"
+"""Name of a language model's own part, where it is fused with others."""
 _LEAST = 1e-300  # probability; its log is finite
 _WORDS = {
     "mixture": "as a mixture of their probabilities",

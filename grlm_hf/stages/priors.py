@@ -156,6 +156,7 @@ def make_hybrid(
     from grlm_hf.modeling.recommender import GRLMForRecommendation
     from grlm_hf.priors.awaited import DENSE
     from grlm_hf.priors.fused import Fused, fit_temperature
+    from grlm_hf.priors.fusing import fuse
     from grlm_hf.priors.popularity import Popularity
     from grlm_hf.priors.tuning import Targets
 
@@ -187,10 +188,16 @@ def make_hybrid(
     content: dict[str, Any] = {"cases": len(cases), "hybrids": found}
     if by_case:  # without them the language model was not measured on these users
         combinations = read_json(Path(priors) / TUNING_FILE)["combinations"]
-        alone: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()}
-        alone |= {name: fused.stated(one) for name, one in combinations.items()}
-        alone["popularity"] = popularity
-        by_case |= {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in alone.items()}
+        scorers: dict[str, Scorer] = {name: scorer for name, (scorer, _) in fused.components.items()} | {"popularity": popularity}
+        alone = {name: Targets(scorer.item_ids, cases, exclude_seen).by_case(scorer) for name, scorer in scorers.items()}
+        used = {name for one in combinations for name in one.split("+")}
+        parts = fused.weighted(dict.fromkeys(used, 1.0)).parts([c.history for c in cases]) if used else {}
+        for name in combinations:  # fitted and measured as the hybrids are, or the comparison would favour one side
+            some = {part: parts[part] for part in name.split("+")}
+            alone[name] = fuse(
+                some, cases, fused.item_ids, fused.counts, form=config.form, fit=config.fit, exclude_seen=exclude_seen, case_weights=macro
+            ).by_case
+        by_case |= alone
         choice = choose({name: values * counted for name, values in by_case.items()}, [c.user_id for c in cases], seed)
         content["validation"] = {k: v for k, v in asdict(choice).items() if k != "macro"} | ({} if macro is None else {"macro": True})
         if counting is not None:

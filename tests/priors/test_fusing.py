@@ -16,7 +16,7 @@ from grlm_hf.evaluation.slices import macro_weights
 from grlm_hf.modeling.hybrid import tune_hybrid
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.fusing import SHARES, fuse, temperatures_of
-from grlm_hf.priors.how import BORDERS, LENGTHS, How, buckets, length_buckets
+from grlm_hf.priors.how import BORDERS, LENGTHS, MODEL, How, buckets, length_buckets
 from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.likelihood import fit_weights
 from grlm_hf.priors.text import TextKNN
@@ -274,16 +274,36 @@ def test_a_gate_finds_where_which_part_counts() -> None:
     cases = drawn(np.exp(log_softmax(SCORES["a"] + told * SCORES["b"])), lengths)
     two = {name: SCORES[name] for name in ("a", "b")}
     found = fuse(two, cases, MANY, COUNTS, form="gate")
-    weight = found.weights["b"] * np.array(found.how.gate["b"])
-    assert weight.shape == (ROWS, COLUMNS)
-    assert weight[0, 2] > 0.8
-    assert np.delete(weight.ravel(), 2).max() < 0.5
-    assert list(found.how.gate) == ["b"]  # the first part has weight 1 everywhere
+    weight = {name: found.weights[name] * np.array(found.how.gate[name]) for name in two}
+    assert weight["b"].shape == (ROWS, COLUMNS)
+    ratio = weight["b"] / weight["a"]
+    assert ratio[0, 2] > 2 * np.delete(ratio.ravel(), 2).max()
     assert found.by_case.mean() > fit_weights(two, cases, MANY, COUNTS).by_case.mean()
     total = found.total(two, bucket, length_buckets([c.history for c in cases]))
     n, item = int(np.flatnonzero(lengths == 9)[0]), 0
-    by_hand = SCORES["a"][n, item] + weight[0, 2] * SCORES["b"][n, item] + found.how.bias[0]
+    by_hand = sum(weight[name][0, 2] * SCORES[name][n, item] for name in two) + found.how.bias[0]
     assert total[n, item] == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_a_gate_leaves_a_language_model_s_weight_alone() -> None:
+    told = np.where(buckets(COUNTS) == 0, 2.0, 0.3)
+    cases = drawn(np.exp(log_softmax(SCORES["a"] + told * SCORES["b"])))
+    found = fuse({MODEL: SCORES["a"], "b": SCORES["b"]}, cases, MANY, COUNTS, form="gate")
+    assert list(found.how.gate) == ["b"]
+    weight = found.weights["b"] * np.array(found.how.gate["b"])
+    assert np.ptp(weight, 1).max() == 0  # the history's length tells nothing, so it is not asked
+    assert weight[0, 0] > 2 * weight[1:].max()
+
+
+def test_what_only_one_part_ranks_high_counts_in_its_weight() -> None:
+    noise, knowing = np.zeros((CASES, 2, 400), np.float32), RNG.integers(0, 400, CASES)
+    noise += RNG.normal(size=noise.shape)
+    noise[np.arange(CASES), 0, knowing], noise[np.arange(CASES), 1, knowing] = 6, -30
+    parts = {name: log_softmax(noise[:, n]) for n, name in enumerate("ab")}
+    cases = [Case(f"u{n}", ("none",), f"m{t}") for n, t in enumerate(knowing)]
+    found = fit_weights(parts, cases, [f"m{n}" for n in range(400)], np.full(400, 20))
+    assert found.weights["b"] < 0.3 * found.weights["a"]
+    assert found.by_case.mean() > 0.9
 
 
 def test_a_gate_where_nothing_depends_on_anything_stays_near_a_product() -> None:
