@@ -128,7 +128,7 @@ class PriorsConfig:
     """How weights are chosen: "ndcg" (those with the best NDCG@10), "macro" (those with the best mean of NDCG@10 over slices of items
     that sold equally often, so that seldom sold ones count as much), or "likelihood" (those under which the next items are likeliest, and a
     product gets a bias by how often an item sold, so that seldom sold items compete; set hybrid_users to 6000 or more). A gate's weights
-    are fitted by likelihood in any case; this chooses how much they may differ."""
+    are fitted by likelihood in any case; this chooses what they depend on, and of the form "best" the form."""
     validation_users: Count = 12_000
     """Number of random validation users that choose the settings of item_knn; with too few it overfits to them."""
     hybrid_users: Count = 2000

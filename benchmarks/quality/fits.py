@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -27,10 +27,12 @@ from grlm_hf.modeling.hybrid import searched
 from grlm_hf.modeling.recommender import GRLMForRecommendation
 from grlm_hf.priors.fused import Fused
 from grlm_hf.priors.fusing import fuse
-from grlm_hf.priors.how import Fit, Form
+from grlm_hf.priors.how import MODEL, Fit, Form, buckets, length_buckets
+from grlm_hf.progress import progress
 
 SLICES = (("0-2", 0, 3), ("3-10", 3, 11), ("11-25", 11, 26), ("26+", 26, 2**31))
 """Training events of a target."""
+ROWS = 256
 
 
 def main() -> None:
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("priors", help="folder of the run's priors")
     parser.add_argument("--combination", default="sasrec+item_knn+text_knn")
     parser.add_argument("--users", type=int, default=3000, help="validation users (default: 3000)")
+    parser.add_argument("--forms", nargs="+", choices=get_args(Form), default=get_args(Form), help="(default: all)")
     parser.add_argument("--test-users", type=int, default=0, help="random test users (default: all)")
     parser.add_argument("--checkpoint", help="fuse with its language model, too")
     parser.add_argument("--output", help="JSON file that receives the figures")
@@ -60,14 +63,20 @@ def main() -> None:
     else:
         pools = dict.fromkeys(("product", "mixture"), (prior.parts([c.history for c in cases]), None))
     of_target = np.array([events[c.target] for c in test])
-    found: dict[str, dict[str, np.ndarray]] = {}
-    shown = []
-    for form, fit in product(get_args(Form), get_args(Fit)):
+    ways: dict[str, Fused] = {}
+    of_validation: dict[str, np.ndarray] = {}
+    for form, fit in product(args.forms, get_args(Fit)):
         some, temperatures = pools["mixture" if form == "mixture" else "product"]
         fitted = fuse(some, cases, prior.item_ids, prior.counts, form=form, fit=fit, case_weights=macro, temperatures=temperatures)
-        way = prior.weighted({part: weight for part, weight in fitted.weights.items() if part != "grlm"}, fitted.how)
-        on_validation = fitted.by_case
-        name, place = f"{form}, {fit}", _places(grlm, way, test)
+        name = f"{form}, {fit}"
+        ways[name] = prior.weighted({part: weight for part, weight in fitted.weights.items() if part != MODEL}, fitted.how)
+        of_validation[name] = fitted.by_case
+        print(f"fitted: {name}", flush=True)
+    del pools, some
+    found: dict[str, dict[str, np.ndarray]] = {}
+    shown = []
+    for name, place in _places(grlm, prior, ways, test).items():
+        way, on_validation = ways[name], of_validation[name]
         found[name] = {"recall@10": (place < 10) * 1.0, "ndcg@10": np.where(place < 10, 1 / np.log2(place + 2), 0)}
         row = {
             "way": name,
@@ -94,16 +103,23 @@ def main() -> None:
         Path(args.output).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _places(grlm: GRLMForRecommendation | None, way: Fused, cases: Sequence[Case]) -> np.ndarray:
-    """Int64 [cases], how many items rank above the target; seen items are left out. Without a language model ties count against the target;
-    with one, places from 10 on are one."""
-    ask: Callable[[Sequence[Case]], np.ndarray] = (lambda some: _searched(grlm, way, some)) if grlm else (lambda some: _scored(way, some))
-    return np.concatenate([ask(cases[i : i + 256]) for i in range(0, len(cases), 256)])
+def _places(grlm: GRLMForRecommendation | None, prior: Fused, ways: Mapping[str, Fused], cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Int64 [cases] of each way, how many items rank above the target; seen items are left out. Without a language model ties count against
+    the target; with one, places from 10 on are one."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    for start in progress(range(0, len(cases), ROWS), desc="test", unit="batch"):
+        some = cases[start : start + ROWS]
+        parts = prior.parts([c.history for c in some]) if grlm is None else {}
+        for name, way in ways.items():
+            found[name].append(_searched(grlm, way, some) if grlm else _scored(way, parts, some))
+    return {name: np.concatenate(places) for name, places in found.items()}
 
 
-def _scored(way: Fused, cases: Sequence[Case]) -> np.ndarray:
+def _scored(way: Fused, parts: Mapping[str, np.ndarray], cases: Sequence[Case]) -> np.ndarray:
     column = {item: n for n, item in enumerate(way.item_ids)}
-    scores = way.scores([c.history for c in cases])
+    bucket = None if way.counts is None else buckets(way.counts)
+    given = ((name, weight, parts[name]) for name, weight in way.weights.items() if weight)
+    scores = way.how.total(given, bucket, length_buckets([c.history for c in cases]), len(column))
     for row, case in enumerate(cases):
         scores[row, [column[i] for i in case.history if i in column]] = -np.inf
     target = np.array([column.get(c.target, -1) for c in cases])

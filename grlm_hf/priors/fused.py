@@ -25,6 +25,7 @@ from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
+from grlm_hf.priors.tensors import kind_of
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import likeliest_temperature
 from grlm_hf.priors.vae import MultVAE
@@ -238,13 +239,10 @@ def load_scorer(path: str | Path) -> Scorer:
         return Fused.load(path)
     if not Path(path).is_file():
         raise ValueError(f"There is no recommender at {path}; expected the folder of a prior, or a file such as priors/sasrec.prior.")
-    errors = []
-    for kind in _KINDS.values():
-        try:
-            return kind.load(path)
-        except ValueError as error:
-            errors.append(str(error))
-    raise ValueError(f"{path} is no recommender of a kind of {', '.join(_KINDS)}: {errors[0]}")
+    if (kind := kind_of(path)) not in _KINDS:
+        found = f"a file of the kind {kind!r}" if kind else "no file of grlm-hf, or it is broken"
+        raise ValueError(f"{path} is {found}; expected a recommender of one of the kinds {', '.join(_KINDS)}.")
+    return _KINDS[kind].load(path)
 
 
 def _check_name(name: str) -> None:

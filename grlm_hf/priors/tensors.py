@@ -23,6 +23,18 @@ def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]]
         new.write_bytes(data)
 
 
+def kind_of(path: str | Path) -> str:
+    """The kind that `write_tensors` was given; empty for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.metadata() or {} if name.startswith("grlm.")]
+    except (SafetensorError, OSError):
+        return ""
+    return names[0].removeprefix("grlm.").rpartition("/")[0] if names else ""
+
+
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Reads what `write_tensors` wrote. Raises ``ValueError`` if the file is missing, broken or of another kind."""
     from safetensors import SafetensorError, safe_open

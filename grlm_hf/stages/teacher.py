@@ -13,6 +13,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts, load_table, train_histories
 from grlm_hf.files import local_paths, read_json
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
+from grlm_hf.priors.tensors import kind_of
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
 from grlm_hf.training.config import DistillConfig
 from grlm_hf.training.label_store import Ask, LabelStore, asked, make_labels
@@ -56,7 +57,8 @@ def make_teacher(
 def given_answers(config: DistillConfig) -> Path | None:
     """The file of answers that `config` names in place of a teacher, if it does."""
     path = Path(config.teacher)
-    return path if config.weight and path.suffix == Path(LABELS_FILE).suffix else None
+    named = path.suffix == Path(LABELS_FILE).suffix or (path.is_file() and kind_of(path) == LabelStore.kind)
+    return path if config.weight and named else None
 
 
 def check_teacher(config: DistillConfig) -> None:

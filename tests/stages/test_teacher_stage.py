@@ -13,6 +13,7 @@ from toys import toy_catalog, toy_histories
 
 from grlm_hf.evaluation.config import EvaluateConfig, RerankConfig, ZeroShotConfig
 from grlm_hf.files import read_json
+from grlm_hf.priors.fused import load_scorer
 from grlm_hf.recipe import Recipe, TermsConfig
 from grlm_hf.stages import run
 from grlm_hf.training.config import DistillConfig, TrainConfig
@@ -69,16 +70,20 @@ def test_a_teacher_that_is_not_there_is_refused_before_any_stage(tmp_path: Path)
         taught(tmp_path, "text_knn+item_knn")
     strange = tmp_path / "strange.prior"
     strange.write_bytes(b"\0" * 100)
-    with pytest.raises(ValueError, match="no recommender of a kind"):
+    with pytest.raises(ValueError, match="no file of grlm-hf, or it is broken; expected a recommender"):
         run(taught(tmp_path, str(strange)), lambda _: None)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_answers_to_other_questions_are_refused(tmp_path: Path, known: bool) -> None:
     ids = tuple(item.item_id for item in toy_catalog()) if known else ("x", "y")
-    LabelStore(ids, np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16)).save(tmp_path / "x.teacher")
-    with pytest.raises(ValueError, match="no answer after" if known else "knows none of the catalog's items"):
-        run(taught(tmp_path, str(tmp_path / "x.teacher")), lambda _: None)
+    store = LabelStore(ids, np.zeros(0, np.uint64), np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float16))
+    for name in ("x.teacher", "x"):  # answers are known by what is in the file
+        store.save(tmp_path / name)
+        with pytest.raises(ValueError, match="no answer after" if known else "knows none of the catalog's items"):
+            run(taught(tmp_path, str(tmp_path / name)), lambda _: None)
+    with pytest.raises(ValueError, match="x is a file of the kind 'labels'; expected a recommender of one of the kinds"):
+        load_scorer(tmp_path / "x")
 
 
 def test_a_checkpoint_is_there_with_its_log_and_card_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
