@@ -25,7 +25,7 @@ MODEL = "grlm"
 _LEAST = 1e-300  # probability; its log is finite
 _WORDS = {
     "mixture": "as a mixture of their probabilities",
-    "gate": "a gate of the weights by how often an item sold and how long the history is",
+    "gate": "a gate of the weights by how often an item sold",
 }
 
 
@@ -107,6 +107,8 @@ class How:
     def words(self) -> list[str]:
         """For people: what differs from the defaults."""
         said = [_WORDS[self.form]] if self.form in _WORDS else []
+        if any(len(set(row)) > 1 for table in self.gate.values() for row in table):
+            said[0] += " and how long the history is"
         said += ["a bias by how often an item sold"] if self.bias else []
         return said + (["chosen by the macro average over slices of target popularity"] if self.fit == "macro" else [])
 

@@ -103,6 +103,7 @@ def test_it_is_saved_with_its_form_and_refused_by_earlier_versions(how: How, tmp
     assert (facts["schema"], facts["form"], facts.get("fit", "ndcg")) == (3, how.form, how.fit)
     again = Fused.load(tmp_path / "prior")
     assert again.how == how
+    assert ("and how long the history is" in str(again.how.words)) == (how is GATE)
     assert np.array_equal(again.scores(HISTORIES), prior.scores(HISTORIES))
 
 
@@ -290,6 +291,7 @@ def test_a_gate_leaves_a_language_model_s_weight_alone() -> None:
     cases = drawn(np.exp(log_softmax(SCORES["a"] + told * SCORES["b"])))
     found = fuse({MODEL: SCORES["a"], "b": SCORES["b"]}, cases, MANY, COUNTS, form="gate")
     assert list(found.how.gate) == ["b"]
+    assert found.how.words[0] == "a gate of the weights by how often an item sold"
     weight = found.weights["b"] * np.array(found.how.gate["b"])
     assert np.ptp(weight, 1).max() == 0  # the history's length tells nothing, so it is not asked
     assert weight[0, 0] > 2 * weight[1:].max()
