@@ -1,6 +1,6 @@
 """Weights of a fused prior by maximum likelihood, a bias by how often training saw an item, and a gate.
 
-Among the items that the scorers rank highest, the next item is modelled as ``softmax(Σ weight · log p + bias(events of the item))``, a
+Among the items that scorers rank highest, the next item is modelled as ``softmax(Σ weight · log p + bias(events of the item))``, a
 conditional logit (McFadden 1974). The bias lets items that seldom sold compete: scorers that count are too sure that they will not sell.
 A gate has weights of its own by the item's events, and perhaps by the history's length; a penalty draws them towards one another.
 """
@@ -23,8 +23,8 @@ _POOL = 100  # items of each part, and of their sum, among which the next one is
 _LEAST = -30.0  # log-probabilities below it say no more
 _PENALTY = 1e-3  # of the squared biases, against those of buckets with few targets
 _PULL = 1e-2  # of the squared logs of a gate's factors
-_CELLS = ((1, 1), (len(BORDERS) + 1, 1), (len(BORDERS) + 1, len(LENGTHS) + 1))
-"""Buckets of items and of histories that have weights of their own: one set of weights, and the two gates that are tried."""
+_CELLS = {False: ((1, 1),), True: ((len(BORDERS) + 1, 1), (len(BORDERS) + 1, len(LENGTHS) + 1))}
+"""Buckets of items and of histories that have weights of their own, without a gate and with one: the latter tries both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,9 @@ def fit_weights(
         parts: name → float32 `[cases, n_items]`, log-probabilities, as from `Fused.parts`; a language model's first.
         cases: of validation users, never test users; some thousands.
         counts: int64 `[n_items]`, training events of each item.
-        gated: fit a gate, too: by the item's events, or also by the history's length, whichever has the better `fit` on the halves that it
-            was not fitted to. A language model's part has one weight: a search has its probabilities before it knows the item.
+        gated: fit a gate, too: by the item's events, or also by the history's length, among the first items of each part or of their sum,
+            whichever has the better `fit` on the halves that it was not fitted to. A language model's part has one weight: a search has
+            its probabilities before it knows the item.
         fit: "likelihood", or "ndcg" and "macro", both the mean of NDCG@10 times `case_weights`. It chooses the gate.
         case_weights: float64 `[cases]` with mean 1, how much the NDCG@10 of each case counts; by default all count 1.
 
@@ -72,17 +73,14 @@ def fit_weights(
     if gated and len(parts) < 2:
         raise ValueError("A gate needs two parts or more.")
     targets, bucket, lengths = Targets(item_ids, cases, exclude_seen), buckets(counts), length_buckets([c.history for c in cases])
-    pool, ranked = _pool(parts, targets)
-    hit = (pool == targets.target[:, None]) & ranked
-    features = np.stack([np.maximum(np.take_along_axis(part, pool, 1), _LEAST) for part in parts.values()], 2)
-    usable = hit.any(1)
-    halves = [np.arange(len(cases)) % 2 == half for half in (0, 1)]
-    if any((usable & half).sum() < 5 * len(BORDERS) for half in halves):
-        raise ValueError(f"Only {usable.sum()} of {len(cases)} validation targets are ranked high; too few to fit weights.")
-    question = _Question(features, hit.argmax(1), ranked, bucket[pool], lengths)
+    every, halves = _pools(parts, targets), [np.arange(len(cases)) % 2 == half for half in (0, 1)]
+    pools = [pool for pool in every if all((pool.usable & half).sum() >= 5 * len(BORDERS) for half in halves)]
+    if not pools:
+        raise ValueError(f"Only {every[0].usable.sum()} of {len(cases)} validation targets are ranked high; too few to fit weights.")
+    questions = [pool.question(parts, bucket, lengths) for pool in (pools if gated and fit != "likelihood" else pools[:1])]
     counted = 1.0 if case_weights is None else case_weights
 
-    def held_out(cells: tuple[int, int]) -> tuple[np.ndarray, float]:
+    def held_out(question: _Question, usable: np.ndarray, cells: tuple[int, int]) -> tuple[np.ndarray, float]:
         """The NDCG@10 of each case under weights of the other half, and what is to be maximal."""
         by_case, likely = np.zeros(len(cases)), 0.0
         for half, other in (halves, halves[::-1]):
@@ -91,14 +89,37 @@ def fit_weights(
             likely -= float(_loss(question.rows(usable & other), found.weights, found.bias))
         return by_case, likely if fit == "likelihood" else float((by_case * counted).mean())
 
-    tried = {cells: held_out(cells) for cells in (_CELLS[1:] if gated else _CELLS[:1])}
-    best = max(tried, key=lambda cells: tried[cells][1])
-    return _fit(question.rows(usable), list(parts), best).fitted(list(parts), tried[best][0], fit)
+    ways = [(question, pool.usable, cells) for question, pool in zip(questions, pools, strict=False) for cells in _CELLS[gated]]
+    tried = [held_out(*way) for way in ways]
+    best = max(range(len(ways)), key=lambda n: tried[n][1])
+    question, usable, cells = ways[best]
+    return _fit(question.rows(usable), list(parts), cells).fitted(list(parts), tried[best][0], fit)
 
 
-def _pool(parts: Mapping[str, np.ndarray], targets: Targets) -> tuple[np.ndarray, np.ndarray]:
-    """The items that some part or their sum ranks highest, int64 [cases, pool], and which places count, bool. The parts' own first items
-    are needed: among the sum's alone, what only one of them finds is rare, and it would get no weight."""
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """Items of each case, int64 [cases, pool]; which places count, and which is the target, bool [cases, pool]."""
+
+    items: np.ndarray
+    ranked: np.ndarray
+    hit: np.ndarray
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Bool [cases]: the target is among the items."""
+        return np.asarray(self.hit.any(1))
+
+    def question(self, parts: Mapping[str, np.ndarray], bucket: np.ndarray, lengths: np.ndarray) -> _Question:
+        features = np.stack([np.maximum(np.take_along_axis(part, self.items, 1), _LEAST) for part in parts.values()], 2)
+        return _Question(features, self.hit.argmax(1), self.ranked, bucket[self.items], lengths)
+
+
+def _pools(parts: Mapping[str, np.ndarray], targets: Targets) -> tuple[_Pool, _Pool]:
+    """The items that some part or their sum ranks highest; and those of the sum alone.
+
+    Among the latter, what only one part finds is rare and gets little weight. That is right where that part finds many others, too
+    (docs/lab-notes.md: of two shops each needs the other pool), so a gate tries both.
+    """
     total = sum(parts.values(), np.zeros_like(next(iter(parts.values()))))
     total[targets.seen] = -np.inf
     size = min(_POOL, total.shape[1])
@@ -107,10 +128,13 @@ def _pool(parts: Mapping[str, np.ndarray], targets: Targets) -> tuple[np.ndarray
         hidden = -scores
         hidden[targets.seen] = np.inf
         tops.append(np.argpartition(hidden, size - 1, axis=1)[:, :size])
-    pool = np.sort(np.concatenate(tops, 1), 1)
-    first = np.concatenate([np.ones((len(pool), 1), bool), pool[:, 1:] != pool[:, :-1]], 1)
-    # what a language model's search did not find has no log-probability
-    return pool, first & (np.take_along_axis(total, pool, 1) > -1e3)
+    made = []
+    for items in (np.sort(np.concatenate(tops, 1), 1), tops[0]):
+        first = np.concatenate([np.ones((len(items), 1), bool), items[:, 1:] != items[:, :-1]], 1)
+        # what a language model's search did not find has no log-probability
+        ranked = first & (np.take_along_axis(total, items, 1) > -1e3)
+        made.append(_Pool(items, ranked, ranked & (items == targets.target[:, None])))
+    return made[0], made[1]
 
 
 @dataclass(frozen=True, eq=False)
