@@ -17,7 +17,7 @@ from pathlib import Path
 from grlm_hf.data.interactions import load_histories
 from grlm_hf.data.items import load_items
 from grlm_hf.files import replacing
-from grlm_hf.stages.identify import find_data
+from grlm_hf.stages.reading import find_data
 
 
 def to_csv(source: Path, folder: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from grlm_hf.data.interactions import load_histories
 from grlm_hf.data.items import load_items
-from grlm_hf.stages.identify import find_data
+from grlm_hf.stages.reading import find_data
 
 GUIDE = Path(__file__).with_name("own-catalog.md")
 RECORD = Path(__file__).with_name("own-catalog-walk.txt")

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 CATALOG_FILE = "catalog.parquet"
 TRIE_FILE = "catalog.trie"  # safetensors inside; under that name other tools would take it for weights
 VECTORS_FILE = "catalog.vectors"  # the items' vectors, the same
+CODEBOOK_FILE = "catalog.codes"  # what the codes of Semantic IDs mean, the same
 EVIDENCE_FILE = "evidence.prior"  # of a checkpoint: the counts that evidence in prompts comes from, the same
 CATALOG_SCHEMA = 1
 DOMAINS_FILE = "domains.json"
@@ -17,7 +18,7 @@ CUSTOM_GENERATE = {  # makes ``generate(custom_generate=repo, trust_remote_code=
     "from grlm_hf.generation import generate  # noqa: F401\n",
     "custom_generate/requirements.txt": "grlm-hf\n",
 }
-CONFIG_SCHEMA = 4
+CONFIG_SCHEMA = 5
 DATASET_FACTS = "grlm_dataset.json"
 DATASET_SCHEMA = 1
 SCHEMA_KEY = b"grlm_dataset_schema"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from grlm_hf.evaluation.config import EvaluateConfig
 from grlm_hf.files import did_you_mean
+from grlm_hf.indexing.codes import CodesConfig
 from grlm_hf.indexing.collisions import Resolver
 from grlm_hf.indexing.generate import LLMConfig
 from grlm_hf.indexing.neighbors import NeighborsConfig
@@ -91,6 +92,20 @@ class TermsConfig:
     def origin(self) -> str:
         """Where the terms come from: "function", or the generator."""
         return "function" if self.function else self.generator
+
+
+@dataclass(frozen=True)
+class IdentifierConfig:
+    """What the items are named by."""
+
+    kind: Literal["terms", "codes", "atomic", "titles", "pieces"] = "terms"
+    """"terms" (Term IDs: words, settings under terms), "codes" (Semantic IDs: one code a level, settings under identifier.codes), "atomic"
+    (one token an item; new items have none until the next training), "titles", or "pieces" (Semantic IDs whose frequent runs of codes are
+    one token)."""
+    codes: CodesConfig = field(default_factory=CodesConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "identifier.")
 
 
 @dataclass(frozen=True)
@@ -179,6 +194,7 @@ class Recipe:
     """Text about the data, shown in cards."""
     read: DataConfig = field(default_factory=DataConfig)
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
+    identifier: IdentifierConfig = field(default_factory=IdentifierConfig)
     terms: TermsConfig = field(default_factory=TermsConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)

@@ -13,9 +13,10 @@ from grlm_hf.data.items import Item, item_features, item_row, load_items, load_t
 from grlm_hf.files import did_you_mean, inside, rows_to_dataset
 from grlm_hf.hub import check_card_files, check_inside, explained, push_folder
 from grlm_hf.identifiers import scheme_named
+from grlm_hf.identifiers.codebook import Codebook
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.terms import TERMS
-from grlm_hf.layout import CATALOG_FILE, CATALOG_SCHEMA, PLACE, TAGS
+from grlm_hf.layout import CATALOG_FILE, CATALOG_SCHEMA, CODEBOOK_FILE, PLACE, TAGS
 from grlm_hf.markdown import escaped
 from grlm_hf.tables.parquet import parquet_schema, read_parquet, write_rows
 from grlm_hf.tokens import identifier_tokens, tokenizer_hash
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SCHEMA_KEY = b"grlm_catalog_schema"
 _SCHEME_KEY = b"grlm_scheme"  # a file without it holds Term IDs
+_CODEBOOK_KEY = b"grlm_codebook"  # the hash of the codebook in the file beside it
 
 
 class Catalog:
@@ -37,8 +39,8 @@ class Catalog:
     identifier.
     """
 
-    def __init__(self, items: Iterable[Item], identifiers: Iterable[Identifier], scheme: Scheme = TERMS):
-        self._set(tuple(items), tuple(map(scheme.validate, identifiers)), scheme)
+    def __init__(self, items: Iterable[Item], identifiers: Iterable[Identifier], scheme: Scheme = TERMS, codebook: Codebook | None = None):
+        self._set(tuple(items), tuple(map(scheme.validate, identifiers)), scheme, codebook)
         _check_lengths(self.items, self.item_identifiers, scheme)
         if not self.items:
             raise ValueError("A catalog needs at least one item; found none.")
@@ -50,14 +52,16 @@ class Catalog:
             raise ValueError(f"Duplicate item_id {duplicate!r}: item ids must be unique.")
 
     @classmethod
-    def _of_checked(cls, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme) -> Catalog:
+    def _of_checked(
+        cls, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme, codebook: Codebook | None
+    ) -> Catalog:
         """From parts of another catalog: a change of a few items must not check a million others again."""
         catalog = cls.__new__(cls)
-        catalog._set(items, identifiers, scheme)
+        catalog._set(items, identifiers, scheme, codebook)
         return catalog
 
-    def _set(self, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme) -> None:
-        self.items, self.item_identifiers, self.scheme = items, identifiers, scheme
+    def _set(self, items: tuple[Item, ...], identifiers: tuple[Identifier, ...], scheme: Scheme, codebook: Codebook | None) -> None:
+        self.items, self.item_identifiers, self.scheme, self.codebook = items, identifiers, scheme, codebook
         self._position = {item.item_id: position for position, item in enumerate(items)}
 
     def __len__(self) -> int:
@@ -75,7 +79,8 @@ class Catalog:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Catalog):
             return False
-        return (self.scheme.name, self.items, self.item_identifiers) == (other.scheme.name, other.items, other.item_identifiers)
+        mine = (self.scheme.name, self.codebook_hash, self.items, self.item_identifiers)
+        return mine == (other.scheme.name, other.codebook_hash, other.items, other.item_identifiers)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -127,6 +132,16 @@ class Catalog:
         """Hash of `identifiers` and their order. A saved trie states it, so that a trie of another catalog is recognised."""
         lines = ("\t".join(identifier) + "\n" for identifier in self.identifiers)
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+    @property
+    def codebook_hash(self) -> str:
+        """`Codebook.hash` of the codebook that gave the items their codes; empty without one."""
+        return self.codebook.hash if self.codebook else ""
+
+    def added_tokens(self) -> list[str]:
+        """Tokens that a tokenizer needs for the identifiers of this catalog, and for those that new items may get; sorted."""
+        of_codebook = [tuple(self.codebook.symbols())] if self.codebook else []
+        return self.scheme.added_tokens([*self.identifiers, *of_codebook])
 
     @cached_property
     def collisions(self) -> dict[Identifier, tuple[Item, ...]]:
@@ -181,7 +196,7 @@ class Catalog:
         for item_id in new._position:
             if item_id in self._position:
                 raise ValueError(f"item_id {item_id!r} is in the catalog already; item ids must be unique. To replace it, use update.")
-        catalog = self._of_checked(self.items + new.items, self.item_identifiers + new.item_identifiers, self.scheme)
+        catalog = self._of_checked(self.items + new.items, self.item_identifiers + new.item_identifiers, self.scheme, self.codebook)
         groups = dict(self._groups)
         for position, identifier in enumerate(new.item_identifiers, len(self)):
             both = (*groups.get(identifier, ()), position)
@@ -197,7 +212,8 @@ class Catalog:
         return self._kept([p for p in range(len(self)) if p not in gone])
 
     def _kept(self, positions: Sequence[int]) -> Catalog:
-        return self._of_checked(tuple(self.items[p] for p in positions), tuple(self.item_identifiers[p] for p in positions), self.scheme)
+        items, identifiers = tuple(self.items[p] for p in positions), tuple(self.item_identifiers[p] for p in positions)
+        return self._of_checked(items, identifiers, self.scheme, self.codebook)
 
     def update(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> Catalog:
         """A catalog with these items in place of those with the same ids, and other identifiers if given. Raises ``ValueError`` for an
@@ -210,7 +226,7 @@ class Catalog:
             new_items[position] = item
             if identifiers is not None:
                 new_identifiers[position] = identifiers[i]
-        return Catalog(new_items, new_identifiers, self.scheme)
+        return Catalog(new_items, new_identifiers, self.scheme, self.codebook)
 
     def to_dataset(self) -> Dataset:
         """One row an item: the columns of `item_features`, and the parts of its identifier as a list of strings: `terms` in a catalog of
@@ -227,11 +243,15 @@ class Catalog:
         return Features({**item_features(), _column(self.scheme): List(Value("string"))})
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes ``folder/catalog.parquet`` (atomically) and returns its path."""
+        """Writes ``folder/catalog.parquet`` (atomically), beside it the codebook if there is one, and returns the path of the former."""
         target = Path(folder) / CATALOG_FILE
         stated = {_SCHEMA_KEY: str(CATALOG_SCHEMA).encode()}
         if self.scheme is not TERMS:
             stated[_SCHEME_KEY] = self.scheme.name.encode()
+        if self.codebook:
+            stated[_CODEBOOK_KEY] = self.codebook.hash.encode()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.codebook.save(target.with_name(CODEBOOK_FILE))
         write_rows(self._rows(), self._features(), target, stated)
         return target
 
@@ -275,7 +295,7 @@ class Catalog:
             _check_row(path, row, column)
             items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
             identifiers.append(tuple(row[column]))
-        return cls(items, identifiers, scheme)
+        return cls(items, identifiers, scheme, _codebook_of(path, stated.get(_CODEBOOK_KEY, "")))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and
@@ -298,6 +318,17 @@ def _check_row(path: Path, row: dict[str, Any], column: str) -> None:
             raise ValueError(f"{path}: the item {row['item_id']!r} has {name} {str(value)[:80]!r}; it was not written by save_pretrained.")
     if not isinstance(row[column], list) or not row[column] or not all(isinstance(part, str) for part in row[column]):
         raise ValueError(f"{path}: the item {row['item_id']!r} has {column} {str(row[column])[:80]!r}; expected a list of texts.")
+
+
+def _codebook_of(path: Path, stated: str) -> Codebook | None:
+    """The codebook beside a catalog file that states its hash. Raises ``ValueError`` if it is missing or another one."""
+    if not stated:
+        return None
+    if not (beside := path.with_name(CODEBOOK_FILE)).is_file():
+        raise ValueError(f"{path} has codes of the codebook {stated}, and there is no {CODEBOOK_FILE} beside it. Copy both files together.")
+    if (codebook := Codebook.load(beside)).hash != stated:
+        raise ValueError(f"{path} has codes of the codebook {stated}, {beside} is {codebook.hash}: they do not belong together.")
+    return codebook
 
 
 def _check_lengths(items: Sequence[Item], identifiers: Sequence[Identifier], scheme: Scheme) -> None:
@@ -327,6 +358,9 @@ def fetch_catalog(repo_id: str, *, revision: str | None = None, token: str | Non
                 if not is_dataset:
                     raise
                 found = ""
+        if found and _CODEBOOK_KEY in (parquet_schema(Path(found)).metadata or {}):
+            kind = "dataset" if is_dataset else None
+            hf_hub_download(repo_id, CODEBOOK_FILE, repo_type=kind, revision=revision, token=token)  # arrives beside the other file
     return Catalog.from_pretrained(found) if found else catalog_from_tables(repo_id, revision, token)
 
 

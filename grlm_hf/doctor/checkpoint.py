@@ -49,9 +49,9 @@ def _stated(parts: Parts) -> Iterator[Finding]:
 
 
 def _prompts(parts: Parts) -> Iterator[Finding]:
-    if parts.grlm is None or parts.grlm.history not in HISTORIES:
+    if parts.grlm is None or parts.grlm.history not in HISTORIES or parts.grlm.scheme not in SCHEMES:
         return
-    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history, evidence=parts.grlm.evidence)):
+    if parts.grlm.prompt_hash != (written := prompt_hash(parts.grlm.history, SCHEMES[parts.grlm.scheme], parts.grlm.evidence)):
         yield Finding(
             "error", "prompt-drift", f"It was trained with prompts of hash {parts.grlm.prompt_hash!r}; this grlm-hf writes {written}.",
             "With other prompts than in training a model answers worse, without any error.",

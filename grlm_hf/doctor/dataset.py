@@ -16,6 +16,7 @@ from grlm_hf.doctor.cards import card, unsafe_files
 from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.files import check_regular
+from grlm_hf.identifiers import SCHEMES
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tables.tally import LOUD
@@ -110,13 +111,14 @@ def _prompts(tables: Tables) -> Iterator[Finding]:
     if not (facts := tables.facts or {}):
         return
     history, where = facts.get("history", "term_ids"), str(tables.folder / DATASET_FACTS)
-    if history not in HISTORIES:
-        expected = f"history is {history!r}; expected one of {HISTORIES}."
+    scheme = facts.get("scheme", "terms")
+    if history not in HISTORIES or scheme not in SCHEMES:
+        expected = f"history is {history!r}, scheme {scheme!r}; expected one of {HISTORIES} and of {tuple(SCHEMES)}."
         yield Finding("error", "config", expected, "No prompt can be written.", _REMAKE, where)
         return
     mixture = facts.get("mixture")
     stated = mixture.get("templates_hash") if isinstance(mixture, dict) else None
-    if facts.get("prompt_hash") != (written := prompt_hash(history, evidence=facts.get("evidence", 0))):
+    if facts.get("prompt_hash") != (written := prompt_hash(history, SCHEMES[scheme], facts.get("evidence", 0))):
         yield Finding("error", "prompt-drift", f"It has prompts of hash {facts.get('prompt_hash')!r}; this grlm-hf writes {written}.",
                       "A model trained on it would be prompted differently than in training.", _REMAKE, where)  # fmt: skip
     elif stated is not None and stated != templates_hash():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.symbols import ATOMIC, CODES, PIECES
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.identifiers.titles import TITLES
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (TERMS, TITLES)}
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (TERMS, TITLES, CODES, ATOMIC, PIECES)}
 """All schemes by the name that catalogs and checkpoints state."""
 
 

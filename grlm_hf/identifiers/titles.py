@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.identifiers.symbols import without_symbols
 
 LONGEST = 200
 """Characters of a written title."""
@@ -16,14 +17,15 @@ _MARKS = str.maketrans("[]<>", "()  ")
 
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
-    """Free text as one line of at most `limit` characters, cut at a word; without control characters and halves of characters."""
-    text = " ".join(CONTROL.sub(" ", text).split())
+    """Free text as one line of at most `limit` characters, cut at a word; without control characters, halves of characters and
+    symbols of identifiers."""
+    text = without_symbols(" ".join(CONTROL.sub(" ", text).split()))
     return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0] or text[:limit]
 
 
 def written_title(title: str) -> str:
     """A title as one line, without the brackets of Term IDs and of special tokens; ``"untitled"`` where nothing is left."""
-    return one_line(title.translate(_MARKS), LONGEST) or "untitled"
+    return one_line(without_symbols(title).translate(_MARKS), LONGEST) or "untitled"
 
 
 class Titles:

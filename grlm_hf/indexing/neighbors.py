@@ -19,6 +19,7 @@ from grlm_hf.data.items import Item, check_unique
 from grlm_hf.files import write_parquet
 from grlm_hf.indexing.embedding import SHARD_SIZE, Shards, device_names, embed, item_text, load_embedder, prompt_text, tfidf_embedder
 from grlm_hf.indexing.index import Index, IndexKind, build_index, search
+from grlm_hf.indexing.vectors import joined, read_vectors
 from grlm_hf.layout import Dtype
 from grlm_hf.settings import Count, Limit, NotNegative, Range, Size, check_settings
 
@@ -56,11 +57,21 @@ class NeighborsConfig:
     """"exact"; "ivf" or "hnsw", approximate, with measured recall; "auto": exact up to a million items, then IVF, compressed if need be."""
     recall: Annotated[float, Range(above=0, most=1)] = 0.99
     """Required recall of an approximate index; it widens its search until it reaches it."""
+    vectors: list[str] = field(default_factory=list)
+    """Parquet files with vectors of your own (item_id, vector), of images, say: they count beside the texts."""
+    weights: list[NotNegative] = field(default_factory=list)
+    """Weight of each of these files, of the cosine; empty: 1 each. The texts have the weight 1."""
+    texts: bool = True
+    """Whether texts count; false: only the vectors of the files."""
     memory_gb: NotNegative = 0.0
     """Memory limit of the index in GB; 0: four fifths of the free memory."""
 
     def __post_init__(self) -> None:
         check_settings(self, "neighbors.")
+        if self.weights and len(self.weights) != len(self.vectors):
+            raise ValueError(f"neighbors.weights has {len(self.weights)} numbers for {len(self.vectors)} files of neighbors.vectors.")
+        if not self.texts and not self.vectors:
+            raise ValueError("neighbors.texts is false and neighbors.vectors names no file; expected something to compare items by.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +241,12 @@ def find_neighbors(
         name = Path(config.embedder).name if Path(config.embedder).is_dir() else config.embedder
     else:
         model, name = embedder, embedder.model_card_data.base_model or type(embedder).__name__
-    vectors = embed(items, model, config.batch_size, prompt=config.prompt, devices=config.devices, shard_size=config.shard_size, work=work)
+    how: dict[str, Any] = {"prompt": config.prompt, "devices": config.devices, "shard_size": config.shard_size, "work": work}
+    vectors = embed(items, model, config.batch_size, **how) if config.texts else np.zeros((len(items), 0), np.float32)
+    if config.vectors:
+        own = [read_vectors(path, items) for path in config.vectors]
+        vectors = joined([np.asarray(vectors), *own], [1.0, *(config.weights or [1.0] * len(own))])
+        name = " + ".join([name] * config.texts + [Path(path).name for path in config.vectors])
     index = build_index(vectors, config.k, config.index, config.recall, int(config.memory_gb * 1e9))
     facts = {
         "n_items": len(items),

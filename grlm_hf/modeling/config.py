@@ -11,8 +11,9 @@ from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import CONFIG_SCHEMA, OBJECTIVES
 from grlm_hf.tasks.prompts import check_history, prompt_hash
 
-_LATER = {"history", "max_tokens", "scheme", "exclude_seen", "own_prior", "language_model", "evidence"}  # keys that older checkpoints lack
-_SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3, "evidence": 4}  # key → the first schema that has it
+_SINCE = {"scheme": 2, "exclude_seen": 3, "own_prior": 3, "language_model": 3, "evidence": 4, "codebook": 5}
+"""Key → the first schema that has it."""
+_LATER = {"history", "max_tokens", *_SINCE}  # keys that older checkpoints lack
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class GRLMConfig:
     """Whether there is one. Without it, items are ranked by the checkpoint's own prior alone."""
     evidence: int = 0
     """Lines of evidence above a history, at most (`grlm_hf.tasks.evidence`)."""
+    codebook: str = ""
+    """`Catalog.codebook_hash`: what the codes of Semantic IDs mean; empty for other identifiers."""
 
     def save(self, path: Path) -> None:
         """Writes the config, with the lowest schema that states it, so that older versions read what they can."""
@@ -79,8 +82,9 @@ class GRLMConfig:
                 f"(mixture.evidence={self.evidence}). Use a checkpoint without evidence."
             )
 
-    def check(self, tokenizer: str, scheme: Scheme) -> None:
-        """Raises ``ValueError`` if the tokenizer (its hash), this version's prompts or the scheme are not those of the training."""
+    def check(self, tokenizer: str, scheme: Scheme, codebook: str = "") -> None:
+        """Raises ``ValueError`` if the tokenizer (its hash), this version's prompts, the scheme or the codebook (its hash) are not those of
+        the training."""
         if self.tokenizer_hash != tokenizer:
             raise ValueError(
                 f"The tokenizer (hash {tokenizer}) is not the one that this checkpoint was trained with (hash {self.tokenizer_hash}); "
@@ -93,6 +97,12 @@ class GRLMConfig:
             raise ValueError(
                 f"The checkpoint writes identifiers of the scheme {self.scheme!r}, its catalog has {scheme.name!r}. Restore the "
                 "checkpoint's own catalog."
+            )
+        if self.codebook != codebook:
+            found = codebook or "none"
+            raise ValueError(
+                f"The checkpoint writes codes of the codebook {self.codebook or 'none'}, its catalog has those of {found}: equal codes "
+                "mean other items. Use the catalog that it was trained with, or train again."
             )
         if self.prompt_hash != (written := prompt_hash(self.history, scheme, self.evidence)):
             raise ValueError(

@@ -28,9 +28,9 @@ from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.protocol import check_scores
 from grlm_hf.modeling.prompter import Prompter
 from grlm_hf.priors.awaited import DENSE, Awaited
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.tasks.encoding import item_tokens
 from grlm_hf.tasks.prompts import internalise_request
+from grlm_hf.tensors import read_tensors, write_tensors
 
 TEMPERATURE = 0.05
 """Of vectors that no contrastive loss has trained."""

@@ -10,6 +10,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.indexing.codes import identify_new
 from grlm_hf.indexing.collisions import resolve_new
 from grlm_hf.indexing.extract import TermExtender
 from grlm_hf.modeling.prompter import Prompter
@@ -70,17 +71,21 @@ class Shelf:
         return shelf
 
     def new_identifiers(self, catalog: Catalog, items: Sequence[Item], beside: Catalog | None = None) -> list[Identifier]:
-        """Identifiers for items that join `catalog`, from their texts, different from its own where the text allows. Words are counted
-        in the catalog `beside`, by default `catalog`.
+        """Identifiers for items that join `catalog`, from their texts, different from its own where the text allows: words, counted in the
+        catalog `beside`, by default `catalog`; or codes, by the codebook that gave the catalog its own.
 
         Raises:
             ValueError: new items of this scheme cannot get an identifier from their texts.
             ImportError: sentence-transformers or faiss is missing.
         """
+        if catalog.codebook is not None:
+            return identify_new(catalog, items)
         if not catalog.scheme.from_text:
             raise ValueError(f"An item's text gives no {catalog.scheme.noun}; give the identifiers of new items.")
         return resolve_new(catalog, items, self._extender(beside or catalog, items))
 
     def warm(self) -> None:
         """Reads the catalog for the first new item, which otherwise waits some seconds."""
+        if not self._index.catalog.scheme.from_text:
+            return
         self._extender(self._index.catalog, [Item("warm", "warm")])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.engines.protocol import Engine
+from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.modeling.config import GRLMConfig
 from grlm_hf.tasks.encoding import history_tokens
 from grlm_hf.tasks.evidence import Evidence
@@ -54,6 +55,15 @@ class Prompter:
 
         Raises `ValueError` if an identifier uses a token that the model has no embedding of; or an item leaves no room for an answer.
         """
+        scheme, identifiers = index.catalog.scheme, index.catalog.identifiers
+        new: Collection[Identifier] = ()
+        if scheme.added_tokens(identifiers[:1]):
+            new = identifiers if before is None else set(identifiers) - set(before.catalog.identifiers)
+        if lacking := sorted(set(scheme.added_tokens(new)) - self.tokenizer.get_vocab().keys()):
+            raise ValueError(
+                f"The identifiers have {len(lacking):,} symbols that the model has not learnt, such as {lacking[0]}. Such items need "
+                "another training."
+            )
         if index.trie.vocab > self.engine.vocabulary:
             noun = index.catalog.scheme.noun
             raise ValueError(f"A {noun} uses token {index.trie.vocab - 1}; the model has {self.engine.vocabulary} embeddings.")

@@ -79,11 +79,11 @@ class GRLMForRecommendation:
         evidence: Evidence | None = None,
     ):
         found = tokenizer_hash(tokenizer)
-        config = config or GRLMConfig(scheme=catalog.scheme.name)
+        config = config or GRLMConfig(scheme=catalog.scheme.name, codebook=catalog.codebook_hash)
         if config.history in HISTORIES and not (config.tokenizer_hash and config.prompt_hash):  # made by hand, not by a training
             prompts = config.prompt_hash or prompt_hash(config.history, catalog.scheme, config.evidence)
             config = replace(config, tokenizer_hash=config.tokenizer_hash or found, prompt_hash=prompts)
-        config.check(found, catalog.scheme)
+        config.check(found, catalog.scheme, catalog.codebook_hash)
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs an EOS and a pad token; set tokenizer.eos_token and tokenizer.pad_token.")
         if not config.language_model and prior is None:
@@ -226,7 +226,7 @@ class GRLMForRecommendation:
         """
         if not self.config.language_model:
             raise ValueError("This recommender has no language model; its prior rates only the items that it was fitted on.")
-        lacking = sorted(set(catalog.scheme.added_tokens(catalog.identifiers)) - self.tokenizer.get_vocab().keys())
+        lacking = sorted(set(catalog.added_tokens()) - self.tokenizer.get_vocab().keys())
         if catalog.scheme.name != self.config.scheme or lacking:
             which = f"the scheme {catalog.scheme.name!r}, and {len(lacking)} tokens that the tokenizer lacks {lacking[:3]}"
             raise ValueError(

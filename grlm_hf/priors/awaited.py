@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.tensors import read_tensors, write_tensors
 
 DENSE = "dense"
 """Name, and kind, of the language model's own answer without decoding (`grlm_hf.modeling.dense`)."""

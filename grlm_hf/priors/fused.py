@@ -25,10 +25,10 @@ from grlm_hf.priors.knn import ItemKNN
 from grlm_hf.priors.popularity import Popularity
 from grlm_hf.priors.scores import Counted, Following, Scorer
 from grlm_hf.priors.sequence import SequenceModel
-from grlm_hf.priors.tensors import kind_of
 from grlm_hf.priors.text import TextKNN
 from grlm_hf.priors.tuning import likeliest_temperature
 from grlm_hf.priors.vae import MultVAE
+from grlm_hf.tensors import kind_of
 
 _FACTS = "prior.json"
 _SCHEMA = 3

@@ -20,9 +20,9 @@ import numpy as np
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.indexing.neighbors import Neighbors
 from grlm_hf.priors.scores import training_rows
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets, coordinate_search
 from grlm_hf.settings import Count, NotNegative, Range, check_settings
+from grlm_hf.tensors import read_tensors, write_tensors
 
 GRID = {
     "backwards": (0.1, 0.2, 0.4, 0.6),

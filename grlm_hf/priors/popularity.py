@@ -12,7 +12,7 @@ import numpy as np
 
 from grlm_hf.data.interactions import History
 from grlm_hf.priors.scores import log_shares
-from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.tensors import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)

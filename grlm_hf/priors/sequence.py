@@ -21,8 +21,8 @@ import numpy as np
 
 from grlm_hf.indexing.neighbors import Neighbors, nearest
 from grlm_hf.priors.scores import log_shares
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.settings import Count, Limit, NotNegative, Positive, Share, Size, check_settings
+from grlm_hf.tensors import read_tensors, write_tensors
 
 _ROWS = 512  # histories per batch
 

@@ -17,8 +17,8 @@ from grlm_hf.data.interactions import Case, History
 from grlm_hf.precision import bound_caches
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.progress import progress
+from grlm_hf.tensors import read_tensors, write_tensors
 
 _STATE = "sequence.state"  # safetensors inside; under that name other tools would take it for weights
 _ROWS = 1024  # validation cases per batch

@@ -14,19 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from grlm_hf.data.interactions import Case
 from grlm_hf.data.items import Item
-from grlm_hf.indexing.embedding import embed, item_text, load_embedder, tfidf_embedder
-from grlm_hf.priors.tensors import read_tensors, write_tensors
+from grlm_hf.indexing.embedding import item_text
+from grlm_hf.indexing.encoder import TextEncoder
 from grlm_hf.priors.tuning import Targets, coordinate_search
 from grlm_hf.settings import Count, NotNegative, Range, check_settings
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from grlm_hf.tensors import read_tensors, write_tensors
 
 GRID = {"temperature": (0.03, 0.05, 0.07, 0.1, 0.15, 0.2), "age_power": (0.5, 0.7, 1.0, 1.5)}
 """Candidate values of `tune_text`."""
@@ -78,11 +76,8 @@ class TextKNN:
         an unreadable model; ``ImportError`` naming what to install."""
         if not items or len({i.item_id for i in items}) < len(items):
             raise ValueError(f"Found {len(items)} items with {len({i.item_id for i in items})} ids; expected at least one, and unique ids.")
-        words, rows = "", None
-        if not embedder:
-            module: Any = tfidf_embedder(map(item_text, items), TFIDF_DIM)[0]
-            words, rows = module.tokenizer.to_str(), module.embedding.weight.detach().cpu().numpy().astype(np.float16)
-        empty = cls((), np.zeros((0, 0), np.float16), np.zeros(0, np.int64), config or TextConfig(), embedder, words, rows)
+        made = TextEncoder.fit(items, embedder, TFIDF_DIM)
+        empty = cls((), np.zeros((0, 0), np.float16), np.zeros(0, np.int64), config or TextConfig(), embedder, made.words, made.rows)
         return empty.following(items)
 
     def following(self, items: Iterable[Item]) -> TextKNN:
@@ -104,26 +99,11 @@ class TextKNN:
         return replace(self, item_ids=tuple(i.item_id for i in items), vectors=vectors, digests=digests)
 
     def _embed(self, items: Sequence[Item]) -> np.ndarray:
-        if self.rows is None:
-            return np.asarray(embed(items, self._model)).astype(np.float16)
-        # as StaticEmbedding of sentence-transformers: the mean of the words' rows. So `recommend` does not need that library
-        vectors = np.zeros((len(items), self.rows.shape[1]), np.float32)
-        texts = self._tokenizer.encode_batch([item_text(i) for i in items], add_special_tokens=False)
-        for vector, found in zip(vectors, texts, strict=True):
-            if found.ids:
-                vector[:] = self.rows[found.ids].mean(0, dtype=np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return (vectors / np.where(norms > 0, norms, 1)).astype(np.float16)
+        return self._encoder(items).astype(np.float16)
 
     @cached_property
-    def _model(self) -> SentenceTransformer:
-        return load_embedder(self.embedder)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_str(self.words)
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.embedder, self.words, self.rows)
 
     @cached_property
     def _row(self) -> dict[str, int]:

@@ -20,9 +20,9 @@ import numpy as np
 from grlm_hf.data.interactions import Case, History
 from grlm_hf.precision import bound_caches
 from grlm_hf.priors.scores import log_shares, training_rows
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.priors.tuning import Targets
 from grlm_hf.progress import progress
+from grlm_hf.tensors import read_tensors, write_tensors
 
 _ROWS = 512  # histories per batch of scores
 

@@ -23,9 +23,10 @@ from grlm_hf.publishing.counting_card import write_counting_card
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.found import found
-from grlm_hf.stages.identify import find_data, make_neighbors, make_quality, make_terms
+from grlm_hf.stages.identify import make_identifiers, make_neighbors, make_quality
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation, stopping_rule
 from grlm_hf.stages.priors import make_hybrid, make_priors
+from grlm_hf.stages.reading import find_data
 from grlm_hf.stages.teacher import check_teacher, given_answers, make_teacher, teacher_files
 from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.prompts import templates_hash
@@ -156,17 +157,28 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     silent = None if r.until == "neighbors" else Tally()  # else said by the next stage, which reads the items again
     yield _Stage(
         "neighbors",
-        [items, *local_paths(r.neighbors.embedder)],
+        [items, *map(Path, r.neighbors.vectors), *local_paths(r.neighbors.embedder)],
         [r.neighbors, *read],
         [neighbors],
         lambda _: make_neighbors(r.data, neighbors, r.neighbors, r.read, work=state / "embeddings", tally=silent),
     )
+    own_vectors = [Path(path) for path in r.neighbors.vectors]
+    if r.identifier.kind == "terms":
+        made_of = [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])]
+        how: list[Any] = [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read]
+    else:
+        behaviour = bool(r.identifier.codes.behaviour)
+        events = [find_data(r.data, "interactions", "sequences")] if behaviour else []
+        made_of = [items, neighbors, *events, *own_vectors, *local_paths(r.neighbors.embedder)]
+        how = [r.identifier, r.neighbors, r.read, r.seed if behaviour else None]
     yield _Stage(
         "terms",
-        [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])],
-        [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read],
+        made_of,
+        how,
         [catalog],
-        lambda _: make_terms(r.data, catalog, r.terms, r.read, neighbors=neighbors, work=state / "answers"),
+        lambda key: make_identifiers(
+            r.data, catalog, r, neighbors=neighbors, work=state / ("answers" if r.identifier.kind == "terms" else f"codes-{key}")
+        ),
     )
     yield _Stage(
         "quality",

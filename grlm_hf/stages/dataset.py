@@ -6,31 +6,25 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.domains import leave_one_out_per_domain
 from grlm_hf.data.interactions import (
     History,
     Split,
     cases_to_dataset,
-    hold_out_items,
     interactions_to_datasets,
-    leave_one_out,
-    load_histories,
-    split_as_given,
-    split_by_time,
 )
 from grlm_hf.data.items import items_to_dataset
 from grlm_hf.data.repository import sample_cases
-from grlm_hf.data.users import with_train_users
 from grlm_hf.files import alone, check_replaceable, fingerprint, read_json
-from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, SPLITS, STATISTICS_FILE, TERMS_FACTS
+from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.layout import DATASET_FACTS, DOMAINS_FILE, NEIGHBORS_FILE, QUALITY_FILE, STATISTICS_FILE, TERMS_FACTS
 from grlm_hf.publishing.folder import save_datasets
 from grlm_hf.recipe import DataConfig
-from grlm_hf.stages.identify import find_data
+from grlm_hf.stages.reading import find_data, read_split
 from grlm_hf.tables.tally import Tally
 from grlm_hf.tasks.evidence import Evidence
 from grlm_hf.tasks.mixture import MixtureConfig, check_inputs, examples_to_dataset, load_tokenizer, make_mixture, validation_sequences
@@ -43,35 +37,6 @@ if TYPE_CHECKING:
 _WATCHED = 5_000  # validation cases on which the sequence model's best epoch is chosen
 log = logging.getLogger("grlm_hf")
 _PICTURES = ("quality.png", "quality.md")
-
-
-def make_split(histories: Sequence[History], how: str, seed: int, domains: dict[str, str] | None = None) -> Split:
-    """Splits histories as `DataConfig.split` says.
-
-    Args:
-        domains: item_id → its domain, for a split by domain.
-
-    Raises:
-        ValueError: an unknown split; or no validation or no test case is left.
-    """
-    if how == "leave-one-out":
-        split = leave_one_out(histories)
-    elif how == "leave-one-out-per-domain":
-        split = leave_one_out_per_domain(histories, domains or {})
-    elif how == "time":
-        split = split_by_time(histories)
-    elif how == "unseen-items":
-        split = hold_out_items(histories, seed=seed)
-    elif how == "given":
-        split = split_as_given(histories)
-    else:
-        raise ValueError(f"read.split is {how!r}; expected one of {SPLITS}.")
-    if not (split.validation and split.test):
-        raise ValueError(
-            f"read.split={how} leaves {len(split.validation)} validation and {len(split.test)} test cases of {len(histories)} users; "
-            "expected some of each. Give more data, or choose another split."
-        )
-    return split
 
 
 @alone
@@ -107,16 +72,9 @@ def make_dataset(
     if quality is not None and not (Path(quality) / QUALITY_FILE).is_file():
         raise ValueError(f"{quality} holds no {QUALITY_FILE}; name the folder that `grlm quality` wrote, or none.")
     catalog = Catalog.from_pretrained(catalog_folder)
-    if read.limit:  # histories lose events of items beyond the limit, some of them all
-        read = replace(read, unknown_items="drop", short_users="drop" if read.short_users == "error" else read.short_users)
-    events = find_data(data, "interactions", "sequences")
     tally = Tally()
-    histories = load_histories(events, {i.item_id for i in catalog}, read.short_users, read.unknown_items, tally)
-    split = make_split(histories, read.split, seed, {i.item_id: i.domain for i in catalog})
-    if read.train_users < 1:
-        whole, split = split, with_train_users(split, read.train_users, seed)
-        left_out = len(whole.train) - len(split.train)
-        tally.count("users", f"are left out of training (read.train_users={read.train_users:g})", n=left_out, loss=False)
+    events = find_data(data, "interactions", "sequences")
+    histories, split = read_split(data, catalog.items, read, seed, tally)
     facts: dict[str, Any] = {
         "title": title,
         "notice": notice,
@@ -124,8 +82,10 @@ def make_dataset(
         "max_history": mixture.max_history,
         "history": mixture.history,
         "max_tokens": mixture.max_tokens,
-        "prompt_hash": prompt_hash(mixture.history, evidence=mixture.evidence),
+        "prompt_hash": prompt_hash(mixture.history, catalog.scheme, mixture.evidence),
     }
+    if catalog.scheme is not TERMS:
+        facts["scheme"] = catalog.scheme.name
     if mixture.evidence:
         facts["evidence"] = mixture.evidence
     if split.skipped:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
-from grlm_hf.data.items import Item, load_items, load_term_ids
+from grlm_hf.data.items import Item, load_term_ids
 from grlm_hf.files import alone, check_replaceable, clean, read_json, replacing, write_json
 from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
 from grlm_hf.plugins import load_plugin, stated
-from grlm_hf.recipe import DataConfig, QualityConfig, TermsConfig
-from grlm_hf.tables.rows import find_table, read_rows
+from grlm_hf.recipe import DataConfig, QualityConfig, Recipe, TermsConfig
+from grlm_hf.stages.reading import find_data, read_items, read_split, tell
+from grlm_hf.tables.rows import read_rows
 from grlm_hf.tables.tally import Tally
 
 if TYPE_CHECKING:
@@ -25,25 +26,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("grlm_hf")
-
-
-def find_data(data: str | Path, *stems: str) -> Path:
-    """The table of a data folder with one of these names. Raises ``ValueError`` that names the expected tables."""
-    folder = Path(data)
-    if not str(data) or not folder.is_dir():
-        raise ValueError(f"No data folder at {str(data)!r}; expected one with items.* and interactions.* (csv, jsonl or parquet).")
-    for stem in stems:
-        if (path := find_table(folder, stem)) is not None:
-            return path
-    hint = " Let them be made from the items' texts: terms.generator=extract." if "term_ids" in stems else ""
-    raise ValueError(f"{folder} holds no {' or '.join(f'{s}.*' for s in stems)} (csv, jsonl or parquet, also .gz).{hint}")
-
-
-def read_items(data: str | Path, read: DataConfig | None = None, tally: Tally | None = None) -> list[Item]:
-    """A data folder's items, as many as `DataConfig.limit` allows. `tally` counts what was read otherwise than it was written."""
-    read = read or DataConfig()
-    items = load_items(find_data(data, "items"), read.missing_title, tally)
-    return items[: read.limit] if read.limit else items
 
 
 @alone
@@ -76,7 +58,7 @@ def make_neighbors(
     counted = Tally() if tally is None else tally
     items = read_items(data, read, counted)
     if tally is None:
-        _tell(counted)
+        tell(counted)
     neighbors = find_neighbors(items, config=config, work=kept)
     neighbors.save(output)
     if work is None:
@@ -112,7 +94,7 @@ def make_terms(
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
     tally = Tally()
     items = read_items(data, read, tally)
-    _tell(tally)
+    tell(tally)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
     found = _neighbors(items, neighbors, needed=config.origin not in ("file", "function"))
     facts: dict[str, Any] = {"generator": config.origin, "n_terms": config.n_terms}
@@ -154,9 +136,42 @@ def make_terms(
     return catalog
 
 
-def _tell(tally: Tally) -> None:
-    for line in tally.lines():
-        log.warning(line)
+def make_identifiers(
+    data: str | Path,
+    output: str | Path,
+    recipe: Recipe,
+    *,
+    neighbors: str | Path | None = None,
+    work: str | Path | None = None,
+) -> Catalog:
+    """Gives every item an identifier of the kind that ``recipe.identifier`` states, and writes the catalog to `output`, with facts about
+    its making and the neighbours. Term IDs are `make_terms`, whose arguments and errors these are."""
+    kind, output = recipe.identifier.kind, Path(output)
+    if kind == "terms":
+        return make_terms(data, output, recipe.terms, recipe.read, neighbors=neighbors, work=work)
+    from grlm_hf.stages.codes import atomic_catalog, codes_catalog, titles_catalog
+
+    check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
+    tally = Tally()
+    items = read_items(data, recipe.read, tally)
+    tell(tally)
+    if kind == "codes":
+        config = recipe.identifier.codes
+        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour else ()
+        catalog, facts = codes_catalog(items, config, recipe.neighbors, histories, Path(work) if work else None)
+    else:
+        catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
+    if counted := tally.lines(examples=False):
+        facts["reading"] = counted
+    found = _neighbors(items, neighbors, needed=False)
+    with replacing(output) as new:
+        catalog.save_pretrained(new)
+        write_json(new / TERMS_FACTS, facts)
+        if found is not None:
+            found.save(new / NEIGHBORS_FILE)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
+    return catalog
 
 
 def read_term_ids(path: str | Path, items: list[Item], hint: str = "let them be made: terms.generator=extract.") -> list[TermID]:

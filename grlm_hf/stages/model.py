@@ -18,6 +18,7 @@ from grlm_hf.data.repository import dataset_facts, load_cases, load_table, train
 from grlm_hf.evaluation.config import EvaluateConfig
 from grlm_hf.files import alone, check_replaceable, fingerprint, local_paths, read_json, replacing, write_json
 from grlm_hf.hub import fetch_checkpoint, push_folder
+from grlm_hf.identifiers import scheme_named
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
 from grlm_hf.plugins import Plugin, load_plugins, plugin_files, stated
 from grlm_hf.priors.awaited import DENSE
@@ -77,7 +78,7 @@ def make_checkpoint(
     config = config or TrainConfig()
     facts = dataset_facts(datasets)
     history, lines = facts.get("history", "term_ids"), facts.get("evidence", 0)
-    if facts["prompt_hash"] != (written := prompt_hash(history, evidence=lines)):
+    if facts["prompt_hash"] != (written := prompt_hash(history, scheme_named(facts.get("scheme", "terms"), str(datasets)), lines)):
         raise ValueError(
             f"{datasets} was made with other prompts (hash {facts['prompt_hash']}; this grlm-hf writes {written}). "
             "Make it again with this version: grlm dataset."

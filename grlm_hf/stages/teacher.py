@@ -13,8 +13,8 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.repository import dataset_facts, load_table, train_histories
 from grlm_hf.files import local_paths, read_json
 from grlm_hf.layout import CONFIG_FILE, LABELS_FILE
-from grlm_hf.priors.tensors import kind_of
 from grlm_hf.stages.priors import TUNING_FILE, UNSEEN
+from grlm_hf.tensors import kind_of
 from grlm_hf.training.config import DistillConfig
 from grlm_hf.training.label_store import Ask, LabelStore, asked, make_labels
 

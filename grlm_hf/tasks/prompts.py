@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.symbols import without_symbols
 from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.identifiers.titles import CONTROL, LONGEST, MAX_TEXT, one_line
 from grlm_hf.identifiers.titles import written_title as _written
@@ -102,7 +103,7 @@ def internalise_request(item: Item) -> str:
     if item.categories:
         lines.append(f"Category: {one_line(item.categories[-1])}")
     if item.description:
-        lines.append(f"Description: {CONTROL.sub(' ', item.description[:_MAX_DESCRIPTION])}")
+        lines.append(f"Description: {without_symbols(CONTROL.sub(' ', item.description[:_MAX_DESCRIPTION]))}")
     return _INTERNALISE.format(text="\n".join(lines))
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from grlm_hf.files import fingerprint
 from grlm_hf.priors.scores import Scorer
-from grlm_hf.priors.tensors import read_tensors, write_tensors
 from grlm_hf.progress import progress
+from grlm_hf.tensors import read_tensors, write_tensors
 
 Ask = Callable[[Sequence[Sequence[str]]], tuple[np.ndarray, np.ndarray]]
 """Histories → places of the most probable next items in the store's `item_ids`, int32 [n, top], and their probabilities, float [n, top].

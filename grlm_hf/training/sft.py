@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def train(
     stated = {"objective": config.objective, "history": history, "max_history": max_history, "max_tokens": max_tokens}
     shown = evidence.number if evidence else 0
     hashes = {"prompt_hash": prompt_hash(history, catalog.scheme, shown), "tokenizer_hash": tokenizer_hash(tokenizer)}
-    facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name, evidence=shown)  # type: ignore[arg-type]
+    facts = GRLMConfig(**hashes, **stated, scheme=catalog.scheme.name, codebook=catalog.codebook_hash, evidence=shown)  # type: ignore[arg-type]
     with patches_removed(model):
         # 4. TRL's trainer
         more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
@@ -195,7 +196,7 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
 def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset, seed: int) -> tuple[Any, Any]:
     import torch
 
-    added = catalog.scheme.added_tokens(catalog.identifiers)
+    added = catalog.added_tokens()
     if config.model != "scratch":
         model, tokenizer = load_given(config), load_tokenizer(config.model)
         set_template(tokenizer, config.chat_template)
@@ -215,10 +216,15 @@ def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset
 def tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
     """The texts on which the tokenizer of a model from scratch is trained."""
     # Identifiers count ten times as much as user turns: terms are to become single tokens before the words of descriptions do.
+    # Symbols are tokens already, and no text.
+    symbols = catalog.scheme.added_tokens(catalog.identifiers)
     lines = [catalog.scheme.line(identifier) for identifier in catalog.identifiers]
     known = set(lines)
     answers = (line for row in mixture["completion"] for line in row[-1]["content"].splitlines(keepends=True) if line not in known)
     prompts = ("".join(f"{turn['role']}\n{turn['content']}\n" for turn in row) + "assistant\n" for row in mixture["prompt"])
+    if symbols:
+        spelled = re.compile("|".join(map(re.escape, symbols)))
+        return ["0123456789\n", *(spelled.sub("", text) for text in (*prompts, *answers))]
     return [*lines * 10, *prompts, *answers]
 
 

@@ -70,7 +70,14 @@ class ToyCodes:
 CODES = ToyCodes()
 CODE_IDS: list[Identifier] = [(f"<a_{n % 3}>", f"<b_{n // 3 % 4}>") for n in range(12)]
 TITLE_IDS: list[Identifier] = [(f"{' '.join(t[:3]).title()}, No. {n // 2}",) for n, t in enumerate(TERM_IDS)]
-SAMPLES = {"terms": TERM_IDS, "titles": TITLE_IDS, "toy-codes": CODE_IDS}
+SAMPLES = {
+    "terms": TERM_IDS,
+    "titles": TITLE_IDS,
+    "toy-codes": CODE_IDS,
+    "codes": [(f"a_{n % 3}", f"b_{n // 3 % 4}", *(["c_0"] if n % 2 else [])) for n in range(12)],
+    "atomic": [(f"item_{n}",) for n in range(12)],
+    "pieces": [(f"piece_{n}",) if n % 3 else (f"piece_{n}", "piece_20") for n in range(12)],
+}
 KINDS: list[Scheme] = [*SCHEMES.values(), CODES]
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from grlm_hf.cli import main
 from grlm_hf.recipe import load_recipe
-from grlm_hf.stages.identify import read_items
 from grlm_hf.stages.importing import ImportConfig, Imported, import_tables
+from grlm_hf.stages.reading import read_items
 
 PRODUCTS = "SKU\tProduct Label\tmaker\tprix\tstock\n1\tRose balm\tFjall\t$12.99\t3\n2\tMint soap\t\t3,50 €\t0\n3\tUnsold comb\tFjall\t\t9\n"
 ORDERS = """customer;product;ordered_at

@@ -1,4 +1,4 @@
-"""Files of scorers, one each, in the safetensors format."""
+"""Named tensors with JSON facts in one file of the safetensors format: scorers, labels, codebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]]
     import torch
     from safetensors.torch import save
 
-    tensors = {f"{group}.{name}": torch.as_tensor(t).contiguous() for group, named in groups.items() for name, t in named.items()}
+    tensors = {
+        f"{group}.{name}": t.contiguous() if isinstance(t, torch.Tensor) else torch.tensor(t)  # a copy: the array may be read-only
+        for group, named in groups.items()
+        for name, t in named.items()
+    }
     data = save(tensors, metadata={f"grlm.{kind}/{_VERSION}": json.dumps(facts)})
     with replacing(path) as new:
         new.write_bytes(data)
