@@ -18,7 +18,7 @@ def write_tensors(path: str | Path, kind: str, groups: dict[str, dict[str, Any]]
     from safetensors.torch import save
 
     tensors = {
-        f"{group}.{name}": t.contiguous() if isinstance(t, torch.Tensor) else torch.tensor(t)  # a copy: the array may be read-only
+        f"{group}.{name}": (t if isinstance(t, torch.Tensor) else torch.tensor(t)).contiguous()  # a copy: the array may be read-only
         for group, named in groups.items()
         for name, t in named.items()
     }
