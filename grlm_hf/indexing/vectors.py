@@ -43,7 +43,7 @@ def read_vectors(path: str | Path, items: Sequence[Item]) -> np.ndarray:
     column = table["vector"].combine_chunks().take(pa.array([row[item.item_id] for item in items]))
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
         raise ValueError(f"{path}: the column vector has the type {column.type}; expected lists of numbers.")
-    lengths = {None if vector is None else len(vector) for vector in column}
+    lengths = {len(vector) if vector.is_valid else None for vector in column}
     if len(lengths) > 1 or lengths & {None, 0}:
         raise ValueError(f"{path}: vectors have {sorted(map(str, lengths))} numbers; expected the same number, one or more, in each row.")
     try:

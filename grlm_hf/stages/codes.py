@@ -37,6 +37,7 @@ def codes_catalog(
         histories: of training, for the vectors of behaviour.
         work: keeps the state of a long training.
     """
+    given, items = items, sorted(items, key=lambda item: item.item_id)  # so that the codes do not depend on the items' order
     parts: list[np.ndarray] = []
     weights: list[float] = []
     names: list[str] = []
@@ -56,7 +57,8 @@ def codes_catalog(
     vectors = joined(parts, weights) if parts else np.zeros((len(items), 1), np.float32)
     codebook = fit_codebook(vectors, config, work=work)
     codebook = with_source(codebook, encoder, [part.shape[1] for part in parts], weights, config)
-    catalog = Catalog(items, identify(items, vectors, codebook, config.collisions), CODES, codebook)
+    named = dict(zip((i.item_id for i in items), identify(items, vectors, codebook, config.collisions), strict=True))
+    catalog = Catalog(given, [named[i.item_id] for i in given], CODES, codebook)
     longer = sum(len(i) > config.levels for i in catalog.item_identifiers)
     facts = {
         "generator": f"codes, {config.quantizer}",
