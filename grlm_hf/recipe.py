@@ -207,6 +207,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.identifier.kind == "atomic" and self.read.split == "unseen-items":
+            raise ValueError(
+                "identifier.kind is atomic and read.split unseen-items: a new item has no atomic id before the next training. Choose another "
+                "kind or split."
+            )
         distill = self.train.distill
         if distill.weight and (missing := [name for name in distill.of_recipe if name not in self.priors.methods]):
             raise ValueError(f"train.distill.teacher is {distill.teacher!r}: add {missing[0]} to priors.methods, or name a file or folder.")

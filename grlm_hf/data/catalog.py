@@ -215,6 +215,10 @@ class Catalog:
         items, identifiers = tuple(self.items[p] for p in positions), tuple(self.item_identifiers[p] for p in positions)
         return self._of_checked(items, identifiers, self.scheme, self.codebook)
 
+    def in_order_of(self, items: Sequence[Item]) -> Catalog:
+        """The catalog with its items in another order, that of `items`. Raises ``ValueError`` for an unknown item."""
+        return self._kept([self.position(item.item_id) for item in items])
+
     def update(self, items: Sequence[Item], identifiers: Sequence[Identifier] | None = None) -> Catalog:
         """A catalog with these items in place of those with the same ids, and other identifiers if given. Raises ``ValueError`` for an
         unknown id."""

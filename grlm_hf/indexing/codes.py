@@ -14,7 +14,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.codebook import Codebook
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.identifiers.symbols import LEVELS, code, numbers
+from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, code, numbers
 from grlm_hf.indexing.encoder import TextEncoder
 from grlm_hf.indexing.quantizers.config import QuantizerConfig
 from grlm_hf.indexing.vectors import joined
@@ -83,6 +83,8 @@ def identify_new(catalog: Catalog, items: Sequence[Item]) -> list[Identifier]:
     """Semantic IDs for items that join `catalog`, by its frozen codebook: the nearest codes, and of the last level the nearest free one.
     No item of the catalog moves. Raises ``ValueError`` for a catalog without a codebook, or an item whose text gives no vector."""
     codebook = catalog.codebook
+    if catalog.scheme is ATOMIC:
+        raise ValueError("An atomic id is a token that the model has learnt: a new item gets one with the next training.")
     if codebook is None:
         raise ValueError(f"This catalog has no codebook to make a {catalog.scheme.noun} with; give the identifiers of new items.")
     collisions: CodeCollisions = codebook.facts.get("collisions", "reassign")

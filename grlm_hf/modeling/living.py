@@ -10,6 +10,7 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.decoding.index import SearchIndex
 from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.identifiers.symbols import ATOMIC
 from grlm_hf.indexing.codes import identify_new
 from grlm_hf.indexing.collisions import resolve_new
 from grlm_hf.indexing.extract import TermExtender
@@ -78,7 +79,7 @@ class Shelf:
             ValueError: new items of this scheme cannot get an identifier from their texts.
             ImportError: sentence-transformers or faiss is missing.
         """
-        if catalog.codebook is not None:
+        if catalog.codebook is not None or catalog.scheme is ATOMIC:
             return identify_new(catalog, items)
         if not catalog.scheme.from_text:
             raise ValueError(f"An item's text gives no {catalog.scheme.noun}; give the identifiers of new items.")

@@ -57,8 +57,7 @@ def codes_catalog(
     vectors = joined(parts, weights) if parts else np.zeros((len(items), 1), np.float32)
     codebook = fit_codebook(vectors, config, work=work)
     codebook = with_source(codebook, encoder, [part.shape[1] for part in parts], weights, config)
-    named = dict(zip((i.item_id for i in items), identify(items, vectors, codebook, config.collisions), strict=True))
-    catalog = Catalog(given, [named[i.item_id] for i in given], CODES, codebook)
+    catalog = Catalog(items, identify(items, vectors, codebook, config.collisions), CODES, codebook).in_order_of(given)
     longer = sum(len(i) > config.levels for i in catalog.item_identifiers)
     facts = {
         "generator": f"codes, {config.quantizer}",

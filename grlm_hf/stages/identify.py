@@ -149,6 +149,7 @@ def make_identifiers(
     kind, output = recipe.identifier.kind, Path(output)
     if kind == "terms":
         return make_terms(data, output, recipe.terms, recipe.read, neighbors=neighbors, work=work)
+    from grlm_hf.indexing.codes import identify_new
     from grlm_hf.stages.codes import atomic_catalog, codes_catalog, titles_catalog
 
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
@@ -157,8 +158,14 @@ def make_identifiers(
     tell(tally)
     if kind == "codes":
         config = recipe.identifier.codes
-        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour else ()
-        catalog, facts = codes_catalog(items, config, recipe.neighbors, histories, Path(work) if work else None)
+        unseen = recipe.read.split == "unseen-items"
+        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour or unseen else ()
+        known = {item for history in histories for item in history.items}
+        old = [item for item in items if item.item_id in known] if unseen else items
+        catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None)
+        if unseen:  # the held-out items get their codes as new items do: not even their texts are read before
+            new = [item for item in items if item.item_id not in known]
+            catalog = catalog.add(new, identify_new(catalog, new)).in_order_of(items)
     else:
         catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
     if counted := tally.lines(examples=False):

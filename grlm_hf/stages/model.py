@@ -267,7 +267,7 @@ def make_report(
     if (log := folder / "training_log.json").is_file():
         report = replace(report, training=tuple(thinned(read_json(log))))
     if new:
-        report = replace(report, unseen=unseen_block(report, len(new), _extracted(facts)))
+        report = replace(report, unseen=unseen_block(report, len(new), _from_text(facts)))
     report = replace(report, weights=own.weights)
     report = replace(report, verdict=verdict(report, own.choice))
     if is_main():
@@ -297,7 +297,7 @@ def _with_held_out(
 ) -> tuple[GRLMForRecommendation, list[Item]]:
     """The recommender with the items that its split held out, and these items; [] with another split.
 
-    Their Term IDs are extracted from their texts, as those of any new item, where those of the catalog were. Otherwise they are given:
+    Their identifiers are made from their texts, as those of any new item, where those of the catalog were. Otherwise they are given:
     what a language model or a person wrote cannot be written here again.
     """
     from grlm_hf.evaluation.unseen import with_new_items
@@ -306,11 +306,13 @@ def _with_held_out(
         return grlm, []
     catalog = Catalog.from_pretrained(datasets)
     new = [i for i in catalog if i.item_id not in counts]
-    return with_new_items(grlm, new, None if _extracted(facts) else [catalog.identifier(i.item_id) for i in new]), new
+    return with_new_items(grlm, new, None if _from_text(facts) else [catalog.identifier(i.item_id) for i in new]), new
 
 
-def _extracted(facts: Mapping[str, Any]) -> bool:
-    return facts.get("terms", {}).get("generator") == "extract"
+def _from_text(facts: Mapping[str, Any]) -> bool:
+    """Whether the identifiers were made of the items' texts by what the checkpoint has too: the rules of extraction, or a codebook."""
+    generator = str(facts.get("terms", {}).get("generator", ""))
+    return generator == "extract" or generator.startswith("codes, ")
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class TestNewItems:
 
         with pytest.raises(ValueError, match="The text of item 'x' has no word that the codes' encoder knows"):
             identify_new(made(), [Item("x", "zzz")])
-        with pytest.raises(ValueError, match="This catalog has no codebook to make a atomic id with|no codebook"):
+        with pytest.raises(ValueError, match=r"An atomic id is a token that the model has learnt: a new item gets one with the next training"):
             identify_new(Catalog([Item("a", "a")], [("item_0",)], ATOMIC), [Item("x", "lamp")])
 
 
@@ -215,7 +215,7 @@ class TestVectors:
         alone = find_neighbors(items, 1, config=NeighborsConfig(vectors=[str(path)], texts=False))
         assert [alone.of(n) for n in range(4)] == [[2], [3], [0], [1]]
         assert alone.facts["embedder"] == "v.parquet"
-        with pytest.raises(ValueError, match="neighbors.weights has 1 numbers for 0 files"):
+        with pytest.raises(ValueError, match=r"neighbors\.weights has 1 numbers for 0 files"):
             NeighborsConfig(weights=[1.0])
         with pytest.raises(ValueError, match=r"neighbors.texts is false and neighbors.vectors names no file"):
             NeighborsConfig(texts=False)
@@ -231,7 +231,7 @@ def test_codes_of_a_domain_share_no_symbol_with_others() -> None:
     own = made(replace(SMALL, domain="beauty"))
     assert own.item_identifiers[0][0].startswith("beauty.a_")
     assert not set(own.added_tokens()) & set(made().added_tokens())
-    with pytest.raises(ValueError, match="codes.domain is 'A B'"):
+    with pytest.raises(ValueError, match=r"codes\.domain is 'A B'"):
         CodesConfig(domain="A B")
 
 
