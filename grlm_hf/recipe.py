@@ -209,8 +209,8 @@ class Recipe:
         check_settings(self)
         if self.identifier.kind == "atomic" and self.read.split == "unseen-items":
             raise ValueError(
-                "identifier.kind is atomic and read.split unseen-items: a new item has no atomic id before the next training. Choose another "
-                "kind or split."
+                "identifier.kind is atomic and read.split unseen-items: a new item has no atomic id before the next training. Choose "
+                "another kind or split."
             )
         distill = self.train.distill
         if distill.weight and (missing := [name for name in distill.of_recipe if name not in self.priors.methods]):

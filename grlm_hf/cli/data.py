@@ -117,9 +117,10 @@ def terms(
     recipe: RecipeFile = None,
     set_: Settings = None,
 ) -> None:
-    """Give every item of a data folder a Term ID and write the catalog.
+    """Give every item of a data folder an identifier and write the catalog: a Term ID, or what identifier.kind says.
 
-    Example: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`
+    Examples: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`,
+    `grlm terms my-shop --output catalog --set identifier.kind=codes` (Semantic IDs)
 
     Parameters
     ----------
@@ -129,11 +130,11 @@ def terms(
         Folder that receives catalog.parquet, its settings and statistics (terms.json) and the neighbours.
     """
     from grlm_hf.recipe import load_recipe
-    from grlm_hf.stages import make_terms
+    from grlm_hf.stages import make_identifiers
 
     r = load_recipe(recipe, [*(set_ or []), *([f"terms.llm.part={part}"] if part else [])])
     quiet()
-    catalog = make_terms(data, output, r.terms, r.read, neighbors=neighbors)
+    catalog = make_identifiers(data, output, r, neighbors=neighbors)
     say(f"{catalog!r} → {output}")
 
 

@@ -278,9 +278,10 @@ class Catalog:
         return cls.read(path)
 
     @classmethod
-    def read(cls, path: Path, limit: int | None = None) -> Catalog:
+    def read(cls, path: Path, limit: int | None = None, codebook: Codebook | None = None) -> Catalog:
         """Reads the parquet file of `save_pretrained`. `limit`: bytes that it may unpack to, by default
-        `grlm_hf.tables.parquet.allowed`. Raises `ValueError` as `from_pretrained` does."""
+        `grlm_hf.tables.parquet.allowed`. `codebook`: of the file's codes, where it is loaded already; by default that of the file beside
+        it. Raises `ValueError` as `from_pretrained` does."""
         schema = parquet_schema(path)
         stated = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
         version = stated.get(_SCHEMA_KEY, "")
@@ -299,7 +300,8 @@ class Catalog:
             _check_row(path, row, column)
             items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
             identifiers.append(tuple(row[column]))
-        return cls(items, identifiers, scheme, _codebook_of(path, stated.get(_CODEBOOK_KEY, "")))
+        wanted = stated.get(_CODEBOOK_KEY, "")
+        return cls(items, identifiers, scheme, codebook if codebook and codebook.hash == wanted else _codebook_of(path, wanted))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and

@@ -12,7 +12,7 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.codebook import Codebook
+from grlm_hf.identifiers.codebook import DIGITS, Codebook
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, code, numbers
 from grlm_hf.indexing.encoder import TextEncoder
@@ -142,7 +142,8 @@ def _assigned(
                 codes[row, -1] = free[settled[n]]
             else:
                 whole = tuple(codes[row].tolist())
-                extra[row], digits[whole] = digits[whole], digits[whole] + 1
+                if digits[whole] < DIGITS:  # of more, the rest share the codes and are ranked
+                    extra[row], digits[whole] = digits[whole], digits[whole] + 1
     if extra and len(codebook.sizes) == len(LEVELS):
         raise ValueError(f"{len(extra)} items need one more code than {len(LEVELS)} levels allow. Choose fewer.")
     found = [[*row, extra[n]] if n in extra else row for n, row in enumerate(codes.tolist())]

@@ -164,8 +164,8 @@ def make_identifiers(
         old = [item for item in items if item.item_id in known] if unseen else items
         catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None)
         if unseen:  # the held-out items get their codes as new items do: not even their texts are read before
-            new = [item for item in items if item.item_id not in known]
-            catalog = catalog.add(new, identify_new(catalog, new)).in_order_of(items)
+            rest = [item for item in items if item.item_id not in known]
+            catalog = catalog.add(rest, identify_new(catalog, rest)).in_order_of(items)
     else:
         catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
     if counted := tally.lines(examples=False):

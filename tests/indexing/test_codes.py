@@ -156,7 +156,9 @@ class TestNewItems:
 
         with pytest.raises(ValueError, match="The text of item 'x' has no word that the codes' encoder knows"):
             identify_new(made(), [Item("x", "zzz")])
-        with pytest.raises(ValueError, match=r"An atomic id is a token that the model has learnt: a new item gets one with the next training"):
+        with pytest.raises(
+            ValueError, match=r"An atomic id is a token that the model has learnt: a new item gets one with the next training"
+        ):
             identify_new(Catalog([Item("a", "a")], [("item_0",)], ATOMIC), [Item("x", "lamp")])
 
 
@@ -246,3 +248,9 @@ def test_titles_are_made_distinct() -> None:
     catalog, facts = titles_catalog(items)
     assert [i[0] for i in catalog.item_identifiers] == ["Soap (Acme)", "Soap", "Soap no. 2", "Comb", "Comb no. 2"]
     assert facts["titles_made_distinct"] == 3
+
+
+def test_of_too_many_items_with_equal_texts_the_rest_share_their_codes() -> None:
+    catalog, _ = codes_catalog([Item(f"i{n:03d}", "lamp lamp") for n in range(150)], SMALL, NeighborsConfig())
+    assert len(catalog.identifiers) == 8 + 64  # the codes of the last level, and the digits behind one of them
+    assert len(catalog.collisions) == 1
