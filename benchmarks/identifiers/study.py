@@ -49,6 +49,7 @@ KINDS: dict[str, list[str]] = {
     "opq": [_CODES, "identifier.codes.quantizer=opq"],
     "random": [_CODES, "identifier.codes.quantizer=random"],
     "atomic": ["identifier.kind=atomic"],
+    "pieces": ["identifier.kind=pieces"],
     "titles": ["identifier.kind=titles"],
 }
 """Kind → what its recipe changes."""

@@ -140,7 +140,7 @@ class Catalog:
 
     def added_tokens(self) -> list[str]:
         """Tokens that a tokenizer needs for the identifiers of this catalog, and for those that new items may get; sorted."""
-        of_codebook = [tuple(self.codebook.symbols())] if self.codebook else []
+        of_codebook = [tuple(self.codebook.written_symbols())] if self.codebook else []
         return self.scheme.added_tokens([*self.identifiers, *of_codebook])
 
     @cached_property

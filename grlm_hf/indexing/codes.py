@@ -14,8 +14,9 @@ from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.identifiers.codebook import DIGITS, Codebook
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, code, numbers
+from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, PIECES, code, numbers
 from grlm_hf.indexing.encoder import TextEncoder
+from grlm_hf.indexing.pieces import to_codes, to_pieces
 from grlm_hf.indexing.quantizers.config import QuantizerConfig
 from grlm_hf.indexing.vectors import joined
 from grlm_hf.settings import Count, NotNegative
@@ -91,7 +92,10 @@ def identify_new(catalog: Catalog, items: Sequence[Item]) -> list[Identifier]:
     order = sorted(range(len(items)), key=lambda n: items[n].item_id)
     vectors = vectors_of_new(codebook, items)
     taken = catalog.identifiers if collisions != "share" else ()
-    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, taken)
+    is_pieces = catalog.scheme is PIECES
+    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, to_codes(codebook, taken) if is_pieces else taken)
+    if is_pieces:
+        found = to_pieces(codebook, found)
     made: list[Identifier] = [()] * len(items)
     for n, identifier in zip(order, found, strict=True):
         made[n] = identifier

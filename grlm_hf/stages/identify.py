@@ -156,13 +156,14 @@ def make_identifiers(
     tally = Tally()
     items = read_items(data, recipe.read, tally)
     tell(tally)
-    if kind == "codes":
+    if kind in ("codes", "pieces"):
         config = recipe.identifier.codes
+        pieces = recipe.identifier.pieces if kind == "pieces" else 0
         unseen = recipe.read.split == "unseen-items"
         histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour or unseen else ()
         known = {item for history in histories for item in history.items}
         old = [item for item in items if item.item_id in known] if unseen else items
-        catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None)
+        catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None, pieces)
         if unseen:  # the held-out items get their codes as new items do: not even their texts are read before
             rest = [item for item in items if item.item_id not in known]
             catalog = catalog.add(rest, identify_new(catalog, rest)).in_order_of(items)
