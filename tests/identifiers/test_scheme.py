@@ -300,3 +300,18 @@ def test_semantic_ids_from_a_data_folder_to_a_living_checkpoint(tmp_path: Path) 
     for change in (lambda: again.with_catalog(other), lambda: again.shelf.change(lambda _: other)):
         with pytest.raises(ValueError, match=r"codes of the codebook .* equal codes\s+mean other items|equal codes mean other items"):
             change()
+
+
+def test_a_temperature_for_each_level_varies_where_it_is_high() -> None:
+    grlm = recommender(SCHEMES["codes"], "trie")
+    draws = {t: [grlm.sample(["i20"], 1, temperature=t, seed=s)[0].identifier for s in range(60)] for t in ((50.0, 0.02), (0.02, 50.0))}
+    first = {t: len({i[0] for i in found}) for t, found in draws.items()}
+    assert first[50.0, 0.02] == 3
+    assert first[0.02, 50.0] == 1
+    most = max(draws[0.02, 50.0], key=draws[0.02, 50.0].count)[0]
+    assert len({i for i in draws[0.02, 50.0] if i[0] == most}) == 4  # all second codes behind it
+    assert len({i[1] for i in draws[50.0, 0.02] if i[0] == most}) == 1
+    alike = [grlm.sample(["i20"], 3, temperature=t, seed=1) for t in (0.7, [0.7], [0.7, 0.7, 0.7])]
+    assert alike[0] == alike[1] == alike[2]
+    with pytest.raises(ValueError, match="or one for each token of an identifier"):
+        grlm.sample(["i20"], 1, temperature=[1.0, 0.0])
