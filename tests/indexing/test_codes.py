@@ -21,6 +21,7 @@ from grlm_hf.indexing.pieces import to_codes
 from grlm_hf.indexing.quantizers.fit import fit_codebook
 from grlm_hf.indexing.vectors import behaviour_vectors, joined, read_vectors, unit
 from grlm_hf.layout import CODEBOOK_FILE
+from grlm_hf.modeling.naming import prefix_name
 from grlm_hf.stages.codes import codes_catalog, titles_catalog
 
 WORDS = ["lamp", "tent", "soap", "comb", "rope", "boot"]
@@ -253,6 +254,16 @@ def test_of_too_many_items_with_equal_texts_the_rest_share_their_codes() -> None
     catalog, _ = codes_catalog([Item(f"i{n:03d}", "lamp lamp") for n in range(150)], SMALL, NeighborsConfig())
     assert len(catalog.identifiers) == 8 + 64  # the codes of the last level, and the digits behind one of them
     assert len(catalog.collisions) == 1
+
+
+def test_a_prefix_is_named_by_category_and_words() -> None:
+    items = [Item(f"a{n}", f"Red camping lamp {n}", categories=("Outdoor", "Lamps")) for n in range(6)]
+    items += [Item(f"b{n}", f"Red soap {n}", categories=("Beauty",)) for n in range(6)]
+    catalog = Catalog(items, [("a_0", f"b_{n}") for n in range(6)] + [("a_1", f"b_{n}") for n in range(6)], CODES)
+    assert prefix_name(catalog, ("a_0",)) == "Lamps: camping, lamp"
+    assert prefix_name(catalog, ("a_1",)) == "Beauty: soap"
+    assert prefix_name(catalog, ("a_1", "b_3")) == "Red soap 3"
+    assert prefix_name(catalog, ("a_9",)) == ""
 
 
 def test_pieces_are_runs_of_codes_and_lead_back_to_them() -> None:
