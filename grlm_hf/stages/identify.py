@@ -157,7 +157,7 @@ def make_identifiers(
     tell(tally)
     if kind == "codes":
         config = recipe.identifier.codes
-        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour else ()
+        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.needs_histories else ()
         catalog, facts = codes_catalog(items, config, recipe.neighbors, histories, Path(work) if work else None)
     else:
         catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
