@@ -30,8 +30,8 @@ class RQVAEConfig:
     weight_decay: NotNegative = 1e-4
     """AdamW's, for the matrices of encoder and decoder."""
     gradient: Literal["straight-through", "rotation"] = "straight-through"
-    """How the gradient passes the codes: "straight-through" (unchanged), or "rotation" (turned and scaled as the latent is on its way to its
-    codes; Fifty et al., 2024)."""
+    """How the gradient passes the codes: "straight-through" (unchanged), or "rotation" (turned and scaled as the latent is on its way to
+    its codes; Fifty et al., 2024)."""
     restart: Limit = 3
     """A code that no item has had for this many epochs becomes what a random item has left at its level; 0: it stays unused."""
     alpha: NotNegative = 0.0

@@ -11,7 +11,6 @@ start as k-means of all items' latents, and unused codes restart.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -45,8 +44,8 @@ def fit_rqvae(
         behaviour: float32 [n, b], for `config.rqvae.alpha`; items with a zero row have no part in its loss.
 
     Raises:
-        ValueError: vectors that are not finite, alpha without behaviour or with that of other items, a state in `work` of another training, a
-            loss that is not finite.
+        ValueError: vectors that are not finite, alpha without behaviour or with that of other items, a state in `work` of another training,
+            a loss that is not finite.
     """
     import torch
 
@@ -102,9 +101,9 @@ def fit_rqvae(
     *decoder, (last, end) = _layers(net["decoder"])
     encoder = [(first / scale, bias - first @ mean / scale), *encoder]
     found = Codebook("residual", config.sizes, tables, tuple(encoder), (*decoder, (last * scale, end * scale + mean)))
-    codes = found.codes(vectors)
-    error = float(np.square(found.vectors(codes) - vectors).sum(1).mean()) / scale**2
-    shares = [len(np.unique(column)) / size for column, size in zip(codes.T, config.sizes, strict=True)]
+    chosen = found.codes(vectors)
+    error = float(np.square(found.vectors(chosen) - vectors).sum(1).mean()) / float(scale) ** 2
+    shares = [len(np.unique(column)) / size for column, size in zip(chosen.T, config.sizes, strict=True)]
     return replace(found, facts={"rqvae": {"epochs": epoch, "reconstruction_error": error, "codes_used": shares}})
 
 
