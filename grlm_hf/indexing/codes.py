@@ -46,6 +46,16 @@ class CodesConfig(QuantizerConfig):
         if not re.fullmatch(r"[a-z0-9-]*", self.domain):
             raise ValueError(f"identifier.codes.domain is {self.domain!r}; expected the characters a-z, 0-9 and hyphen.")
 
+    @property
+    def contrasted(self) -> bool:
+        """Whether the quantiser's training compares codes with behaviour."""
+        return self.quantizer == "rqvae" and self.rqvae.alpha > 0
+
+    @property
+    def needs_histories(self) -> bool:
+        """Whether the codes depend on the training histories."""
+        return self.contrasted or (self.behaviour > 0 and self.quantizer != "random")
+
 
 def with_source(
     codebook: Codebook, encoder: TextEncoder | None, dims: Sequence[int], weights: Sequence[float], config: CodesConfig

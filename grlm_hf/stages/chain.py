@@ -167,7 +167,7 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         made_of = [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])]
         how: list[Any] = [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read]
     else:
-        behaviour = bool(r.identifier.codes.behaviour) or r.read.split == "unseen-items"
+        behaviour = r.identifier.codes.needs_histories or r.read.split == "unseen-items"
         events = [find_data(r.data, "interactions", "sequences")] if behaviour else []
         made_of = [items, neighbors, *events, *own_vectors, *local_paths(r.neighbors.embedder)]
         how = [r.identifier, r.neighbors, r.read, r.seed if behaviour else None]

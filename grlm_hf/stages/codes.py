@@ -36,7 +36,7 @@ def codes_catalog(
 
     Args:
         neighbors: names the embedder of the texts, and files of vectors.
-        histories: of training, for the vectors of behaviour.
+        histories: of training, for the vectors of behaviour (`CodesConfig.needs_histories`).
         work: keeps the state of a long training.
         pieces: above 0: the identifiers are piece ids of so many different pieces (`grlm_hf.indexing.pieces`).
     """
@@ -50,15 +50,15 @@ def codes_catalog(
         parts, weights, names = [encoder(items)], [config.text], [neighbors.embedder or "tf-idf"]
     for path, weight in zip(neighbors.vectors, neighbors.weights or [1.0] * len(neighbors.vectors), strict=True):
         parts, weights, names = [*parts, read_vectors(path, items)], [*weights, weight], [*names, Path(path).name]
-    if config.behaviour and config.quantizer != "random":
-        together = behaviour_vectors(items, histories, config.behaviour_dims, config.seed)
-        parts, weights, names = [*parts, together], [*weights, config.behaviour], [*names, "behaviour"]
+    behaviour = behaviour_vectors(items, histories, config.behaviour_dims, config.seed) if config.needs_histories else None
+    if behaviour is not None and config.behaviour:
+        parts, weights, names = [*parts, behaviour], [*weights, config.behaviour], [*names, "behaviour"]
     if not parts and config.quantizer != "random":
         raise ValueError(
             "Nothing is left to make codes of: identifier.codes.text and behaviour are 0, and neighbors.vectors names no file."
         )
     vectors = joined(parts, weights) if parts else np.zeros((len(items), 1), np.float32)
-    codebook = fit_codebook(vectors, config, work=work)
+    codebook = fit_codebook(vectors, config, work=work, **({"behaviour": behaviour} if config.contrasted else {}))
     codebook = with_source(codebook, encoder, [part.shape[1] for part in parts], weights, config)
     found, scheme = identify(items, vectors, codebook, config.collisions), CODES
     longer = sum(len(i) > config.levels for i in found)
@@ -77,6 +77,7 @@ def codes_catalog(
         "collisions": config.collisions,
         "items_with_a_digit": longer,
         "items_sharing": sum(map(len, catalog.collisions.values())),
+        **{name: codebook.facts[name] for name in ("rqvae",) if name in codebook.facts},
     }
     return catalog, facts
 

@@ -160,7 +160,7 @@ def make_identifiers(
         config = recipe.identifier.codes
         pieces = recipe.identifier.pieces if kind == "pieces" else 0
         unseen = recipe.read.split == "unseen-items"
-        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour or unseen else ()
+        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.needs_histories or unseen else ()
         known = {item for history in histories for item in history.items}
         old = [item for item in items if item.item_id in known] if unseen else items
         catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None, pieces)
