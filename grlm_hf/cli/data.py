@@ -117,7 +117,7 @@ def terms(
     recipe: RecipeFile = None,
     set_: Settings = None,
 ) -> None:
-    """Give every item of a data folder a Term ID and write the catalog.
+    """Give every item of a data folder a Term ID, or another identifier (identifier.kind), and write the catalog.
 
     Example: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`
 
@@ -129,31 +129,35 @@ def terms(
         Folder that receives catalog.parquet, its settings and statistics (terms.json) and the neighbours.
     """
     from grlm_hf.recipe import load_recipe
-    from grlm_hf.stages import make_terms
+    from grlm_hf.stages import make_identifiers
 
     r = load_recipe(recipe, [*(set_ or []), *([f"terms.llm.part={part}"] if part else [])])
     quiet()
-    catalog = make_terms(data, output, r.terms, r.read, neighbors=neighbors)
+    catalog = make_identifiers(data, output, r, neighbors=neighbors)
     say(f"{catalog!r} → {output}")
 
 
 @app.command
 def quality(
     catalog: Path,
-    *,
+    *more: Path,
     output: Path = Path("quality"),
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the Term IDs of a catalog, and compare another set: legality, collisions, agreement with neighbours and text.
+    """Measure the identifiers of a catalog, and compare other sets: collisions, use of terms or codes, agreement with neighbours and text.
 
     Example: `grlm quality catalog --set quality.compare=term_ids_official.jsonl.gz --set quality.compare_name=official`
+
+    Example: `grlm quality run-a/catalog run-b/catalog shop.index.json`
 
     Parameters
     ----------
     catalog
-        Output folder of `grlm terms`.
+        Output folder of `grlm terms`, or an index file of codes (NAME.index.json).
+    more
+        Further sets of the same items, side by side with it: catalogs, index files, files of Term IDs.
     output
         Folder that receives quality.json, quality.md and quality.png.
     """
@@ -162,7 +166,9 @@ def quality(
 
     if (output.parent / ".grlm" / "quality.json").is_file():
         raise ValueError(f"{output} belongs to the run in {output.parent}, which would train again. Choose another output folder.")
-    report = make_quality(catalog, output, load_recipe(recipe, set_ or []).quality)
+    r = load_recipe(recipe, set_ or [])
+    name = str(catalog) if more else "ours"
+    report = make_quality(catalog, output, r.quality, name=name, more=more, read=r.read, seed=r.seed)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
