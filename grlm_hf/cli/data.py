@@ -167,8 +167,7 @@ def quality(
     if (output.parent / ".grlm" / "quality.json").is_file():
         raise ValueError(f"{output} belongs to the run in {output.parent}, which would train again. Choose another output folder.")
     r = load_recipe(recipe, set_ or [])
-    name = str(catalog) if more else "ours"
-    report = make_quality(catalog, output, r.quality, name=name, more=more, read=r.read, seed=r.seed)
+    report = make_quality(catalog, output, r.quality, name="" if more else "ours", more=more, read=r.read, seed=r.seed)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:

@@ -53,7 +53,7 @@ def make_quality(
     codes (`grlm_hf.indexing.index_file`) need no catalog; without one there are no texts and no neighbours.
 
     Args:
-        name: of the first set in the result; those of `more` are called as they are given.
+        name: of the first set in the result, if it is not called by its path as those of `more` are: as much of it as tells them apart.
         more: further sets of the same items: catalog folders, index files, files of Term IDs.
         read, seed: how `config.behaviour` is split.
 
@@ -68,8 +68,11 @@ def make_quality(
 
     config = config or QualityConfig()
     check_replaceable(output, QUALITY_FILE)
+    names = _names([Path(catalog_folder), *map(Path, more)])
+    name = name or names[0]
     places = {name: Path(catalog_folder)}
-    for called, place in [*((str(m), m) for m in more), *([(config.compare_name, config.compare)] if config.compare else [])]:
+    others = zip([*names[1:], config.compare_name], [*more, config.compare], strict=True)
+    for called, place in list(others) if config.compare else list(others)[:-1]:
         if called in places:
             raise ValueError(f"Both sets are called {called!r}; give the other one another name: quality.compare_name.")
         places[called] = Path(place)
@@ -98,6 +101,16 @@ def make_quality(
         found["stability"] = pairs
     save_quality(found, output)
     return found
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as differ."""
+    longest = max(len(place.parts) for place in places)
+    for n in range(1, longest):
+        names = ["/".join(place.parts[-n:]) for place in places]
+        if len(set(names)) == len(names):
+            return names
+    return [str(place) for place in places]
 
 
 def _read_set(place: Path, items: list[Item]) -> _Set:

@@ -61,10 +61,10 @@ def _symbols(report: dict[str, Any]) -> dict[str, str | None]:
         "Gini of use by level": " / ".join(_number(level["gini"]) for level in levels),
         "distinct prefixes of 1 / 2 / … terms": _list(report["prefixes"]),
     }
-    for part, what in (("agreement", "a neighbour by text"), ("behaviour", "a neighbour by behaviour")):
+    for part, what in (("agreement", "text"), ("behaviour", "behaviour")):
         if near := report[part]:
-            for name, values in ((what, near["same"]), (f"a random item, for {what[2:]}", near["random"])):
-                column[f"first 1 / 2 / … codes as {name}"] = " / ".join(map(_percent, values))
+            both = (f"{_percent(one)} ({_percent(other)})" for one, other in zip(near["same"], near["random"], strict=True))
+            column[f"first 1 / 2 / … codes as a neighbour by {what} (a random item)"] = " / ".join(both)
     if report["reconstruction"]:
         column["variance not explained by 1 / 2 / … codes"] = " / ".join(map(_percent, report["reconstruction"]))
     return column | _tokens_and_tries(tokens, report["trie"])

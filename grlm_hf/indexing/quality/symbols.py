@@ -150,8 +150,8 @@ def reconstruction(codebook: Codebook, items: Sequence[Item], identifiers: Seque
 
 def stability(sets: Mapping[str, tuple[Sequence[Identifier], Codebook | None]]) -> list[dict[str, Any]]:
     """How alike two codebooks of the same settings group the items: for each pair of `sets`, Semantic IDs of the same items in the same
-    order, with as many codes a level, the adjusted Rand indices ``same`` of the groups by the first 1, 2, … codes (1: the same groups,
-    0: as by chance)."""
+    order, with as many codes a level, the adjusted Rand indices ``same`` of the groups by the first 1, 2, … codes, but not by all
+    (1: the same groups, 0: as by chance)."""
     found, names = [], list(sets)
     for n, one in enumerate(names):
         for two in names[n + 1 :]:
@@ -159,7 +159,7 @@ def stability(sets: Mapping[str, tuple[Sequence[Identifier], Codebook | None]]) 
             known = first.sizes == second.sizes if first and second else max(map(len, a)) == max(map(len, b))
             if known:
                 depth = min(max(map(len, a)), max(map(len, b)))
-                found.append({"sets": [one, two], "same": [adjusted_rand(_groups(a, k), _groups(b, k)) for k in range(1, depth + 1)]})
+                found.append({"sets": [one, two], "same": [adjusted_rand(_groups(a, k), _groups(b, k)) for k in range(1, max(2, depth))]})
     return found
 
 
