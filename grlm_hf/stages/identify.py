@@ -155,7 +155,9 @@ def make_identifiers(
     tally = Tally()
     items = read_items(data, recipe.read, tally)
     tell(tally)
-    if kind == "codes":
+    if kind == "codes" and recipe.identifier.codes.file:
+        catalog, facts = given_codes(items, recipe.identifier.codes)
+    elif kind == "codes":
         config = recipe.identifier.codes
         unseen = recipe.read.split == "unseen-items"
         histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour or unseen else ()
