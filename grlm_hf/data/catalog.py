@@ -282,7 +282,9 @@ class Catalog:
         """The kind of identifier that a catalog file states, and the hash of its codebook ("" without one). Raises ``ValueError`` for a
         file that is not parquet, and for an unknown kind."""
         found = parquet_schema(path).metadata or {}
-        name, codebook = (found.get(key, default).decode(errors="replace") for key, default in ((_SCHEME_KEY, b"terms"), (_CODEBOOK_KEY, b"")))
+        name, codebook = (
+            found.get(key, default).decode(errors="replace") for key, default in ((_SCHEME_KEY, b"terms"), (_CODEBOOK_KEY, b""))
+        )
         return scheme_named(name, str(path)), codebook
 
     @classmethod

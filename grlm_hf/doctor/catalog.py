@@ -43,7 +43,13 @@ def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
         if not found:
             found = [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
         return None, found
-    return catalog, [*found, *_collisions(catalog, str(path)), *_used(catalog, str(path)), *_fillers(catalog, str(path)), *_same_items(catalog, str(path))]
+    return catalog, [
+        *found,
+        *_collisions(catalog, str(path)),
+        *_used(catalog, str(path)),
+        *_fillers(catalog, str(path)),
+        *_same_items(catalog, str(path)),
+    ]
 
 
 def _rows(rows: list[dict[str, Any]], scheme: Scheme, where: str) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def _symbols(parts: Parts) -> Iterator[Finding]:
 
 
 def _codebook(parts: Parts) -> Iterator[Finding]:
-    if parts.catalog is None or parts.grlm is None:
+    if parts.catalog is None or parts.grlm is None or parts.grlm.scheme not in SCHEMES:
         return
     if parts.grlm.scheme != parts.catalog.scheme.name:
         yield Finding("error", "codebook", f"It was trained with identifiers of the kind {parts.grlm.scheme!r}; its catalog has "

@@ -1,8 +1,8 @@
 """Files of Semantic IDs, as LC-Rec, LETTER and MiniOneRec publish them, and as a table.
 
-    NAME.index.json   {"0": ["<a_12>", "<b_3>", "<c_7>"], …}: an item's number → its codes, one a level
-    NAME.item2id      item_id, TAB, number; no header
-    NAME.tsv          the columns item_id and codes: <a_12> <b_3> <c_7>
+NAME.index.json   {"0": ["<a_12>", "<b_3>", "<c_7>"], …}: an item's number → its codes, one a level
+NAME.item2id      item_id, TAB, number; no header
+NAME.tsv          the columns item_id and codes: <a_12> <b_3> <c_7>
 """
 
 from __future__ import annotations
@@ -61,9 +61,8 @@ def read_index(path: str | Path, items: Sequence[Item] = (), numbers: str | Path
     _check_lengths(path, found)
     if not items:
         return found
-    beside = Path(re.sub(r"\.(index\.)?json(\.gz)?$|\.tsv(\.gz)?$", "", str(path)) + _NUMBERS)
-    if not numbers and beside.is_file() and not all(item.item_id in found for item in items):
-        numbers = beside
+    if not numbers and not all(item.item_id in found for item in items):
+        numbers = numbers_beside(path) or ""
     known = _read_numbers(Path(numbers)) if numbers else {}
     key_of = {item.item_id: known.get(item.item_id, "") if numbers else item.item_id for item in items}
     if missing := [i for i, key in key_of.items() if key not in found]:
@@ -74,6 +73,12 @@ def read_index(path: str | Path, items: Sequence[Item] = (), numbers: str | Path
             "identifier.codes.numbers."
         )
     return {item_id: found[key] for item_id, key in key_of.items()}
+
+
+def numbers_beside(path: str | Path) -> Path | None:
+    """The file ``NAME.item2id`` beside ``NAME.index.json``, if there is one."""
+    beside = Path(re.sub(r"\.(index\.)?json(\.gz)?$|\.tsv(\.gz)?$", "", str(path)) + _NUMBERS)
+    return beside if beside.is_file() else None
 
 
 def write_index(catalog: Catalog, path: str | Path) -> None:
@@ -110,7 +115,9 @@ def _pairs(path: Path) -> Iterable[tuple[str, Any]]:
 
 def _checked(path: str | Path, key: str, codes: Any) -> Identifier:
     if isinstance(codes, str) or (isinstance(codes, list) and any(str(code).count("<") > 1 for code in codes)):
-        raise ValueError(f'{path}: the item {key!r} has its codes in one text, {str(codes)[:80]!r}; expected one by one: "<a_12>", "<b_3>".')
+        raise ValueError(
+            f'{path}: the item {key!r} has its codes in one text, {str(codes)[:80]!r}; expected one by one: "<a_12>", "<b_3>".'
+        )
     if not isinstance(codes, list) or not codes or len(codes) > len(LEVELS):
         raise ValueError(f"{path}: the item {key!r} has {str(codes)[:80]!r}; expected a list of 1 to {len(LEVELS)} codes.")
     for level, code in enumerate(codes):

@@ -15,6 +15,7 @@ from typing import Any
 from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
+from grlm_hf.indexing.index_file import numbers_beside
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, LABELS_FILE, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE
 from grlm_hf.loading import load_tokenizer
 from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
@@ -170,7 +171,9 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     else:
         behaviour = bool(r.identifier.codes.behaviour) or r.read.split == "unseen-items"
         events = [find_data(r.data, "interactions", "sequences")] if behaviour else []
-        given = [Path(path) for path in (r.identifier.codes.file, r.identifier.codes.numbers) if path and r.identifier.kind == "codes"]
+        codes = r.identifier.codes
+        of_codes = (codes.file, codes.numbers or numbers_beside(codes.file)) if codes.file and r.identifier.kind == "codes" else ()
+        given = [Path(path) for path in of_codes if path]
         made_of = [items, neighbors, *events, *given, *own_vectors, *local_paths(r.neighbors.embedder)]
         how = [r.identifier, r.neighbors, r.read, r.seed if behaviour else None]
     yield _Stage(

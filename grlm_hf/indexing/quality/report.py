@@ -97,9 +97,7 @@ def _column(report: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, str | None]:
-    column: dict[str, str | None] = {
-        "tokens a Term ID: mean / p99 / max": tokens and _list(tokens[k] for k in ("mean", "p99", "max"))
-    }
+    column: dict[str, str | None] = {"tokens a Term ID: mean / p99 / max": tokens and _list(tokens[k] for k in ("mean", "p99", "max"))}
     for kind, trie in tries.items():
         column |= {
             f"trie of {kind}: children of the root": trie and f"{trie['root_children']:,}",
