@@ -115,13 +115,16 @@ class QualityConfig:
     """Settings of the quality report of the identifiers."""
 
     compare: str = ""
-    """Another file of Term IDs for the same items, to compare with."""
+    """Identifiers of the same items to compare with: a catalog, a file of Term IDs, or an index file of codes."""
     compare_name: str = "other"
     """The other set's name in the report."""
     neighbors: str = ""
     """File of `grlm neighbors` for the measure of agreement, such as another embedder's; empty: the neighbours used for the terms."""
     tokenizer: str = ""
     """Name or folder of a tokenizer, to measure lengths in tokens and the branching of their trie."""
+    behaviour: str = ""
+    """Data folder whose training histories say which items go together, to measure the agreement of codes with them; empty: not
+    measured."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from grlm_hf.indexing.extract import extract_terms
 from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
 from grlm_hf.indexing.quality.measure import compare, measure
 from grlm_hf.indexing.quality.report import plot
-from grlm_hf.stages.identify import read_as_written
+from grlm_hf.stages.quality import read_as_written
 from grlm_hf.tasks.collaborative import load_item_neighbors
 
 DATA = Path(os.environ.get("GRLM_DATA", "../shared/data"))

@@ -141,20 +141,24 @@ def terms(
 @app.command
 def quality(
     catalog: Path,
-    *,
+    *more: Path,
     output: Path = Path("quality"),
     recipe: RecipeFile = None,
     set_: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the Term IDs of a catalog, and compare another set: legality, collisions, agreement with neighbours and text.
+    """Measure the identifiers of a catalog, and compare other sets: collisions, use of terms or codes, agreement with neighbours and text.
 
     Example: `grlm quality catalog --set quality.compare=term_ids_official.jsonl.gz --set quality.compare_name=official`
+
+    Example: `grlm quality run-a/catalog run-b/catalog shop.index.json`
 
     Parameters
     ----------
     catalog
-        Output folder of `grlm terms`.
+        Output folder of `grlm terms`, or an index file of codes (NAME.index.json).
+    more
+        Further sets of the same items, side by side with it: catalogs, index files, files of Term IDs.
     output
         Folder that receives quality.json, quality.md and quality.png.
     """
@@ -163,7 +167,8 @@ def quality(
 
     if (output.parent / ".grlm" / "quality.json").is_file():
         raise ValueError(f"{output} belongs to the run in {output.parent}, which would train again. Choose another output folder.")
-    report = make_quality(catalog, output, load_recipe(recipe, set_ or []).quality)
+    r = load_recipe(recipe, set_ or [])
+    report = make_quality(catalog, output, r.quality, name="" if more else "ours", more=more, read=r.read, seed=r.seed)
     if as_json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:

@@ -277,6 +277,16 @@ class Catalog:
             )
         return cls.read(path)
 
+    @staticmethod
+    def stated(path: Path) -> tuple[Scheme, str]:
+        """The kind of identifier that a catalog file states, and the hash of its codebook ("" without one). Raises ``ValueError`` for a
+        file that is not parquet, and for an unknown kind."""
+        found = parquet_schema(path).metadata or {}
+        name, codebook = (
+            found.get(key, default).decode(errors="replace") for key, default in ((_SCHEME_KEY, b"terms"), (_CODEBOOK_KEY, b""))
+        )
+        return scheme_named(name, str(path)), codebook
+
     @classmethod
     def read(cls, path: Path, limit: int | None = None, codebook: Codebook | None = None) -> Catalog:
         """Reads the parquet file of `save_pretrained`. `limit`: bytes that it may unpack to, by default
@@ -291,7 +301,7 @@ class Catalog:
             raise ValueError(
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
-        scheme = scheme_named(stated.get(_SCHEME_KEY, TERMS.name), str(path))
+        scheme, wanted = cls.stated(path)
         column = _column(scheme)
         if missing := {*Item.__slots__, column} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
@@ -300,7 +310,6 @@ class Catalog:
             _check_row(path, row, column)
             items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
             identifiers.append(tuple(row[column]))
-        wanted = stated.get(_CODEBOOK_KEY, "")
         return cls(items, identifiers, scheme, codebook if codebook and codebook.hash == wanted else _codebook_of(path, wanted))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:

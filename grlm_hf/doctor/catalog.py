@@ -9,15 +9,21 @@ from typing import Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.doctor.findings import Finding
+from grlm_hf.identifiers.codebook import Codebook
+from grlm_hf.identifiers.scheme import Scheme
+from grlm_hf.identifiers.symbols import CODES
 from grlm_hf.identifiers.terms import TERMS, normalise
 from grlm_hf.indexing.words import MUCH_FILLED, filler_terms
-from grlm_hf.layout import CATALOG_FILE
+from grlm_hf.layout import CATALOG_FILE, CODEBOOK_FILE
 from grlm_hf.tables.rows import read_rows
 
 CROWD = 20
 """With more items, one Term ID fills a whole list of recommendations."""
 MUCH_SHARED = 0.25
 MUCH_REPEATED = 0.05
+FEW_USED, VERY_FEW_USED = 0.5, 0.1
+"""Shares of a codebook's first level. Published files of RQ-VAE codes use a fifth of it or more."""
+_COPY = "Copy both files together, or make the codes again and train again."
 
 
 def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
@@ -26,25 +32,38 @@ def examine_catalog(folder: Path) -> tuple[Catalog | None, list[Finding]]:
     if not path.is_file():
         return None, [Finding("error", "missing-file", f"There is no {CATALOG_FILE}.", "It lists the items.", remake, str(folder))]
     try:
+        scheme, codebook = Catalog.stated(path)
         rows = [row for _, row in read_rows(path)]
     except (ValueError, OSError) as error:
         return None, [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
-    found = list(_rows(rows, str(path)))
+    found = [*_rows(rows, scheme, str(path)), *_codebook_file(path, codebook)]
     try:
         catalog = Catalog.from_pretrained(folder)
     except Exception as error:
         if not found:
             found = [Finding("error", "broken-file", str(error), "No item is known without it.", remake, str(path))]
         return None, found
-    return catalog, [*found, *_collisions(catalog, str(path)), *_fillers(catalog, str(path)), *_same_items(catalog, str(path))]
+    return catalog, [
+        *found,
+        *_collisions(catalog, str(path)),
+        *_used(catalog, str(path)),
+        *_fillers(catalog, str(path)),
+        *_same_items(catalog, str(path)),
+    ]
 
 
-def _rows(rows: list[dict[str, Any]], where: str) -> Iterator[Finding]:
+def _rows(rows: list[dict[str, Any]], scheme: Scheme, where: str) -> Iterator[Finding]:
     ids = Counter(str(row.get("item_id")) for row in rows)
     if twice := [i for i, n in ids.items() if n > 1]:
         yield Finding("error", "duplicate-ids", f"{len(twice)} duplicate item ids, such as {twice[0]!r}.",
                       "An id must name one item; such a catalog does not load.",
                       "Keep one row per item in the items file, then: grlm terms.", where)  # fmt: skip
+    if scheme is not TERMS:
+        if wrong := [(row.get("item_id"), parts) for row in rows if not _valid(scheme, parts := row.get("identifier"))]:
+            yield Finding("error", "illegal-identifiers",
+                          f"{len(wrong)} of {len(rows)} items have no legal {scheme.noun}, such as {wrong[0][0]!r}: {wrong[0][1]!r}.",
+                          "It cannot be written and read again.", "Make the catalog again: grlm terms.", where)  # fmt: skip
+        return
     if illegal := [(row.get("item_id"), terms) for row in rows if not _legal(terms := row.get("terms"))]:
         item, terms = illegal[0]
         yield Finding("error", "illegal-term-ids",
@@ -57,16 +76,55 @@ def _legal(terms: Any) -> bool:
     return isinstance(terms, list) and bool(terms) and all(isinstance(t, str) and t and normalise(t) == t for t in terms)
 
 
+def _valid(scheme: Scheme, parts: Any) -> bool:
+    try:
+        return isinstance(parts, list) and bool(scheme.validate(parts))
+    except ValueError:
+        return False
+
+
+def _codebook_file(path: Path, stated: str) -> Iterator[Finding]:
+    """Whether the codebook that a catalog states is beside it."""
+    beside = path.with_name(CODEBOOK_FILE)
+    if not stated:
+        return
+    try:
+        known = Codebook.load(beside).hash if beside.is_file() else ""
+    except ValueError as error:
+        yield Finding("error", "codebook", str(error), "The catalog does not load.", _COPY, str(beside))
+        return
+    if known != stated:
+        said = f"{CODEBOOK_FILE} is the codebook {known}" if known else f"There is no {CODEBOOK_FILE}"
+        yield Finding("error", "codebook", f"{said}; the catalog has codes of {stated}.",
+                      "Codes of another codebook mean other items; the catalog does not load.", _COPY, str(beside))  # fmt: skip
+
+
+def _used(catalog: Catalog, where: str) -> Iterator[Finding]:
+    """Whether the items are spread over the codes of the first level."""
+    if catalog.codebook is None or catalog.scheme is not CODES:
+        return
+    used, of = len({identifier[0] for identifier in catalog.identifiers}), min(catalog.codebook.sizes[0], len(catalog))
+    if used < FEW_USED * of:
+        yield Finding("warning" if used < VERY_FEW_USED * of else "info", "codes-used",
+                      f"{used} of {of} codes of the first level are used ({used / of:.0%}).",
+                      "Unused codes cost rows of the model, and items crowd under the others.",
+                      "Take fewer codes or another quantiser: grlm terms --set identifier.codes.codes=[…]; grlm quality shows each level.",
+                      where)  # fmt: skip
+
+
 def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
     if not catalog.collisions:
         return
     sharing = sum(map(len, catalog.collisions.values()))
     tid, worst = max(catalog.collisions.items(), key=lambda entry: len(entry[1]))
-    share = sharing / len(catalog)
+    share, noun = sharing / len(catalog), catalog.scheme.noun
+    a = "an" if noun[0] in "aeiou" else "a"
     yield Finding("warning" if share > MUCH_SHARED or len(worst) > CROWD else "info", "collisions",
-                  f"{sharing} of {len(catalog)} items ({share:.1%}) share a Term ID; at most {len(worst)} items have the same: "
-                  f"[{', '.join(tid)}].", "The model cannot distinguish items with one Term ID; they are ranked in the order of their ids.",
-                  "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one.",
+                  f"{sharing} of {len(catalog)} items ({share:.1%}) share {a} {noun}; at most {len(worst)} items have the same: "
+                  f"{catalog.scheme.write(tid)}.",
+                  f"The model cannot distinguish items with one {noun}; they are ranked by their ids.",
+                  "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one."
+                  if catalog.scheme is TERMS else "Resolve them: grlm terms --set identifier.codes.collisions=reassign (or digit).",
                   where)  # fmt: skip
 
 

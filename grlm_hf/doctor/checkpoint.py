@@ -30,10 +30,11 @@ def examine_checkpoint(folder: Path, published: bool = False, names: list[str] |
     parts = Parts(folder, published, everything)
     found = run_checks([read_configs, read_tokenizer, read_catalog, read_trie, read_prior], parts, where=str(folder))
     checks: list[Callable[[Parts], Iterator[Finding]]] = [
-        _stated, _prompts, _tokenizer, _trie_and_catalog, _trie_and_tokenizer, _lengths, _weights, _generation, _chat_template, _files,
+        _stated, _prompts, _tokenizer, _symbols, _codebook, _trie_and_catalog, _trie_and_tokenizer, _lengths,
+        _weights, _generation, _chat_template, _files,
     ]  # fmt: skip
     if parts.grlm is not None and not parts.grlm.language_model:
-        checks = [_stated, _prompts, _tokenizer, _trie_and_catalog, _trie_and_tokenizer, _files]
+        checks = [_stated, _prompts, _tokenizer, _symbols, _codebook, _trie_and_catalog, _trie_and_tokenizer, _files]
     return parts, [*found, *run_checks(checks, parts, where=str(folder))]
 
 
@@ -81,6 +82,38 @@ def _tokenizer(parts: Parts) -> Iterator[Finding]:
         yield Finding("warning", "padding-side", f"The tokenizer pads on the {t.padding_side}.",
                       "With several prompts generate() continues after the padding of the shorter ones, and writes nonsense.",
                       "tokenizer.padding_side = 'left'; tokenizer.save_pretrained(FOLDER).")  # fmt: skip
+
+
+def _symbols(parts: Parts) -> Iterator[Finding]:
+    """Each symbol of the identifiers is one ordinary token."""
+    if (t := parts.tokenizer) is None or parts.catalog is None:
+        return
+    symbols, vocabulary = parts.catalog.added_tokens(), t.get_vocab()
+    written = t(symbols, add_special_tokens=False)["input_ids"] if symbols else []
+    split = [symbol for symbol, ids in zip(symbols, written, strict=True) if ids != [vocabulary.get(symbol)]]
+    special = {token.content for token in t.added_tokens_decoder.values() if token.special}
+    hidden = [symbol for symbol in symbols if symbol in special]
+    noun, again = parts.catalog.scheme.noun, "Train again, from a model without these tokens: the training adds them."
+    if split:
+        yield Finding("error", "symbols", f"{len(split)} of {len(symbols)} symbols of the {noun}s are not one token, such as {split[0]}.",
+                      "The model was trained without them, or the tokenizer is another one: it cannot write them.", again)  # fmt: skip
+    if hidden:
+        yield Finding("error", "symbols", f"{len(hidden)} symbols of the {noun}s are special tokens, such as {hidden[0]}.",
+                      "Special tokens are deleted from texts and left out of decoded ones, so no answer can be read.", again)  # fmt: skip
+
+
+def _codebook(parts: Parts) -> Iterator[Finding]:
+    if parts.catalog is None or parts.grlm is None or parts.grlm.scheme not in SCHEMES:
+        return
+    if parts.grlm.scheme != parts.catalog.scheme.name:
+        yield Finding("error", "codebook", f"It was trained with identifiers of the kind {parts.grlm.scheme!r}; its catalog has "
+                      f"{parts.catalog.scheme.name!r}.", "The model writes other identifiers than the items have.",
+                      "Restore the catalog of the training.", str(parts.folder / CONFIG_FILE))  # fmt: skip
+    elif parts.grlm.codebook != parts.catalog.codebook_hash:
+        yield Finding("error", "codebook", f"It was trained with codes of the codebook {parts.grlm.codebook or 'none'!r}; the catalog "
+                      f"beside it has {parts.catalog.codebook_hash or 'none'!r}.",
+                      "Equal codes then mean other items, without any error.", "Restore the catalog and codebook of the training.",
+                      str(parts.folder / CONFIG_FILE))  # fmt: skip
 
 
 def _trie_and_catalog(parts: Parts) -> Iterator[Finding]:

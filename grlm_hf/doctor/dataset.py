@@ -17,6 +17,8 @@ from grlm_hf.doctor.catalog import examine_catalog
 from grlm_hf.doctor.findings import Finding, run_checks
 from grlm_hf.files import check_regular
 from grlm_hf.identifiers import SCHEMES
+from grlm_hf.identifiers.terms import TERMS
+from grlm_hf.identifiers.titles import TITLES
 from grlm_hf.layout import DATASET_FACTS, HISTORIES
 from grlm_hf.publishing.folder import check_folder
 from grlm_hf.tables.tally import LOUD
@@ -83,8 +85,9 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
     yield from found
     if (c := tables.catalog) is None:
         return
-    tables.about["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs"
-    stated = {row["item_id"]: tuple(row["terms"] or ()) for row in _rows(tables, "term_ids", "train", ["item_id", "terms"])}
+    tables.about["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} {c.scheme.noun}s"
+    column = "terms" if c.scheme is TERMS else "identifier"
+    stated = {row["item_id"]: tuple(row[column] or ()) for row in _rows(tables, "term_ids", "train", ["item_id", column])}
     other = [i.item_id for i, tid in zip(c.items, c.item_identifiers, strict=True) if stated and stated.get(i.item_id) != tid]
     if other or (stated and len(stated) != len(c)):
         some = f", such as {other[0]!r}" if other else ""
@@ -203,6 +206,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
     if catalog is None:
         return
     known = set(map(catalog.scheme.write, catalog.identifiers))
+    mark = {TERMS.name: "[", TITLES.name: "\n"}.get(catalog.scheme.name, "<")  # what an identifier's line begins with; any text is a title
     leaks, named, stale = list[str](), list[str](), list[str]()
     keyed = total = 0
     for split, parts in (("train", ("validation", "test")), ("validation", ("test",))):
@@ -211,7 +215,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
             total += 1
             prompt, answer = ("\n".join(str(m.get("content")) for m in row[side] or ()) for side in ("prompt", "completion"))
             lines = answer.splitlines()
-            if row["task"] not in FREE_TEXT and lines and lines[-1].startswith("[") and lines[-1] not in known:
+            if row["task"] not in FREE_TEXT and lines and lines[-1].startswith(mark) and lines[-1] not in known:
                 stale.append(lines[-1])
             if row["task"] not in _USER_TASKS:
                 continue
@@ -234,7 +238,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
                       "The model can memorise users, which does not help new ones; and every checkpoint would leak people's ids.",
                       f"Write prompts with grlm_hf.tasks.prompts, which uses no ids. {_REMAKE}", where)  # fmt: skip
     if stale:
-        yield Finding("error", "stale-examples", f"{len(stale)} answers are no Term ID of the catalog, such as {stale[0][:80]}.",
+        yield Finding("error", "stale-examples", f"{len(stale)} answers are no {catalog.scheme.noun} of the catalog: {stale[0][:80]}.",
                       "They were written with another catalog: the trie excludes what the model learns.", _REMAKE, where)  # fmt: skip
 
 

@@ -96,7 +96,9 @@ def read_tokenizer(parts: Parts) -> Iterator[Finding]:
 def read_catalog(parts: Parts) -> Iterator[Finding]:
     parts.catalog, found = examine_catalog(parts.folder)
     if (c := parts.catalog) is not None:
-        parts.facts["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} Term IDs" + (f", {len(c.domains)} domains" if c.domains else "")
+        parts.facts["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} {c.scheme.noun}s" + (
+            f", {len(c.domains)} domains" if c.domains else ""
+        )
     yield from found
 
 

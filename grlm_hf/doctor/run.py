@@ -28,7 +28,7 @@ def together(parts: Parts, tables: Tables) -> Iterator[Finding]:
     ]
     lacking = [i for i in ours if i not in parts.catalog] if facts.get("split") != "unseen-items" else []
     if other or lacking:
-        differs = f"{len(other)} items have other Term IDs" if other else f"{len(lacking)} items are missing"
+        differs = f"{len(other)} items have other {parts.catalog.scheme.noun}s" if other else f"{len(lacking)} items are missing"
         yield Finding("error", "catalog-differs", f"In the checkpoint's catalog {differs}, such as {(other or lacking)[0]!r}.",
                       "The model learnt other identifiers than it must write, or some items can never be recommended.", again,
                       where)  # fmt: skip

@@ -40,6 +40,11 @@ class CodesConfig(QuantizerConfig):
     "digit" (one more level), or "share" (they keep them and are ranked by item id)."""
     domain: str = ""
     """Begins the symbols of this catalog, such as beauty; for models of several catalogs, whose codes must differ."""
+    file: str = ""
+    """An index file whose codes are taken in place of a quantiser's, such as shop.index.json of LC-Rec, LETTER or MiniOneRec, or a TSV
+    with the columns item_id and codes. There is then no codebook: new items must be given identifiers. Empty: none."""
+    numbers: str = ""
+    """For an index file whose keys are not item ids: a file of two columns, item id and number. Empty: NAME.item2id beside it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from grlm_hf.files import read_json
+from grlm_hf.identifiers import scheme_named
+from grlm_hf.identifiers.terms import TERMS
 from grlm_hf.layout import TAGS
 from grlm_hf.markdown import bullets, escaped, flat, number, one_line, paragraphs, side_by_side, table, words
 from grlm_hf.priors.how import How
@@ -95,10 +97,13 @@ def dataset_card(
         provenance["dropped"] = {reason: found.get("count") if isinstance(found, Mapping) else found for reason, found in dropped.items()}
     terms = facts.get("terms") or {}
     reading = dict.fromkeys([*(terms.get("reading") or ()), *(provenance.pop("reading", None) or ()), *(facts.get("reading") or ())])
+    noun = scheme_named(facts.get("scheme", TERMS.name), "The dataset").noun
     sections = {
         "What reading left out or changed": "\n".join(f"- {escaped(line)}" for line in reading),
-        "Term IDs": joined(bullets({key: value for key, value in terms.items() if key != "reading"}), _term_table(statistics["term_ids"])),
-        "Quality of the Term IDs": joined(quality_section(facts.get("quality") or {}), *_shown(quality_files)),
+        f"{noun}s": joined(
+            bullets({key: value for key, value in terms.items() if key != "reading"}), _term_table(statistics["term_ids"], noun)
+        ),
+        f"Quality of the {noun}s": joined(quality_section(facts.get("quality") or {}), *_shown(quality_files)),
         "Collisions and leakage": audit_table(facts["audit"]) if facts.get("audit") else "",
         "Neighbours": bullets(facts.get("neighbors") or {}),
         "Collaborative neighbours": bullets(facts.get("collaborative") or {}),
@@ -108,6 +113,7 @@ def dataset_card(
     text = template("dataset").render(
         header=header.to_yaml(),
         facts=facts,
+        noun=noun,
         statistics=statistics,
         audit=facts.get("audit") or {},
         share=share,
@@ -160,16 +166,17 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
     return joined(table(["", "all splits"], rows), quantiles)
 
 
-def _term_table(terms: Mapping[str, Any]) -> str:
-    rows = [["distinct Term IDs", number(terms["distinct"])], ["items that share one", number(terms["items_that_share_one"])]]
+def _term_table(terms: Mapping[str, Any], noun: str) -> str:
+    part = "term" if noun == TERMS.noun else "part"
+    rows = [[f"distinct {noun}s", number(terms["distinct"])], ["items that share one", number(terms["items_that_share_one"])]]
     if terms["items_that_share_one"]:
         rows.append(["items of the largest shared group", number(terms["largest_shared_group"])])
     low, high = terms["terms_in_one"]["min"], terms["terms_in_one"]["max"]
     rows += [
-        ["terms in one", str(low) if low == high else f"{low} to {high}"],
-        ["distinct terms", number(terms["distinct_terms"])],
-        ["terms used once", number(terms["terms_used_once"])],
-        [f"distinct prefixes of 1 to {high} terms", " / ".join(map(number, terms["distinct_prefixes"]))],
+        [f"{part}s in one", str(low) if low == high else f"{low} to {high}"],
+        [f"distinct {part}s", number(terms["distinct_terms"])],
+        [f"{part}s used once", number(terms["terms_used_once"])],
+        [f"distinct prefixes of 1 to {high} {part}s", " / ".join(map(number, terms["distinct_prefixes"]))],
     ]
     return table(["", "all items"], rows)
 

@@ -59,7 +59,8 @@ def model_card(checkpoint: str | Path, title: str = "") -> str:
     if facts:
         quality = quality_section((facts.get("dataset") or {}).get("quality") or {})
         sections["Collisions and leakage"] = joined(*_audit(facts, report))
-        sections["Quality of the Term IDs"] = joined(quality, picture("quality", "Quality of the Term IDs"))
+        heading = f"Quality of the {catalog.scheme.noun}s"
+        sections[heading] = joined(quality, picture("quality", heading))
     own = own_method(report, _components(folder))
     text = template("model").render(
         header=_header(title, training, facts, report, own, (folder / "custom_generate").is_dir()),

@@ -15,6 +15,7 @@ from typing import Any
 from grlm_hf.evaluation.saved import rankings_path
 from grlm_hf.evaluation.schema import Report, load_report
 from grlm_hf.files import fingerprint, local_paths, only_writer, read_json, write_json
+from grlm_hf.indexing.index_file import numbers_beside
 from grlm_hf.layout import CATALOG_FILE, COUNTING_FOLDER, DATASET_FACTS, LABELS_FILE, NEIGHBORS_FILE, PRIOR_FOLDER, QUALITY_FILE
 from grlm_hf.loading import load_tokenizer
 from grlm_hf.plugins import load_plugin, load_plugins, plugin_files, stated
@@ -23,9 +24,10 @@ from grlm_hf.publishing.counting_card import write_counting_card
 from grlm_hf.recipe import STAGES, Recipe
 from grlm_hf.stages.dataset import make_dataset
 from grlm_hf.stages.found import found
-from grlm_hf.stages.identify import make_identifiers, make_neighbors, make_quality
+from grlm_hf.stages.identify import make_identifiers, make_neighbors
 from grlm_hf.stages.model import make_checkpoint, make_report, remember_evaluation, stopping_rule
 from grlm_hf.stages.priors import make_hybrid, make_priors
+from grlm_hf.stages.quality import make_quality
 from grlm_hf.stages.reading import find_data
 from grlm_hf.stages.teacher import check_teacher, given_answers, make_teacher, teacher_files
 from grlm_hf.tables.tally import Tally
@@ -169,7 +171,10 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
     else:
         behaviour = r.identifier.codes.needs_histories or r.read.split == "unseen-items"
         events = [find_data(r.data, "interactions", "sequences")] if behaviour else []
-        made_of = [items, neighbors, *events, *own_vectors, *local_paths(r.neighbors.embedder)]
+        codes = r.identifier.codes
+        of_codes = (codes.file, codes.numbers or numbers_beside(codes.file)) if codes.file and r.identifier.kind == "codes" else ()
+        given = [Path(path) for path in of_codes if path]
+        made_of = [items, neighbors, *events, *given, *own_vectors, *local_paths(r.neighbors.embedder)]
         how = [r.identifier, r.neighbors, r.read, r.seed if behaviour else None]
     yield _Stage(
         "terms",
@@ -180,12 +185,14 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
             r.data, catalog, r, neighbors=neighbors, work=state / ("answers" if r.identifier.kind == "terms" else f"codes-{key}")
         ),
     )
+    name = _GENERATED.get(r.terms.origin, r.terms.origin) if r.identifier.kind == "terms" else r.identifier.kind
+    compared = [Path(p) for p in (r.quality.compare, r.quality.neighbors, r.quality.behaviour) if p]
     yield _Stage(
         "quality",
-        [catalog, *(Path(p) for p in (r.quality.compare, r.quality.neighbors) if p), *local_paths(r.quality.tokenizer)],
-        [r.quality, r.terms.origin],
+        [catalog, *compared, *local_paths(r.quality.tokenizer)],
+        [r.quality, name, *([r.read, r.seed] if r.quality.behaviour else [])],
         [quality],
-        lambda _: make_quality(catalog, quality, r.quality, name=_GENERATED.get(r.terms.origin, r.terms.origin)),
+        lambda _: make_quality(catalog, quality, r.quality, name=name, read=r.read, seed=r.seed),
     )
 
 

@@ -16,6 +16,7 @@ from grlm_hf.identifiers.symbols import ATOMIC, CODES, PIECES
 from grlm_hf.identifiers.titles import LONGEST, TITLES, written_title
 from grlm_hf.indexing.codes import CodesConfig, identify, with_source
 from grlm_hf.indexing.encoder import TextEncoder
+from grlm_hf.indexing.index_file import read_index
 from grlm_hf.indexing.neighbors import NeighborsConfig
 from grlm_hf.indexing.pieces import to_pieces, with_pieces
 from grlm_hf.indexing.quantizers.fit import fit_codebook
@@ -78,6 +79,20 @@ def codes_catalog(
         "items_with_a_digit": longer,
         "items_sharing": sum(map(len, catalog.collisions.values())),
         **{name: codebook.facts[name] for name in ("rqvae",) if name in codebook.facts},
+    }
+    return catalog, facts
+
+
+def given_codes(items: Sequence[Item], config: CodesConfig) -> tuple[Catalog, dict[str, Any]]:
+    """A catalog with the codes of the index file that the settings name, without a codebook, and facts."""
+    catalog = Catalog(items, read_index(config.file, items, config.numbers).values(), CODES)
+    levels = min(map(len, catalog.identifiers))
+    facts = {
+        "generator": "codes, file",
+        "file": Path(config.file).name,
+        "levels": levels,
+        "items_with_a_digit": sum(len(identifier) > levels for identifier in catalog.item_identifiers),
+        "items_sharing": sum(map(len, catalog.collisions.values())),
     }
     return catalog, facts
 

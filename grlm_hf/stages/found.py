@@ -34,6 +34,10 @@ def _terms(out: Path) -> str:
 
 def _quality(out: Path) -> str:
     measured = next(iter(read_json(out / "quality" / QUALITY_FILE)["sets"].values()))
+    if "scheme" in measured:
+        shared, levels = measured["collisions"], measured["levels"]
+        used = f", {levels[0]['used']:,} of {levels[0]['of']:,} codes of the first level in use" if levels else ""
+        return f"{shared['distinct']:,} distinct {measured['noun']}s of {measured['items']:,} items{used}"
     own = measured["alignment"]["own"]["text"]
     return f"{measured['terms']['distinct']:,} distinct terms, {own['terms']:.1%} of an item's terms are words of its text"
 

@@ -1,4 +1,4 @@
-"""Items → neighbours → Term IDs → their quality."""
+"""Items → neighbours → Term IDs or other identifiers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item, load_term_ids
-from grlm_hf.files import alone, check_replaceable, clean, read_json, replacing, write_json
-from grlm_hf.identifiers.terms import TERMS, normalise
-from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, QUALITY_FILE, TERMS_FACTS
+from grlm_hf.files import alone, check_replaceable, replacing, write_json
+from grlm_hf.identifiers.terms import normalise
+from grlm_hf.layout import CATALOG_FILE, CONFIG_FILE, DATASET_FACTS, NEIGHBORS_FILE, TERMS_FACTS
 from grlm_hf.plugins import load_plugin, stated
-from grlm_hf.recipe import DataConfig, QualityConfig, Recipe, TermsConfig
+from grlm_hf.recipe import DataConfig, Recipe, TermsConfig
 from grlm_hf.stages.reading import find_data, read_items, read_split, tell
-from grlm_hf.tables.rows import read_rows
 from grlm_hf.tables.tally import Tally
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def make_terms(
     items = read_items(data, read, tally)
     tell(tally)
     kept = Path(work) if work is not None else output.parent / f".{output.name}-answers"
-    found = _neighbors(items, neighbors, needed=config.origin not in ("file", "function"))
+    found = known_neighbors(items, neighbors, needed=config.origin not in ("file", "function"))
     facts: dict[str, Any] = {"generator": config.origin, "n_terms": config.n_terms}
     if counted := tally.lines(examples=False):
         facts["reading"] = counted
@@ -150,13 +149,15 @@ def make_identifiers(
     if kind == "terms":
         return make_terms(data, output, recipe.terms, recipe.read, neighbors=neighbors, work=work)
     from grlm_hf.indexing.codes import identify_new
-    from grlm_hf.stages.codes import atomic_catalog, codes_catalog, titles_catalog
+    from grlm_hf.stages.codes import atomic_catalog, codes_catalog, given_codes, titles_catalog
 
     check_replaceable(output, CATALOG_FILE, never=(CONFIG_FILE, DATASET_FACTS))
     tally = Tally()
     items = read_items(data, recipe.read, tally)
     tell(tally)
-    if kind in ("codes", "pieces"):
+    if kind == "codes" and recipe.identifier.codes.file:
+        catalog, facts = given_codes(items, recipe.identifier.codes)
+    elif kind in ("codes", "pieces"):
         config = recipe.identifier.codes
         pieces = recipe.identifier.pieces if kind == "pieces" else 0
         unseen = recipe.read.split == "unseen-items"
@@ -171,7 +172,7 @@ def make_identifiers(
         catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
     if counted := tally.lines(examples=False):
         facts["reading"] = counted
-    found = _neighbors(items, neighbors, needed=False)
+    found = known_neighbors(items, neighbors, needed=False)
     with replacing(output) as new:
         catalog.save_pretrained(new)
         write_json(new / TERMS_FACTS, facts)
@@ -211,7 +212,8 @@ def own_term_ids(function: str, items: list[Item]) -> list[TermID]:
     return term_ids
 
 
-def _neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neighbors | None:
+def known_neighbors(items: list[Item], path: str | Path | None, needed: bool) -> Neighbors | None:
+    """The neighbours of the file, of these items in their order; without one those that are found here, if `needed`."""
     if path is None and not needed:
         return None
     from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
@@ -262,68 +264,3 @@ def _finished(items: list[Item], term_ids: list[TermID], config: TermsConfig) ->
     facts["resolver"] = config.resolver
     facts["items_sharing"] = {"before": before.n_shared, "after": after.n_shared, "share_after": after.share}
     return Catalog(items, term_ids), facts
-
-
-def make_quality(
-    catalog_folder: str | Path, output: str | Path, config: QualityConfig | None = None, *, name: str = "ours"
-) -> dict[str, Any]:
-    """Measures the Term IDs of a catalog folder (`make_terms`) and of `config.compare`; writes quality.json, .md and .png to `output`.
-
-    Neighbours are read from the catalog folder, and found here where it has none.
-
-    Args:
-        name: of the catalog's Term IDs in the result.
-
-    Raises:
-        ValueError: no catalog folder; `output` holds other files; a file of other items.
-    """
-    from grlm_hf.indexing.neighbors import find_neighbors
-    from grlm_hf.indexing.quality.measure import compare, measure
-    from grlm_hf.indexing.quality.report import save_quality
-
-    config = config or QualityConfig()
-    check_replaceable(output, QUALITY_FILE)
-    if not Path(catalog_folder).is_dir():
-        raise ValueError(f"No catalog folder at {str(catalog_folder)!r}; name the one that `grlm terms` wrote.")
-    catalog = Catalog.from_pretrained(catalog_folder)
-    items = list(catalog.items)
-    beside = Path(config.neighbors or Path(catalog_folder) / NEIGHBORS_FILE)
-    near = _neighbors(items, beside, needed=True) if config.neighbors or beside.is_file() else find_neighbors(items)
-    sets: dict[str, list[Any]] = {name: list(catalog.item_identifiers)}
-    if config.compare:
-        if config.compare_name == name:
-            raise ValueError(f"Both sets are called {name!r}; give the other one another name: quality.compare_name.")
-        sets[config.compare_name] = read_as_written(config.compare, items)
-    made = read_json(facts) if (facts := Path(catalog_folder) / TERMS_FACTS).is_file() else {}
-    n_terms, appended = made.get("n_terms"), made.get("resolver") == "append"
-    shorter = made.get("generator", "file") not in ("file", "function")  # made here: as many as a text gives
-    reports = {}
-    for called, term_ids in sets.items():
-        paths = _token_paths(config.tokenizer, term_ids) if config.tokenizer else None
-        form: dict[str, Any] = {"n_terms": n_terms, "shorter": shorter, "appended": appended} if called == name else {}
-        reports[called] = measure(items, term_ids, near, paths=paths, tokenizer=Path(config.tokenizer).name, **form)
-    found = compare(reports)
-    save_quality(found, output)
-    return found
-
-
-def read_as_written(path: str | Path, items: list[Item]) -> list[list[str]]:
-    """Term IDs from a file as written, since one measure counts those that are in normal form."""
-    read_term_ids(path, items, "name a file of the same items, or compare with none: quality.compare=")  # checks that none is missing
-    rows = {clean(row["item_id"]): row["terms"] for _, row in read_rows(path)}
-
-    def terms(given: Any) -> list[str]:
-        if isinstance(given, str):
-            return [term.strip() for term in given.strip().strip("[]").split(",")]  # the spaces are those of the written form
-        return [str(term) for term in given]
-
-    return [terms(rows[item.item_id]) for item in items]
-
-
-def _token_paths(tokenizer: str, term_ids: list[TermID]) -> list[list[int]]:
-    from grlm_hf.tasks.mixture import load_tokenizer
-    from grlm_hf.tokens import identifier_tokens
-
-    return identifier_tokens(
-        load_tokenizer(tokenizer, "quality.tokenizer"), TERMS, [tuple(map(normalise, term_id)) for term_id in term_ids]
-    )

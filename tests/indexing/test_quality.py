@@ -22,7 +22,7 @@ from grlm_hf.data.items import Item, load_items
 from grlm_hf.files import read_json
 from grlm_hf.identifiers.terms import validate
 from grlm_hf.indexing.neighbors import Neighbors
-from grlm_hf.indexing.quality.measure import _strangers, compare, measure
+from grlm_hf.indexing.quality.measure import compare, measure, strangers
 from grlm_hf.indexing.quality.report import markdown_table, save_quality, text_table
 from grlm_hf.tables.rows import read_rows
 
@@ -156,10 +156,10 @@ def test_random_agreement_is_the_mean_over_all_other_items() -> None:
 
 @given(st.integers(2, 30), st.integers(0, 99))
 def test_no_item_is_its_own_stranger(n: int, seed: int) -> None:
-    strangers = _strangers(n, np.random.default_rng(seed))
-    assert strangers is not None
-    assert sorted(strangers.tolist()) == list(range(n))
-    assert not (strangers == np.arange(n)).any()
+    drawn = strangers(n, np.random.default_rng(seed))
+    assert drawn is not None
+    assert sorted(drawn.tolist()) == list(range(n))
+    assert not (drawn == np.arange(n)).any()
 
 
 class Node(dict[int, Any]):

@@ -73,7 +73,7 @@ def measure(
     The order of the items does not matter. Raises `ValueError` for no items, a repeated item id, arguments of different lengths, a Term ID
     that is no sequence of texts, `n_terms` < 1, or neighbours of other items or in another order.
     """
-    _check(items, term_ids, neighbors, paths, n_terms)
+    check_rows(items, term_ids, neighbors, paths, "Term IDs", n_terms)
     by_id = np.array(sorted(range(len(items)), key=lambda at: items[at].item_id))  # makes the result independent of the order of the items
     items, term_ids = [items[at] for at in by_id], [term_ids[at] for at in by_id]
     code: dict[str, int] = {}
@@ -87,10 +87,10 @@ def measure(
     common = sort_rows(table)[1]
     uses = np.bincount(table[table > 0], minlength=1)[1:]
     rng = np.random.default_rng(seed)
-    aligned = alignment(items, vocabulary, once, _strangers(len(items), rng))
+    aligned = alignment(items, vocabulary, once, strangers(len(items), rng))
     return {
         "items": len(items),
-        "items_hash": _hash(item.item_id for item in items),
+        "items_hash": hash_of(item.item_id for item in items),
         "n_terms": wanted,
         "seed": seed,
         "legality": _legality(items, term_ids, vocabulary, table, once, wanted, shorter, appended),
@@ -102,10 +102,10 @@ def measure(
             "positions": [_position(column) for column in table.T if column.any()],
         },
         "prefixes": [int((common < length).sum()) for length in range(1, int(lengths.max()) + 1)],
-        "collisions": _collisions(items, term_ids),
+        "collisions": collided(items, term_ids),
         "agreement": None if neighbors is None else _agreement(once, neighbors, by_id, rng),
         "alignment": aligned,
-        "tokens": None if tokens is None else _token_lengths(tokens, tokenizer),
+        "tokens": None if tokens is None else token_lengths(tokens, tokenizer),
         "trie": {"terms": branching(table), "tokens": None if tokens is None else branching(tokens)},
     }
 
@@ -121,23 +121,27 @@ def compare(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             raise ValueError(
                 f"{name!r} is measured on {report['items']} items, which are not the {one['items']} of {first!r}. Measure both on the same."
             )
-    for part, what in (("agreement", "neighbors_hash"), ("tokens", "tokenizer")):
-        found = {name: report[part][what] for name, report in reports.items() if report[part]}
+    for part, what in (("agreement", "neighbors_hash"), ("behaviour", "neighbors_hash"), ("tokens", "tokenizer")):
+        found = {name: report[part][what] for name, report in reports.items() if report.get(part)}
         if len(set(found.values())) > 1:
             raise ValueError(f"The sets' {part} are measured with different {what}: {found}. Measure all with the same.")
     return {"schema": QUALITY_SCHEMA, "items": one["items"], "sets": dict(reports)}
 
 
-def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors | None, paths: Any, n_terms: int | None) -> None:
+def check_rows(
+    items: Sequence[Item], identifiers: Sequence[Any], neighbors: Neighbors | None, paths: Any, nouns: str, n_terms: int | None = None
+) -> None:
+    """Raises `ValueError` as `measure` does; `nouns`: what messages call several of the identifiers."""
     if not len(items):
         raise ValueError("There are no items to measure; pass at least one.")
-    for name, rows in (("Term IDs", term_ids), ("token paths", paths)):
+    for name, rows in ((nouns, identifiers), ("token paths", paths)):
         if rows is not None and len(rows) != len(items):
             raise ValueError(f"Found {len(items)} items and {len(rows)} {name}; expected one per item.")
     check_unique(item.item_id for item in items)
-    for item, term_id in zip(items, term_ids, strict=True):
-        if isinstance(term_id, str) or not isinstance(term_id, Sequence) or not all(isinstance(term, str) for term in term_id):
-            raise ValueError(f"The Term ID of item {item.item_id!r} is {term_id!r}; expected a list of texts, one per term.")
+    for item, parts in zip(items, identifiers, strict=True):
+        if isinstance(parts, str) or not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+            one, part = nouns.removesuffix("s"), "term" if nouns == "Term IDs" else "part"
+            raise ValueError(f"The {one} of item {item.item_id!r} is {parts!r}; expected a list of texts, one per {part}.")
     if n_terms is not None and n_terms < 1:
         raise ValueError(f"n_terms must be at least 1; found {n_terms}.")
     if neighbors is None:
@@ -147,18 +151,19 @@ def _check(items: Sequence[Item], term_ids: Sequence[Any], neighbors: Neighbors 
         raise ValueError("Some neighbours have no finite score; expected cosine similarities. Find the neighbours again: find_neighbors.")
 
 
-def _hash(lines: Iterable[str]) -> str:
+def hash_of(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits that name these lines."""
     return hashlib.sha256("\n".join(lines).encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _strangers(n: int, rng: np.random.Generator) -> np.ndarray | None:
+def strangers(n: int, rng: np.random.Generator) -> np.ndarray | None:
     """int64 `[n]`: a random other item for each item, each drawn once; None for a single item."""
     if n < 2:
         return None
     cycle = rng.permutation(n)
-    strangers = np.empty_like(cycle)
-    strangers[cycle] = np.roll(cycle, -1)
-    return strangers
+    drawn = np.empty_like(cycle)
+    drawn[cycle] = np.roll(cycle, -1)
+    return drawn
 
 
 # --- the measures ------------------------------------------------------------------------------------------------------------------
@@ -205,7 +210,8 @@ def _position(column: np.ndarray) -> dict[str, Any]:
     return {"items": int(counts.sum()), "distinct": len(shares), "entropy": max(0.0, float(-(shares * np.log2(shares)).sum()))}
 
 
-def _collisions(items: Sequence[Item], term_ids: Sequence[Sequence[str]]) -> dict[str, Any]:
+def collided(items: Sequence[Item], term_ids: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The part ``collisions`` of a report."""
     found = collisions([tuple(term_id) for term_id in term_ids])
     groups = sorted(found, key=lambda group: (-len(group), tuple(term_ids[group[0]])))
     sharing = sum(map(len, groups))
@@ -233,8 +239,8 @@ def _agreement(once: np.ndarray, neighbors: Neighbors, by_id: np.ndarray, rng: n
     near = place[near[row, rank]]
     shared = count_shared(once, row, near)
     cosine = neighbors.scores[by_id][row, rank].astype(np.float64)
-    strangers = [_strangers(len(once), rng) for _ in range(neighbors.indices.shape[1])]
-    random = np.mean([count_shared(once, np.arange(len(once)), s).mean() for s in strangers if s is not None])
+    drawn = [strangers(len(once), rng) for _ in range(neighbors.indices.shape[1])]
+    random = np.mean([count_shared(once, np.arange(len(once)), s).mean() for s in drawn if s is not None])
     bins = np.clip(np.floor(cosine * _BINS + 1e-6), -_BINS, _BINS - 1).astype(int)  # .15 begins a bin, in float32 too
     return {
         "neighbors_hash": hashlib.sha256(np.stack([row, near]).tobytes()).hexdigest()[:16],
@@ -261,7 +267,8 @@ def _agreement(once: np.ndarray, neighbors: Neighbors, by_id: np.ndarray, rng: n
     }
 
 
-def _token_lengths(table: np.ndarray, tokenizer: str) -> dict[str, Any]:
+def token_lengths(table: np.ndarray, tokenizer: str) -> dict[str, Any]:
+    """The part ``tokens`` of a report."""
     lengths = np.count_nonzero(table, axis=1)
     values, counts = np.unique(lengths, return_counts=True)
     p90, p99 = np.percentile(lengths, (90, 99), method="inverted_cdf").tolist()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +33,41 @@ def save_quality(comparison: dict[str, Any], folder: str | Path) -> None:
 
 def _rows(comparison: dict[str, Any]) -> list[list[str]]:
     """One row per measure: its name, then its value in each set. Measures without a value are left out."""
-    columns = [_column(report) for report in comparison["sets"].values()]
-    rows = [[name, *(column[name] or "–" for column in columns)] for name in columns[0]]
+    reports = comparison["sets"].values()
+    columns = [_symbols(r) if "scheme" in r else _column(r) for r in reports]
+    if any("scheme" in r for r in reports):
+        columns = [{_of_any_kind(name): cell for name, cell in column.items()} for column in columns]
+    rows = [[name, *(column.get(name) or "–" for column in columns)] for name in dict.fromkeys(itertools.chain(*columns))]
     return [row for row in rows if set(row[1:]) != {"–"}]
+
+
+def _of_any_kind(name: str) -> str:
+    """The name of a measure for identifiers of whatever kind."""
+    return name.replace("Term ID", "identifier").replace("… terms", "… parts").replace("trie of terms", "trie of parts")
+
+
+def _symbols(report: dict[str, Any]) -> dict[str, str | None]:
+    """As `_column`, for a report of `measure_symbols`."""
+    shared, levels, tokens = report["collisions"], report["levels"], report["tokens"]
+    column: dict[str, str | None] = {
+        "kind of identifier": report["noun"],
+        "distinct Term IDs": f"{shared['distinct']:,}",
+        "collision rate: (items − distinct) / items": _percent(shared["rate"]),
+        "items that share one": f"{shared['items']:,} ({_percent(shared['share'])})",
+        "groups that share one / largest": _list((shared["groups"], shared["largest"])),
+        "codes used by level, of how many": " / ".join(f"{level['used']:,} of {level['of']:,}" for level in levels),
+        "dead codes by level": _list(level["dead"] for level in levels),
+        "perplexity by level": _list(level["perplexity"] for level in levels),
+        "Gini of use by level": " / ".join(_number(level["gini"]) for level in levels),
+        "distinct prefixes of 1 / 2 / … terms": _list(report["prefixes"]),
+    }
+    for part, what in (("agreement", "text"), ("behaviour", "behaviour")):
+        if near := report[part]:
+            both = (f"{_percent(one)} ({_percent(other)})" for one, other in zip(near["same"], near["random"], strict=True))
+            column[f"first 1 / 2 / … codes as a neighbour by {what} (a random item)"] = " / ".join(both)
+    if report["reconstruction"]:
+        column["variance not explained by 1 / 2 / … codes"] = " / ".join(map(_percent, report["reconstruction"]))
+    return {**column, **_tokens_and_tries(tokens, report["trie"])}
 
 
 def _column(report: dict[str, Any]) -> dict[str, str | None]:
@@ -59,8 +93,13 @@ def _column(report: dict[str, Any]) -> dict[str, str | None]:
         for what, name in (("items", "items with a word of theirs"), ("terms", "terms")):
             chance = f" ({_percent(shuffled[field][what])})" if shuffled else ""
             column[f"{name} in the {field} (shuffled)"] = _percent(own[field][what]) + chance
-    column["tokens a Term ID: mean / p99 / max"] = tokens and _list(tokens[k] for k in ("mean", "p99", "max"))
-    for kind, trie in report["trie"].items():
+    return {**column, **_tokens_and_tries(tokens, report["trie"])}
+
+
+def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, str | None]:
+    lengths = _list(tokens[k] for k in ("mean", "p99", "max")) if tokens else None
+    column: dict[str, str | None] = {"tokens a Term ID: mean / p99 / max": lengths}
+    for kind, trie in tries.items():
         column |= {
             f"trie of {kind}: children of the root": trie and f"{trie['root_children']:,}",
             f"trie of {kind}: children of an inner node": trie and _number(trie["mean_children"]),
@@ -106,26 +145,41 @@ def _note(comparison: dict[str, Any]) -> str:
     reports = list(comparison["sets"].values())
     parts = [f"{comparison['items']:,} items"]
     parts += [f"{a['pairs']:,} pairs of neighbours, mean cosine {a['similarity']:.2f}" for a in _first(reports, "agreement")]
+    parts += [f"{a['pairs']:,} pairs of neighbours by behaviour" for a in _first(reports, "behaviour")]
     parts += [f"tokenizer: {t['tokenizer'] or 'not named'}" for t in _first(reports, "tokens")]
+    for pair in comparison.get("stability", ()):
+        (one, two), values = map(one_line, pair["sets"]), " / ".join(map(_number, pair["same"]))
+        parts.append(f"{one} and {two} group by the first 1 / 2 / … codes alike to {values} (adjusted Rand index)")
     return "; ".join(parts) + "."
 
 
 def _first(reports: Sequence[dict[str, Any]], part: str) -> list[Any]:
     """This part of the first set that has it, as a list of at most one."""
-    return [report[part] for report in reports if report[part]][:1]
+    return [report[part] for report in reports if report.get(part)][:1]
+
+
+def _noun(reports: Sequence[dict[str, Any]]) -> str:
+    """What one identifier of these sets is called."""
+    nouns = {report.get("noun", "Term ID") for report in reports}
+    return nouns.pop() if len(nouns) == 1 else "identifier"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _markdown(comparison: dict[str, Any]) -> str:
-    parts = ["# Quality of the Term IDs", escaped(_note(comparison)), markdown_table(comparison), "![the same as pictures](quality.png)"]
+    noun = _noun(list(comparison["sets"].values()))
+    parts = [f"# Quality of the {noun}s", escaped(_note(comparison)), markdown_table(comparison), "![the same as pictures](quality.png)"]
     lines = ["\n\n".join(parts), ""]
     for name, report in comparison["sets"].items():
         if groups := report["collisions"]["groups_shown"]:
-            lines += [f"## {escaped(name)}: largest groups of items that share a Term ID", ""]
+            lines += [f"## {escaped(name)}: largest groups of items that share {_article(_noun([report]))}", ""]
             for group in groups:
                 titles = "; ".join(map(escaped, group["titles"])) + ("; …" if group["items"] > len(group["titles"]) else "")
                 lines.append(f"- {escaped(', '.join(group['terms']))} — {group['items']} items: {titles}")
             lines.append("")
-        if examples := report["legality"]["examples"]:
+        if "legality" in report and (examples := report["legality"]["examples"]):
             lines += [f"## {escaped(name)}: illegal Term IDs, such as", ""]
             lines += [f"- {escaped(e['item_id'])}: {escaped(', '.join(e['terms']))} ({', '.join(e['reasons'])})" for e in examples]
             lines.append("")
@@ -142,8 +196,12 @@ def plot(comparison: dict[str, Any], path: str | Path) -> None:
     from matplotlib.lines import Line2D
 
     reports = list(comparison["sets"].values())
-    panels = [_prefixes, _positions, _entropy, _groups, _alignment]
-    if any(r["agreement"] for r in reports):
+    panels: list[Callable[..., None]] = [_prefixes, _positions, _entropy, _groups, _alignment]
+    if any("scheme" in r for r in reports):
+        panels = [_prefixes, _groups, _used, _perplexity]
+        panels += [partial(_same, part=part) for part in ("agreement", "behaviour") if any(r.get(part) for r in reports)]
+        panels += [_reconstruction] if any(r.get("reconstruction") for r in reports) else []
+    elif any(r["agreement"] for r in reports):
         panels += [_by_similarity, _by_rank]
     if any(r["tokens"] for r in reports):
         panels += [_tokens, _children]
@@ -194,7 +252,7 @@ def _prefixes(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _mark(axis, [reports[0]["items"]], "items", "0.4")
     _counts(axis)
     _whole_ticks(axis.xaxis)
-    _label(axis, "Distinct prefixes", "length, terms", "prefixes")
+    _label(axis, "Distinct prefixes", f"length, {'parts' if any('scheme' in r for r in reports) else 'terms'}", "prefixes")
 
 
 def _by_position(reports: Sequence[dict[str, Any]], what: str) -> tuple[list[str], list[list[float]]]:
@@ -206,6 +264,43 @@ def _positions(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _bars(axis, *_by_position(reports, "distinct"))
     _counts(axis)
     _label(axis, "Vocabulary by position", "position of the term", "distinct terms")
+
+
+def _by_level(reports: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> tuple[list[str], list[list[float]]]:
+    values = [[value(level) for level in r.get("levels", ())] for r in reports]
+    return [str(n + 1) for n in range(max(map(len, values)))], values
+
+
+def _used(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    _bars(axis, *_by_level(reports, lambda level: 100 * level["used"] / level["of"]))
+    axis.set_ylim(0, 100)
+    _label(axis, "Codes in use", "level", "share of the level's codes, %")
+
+
+def _perplexity(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    _bars(axis, *_by_level(reports, lambda level: level["perplexity"]))
+    _counts(axis)
+    _label(axis, "Perplexity of the codes", "level", "codes as if used alike")
+
+
+def _same(axis: Axes, reports: Sequence[dict[str, Any]], part: str) -> None:
+    found = [r[part] if "scheme" in r and r[part] else None for r in reports]
+    for kind, style in (("same", "o-"), ("random", ":")):
+        for at, near in enumerate(found):
+            if near:
+                axis.plot(range(1, len(near[kind]) + 1), [100 * share for share in near[kind]], f"C{at}{style}", lw=1.8, ms=4)
+    axis.set_ylim(bottom=0)
+    _whole_ticks(axis.xaxis)
+    _label(axis, f"As a neighbour by {'text' if part == 'agreement' else part} (dotted: random)", "first codes", "pairs with the same, %")
+
+
+def _reconstruction(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
+    found = [r.get("reconstruction") for r in reports]
+    ends = [len(r.get("levels", ())) if v and len(v) == 1 else len(v or ()) for r, v in zip(reports, found, strict=True)]
+    _lines(axis, [v and (range(end - len(v) + 1, end + 1), [100 * x for x in v]) for v, end in zip(found, ends, strict=True)])
+    axis.set_ylim(bottom=0)
+    _whole_ticks(axis.xaxis)
+    _label(axis, "What the codes leave of a vector", "first codes", "variance not explained, %")
 
 
 def _entropy(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -221,7 +316,7 @@ def _groups(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _counts(axis)
     if not any(sizes):
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes, color="dimgray")
-    _label(axis, "Items that share a Term ID", "items in the group that shares it", "items")
+    _label(axis, f"Items that share {_article(_noun(reports))}", "items in the group that shares it", "items")
 
 
 def _alignment(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
@@ -287,7 +382,7 @@ def _tokens(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
     _lines(axis, [t and ([x for x, _ in t["lengths"]], [100 * n / reports[0]["items"] for _, n in t["lengths"]]) for t in found])
     axis.set_ylim(bottom=0)
     _whole_ticks(axis.xaxis)
-    _label(axis, "Length in tokens", "tokens of the Term ID", "% of items")
+    _label(axis, "Length in tokens", f"tokens of the {_noun(reports)}", "% of items")
 
 
 def _children(axis: Axes, reports: Sequence[dict[str, Any]]) -> None:
