@@ -52,7 +52,7 @@ def _symbols(report: dict[str, Any]) -> dict[str, str | None]:
     column: dict[str, str | None] = {
         "kind of identifier": report["noun"],
         "distinct Term IDs": f"{shared['distinct']:,}",
-        "collision rate: (items − distinct) / items": _percent(shared["rate"]),
+        "collision rate: (items − distinct) / items": f"{100 * shared['rate']:.2f} %",
         "items that share one": f"{shared['items']:,} ({_percent(shared['share'])})",
         "groups that share one / largest": _list((shared["groups"], shared["largest"])),
         "codes used by level, of how many": " / ".join(f"{level['used']:,} of {level['of']:,}" for level in levels),
