@@ -20,7 +20,8 @@ def main() -> None:
     """Reads both reports and writes the records."""
     names = ("beauty-taught", "beauty-gated", "beauty-gated-1", "beauty-gated-2", "industrial")
     beauty, gated, again, whole, industrial = (json.loads((RESULTS / f"quality-{name}.json").read_text()) for name in names)
-    rare, *rares = (one["slices"]["target popularity"]["0–2"]["methods"]["grlm"]["recall@10"]["value"] for one in (beauty, gated, again, whole))
+    reports = (beauty, gated, again, whole)
+    rare, *rares = (one["slices"]["target popularity"]["0–2"]["methods"]["grlm"]["recall@10"]["value"] for one in reports)
     first = "grlm run recipes/beauty-taught.yaml, and its four more epochs"
     third = "grlm run recipes/beauty-taught.yaml with the gate as the teacher (benchmarks/README.md)"
     gated_gain, gated_p = _gain(whole, WITHOUT)
