@@ -37,7 +37,8 @@ class RQVAEConfig:
     alpha: NotNegative = 0.0
     """Weight of a contrastive loss between codes and behaviour (LETTER, Wang et al., 2024): items bought together get similar codes."""
     sinkhorn: bool = False
-    """Train the last level with a balanced assignment, in which all codes have equally many items (LC-Rec, Zheng et al., 2024)."""
+    """Train the last level with a balanced assignment, in which a batch's items spread about evenly over the codes (LC-Rec, Zheng et al.,
+    2024); identifiers still take the nearest code."""
 
     def __post_init__(self) -> None:
         check_settings(self, "identifier.codes.rqvae.")
