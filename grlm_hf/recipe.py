@@ -20,7 +20,7 @@ from grlm_hf.plugins import beside, check_plugin, downloaded
 from grlm_hf.priors.awaited import DENSE
 from grlm_hf.priors.how import Choice, Fit
 from grlm_hf.priors.sequence import SequenceConfig
-from grlm_hf.settings import Count, Limit, Range, Seed, check_settings
+from grlm_hf.settings import Count, Limit, Range, Seed, Size, check_settings
 from grlm_hf.tasks.config import MixtureConfig
 from grlm_hf.training.dpo import DPOConfig
 from grlm_hf.training.grpo import GRPOConfig
@@ -103,9 +103,13 @@ class IdentifierConfig:
     (one token an item; new items have none until the next training), "titles", or "pieces" (Semantic IDs whose frequent runs of codes are
     one token)."""
     codes: CodesConfig = field(default_factory=CodesConfig)
+    pieces: Size = 4096
+    """Number of different pieces of the kind "pieces"; the codes themselves are among them."""
 
     def __post_init__(self) -> None:
         check_settings(self, "identifier.")
+        if self.codes.file and self.kind != "codes":
+            raise ValueError(f"identifier.codes.file is {self.codes.file!r} and identifier.kind {self.kind!r}; expected the kind codes.")
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,8 @@ class Recipe:
         check_settings(self)
         if self.identifier.kind == "atomic" and self.read.split == "unseen-items":
             raise ValueError(
-                "identifier.kind is atomic and read.split unseen-items: a new item has no atomic id before the next training. Choose another "
-                "kind or split."
+                "identifier.kind is atomic and read.split unseen-items: a new item has no atomic id before the next training. Choose "
+                "another kind or split."
             )
         distill = self.train.distill
         if distill.weight and (missing := [name for name in distill.of_recipe if name not in self.priors.methods]):

@@ -49,6 +49,7 @@ KINDS: dict[str, list[str]] = {
     "opq": [_CODES, "identifier.codes.quantizer=opq"],
     "random": [_CODES, "identifier.codes.quantizer=random"],
     "atomic": ["identifier.kind=atomic"],
+    "pieces": ["identifier.kind=pieces"],
     "titles": ["identifier.kind=titles"],
 }
 """Kind → what its recipe changes."""
@@ -87,8 +88,10 @@ def prepared(work: Path, dataset: str, kind: str, r: Recipe) -> Path:
 
 
 def answers(work: Path, dataset: str, teacher: str, r: Recipe, datasets: Path) -> Path:
-    """What the teacher says to the training's questions, which are the same for all kinds."""
-    priors, labels = work / dataset / "priors", work / dataset / f"{teacher}-{LABELS_FILE}"
+    """What the teacher says to the training's questions. They are the same for all kinds in which no items share an identifier: items that
+    do are one in a question."""
+    shared = bool(Catalog.from_pretrained(datasets).collisions)
+    priors, labels = work / dataset / "priors", (datasets.parent if shared else work / dataset) / f"{teacher}-{LABELS_FILE}"
     if not labels.is_file():
         if not priors.is_dir():
             make_priors(datasets, priors, r.priors, r.sequence_model)

@@ -94,7 +94,7 @@ def explained(why: Explanation, catalog: Catalog) -> str:
     """An explanation for a terminal, with titles and signed changes."""
     width = max(len(t.term) for t in why.terms)
     lines = [f"{catalog[why.item_id].title}  ({why.item_id})  log p {why.log_prob:.2f}", "\nIts terms, each after those before it:"]
-    lines += [f"     {t.term.ljust(width)}  log p {t.log_prob:7.2f}" for t in why.terms]
+    lines += [f"     {t.term.ljust(width)}  log p {t.log_prob:7.2f}{f'  {t.name}' if t.name else ''}" for t in why.terms]
     lines.append("\nIf an item were not in the history, oldest first, log p would change by:")
     for h in why.history:
         lines.append(f"     {'–' if h.drop is None else f'{0 - h.drop:+.2f}':>7}  {catalog[h.item_id].title}  ({h.item_id})")

@@ -117,9 +117,10 @@ def terms(
     recipe: RecipeFile = None,
     set_: Settings = None,
 ) -> None:
-    """Give every item of a data folder a Term ID, or another identifier (identifier.kind), and write the catalog.
+    """Give every item of a data folder an identifier and write the catalog: a Term ID, or what identifier.kind says.
 
-    Example: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`
+    Examples: `grlm terms my-shop --output catalog --set terms.generator=vllm --set terms.llm.model=Qwen/Qwen3-4B-Instruct-2507`,
+    `grlm terms my-shop --output catalog --set identifier.kind=codes` (Semantic IDs)
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ class Catalog:
 
     def added_tokens(self) -> list[str]:
         """Tokens that a tokenizer needs for the identifiers of this catalog, and for those that new items may get; sorted."""
-        of_codebook = [tuple(self.codebook.symbols())] if self.codebook else []
+        of_codebook = [tuple(self.codebook.written_symbols())] if self.codebook else []
         return self.scheme.added_tokens([*self.identifiers, *of_codebook])
 
     @cached_property
@@ -288,9 +288,10 @@ class Catalog:
         return scheme_named(name, str(path)), codebook
 
     @classmethod
-    def read(cls, path: Path, limit: int | None = None) -> Catalog:
+    def read(cls, path: Path, limit: int | None = None, codebook: Codebook | None = None) -> Catalog:
         """Reads the parquet file of `save_pretrained`. `limit`: bytes that it may unpack to, by default
-        `grlm_hf.tables.parquet.allowed`. Raises `ValueError` as `from_pretrained` does."""
+        `grlm_hf.tables.parquet.allowed`. `codebook`: of the file's codes, where it is loaded already; by default that of the file beside
+        it. Raises `ValueError` as `from_pretrained` does."""
         schema = parquet_schema(path)
         stated = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
         version = stated.get(_SCHEMA_KEY, "")
@@ -300,7 +301,7 @@ class Catalog:
             raise ValueError(
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
-        scheme, codebook = cls.stated(path)
+        scheme, wanted = cls.stated(path)
         column = _column(scheme)
         if missing := {*Item.__slots__, column} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
@@ -309,7 +310,8 @@ class Catalog:
             _check_row(path, row, column)
             items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
             identifiers.append(tuple(row[column]))
-        return cls(items, identifiers, scheme, _codebook_of(path, codebook))
+        known = codebook if codebook and codebook.hash == wanted else _codebook_of(path, wanted)
+        return cls(items, identifiers, scheme, known)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and

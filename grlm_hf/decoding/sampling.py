@@ -22,7 +22,7 @@ def sample(
     n: int,
     rng: np.random.Generator,
     adjustments: Sequence[RangeMax | None] | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draws `n` identifiers a prompt without replacement, from the policy over what is allowed; fewer where fewer are allowed.
 
@@ -30,13 +30,14 @@ def sample(
     with everything allowed, these are the model's own.
 
     Args:
-        temperature: divides the log-probabilities of children before they are renormalised.
+        temperature: divides the log-probabilities of children before they are renormalised; one for all tokens of an identifier, or one
+            for each, of which the last also holds for all behind it.
         adjustments: for each user by rank (`grlm_hf.decoding.index.ScoreAdjustment`): ``-inf`` forbids; other values do not matter.
 
     Returns for each prompt (leaf int64 [n], log_prob float64 [n]), likeliest first.
     """
     prefixes, walker, prompts, objective = open_prefixes(engine, batch), batch.walker, batch.prompts, batch.objective
-    users = np.arange(len(prompts))
+    users, temperatures = np.arange(len(prompts)), np.atleast_1d(np.asarray(temperature, np.float64))
     found = prefixes.root()
     user, logp, drawn, key = users, np.zeros(len(users)), np.zeros(len(users)), np.zeros(len(users))
     done = _SampledNodes.empty()
@@ -49,7 +50,7 @@ def sample(
                 mine = np.flatnonzero(user[row] == number)
                 allowed[mine] = one(found.lo[mine], found.hi[mine]) > -np.inf
         row, lo, hi, step, single = (x[allowed] for x in (row, found.lo, found.hi, found.logp, single))
-        tempered = step / temperature
+        tempered = step / temperatures[np.minimum(found.end[row], len(temperatures) - 1)]
         own = key[row] + tempered - _by_row(np.logaddexp, tempered, row)
         noise = _gumbels_below(drawn[row], own, row, rng)
         children = _SampledNodes(user[row], found.slot[row], found.end[row], lo, hi, logp[row] + step, own, noise)

@@ -10,6 +10,7 @@ How a codebook is fitted: `grlm_hf.indexing.quantizers`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,7 +55,9 @@ class Codebook:
     @cached_property
     def hash(self) -> str:
         """Identifies the codes' meaning: what catalog and checkpoint state. 16 hexadecimal digits."""
-        digest = hashlib.sha256(f"{self.structure} {self.sizes} {self.facts.get('seed')} {self.facts.get('domain')}".encode())
+        digest = hashlib.sha256(
+            f"{self.structure} {self.sizes} {self.facts.get('seed')} {self.facts.get('domain')}{self.facts.get('pieces', '')}".encode()
+        )
         for array in (*self.tables, *(a for layer in self.encoder for a in layer)):
             digest.update(np.ascontiguousarray(array, np.float32).tobytes())
         return digest.hexdigest()[:16]
@@ -68,6 +71,12 @@ class Codebook:
         """All parts that an identifier of this codebook may have, with `DIGITS` numbers for one more level."""
         levels = [*self.sizes, *([DIGITS] if len(self.sizes) < len(LEVELS) else [])]
         return [code(level, number, self.domain) for level, size in enumerate(levels) for number in range(size)]
+
+    def written_symbols(self) -> list[str]:
+        """All parts that identifiers are written with: `symbols`, or the pieces that are made of them (`grlm_hf.indexing.pieces`)."""
+        if state := self.facts.get("pieces"):
+            return [f"piece_{n}" for n in sorted(json.loads(state)["model"]["vocab"].values())]
+        return self.symbols()
 
     def latents(self, vectors: np.ndarray) -> np.ndarray:
         """float32 [n, latent]."""

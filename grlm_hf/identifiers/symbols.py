@@ -51,7 +51,8 @@ class Symbols:
         return found
 
     def part(self, text: str) -> str:
-        return ""
+        found = text.strip().removeprefix("<").removesuffix(">")
+        return found if re.fullmatch(_SYMBOL, found) else ""
 
     def write(self, identifier: Identifier) -> str:
         return "".join(f"<{part}>" for part in identifier)

@@ -12,10 +12,11 @@ import numpy as np
 
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.codebook import Codebook
+from grlm_hf.identifiers.codebook import DIGITS, Codebook
 from grlm_hf.identifiers.scheme import Identifier
-from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, code, numbers
+from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, PIECES, code, numbers
 from grlm_hf.indexing.encoder import TextEncoder
+from grlm_hf.indexing.pieces import to_codes, to_pieces
 from grlm_hf.indexing.quantizers.config import QuantizerConfig
 from grlm_hf.indexing.vectors import joined
 from grlm_hf.settings import Count, NotNegative
@@ -49,6 +50,16 @@ class CodesConfig(QuantizerConfig):
         super().__post_init__()
         if not re.fullmatch(r"[a-z0-9-]*", self.domain):
             raise ValueError(f"identifier.codes.domain is {self.domain!r}; expected the characters a-z, 0-9 and hyphen.")
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether the quantiser's training compares codes with behaviour."""
+        return self.quantizer == "rqvae" and self.rqvae.alpha > 0
+
+    @property
+    def needs_histories(self) -> bool:
+        """Whether the codes depend on the training histories."""
+        return self.contrasted or (self.behaviour > 0 and self.quantizer != "random")
 
 
 def with_source(
@@ -96,7 +107,10 @@ def identify_new(catalog: Catalog, items: Sequence[Item]) -> list[Identifier]:
     order = sorted(range(len(items)), key=lambda n: items[n].item_id)
     vectors = vectors_of_new(codebook, items)
     taken = catalog.identifiers if collisions != "share" else ()
-    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, taken)
+    is_pieces = catalog.scheme is PIECES
+    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, to_codes(codebook, taken) if is_pieces else taken)
+    if is_pieces:
+        found = to_pieces(codebook, found)
     made: list[Identifier] = [()] * len(items)
     for n, identifier in zip(order, found, strict=True):
         made[n] = identifier
@@ -147,7 +161,8 @@ def _assigned(
                 codes[row, -1] = free[settled[n]]
             else:
                 whole = tuple(codes[row].tolist())
-                extra[row], digits[whole] = digits[whole], digits[whole] + 1
+                if digits[whole] < DIGITS:  # of more, the rest share the codes and are ranked
+                    extra[row], digits[whole] = digits[whole], digits[whole] + 1
     if extra and len(codebook.sizes) == len(LEVELS):
         raise ValueError(f"{len(extra)} items need one more code than {len(LEVELS)} levels allow. Choose fewer.")
     found = [[*row, extra[n]] if n in extra else row for n, row in enumerate(codes.tolist())]

@@ -12,6 +12,7 @@ import numpy as np
 
 from grlm_hf.engines.protocol import MAX_LOGITS, check_scores
 from grlm_hf.identifiers.scheme import Identifier
+from grlm_hf.modeling.naming import prefix_name
 from grlm_hf.tokens import part_of_tokens
 
 if TYPE_CHECKING:
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TermScore:
-    """A term and its natural-log probability after the history and the terms before it."""
+    """A term and its natural-log probability after the history and the terms before it. `name`: of a part that people cannot read, what
+    the items are that begin with it and the parts before it (`grlm_hf.modeling.naming`); else empty."""
 
     term: str
     log_prob: float
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,14 @@ def explain(prompter: Prompter, index: SearchIndex, history: Sequence[str], item
     term_id = index.catalog.item_identifiers[target]
     parts = np.zeros(len(term_id))
     np.add.at(parts, part_of_tokens(prompter.tokenizer, index.catalog.scheme, term_id), found[0])
+    readable = index.catalog.scheme.readable or len(term_id) == 1
+    names = ["" if readable else prefix_name(index.catalog, term_id[: n + 1]) for n in range(len(term_id))]
     drops: list[float | None] = [total[0] - t for t in total[1:]]
     return Explanation(
         item_id,
         term_id,
         total[0],
-        tuple(TermScore(t, float(p)) for t, p in zip(term_id, parts, strict=True)),
+        tuple(TermScore(t, float(p), name) for t, p, name in zip(term_id, parts, names, strict=True)),
         tuple(HistoryScore(i, d) for i, d in zip(history, drops or [None], strict=True)),
     )
 

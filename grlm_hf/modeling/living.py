@@ -47,6 +47,11 @@ class Shelf:
             if catalog.scheme is not before.catalog.scheme:
                 found, expected = catalog.scheme.name, before.catalog.scheme.name
                 raise ValueError(f"The catalog has the identifier scheme {found!r}; this model writes {expected!r}. Train a model for it.")
+            if catalog.codebook_hash != before.catalog.codebook_hash:
+                raise ValueError(
+                    f"The catalog has codes of the codebook {catalog.codebook_hash or 'none'}; this model writes those of "
+                    f"{before.catalog.codebook_hash or 'none'}, and equal codes mean other items. Train a model for it."
+                )
             after = before.updated(catalog, self._prompter.tokenizer)
             self._prompter.check_capacity(after, before)
             if commit:

@@ -404,7 +404,7 @@ class GRLMForRecommendation:
         history: Any,
         n: int = 10,
         *,
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         seed: int | None = None,
         rules: Rules | None = None,
         batch_size: int = 32,
@@ -417,7 +417,8 @@ class GRLMForRecommendation:
 
         Args:
             history: item ids, oldest first; or a list of histories.
-            temperature: below 1 the likely become likelier; log-probabilities in the answer stay the model's own.
+            temperature: below 1 the likely become likelier; log-probabilities in the answer stay the model's own. One for all tokens of
+                an identifier, or one for each: for Semantic IDs one a level, such as ``(1.5, 1.0, 0.5)``, varied first of all in kind.
             seed: the same seed gives the same items.
             rules: which items may be drawn (`Rules`, without priors).
             batch_size: histories drawn for at once.
@@ -432,8 +433,9 @@ class GRLMForRecommendation:
         histories, single = as_histories(history)
         rules, histories, skipped = skip_unknown(rules, histories, index.catalog)
         _check_count("n", n, index.catalog, batch_size)
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature={temperature}; expected a finite number above 0.")
+        given = np.atleast_1d(np.asarray(temperature, np.float64))
+        if given.ndim != 1 or not given.size or not ((given > 0) & np.isfinite(given)).all():
+            raise ValueError(f"temperature={temperature}; expected a finite number above 0, or one for each token of an identifier.")
         prompts = self.prompts(index, [[index.catalog.position(i) for i in h] for h in histories])
         adjustments = index.adjustments(rules, histories)
         rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.items import Item
 from grlm_hf.files import clean
+from grlm_hf.identifiers.codebook import Codebook
 from grlm_hf.layout import CATALOG_FILE
 from grlm_hf.serving.options import MB
 from grlm_hf.serving.schemas import MAX_ID, MAX_TERM, MAX_TERMS
@@ -22,13 +23,14 @@ MAX_FIELD = 100_000
 """Maximum number of characters of a text in a whole catalog; `POST /items` allows fewer."""
 
 
-def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | None = None) -> Catalog:
+def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | None = None, codebook: Codebook | None = None) -> Catalog:
     """The catalog in a parquet file of `Catalog.save_pretrained`, wherever it comes from.
 
     Args:
         max_bytes: maximum size of the file; unpacked it may be `UNPACKED` times as large.
         max_items: maximum number of rows.
         sha256: expected checksum of the file, in hex.
+        codebook: of the model, for a catalog with its codes.
 
     Raises:
         ValueError: another checksum, not parquet, other columns, too large, or an invalid value.
@@ -40,7 +42,7 @@ def read_catalog(file: Path, *, max_bytes: int, max_items: int, sha256: str | No
     try:
         check_footer(file, max(MB, max_bytes // FOOTER))
         _check_table(file, max_items)
-        catalog = Catalog.read(file, UNPACKED * max_bytes)
+        catalog = Catalog.read(file, UNPACKED * max_bytes, codebook)
     except ValueError as error:
         raise ValueError(str(error).replace(str(file), "The catalog")) from error
     release()  # before the catalog is written to disk, which takes as much again
@@ -56,17 +58,17 @@ def _check_table(file: Path, max_items: int) -> None:
     import pyarrow.parquet as pq
 
     texts = (pa.string(), pa.large_string())
-    columns = [*Item.__slots__, "terms"]
     try:
         with pq.ParquetFile(file) as table:
             facts, schema = table.metadata, table.schema_arrow
+            identifiers = "terms" if "terms" in schema.names or "identifier" not in schema.names else "identifier"
             if facts.num_rows > max_items:
                 raise ValueError(f"The catalog has {facts.num_rows:,} items; expected at most {max_items:,}.")
-            for name in columns:
+            for name in (*Item.__slots__, identifiers):
                 if name not in schema.names:
                     raise ValueError(f"The catalog lacks the column {name!r}.")
                 kind = schema.field(name).type
-                if name in ("categories", "terms"):
+                if name in ("categories", identifiers):
                     good = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and kind.value_type in texts
                 else:
                     good = kind == pa.float64() if name == "price" else kind in texts

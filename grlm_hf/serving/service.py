@@ -120,10 +120,12 @@ class Service:
 
     def add(self, items: Sequence[Item], term_ids: Sequence[Sequence[str]] | None) -> Version:
         """Adds items. Raises `Refused`: 409 for an id that the catalog has, 422 for an invalid item or Term ID."""
-        given = None if term_ids is None else [tuple(map(self.grlm.catalog.scheme.part, terms)) for terms in term_ids]
+        scheme = self.grlm.catalog.scheme
+        given = None if term_ids is None else [tuple(map(scheme.part, terms)) for terms in term_ids]
         for item, parts, terms in zip(items, given or (), term_ids or (), strict=False):
             if not all(parts):
-                raise Refused(422, f"item {item.item_id!r}: the term {terms[parts.index('')]!r} has no letter or digit.")
+                why = "has no letter or digit" if scheme.readable else f"is no part of a {scheme.noun}"
+                raise Refused(422, f"item {item.item_id!r}: the term {terms[parts.index('')]!r} {why}.")
 
         def added(catalog: Catalog) -> Catalog:
             for item in items:
@@ -160,7 +162,8 @@ class Service:
                 raise Refused(409, f"The folder of --catalog holds no {CATALOG_FILE}.")
 
         def reloaded(_: Catalog) -> Catalog:
-            return read_catalog(file, max_bytes=int(self.options.max_upload_mb * MB), max_items=self.options.max_items, sha256=sha256)
+            limits = {"max_bytes": int(self.options.max_upload_mb * MB), "max_items": self.options.max_items}
+            return read_catalog(file, **limits, sha256=sha256, codebook=self.grlm.catalog.codebook)
 
         try:
             return self._change(reloaded)

@@ -13,6 +13,6 @@ from grlm_hf.stages.scale import run_sizes
 from grlm_hf.stages.seeds import run_seeds
 
 __all__ = [
-    "import_tables", "make_checkpoint", "make_dataset", "make_hybrid", "make_identifiers", "make_neighbors", "make_priors", "make_quality", "make_report",
-    "make_split", "make_terms", "run", "run_seeds", "run_sizes",
+    "import_tables", "make_checkpoint", "make_dataset", "make_hybrid", "make_identifiers", "make_neighbors", "make_priors",
+    "make_quality", "make_report", "make_split", "make_terms", "run", "run_seeds", "run_sizes",
 ]  # fmt: skip

@@ -169,7 +169,7 @@ def _identify(r: Recipe, out: Path, state: Path) -> Iterator[_Stage]:
         made_of = [items, neighbors, *terms_files, *local_paths(r.terms.llm.model), *plugin_files([r.terms.function])]
         how: list[Any] = [replace(r.terms, llm=replace(r.terms.llm, part=""), function=stated(r.terms.function)), *read]
     else:
-        behaviour = bool(r.identifier.codes.behaviour) or r.read.split == "unseen-items"
+        behaviour = r.identifier.codes.needs_histories or r.read.split == "unseen-items"
         events = [find_data(r.data, "interactions", "sequences")] if behaviour else []
         codes = r.identifier.codes
         of_codes = (codes.file, codes.numbers or numbers_beside(codes.file)) if codes.file and r.identifier.kind == "codes" else ()

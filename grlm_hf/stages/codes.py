@@ -12,12 +12,13 @@ import numpy as np
 from grlm_hf.data.catalog import Catalog
 from grlm_hf.data.interactions import History
 from grlm_hf.data.items import Item
-from grlm_hf.identifiers.symbols import ATOMIC, CODES
+from grlm_hf.identifiers.symbols import ATOMIC, CODES, PIECES
 from grlm_hf.identifiers.titles import LONGEST, TITLES, written_title
 from grlm_hf.indexing.codes import CodesConfig, identify, with_source
 from grlm_hf.indexing.encoder import TextEncoder
 from grlm_hf.indexing.index_file import read_index
 from grlm_hf.indexing.neighbors import NeighborsConfig
+from grlm_hf.indexing.pieces import to_pieces, with_pieces
 from grlm_hf.indexing.quantizers.fit import fit_codebook
 from grlm_hf.indexing.vectors import behaviour_vectors, joined, read_vectors
 
@@ -30,13 +31,15 @@ def codes_catalog(
     neighbors: NeighborsConfig,
     histories: Sequence[History] = (),
     work: Path | None = None,
+    pieces: int = 0,
 ) -> tuple[Catalog, dict[str, Any]]:
     """A catalog of Semantic IDs with its codebook, and facts about both.
 
     Args:
         neighbors: names the embedder of the texts, and files of vectors.
-        histories: of training, for the vectors of behaviour.
+        histories: of training, for the vectors of behaviour (`CodesConfig.needs_histories`).
         work: keeps the state of a long training.
+        pieces: above 0: the identifiers are piece ids of so many different pieces (`grlm_hf.indexing.pieces`).
     """
     given, items = items, sorted(items, key=lambda item: item.item_id)  # so that the codes do not depend on the items' order
     parts: list[np.ndarray] = []
@@ -48,18 +51,22 @@ def codes_catalog(
         parts, weights, names = [encoder(items)], [config.text], [neighbors.embedder or "tf-idf"]
     for path, weight in zip(neighbors.vectors, neighbors.weights or [1.0] * len(neighbors.vectors), strict=True):
         parts, weights, names = [*parts, read_vectors(path, items)], [*weights, weight], [*names, Path(path).name]
-    if config.behaviour and config.quantizer != "random":
-        found = behaviour_vectors(items, histories, config.behaviour_dims, config.seed)
-        parts, weights, names = [*parts, found], [*weights, config.behaviour], [*names, "behaviour"]
+    behaviour = behaviour_vectors(items, histories, config.behaviour_dims, config.seed) if config.needs_histories else None
+    if behaviour is not None and config.behaviour:
+        parts, weights, names = [*parts, behaviour], [*weights, config.behaviour], [*names, "behaviour"]
     if not parts and config.quantizer != "random":
         raise ValueError(
             "Nothing is left to make codes of: identifier.codes.text and behaviour are 0, and neighbors.vectors names no file."
         )
     vectors = joined(parts, weights) if parts else np.zeros((len(items), 1), np.float32)
-    codebook = fit_codebook(vectors, config, work=work)
+    codebook = fit_codebook(vectors, config, work=work, **({"behaviour": behaviour} if config.contrasted else {}))
     codebook = with_source(codebook, encoder, [part.shape[1] for part in parts], weights, config)
-    catalog = Catalog(items, identify(items, vectors, codebook, config.collisions), CODES, codebook).in_order_of(given)
-    longer = sum(len(i) > config.levels for i in catalog.item_identifiers)
+    found, scheme = identify(items, vectors, codebook, config.collisions), CODES
+    longer = sum(len(i) > config.levels for i in found)
+    if pieces:
+        codebook = with_pieces(codebook, found, pieces)
+        found, scheme = to_pieces(codebook, found), PIECES
+    catalog = Catalog(items, found, scheme, codebook).in_order_of(given)
     facts = {
         "generator": f"codes, {config.quantizer}",
         "codebook": codebook.hash,
@@ -71,6 +78,7 @@ def codes_catalog(
         "collisions": config.collisions,
         "items_with_a_digit": longer,
         "items_sharing": sum(map(len, catalog.collisions.values())),
+        **{name: codebook.facts[name] for name in ("rqvae",) if name in codebook.facts},
     }
     return catalog, facts
 

@@ -157,16 +157,17 @@ def make_identifiers(
     tell(tally)
     if kind == "codes" and recipe.identifier.codes.file:
         catalog, facts = given_codes(items, recipe.identifier.codes)
-    elif kind == "codes":
+    elif kind in ("codes", "pieces"):
         config = recipe.identifier.codes
+        pieces = recipe.identifier.pieces if kind == "pieces" else 0
         unseen = recipe.read.split == "unseen-items"
-        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.behaviour or unseen else ()
+        histories = read_split(data, items, recipe.read, recipe.seed)[1].train if config.needs_histories or unseen else ()
         known = {item for history in histories for item in history.items}
         old = [item for item in items if item.item_id in known] if unseen else items
-        catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None)
+        catalog, facts = codes_catalog(old, config, recipe.neighbors, histories, Path(work) if work else None, pieces)
         if unseen:  # the held-out items get their codes as new items do: not even their texts are read before
-            new = [item for item in items if item.item_id not in known]
-            catalog = catalog.add(new, identify_new(catalog, new)).in_order_of(items)
+            rest = [item for item in items if item.item_id not in known]
+            catalog = catalog.add(rest, identify_new(catalog, rest)).in_order_of(items)
     else:
         catalog, facts = (atomic_catalog if kind == "atomic" else titles_catalog)(items)
     if counted := tally.lines(examples=False):

@@ -97,7 +97,8 @@ def test_a_checkpoint_of_another_codebook_or_kind(copy: Path) -> None:
     (copy / CONFIG_FILE).write_text(json.dumps(stated | {"codebook": "0123456789abcdef"}))
     (one,) = found(copy)
     assert (one.level, one.check) == ("error", "codebook")
-    assert "'0123456789abcdef'" in one.found and stated["codebook"] in one.found
+    assert "'0123456789abcdef'" in one.found
+    assert stated["codebook"] in one.found
     (copy / CONFIG_FILE).write_text(json.dumps(stated))
     (copy / CODEBOOK_FILE).unlink()
     atomic_catalog(ITEMS)[0].save_pretrained(copy)
@@ -108,14 +109,17 @@ def test_a_checkpoint_of_another_codebook_or_kind(copy: Path) -> None:
 def test_symbols_must_be_ordinary_tokens(copy: Path, tokenizer: Any, said: str) -> None:
     tokenizer().save_pretrained(copy)
     some = [f for f in found(copy) if f.check == "symbols"]
-    assert len(some) == 1 and said in some[0].found and "Semantic ID" in some[0].found
+    assert len(some) == 1
+    assert said in some[0].found
+    assert "Semantic ID" in some[0].found
 
 
 def test_collisions_name_the_kind(tmp_path: Path) -> None:
     coded(replace(SMALL, collisions="share")).save_pretrained(tmp_path)
     shared = [f for f in found(tmp_path) if f.check == "collisions"]
     assert len(shared) == 1
-    assert "share a Semantic ID" in shared[0].found and "<a_" in shared[0].found
+    assert "share a Semantic ID" in shared[0].found
+    assert "<a_" in shared[0].found
     assert "identifier.codes.collisions" in shared[0].fix
 
 
@@ -124,7 +128,8 @@ def test_unused_codes_of_the_first_level(tmp_path: Path) -> None:
     assert "codes-used" not in {f.check for f in found_of(catalog, tmp_path / "a")}
     few = [("a_1", *identifier[1:]) for identifier in catalog.item_identifiers]
     (one,) = [f for f in found_of(Catalog(ITEMS, few, CODES, catalog.codebook), tmp_path / "b") if f.check == "codes-used"]
-    assert one.level == "warning" and "1 of 16 codes of the first level are used" in one.found
+    assert one.level == "warning"
+    assert "1 of 16 codes of the first level are used" in one.found
 
 
 def found_of(catalog: Catalog, folder: Path) -> list[Finding]:
@@ -139,4 +144,5 @@ def test_illegal_identifiers(tmp_path: Path) -> None:
     rows[1]["identifier"] = ["b_1", "a_1"]
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), tmp_path / CATALOG_FILE)
     (one,) = found(tmp_path)
-    assert one.check == "illegal-identifiers" and "1 of 2 items have no legal Semantic ID, such as 'i01'" in one.found
+    assert one.check == "illegal-identifiers"
+    assert "1 of 2 items have no legal Semantic ID, such as 'i01'" in one.found

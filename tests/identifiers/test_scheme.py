@@ -164,7 +164,7 @@ class TestEveryScheme:
             assert grlm.add_items([new]) == 1
             assert scheme.validate(grlm.catalog.identifier("new"))
         else:
-            with pytest.raises(ValueError, match="give the identifiers of new items"):
+            with pytest.raises(ValueError, match=r"give the identifiers of new items|gets one with the next training"):
                 grlm.add_items([new])
 
 
@@ -266,3 +266,52 @@ def test_any_text_that_parses_as_a_term_id_is_written_and_parsed_alike(texts: li
 def test_toys_are_of_the_default_scheme() -> None:
     assert toy_catalog().scheme is TERMS
     assert GRLMForRecommendation(toy_model(), toy_tokenizer(), toy_catalog()).config.scheme == "terms"
+
+
+def test_semantic_ids_from_a_data_folder_to_a_living_checkpoint(tmp_path: Path) -> None:
+    """The whole path of Semantic IDs: codes from texts, a model that writes them, a new item by its text, and all of it saved."""
+    from grlm_hf.data.sample import write_sample
+    from grlm_hf.recipe import Recipe, override
+    from grlm_hf.stages import make_identifiers
+
+    write_sample(tmp_path / "data")
+    settings = ["identifier.kind=codes", "identifier.codes.codes=[16]", "identifier.codes.behaviour=0.5"]
+    recipe = override(Recipe(), settings)
+    catalog = make_identifiers(tmp_path / "data", tmp_path / "catalog", recipe)
+    make_dataset(tmp_path / "data", tmp_path / "catalog", tmp_path / "datasets")
+    shape = ScratchConfig(vocab_size=300, hidden_size=32, intermediate_size=64, layers=1, heads=1, kv_heads=1, max_positions=512)
+    config = TrainConfig(objective="trie", scratch=shape, max_steps=1, batch_size=4)
+    grlm = make_checkpoint(tmp_path / "datasets", tmp_path / "checkpoint", config)
+    assert grlm is not None
+    assert grlm.config.codebook == catalog.codebook_hash != ""
+    grlm = GRLMForRecommendation.from_pretrained(tmp_path / "checkpoint")
+    first = catalog.items[0]
+    before = dict(zip([i.item_id for i in catalog], catalog.item_identifiers, strict=True))
+    grlm.add_items([Item(f"n{n}", first.title, first.brand, first.categories, first.description) for n in range(60)])  # to be told apart
+    assert {i: grlm.catalog.identifier(i) for i in before} == before
+    assert len(grlm.catalog.identifiers) == len(grlm.catalog)
+    assert {r.item_id for r in grlm.recommend([first.item_id], len(grlm.catalog))} == {i.item_id for i in grlm.catalog}
+    grlm.save_pretrained(tmp_path / "grown")
+    again = GRLMForRecommendation.from_pretrained(tmp_path / "grown")
+    assert again.catalog == grlm.catalog
+    with pytest.raises(ValueError, match=r"1 symbols that the model has not learnt, such as <a_99>"):
+        again.add_items([Item("x", "X")], [("a_99",)])
+    other = make_identifiers(tmp_path / "data", tmp_path / "other", override(recipe, ["identifier.codes.seed=1"]))
+    for change in (lambda: again.with_catalog(other), lambda: again.shelf.change(lambda _: other)):
+        with pytest.raises(ValueError, match=r"codes of the codebook .* equal codes\s+mean other items|equal codes mean other items"):
+            change()
+
+
+def test_a_temperature_for_each_level_varies_where_it_is_high() -> None:
+    grlm = recommender(SCHEMES["codes"], "trie")
+    draws = {t: [grlm.sample(["i20"], 1, temperature=t, seed=s)[0].identifier for s in range(60)] for t in ((50.0, 0.02), (0.02, 50.0))}
+    first = {t: len({i[0] for i in found}) for t, found in draws.items()}
+    assert first[50.0, 0.02] == 3
+    assert first[0.02, 50.0] == 1
+    most = max(draws[0.02, 50.0], key=draws[0.02, 50.0].count)[0]
+    assert len({i for i in draws[0.02, 50.0] if i[0] == most}) == 4  # all second codes behind it
+    assert len({i[1] for i in draws[50.0, 0.02] if i[0] == most}) == 1
+    alike = [grlm.sample(["i20"], 3, temperature=t, seed=1) for t in (0.7, [0.7], [0.7, 0.7, 0.7])]
+    assert alike[0] == alike[1] == alike[2]
+    with pytest.raises(ValueError, match="or one for each token of an identifier"):
+        grlm.sample(["i20"], 1, temperature=[1.0, 0.0])

@@ -15,11 +15,13 @@ from grlm_hf.data.interactions import History
 from grlm_hf.identifiers.codebook import Codebook
 from grlm_hf.identifiers.symbols import ATOMIC, CODES, code, numbers, without_symbols
 from grlm_hf.identifiers.titles import one_line, written_title
-from grlm_hf.indexing.codes import CodesConfig, identify
+from grlm_hf.indexing.codes import CodesConfig, identify, identify_new
 from grlm_hf.indexing.neighbors import NeighborsConfig, find_neighbors
+from grlm_hf.indexing.pieces import to_codes
 from grlm_hf.indexing.quantizers.fit import fit_codebook
 from grlm_hf.indexing.vectors import behaviour_vectors, joined, read_vectors, unit
 from grlm_hf.layout import CODEBOOK_FILE
+from grlm_hf.modeling.naming import prefix_name
 from grlm_hf.stages.codes import codes_catalog, titles_catalog
 
 WORDS = ["lamp", "tent", "soap", "comb", "rope", "boot"]
@@ -137,7 +139,6 @@ class TestCollisions:
 
 class TestNewItems:
     def test_a_new_item_gets_the_codes_of_its_text_and_nobody_moves(self) -> None:
-        from grlm_hf.indexing.codes import identify_new
 
         catalog = made()
         before = dict(zip((i.item_id for i in catalog), catalog.item_identifiers, strict=True))
@@ -152,11 +153,12 @@ class TestNewItems:
         assert grown.remove(i.item_id for i in new) == catalog
 
     def test_what_gives_no_vector_is_named(self) -> None:
-        from grlm_hf.indexing.codes import identify_new
 
         with pytest.raises(ValueError, match="The text of item 'x' has no word that the codes' encoder knows"):
             identify_new(made(), [Item("x", "zzz")])
-        with pytest.raises(ValueError, match=r"An atomic id is a token that the model has learnt: a new item gets one with the next training"):
+        with pytest.raises(
+            ValueError, match=r"An atomic id is a token that the model has learnt: a new item gets one with the next training"
+        ):
             identify_new(Catalog([Item("a", "a")], [("item_0",)], ATOMIC), [Item("x", "lamp")])
 
 
@@ -246,3 +248,38 @@ def test_titles_are_made_distinct() -> None:
     catalog, facts = titles_catalog(items)
     assert [i[0] for i in catalog.item_identifiers] == ["Soap (Acme)", "Soap", "Soap no. 2", "Comb", "Comb no. 2"]
     assert facts["titles_made_distinct"] == 3
+
+
+def test_of_too_many_items_with_equal_texts_the_rest_share_their_codes() -> None:
+    catalog, _ = codes_catalog([Item(f"i{n:03d}", "lamp lamp") for n in range(150)], SMALL, NeighborsConfig())
+    assert len(catalog.identifiers) == 8 + 64  # the codes of the last level, and the digits behind one of them
+    assert len(catalog.collisions) == 1
+
+
+def test_a_prefix_is_named_by_category_and_words() -> None:
+    items = [Item(f"a{n}", f"Red camping lamp {n}", categories=("Outdoor", "Lamps")) for n in range(6)]
+    items += [Item(f"b{n}", f"Red soap {n}", categories=("Beauty",)) for n in range(6)]
+    catalog = Catalog(items, [("a_0", f"b_{n}") for n in range(6)] + [("a_1", f"b_{n}") for n in range(6)], CODES)
+    assert prefix_name(catalog, ("a_0",)) == "Lamps: camping, lamp"
+    assert prefix_name(catalog, ("a_1",)) == "Beauty: soap"
+    assert prefix_name(catalog, ("a_1", "b_3")) == "Red soap 3"
+    assert prefix_name(catalog, ("a_9",)) == ""
+
+
+def test_pieces_are_runs_of_codes_and_lead_back_to_them() -> None:
+    codes = made()
+    catalog, _ = codes_catalog(ITEMS, SMALL, NeighborsConfig(), pieces=130)
+    assert catalog.codebook is not None
+    assert to_codes(catalog.codebook, catalog.item_identifiers) == list(codes.item_identifiers)
+    lengths = [len(i) for i in catalog.item_identifiers]
+    assert min(lengths) < 3 == max(lengths)
+    assert len(catalog.identifiers) == len(catalog)
+    assert set(catalog.scheme.added_tokens(catalog.identifiers)) <= set(catalog.added_tokens())
+    new = [Item(f"n{n}", f"{WORDS[n % 6]} {WORDS[n % 5]} model {n}") for n in range(30)]
+    grown = catalog.add(new, identify_new(catalog, new))
+    assert grown.item_identifiers[: len(catalog)] == catalog.item_identifiers
+    assert len(grown.identifiers) == len(grown)
+    assert to_codes(catalog.codebook, identify_new(catalog, new)) == identify_new(codes, new)
+    assert codes_catalog(ITEMS[::-1], SMALL, NeighborsConfig(), pieces=130)[0].codebook_hash == catalog.codebook_hash != codes.codebook_hash
+    with pytest.raises(ValueError, match=r"identifier\.pieces is 50; expected at least 88"):
+        codes_catalog(ITEMS, SMALL, NeighborsConfig(), pieces=50)

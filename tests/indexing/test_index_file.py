@@ -62,7 +62,7 @@ def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
 def test_only_codes_are_written_and_only_under_known_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="The catalog has Term IDs; an index file holds codes"):
         write_index(Catalog(ITEMS[:1], [("red", "tent", "big")]), tmp_path / "a.index.json")
-    with pytest.raises(ValueError, match="expected one that ends with .index.json or .tsv"):
+    with pytest.raises(ValueError, match=r"expected one that ends with \.index\.json or \.tsv"):
         write_index(Catalog(ITEMS[:1], [("a_1",)], CODES), tmp_path / "a.txt")
     (tmp_path / "terms.tsv").write_text("item_id\tterms\na\tred\n")
     assert not is_index(tmp_path / "terms.tsv")
@@ -133,7 +133,8 @@ def test_an_index_of_other_items_names_them(index: Path, tmp_path: Path) -> None
 def test_codes_of_a_file_in_place_of_a_quantiser(index: Path, tmp_path: Path) -> None:
     (tmp_path / "Shop.item2id").write_text("".join(f"{i}\t{n}\n" for n, i in enumerate(IDS)))
     catalog, facts = given_codes(ITEMS, CodesConfig(file=str(index)))
-    assert catalog.codebook is None and catalog.identifier("z") == ("a_0", "b_3", "c_1")
+    assert catalog.codebook is None
+    assert catalog.identifier("z") == ("a_0", "b_3", "c_1")
     assert (facts["file"], facts["levels"], facts["items_with_a_digit"]) == ("Shop.index.json", 2, 2)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "items.jsonl").write_text("".join(json.dumps({"item_id": i, "title": f"Title {i}"}) + "\n" for i in IDS))

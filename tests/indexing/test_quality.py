@@ -22,7 +22,7 @@ from grlm_hf.data.items import Item, load_items
 from grlm_hf.files import read_json
 from grlm_hf.identifiers.terms import validate
 from grlm_hf.indexing.neighbors import Neighbors
-from grlm_hf.indexing.quality.measure import strangers, compare, measure
+from grlm_hf.indexing.quality.measure import compare, measure, strangers
 from grlm_hf.indexing.quality.report import markdown_table, save_quality, text_table
 from grlm_hf.tables.rows import read_rows
 

@@ -65,7 +65,8 @@ def test_agreement_and_the_order_of_items(rows: list[list[int]], k: int, seed: i
     report = measure_symbols(items, named(rows), near, behaviour=near)
     pairs = [(a, b) for a in range(len(rows)) for b in near.of(a)]
     if not pairs:
-        assert report["agreement"] is None and report["behaviour"] is None
+        assert report["agreement"] is None
+        assert report["behaviour"] is None
         return
     found = report["agreement"]
     longest = max(map(len, rows))
@@ -153,7 +154,8 @@ def test_sets_of_several_kinds_side_by_side(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "quality.json").read_text()) == found
     table = {line.split(" | ")[0].lstrip("| "): line for line in markdown_table(found).splitlines()}
     assert table["distinct identifiers"].endswith(" 120 |")
-    assert "–" in table["terms an item"] and "–" in table["perplexity by level"]
+    assert "–" in table["terms an item"]
+    assert "–" in table["perplexity by level"]
     assert "Term ID" not in text_table(found)
     assert quality_section(found) == markdown_table(found)
     assert (tmp_path / "quality.png").stat().st_size > 10_000
@@ -169,8 +171,9 @@ def test_the_stage_compares_catalogs_and_files(tmp_path: Path) -> None:
     first, *_, both = [pair["same"][0] for pair in found["stability"]]
     assert (0.1 < first < 1, both) == (True, 1.0)
     alone = make_quality(tmp_path / "two.index.json", tmp_path / "file")["sets"]["ours"]
-    assert alone["agreement"] is None and alone["levels"][0]["used"] == 8
-    with pytest.raises(ValueError, match="needs|No catalog folder"):
+    assert alone["agreement"] is None
+    assert alone["levels"][0]["used"] == 8
+    with pytest.raises(ValueError, match="No catalog folder"):
         make_quality(tmp_path / "nowhere", tmp_path / "file")
     made(items=ITEMS[:60]).save_pretrained(tmp_path / "fewer")
     with pytest.raises(ValueError, match="catalog of 60 items without 60 of the 120 measured ones"):

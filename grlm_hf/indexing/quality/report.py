@@ -96,8 +96,8 @@ def _column(report: dict[str, Any]) -> dict[str, str | None]:
     return column | _tokens_and_tries(tokens, report["trie"])
 
 
-def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, str | None]:
-    column: dict[str, str | None] = {"tokens a Term ID: mean / p99 / max": tokens and _list(tokens[k] for k in ("mean", "p99", "max"))}
+def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, Any]:
+    column: dict[str, Any] = {"tokens a Term ID: mean / p99 / max": tokens and _list(tokens[k] for k in ("mean", "p99", "max"))}
     for kind, trie in tries.items():
         column |= {
             f"trie of {kind}: children of the root": trie and f"{trie['root_children']:,}",

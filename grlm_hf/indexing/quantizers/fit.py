@@ -18,7 +18,7 @@ def fit_codebook(vectors: np.ndarray, config: QuantizerConfig, *, work: str | Pa
 
     Args:
         work: a folder for the state of a long training, from which a killed run is resumed.
-        more: for `grlm_hf.indexing.quantizers.rqvae`.
+        more: for `grlm_hf.indexing.quantizers.rqvae`, such as `behaviour`.
 
     Raises:
         ValueError: fewer vectors than codes of a level, or settings that do not suit the vectors.
@@ -32,7 +32,7 @@ def fit_codebook(vectors: np.ndarray, config: QuantizerConfig, *, work: str | Pa
     facts = {"quantizer": config.quantizer, "seed": config.seed}
     if config.quantizer == "random":
         return Codebook("chance", config.sizes, facts=facts)
-    if config.quantizer == "rqvae":
+    if config.quantizer == "rqvae":  # it has a network in place of the projection
         from grlm_hf.indexing.quantizers.rqvae import fit_rqvae
 
         found = fit_rqvae(vectors, config, work=work, **more)
