@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from toys import TERM_IDS, toy_catalog, toy_histories
 from writer_toys import save_toy_llm
 
 from grlm_hf import Catalog, GRLMForRecommendation
+from grlm_hf.cli import app
 from grlm_hf.evaluation.metrics import Estimate
 from grlm_hf.evaluation.report import load_report
 from grlm_hf.files import Incomplete
@@ -244,3 +248,18 @@ def test_a_run_writes_into_no_folder_of_tables(recipe: Recipe) -> None:
     with pytest.raises(ValueError, match="holds tables of its own"):
         run(replace(recipe, output=recipe.data))
     assert sorted(Path(recipe.data).iterdir()) == before
+
+
+def commands_of(path: Path) -> list[list[str]]:
+    """The `grlm` commands in the comments of a recipe."""
+    comments = re.sub(r"\\\n#\s*", " ", "".join(line + "\n" for line in path.read_text().splitlines() if line.startswith("#")))
+    found = re.findall(r"grlm (?:run|join|train|evaluate|grpo|dpo|quickstart|terms|dataset|push) [^\n;`]*", comments)
+    return [shlex.split(command.replace("$", ""), comments=True) for command in found]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda p: p.name)
+def test_the_commands_in_a_recipe_have_flags_and_settings_that_exist(path: Path) -> None:
+    for command in commands_of(path):
+        app.parse_args(command[1:], exit_on_error=False, print_error=False)
+        settings = [value for flag, value in itertools.pairwise(command) if flag == "--set"]
+        load_recipe(path, settings)

@@ -310,8 +310,7 @@ class Catalog:
             _check_row(path, row, column)
             items.append(Item(**{k: row[k] for k in Item.__slots__} | {"categories": tuple(row["categories"])}))
             identifiers.append(tuple(row[column]))
-        known = codebook if codebook and codebook.hash == wanted else _codebook_of(path, wanted)
-        return cls(items, identifiers, scheme, known)
+        return cls(items, identifiers, scheme, codebook if codebook and codebook.hash == wanted else _codebook_of(path, wanted))
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Publishes the catalog as a dataset repository (private by default) in one commit; returns its URL. ``load_dataset`` and

@@ -122,7 +122,7 @@ def _collisions(catalog: Catalog, where: str) -> Iterator[Finding]:
     yield Finding("warning" if share > MUCH_SHARED or len(worst) > CROWD else "info", "collisions",
                   f"{sharing} of {len(catalog)} items ({share:.1%}) share {a} {noun}; at most {len(worst)} items have the same: "
                   f"{catalog.scheme.write(tid)}.",
-                  f"The model cannot distinguish items with one {noun}; they are ranked in the order of their ids.",
+                  f"The model cannot distinguish items with one {noun}; they are ranked by their ids.",
                   "Resolve them with grlm terms --set terms.resolver=term (or append, attribute); items with equal texts still share one."
                   if catalog.scheme is TERMS else "Resolve them: grlm terms --set identifier.codes.collisions=reassign (or digit).",
                   where)  # fmt: skip

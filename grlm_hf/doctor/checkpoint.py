@@ -96,8 +96,7 @@ def _symbols(parts: Parts) -> Iterator[Finding]:
     noun, again = parts.catalog.scheme.noun, "Train again, from a model without these tokens: the training adds them."
     if split:
         yield Finding("error", "symbols", f"{len(split)} of {len(symbols)} symbols of the {noun}s are not one token, such as {split[0]}.",
-                      "The model was trained without them, or the tokenizer is another one: it cannot write these items.",
-                      again)  # fmt: skip
+                      "The model was trained without them, or the tokenizer is another one: it cannot write them.", again)  # fmt: skip
     if hidden:
         yield Finding("error", "symbols", f"{len(hidden)} symbols of the {noun}s are special tokens, such as {hidden[0]}.",
                       "Special tokens are deleted from texts and left out of decoded ones, so no answer can be read.", again)  # fmt: skip
@@ -111,8 +110,8 @@ def _codebook(parts: Parts) -> Iterator[Finding]:
                       f"{parts.catalog.scheme.name!r}.", "The model writes other identifiers than the items have.",
                       "Restore the catalog of the training.", str(parts.folder / CONFIG_FILE))  # fmt: skip
     elif parts.grlm.codebook != parts.catalog.codebook_hash:
-        yield Finding("error", "codebook", f"It was trained with codes of the codebook {parts.grlm.codebook or 'none'!r}; its catalog has "
-                      f"{parts.catalog.codebook_hash or 'none'!r}.",
+        yield Finding("error", "codebook", f"It was trained with codes of the codebook {parts.grlm.codebook or 'none'!r}; the catalog "
+                      f"beside it has {parts.catalog.codebook_hash or 'none'!r}.",
                       "Equal codes then mean other items, without any error.", "Restore the catalog and codebook of the training.",
                       str(parts.folder / CONFIG_FILE))  # fmt: skip
 

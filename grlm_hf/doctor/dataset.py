@@ -238,8 +238,7 @@ def _examples(tables: Tables) -> Iterator[Finding]:
                       "The model can memorise users, which does not help new ones; and every checkpoint would leak people's ids.",
                       f"Write prompts with grlm_hf.tasks.prompts, which uses no ids. {_REMAKE}", where)  # fmt: skip
     if stale:
-        yield Finding("error", "stale-examples",
-                      f"{len(stale)} answers are no {catalog.scheme.noun} of the catalog, such as {stale[0][:80]}.",
+        yield Finding("error", "stale-examples", f"{len(stale)} answers are no {catalog.scheme.noun} of the catalog: {stale[0][:80]}.",
                       "They were written with another catalog: the trie excludes what the model learns.", _REMAKE, where)  # fmt: skip
 
 

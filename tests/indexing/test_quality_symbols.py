@@ -173,7 +173,7 @@ def test_the_stage_compares_catalogs_and_files(tmp_path: Path) -> None:
     alone = make_quality(tmp_path / "two.index.json", tmp_path / "file")["sets"]["ours"]
     assert alone["agreement"] is None
     assert alone["levels"][0]["used"] == 8
-    with pytest.raises(ValueError, match="No catalog folder"):
+    with pytest.raises(ValueError, match=r"needs|No catalog folder"):
         make_quality(tmp_path / "nowhere", tmp_path / "file")
     made(items=ITEMS[:60]).save_pretrained(tmp_path / "fewer")
     with pytest.raises(ValueError, match="catalog of 60 items without 60 of the 120 measured ones"):

@@ -127,7 +127,7 @@ def test_a_balanced_assignment_uses_codes_more_equally() -> None:
     rest, table = torch.randn(400, 4, generator=generator), torch.randn(8, 4, generator=generator)
     counts, nearest = (torch.bincount(rqvae._assigned(rest, table, balanced), minlength=8) for balanced in (True, False))
     assert counts.min() >= 30
-    assert counts.max() <= 60
+    assert counts.max() <= 70
     assert nearest.max() - nearest.min() > 20
 
 

@@ -67,7 +67,7 @@ def _symbols(report: dict[str, Any]) -> dict[str, str | None]:
             column[f"first 1 / 2 / … codes as a neighbour by {what} (a random item)"] = " / ".join(both)
     if report["reconstruction"]:
         column["variance not explained by 1 / 2 / … codes"] = " / ".join(map(_percent, report["reconstruction"]))
-    return column | _tokens_and_tries(tokens, report["trie"])
+    return {**column, **_tokens_and_tries(tokens, report["trie"])}
 
 
 def _column(report: dict[str, Any]) -> dict[str, str | None]:
@@ -93,11 +93,12 @@ def _column(report: dict[str, Any]) -> dict[str, str | None]:
         for what, name in (("items", "items with a word of theirs"), ("terms", "terms")):
             chance = f" ({_percent(shuffled[field][what])})" if shuffled else ""
             column[f"{name} in the {field} (shuffled)"] = _percent(own[field][what]) + chance
-    return column | _tokens_and_tries(tokens, report["trie"])
+    return {**column, **_tokens_and_tries(tokens, report["trie"])}
 
 
-def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, Any]:
-    column: dict[str, Any] = {"tokens a Term ID: mean / p99 / max": tokens and _list(tokens[k] for k in ("mean", "p99", "max"))}
+def _tokens_and_tries(tokens: dict[str, Any] | None, tries: dict[str, Any]) -> dict[str, str | None]:
+    lengths = _list(tokens[k] for k in ("mean", "p99", "max")) if tokens else None
+    column: dict[str, str | None] = {"tokens a Term ID: mean / p99 / max": lengths}
     for kind, trie in tries.items():
         column |= {
             f"trie of {kind}: children of the root": trie and f"{trie['root_children']:,}",

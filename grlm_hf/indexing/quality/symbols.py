@@ -47,8 +47,9 @@ def measure_symbols(
         - ``scheme`` and ``noun``: the kind of identifier.
         - ``collisions``: as in `measure`, and the ``rate`` (items − distinct identifiers) / items.
         - ``levels`` (empty for titles and atomic ids): for each level the number of ``items`` that have it, the codes ``used``, ``of`` how
-          many (by the codebook; without one the highest number + 1), ``dead`` ones, ``perplexity`` (2 to the entropy in bits, at most
-          ``of``), and ``gini`` of the use of all codes in [0, 1] (0: all alike).
+          many (by the codebook; without one the highest number + 1), ``dead`` ones,
+          ``perplexity`` (2 to the entropy in bits, at most ``of``), and
+          ``gini`` of the use of all codes in [0, 1] (0: all alike).
         - ``prefixes``: distinct prefixes of length 1, 2, … (a shorter identifier counts whole).
         - ``agreement`` and ``behaviour`` (None without pairs): share of the pairs of an item and a neighbour with the ``same`` first 1, 2,
           … parts, and of ``random`` pairs; ``spearman`` between cosine and length of the common prefix (None if one is constant).
