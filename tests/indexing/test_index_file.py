@@ -157,7 +157,5 @@ def test_figures_of_a_published_file(tmp_path: Path) -> None:
 
 
 def test_a_file_of_codes_is_for_codes_only() -> None:
-    with pytest.raises(
-        ValueError, match=r"identifier\.codes\.file is 'a\.index\.json' and identifier\.kind 'pieces'; expected the kind codes"
-    ):
+    with pytest.raises(ValueError, match=r"'a\.index\.json' and identifier\.kind 'pieces'; expected the kind codes"):
         IdentifierConfig(kind="pieces", codes=CodesConfig(file="a.index.json"))
