@@ -108,6 +108,8 @@ class IdentifierConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "identifier.")
+        if self.codes.file and self.kind != "codes":
+            raise ValueError(f"identifier.codes.file is {self.codes.file!r} and identifier.kind {self.kind!r}; expected the kind codes.")
 
 
 @dataclass(frozen=True)

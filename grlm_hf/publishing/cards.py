@@ -100,7 +100,7 @@ def dataset_card(
     noun = scheme_named(facts.get("scheme", TERMS.name), "The dataset").noun
     sections = {
         "What reading left out or changed": "\n".join(f"- {escaped(line)}" for line in reading),
-        f"{noun}s": joined(
+        f"{noun[0].upper()}{noun[1:]}s": joined(
             bullets({key: value for key, value in terms.items() if key != "reading"}), _term_table(statistics["term_ids"], noun)
         ),
         f"Quality of the {noun}s": joined(quality_section(facts.get("quality") or {}), *_shown(quality_files)),

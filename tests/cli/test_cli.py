@@ -236,7 +236,7 @@ except Exception as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c(shop: Path) -> None:
-    code = "import grlm_hf.stages.identify as s, os, signal; s.load_items = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
+    code = "import grlm_hf.stages.identify as s, os, signal; s.read_items = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
     code += "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a job in the background starts with it ignored
     run = python(code + GRLM, *TERMS, cwd=shop)
     assert run.returncode == 128 + signal.SIGINT

@@ -154,3 +154,8 @@ def test_figures_of_a_published_file(tmp_path: Path) -> None:
     assert report["levels"][0]["perplexity"] == pytest.approx(4)
     assert report["levels"][0]["gini"] == pytest.approx(0)
     assert report["prefixes"] == [4, 12, distinct]
+
+
+def test_a_file_of_codes_is_for_codes_only() -> None:
+    with pytest.raises(ValueError, match=r"'a\.index\.json' and identifier\.kind 'pieces'; expected the kind codes"):
+        IdentifierConfig(kind="pieces", codes=CodesConfig(file="a.index.json"))
