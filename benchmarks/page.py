@@ -85,6 +85,31 @@ def account(name: str, title: str) -> list[str]:
     return [*about, *(f"| {k.replace('_', ' ')} | {v} |" for k, v in shown.items()), ""]
 
 
+def study(name: str) -> list[str]:
+    """The kinds of identifier side by side: means over the seeds, the best first within a data set, teacher and budget."""
+    rows = load(RESULTS / f"{name}.json")["rows"]
+    setting = ("dataset", "teacher", "epochs")
+    about = [
+        "### Kinds of identifier under one recipe",
+        "",
+        f"`benchmarks/identifiers/study.py` ([file](../benchmarks/results/{name}.json))",
+    ]
+    for key in sorted({tuple(r[k] for k in setting) for r in rows}):
+        mine = [r for r in rows if tuple(r[k] for k in setting) == key]
+        slices = list(mine[0]["by target events"])
+        heads = ["kind", "seeds", "recall@5", "recall@10", "ndcg@10", "coverage", f"{slices[0]} events", f"{slices[-1]}", "tokens"]
+        lines = []
+        for kind in sorted({r["kind"] for r in mine}):
+            some = [r for r in mine if r["kind"] == kind]
+            figures = [[r["recall@5"], r["recall@10"], r["ndcg@10"], r["coverage"], *(r["by target events"][s] for s in (slices[0], slices[-1]))]
+                       for r in some]  # fmt: skip
+            means = [sum(column) / len(some) for column in zip(*figures, strict=True)]
+            lines.append((means[1], f"| {kind} | {len(some)} | {' | '.join(f'{m:.4f}' for m in means)} | {some[0]['identifier_tokens']} |"))
+        about += ["", f"{key[0]}, {key[1]} teacher, {key[2]} epochs, {mine[0]['users']:,} users:", "", f"| {' | '.join(heads)} |"]
+        about += ["|---" * len(heads) + "|", *(line for _, line in sorted(lines, reverse=True))]
+    return [*about, ""]
+
+
 def row(r: dict[str, Any]) -> str:
     goal = "" if r["target"] is None else f"{'≥' if r['better'] == 'higher' else '≤'} {r['target']:g}"
     verdict = "" if r["target"] is None else "met" if r["met"] else "**not met**"
@@ -115,6 +140,8 @@ def page() -> str:
         **{n: t for n, t in reports.items() if n not in QUALITY},
     }.items():
         lines += quality(name, title)
+    for name in (n for n, found in files.items() if isinstance(found, dict) and "rows" in found and "tests" in found):
+        lines += study(name)
     lines += ["## Speed and memory", "", "A ratio against a peer counts as met only where the compared results were equal.", ""]
     others = {n: n for n, found in files.items() if isinstance(found, list) and not n.startswith(tuple(MEASURED))}
     for start, title in {**MEASURED, **others}.items():
