@@ -101,8 +101,8 @@ def study(name: str) -> list[str]:
         lines = []
         for kind in sorted({r["kind"] for r in mine}):
             some = [r for r in mine if r["kind"] == kind]
-            figures = [[r["recall@5"], r["recall@10"], r["ndcg@10"], r["coverage"], *(r["by target events"][s] for s in (slices[0], slices[-1]))]
-                       for r in some]  # fmt: skip
+            names = ("recall@5", "recall@10", "ndcg@10", "coverage")
+            figures = [[*(r[n] for n in names), *(r["by target events"][part] for part in (slices[0], slices[-1]))] for r in some]
             means = [sum(column) / len(some) for column in zip(*figures, strict=True)]
             lines.append((means[1], f"| {kind} | {len(some)} | {' | '.join(f'{m:.4f}' for m in means)} | {some[0]['identifier_tokens']} |"))
         about += ["", f"{key[0]}, {key[1]} teacher, {key[2]} epochs, {mine[0]['users']:,} users:", "", f"| {' | '.join(heads)} |"]
