@@ -124,7 +124,7 @@ def load_trained(folder: str | Path, config: TrainConfig) -> Any:
         from peft import PeftConfig, PeftModel
 
         given = load_causal_lm(config.model, dtype="float32")
-        trained = getattr(PeftConfig.from_pretrained(folder), "trainable_token_indices", None) or {}
+        trained = getattr(PeftConfig.from_pretrained(str(folder)), "trainable_token_indices", None) or {}
         resize(given, 1 + max((row for rows in trained.values() for row in rows), default=-1))
         return PeftModel.from_pretrained(given, folder).merge_and_unload()
 

@@ -99,9 +99,8 @@ def _config(config: TrainConfig, phase: PhaseConfig) -> TrainConfig:
     plain: dict[str, Any] = {"distill": DistillConfig(), "contrastive": ContrastiveConfig(), "early_stopping": EarlyStoppingConfig()}
     if phase.trains == "rows":
         plain |= {"lora": LoraConfig(), "weight_decay": 0.0}  # AdamW decays whole matrices
-    start = NewRowsConfig(config.new_rows.start)
-    own: dict[str, Any] = {"max_steps": phase.steps, "learning_rate": phase.learning_rate, "soft_tokens": 0, "phases": [], "new_rows": start}
-    return replace(config, **plain, **own, hub=HubConfig())
+    plain |= {"new_rows": NewRowsConfig(config.new_rows.start), "phases": [], "soft_tokens": 0, "hub": HubConfig()}
+    return replace(config, **plain, max_steps=phase.steps, learning_rate=phase.learning_rate)
 
 
 def _examples(phase: PhaseConfig, mixture: Dataset) -> Dataset:

@@ -76,6 +76,9 @@ def resize(model: Any, rows: int) -> None:
             )
     if rows > len(model.get_input_embeddings().weight):
         model.resize_token_embeddings(rows, mean_resizing=False)
+        model.name_or_path = (
+            ""  # it is another model now; peft would write all embeddings into each state where the name's have other sizes
+        )
 
 
 def matrices(model: Any) -> list[Any]:
