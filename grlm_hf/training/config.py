@@ -37,6 +37,44 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class NewRowsConfig:
+    """The rows that identifiers with tokens of their own, such as Semantic IDs, add to the vocabulary of a given model
+    (`grlm_hf.training.vocabulary`)."""
+
+    start: Literal["gaussian", "codebook", "titles"] = "gaussian"
+    """What a new row starts as: gaussian: noise at the mean and the standard deviation of the old rows; codebook: a random projection of
+    its code's row of the codebook, so that near codes start near; titles: the mean of the rows of its items' title tokens."""
+    steps: Limit = 0
+    """Steps before all others that train only these rows, on the tasks of `ROWS_TASKS` that the mixture has, such as 2000; 0: none."""
+    learning_rate: Positive = 1e-3
+    """Highest learning rate of these steps."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "train.new_rows.")
+
+
+ROWS_TASKS = ("internalise", "title_to_term_id", "description_to_term_id", "term_id_to_title")
+"""The tasks from an item's text to its identifier and back."""
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """A phase before the training that the other settings of `train` describe (`grlm_hf.training.phases`)."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Tasks of the mixture whose examples it trains on; empty: all."""
+    steps: Count = 1000
+    """Number of steps."""
+    trains: Literal["all", "rows"] = "all"
+    """all: what the whole training does, thus LoRA's matrices with train.lora.rank; rows: only the rows of identifiers' tokens."""
+    learning_rate: Positive = 1e-4
+    """Highest learning rate; it rises and falls within the phase, as that of the whole training does."""
+
+    def __post_init__(self) -> None:
+        check_settings(self, "train.phases.")
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """Distillation from a recommender that gives all items a probability (`grlm_hf.training.distill`); for the objective "trie"."""
 
@@ -132,6 +170,11 @@ class TrainConfig:
     soft_tokens: Annotated[int, Range(0, 1000)] = 0
     """Number of vocabulary rows that are added to the prompt of a given model and trained alone: all its own weights stay frozen. They need
     a high learning rate, such as 0.03; 0: all weights are trained."""
+    new_rows: NewRowsConfig = field(default_factory=NewRowsConfig)
+    """Rows that identifiers with tokens of their own add to a given model."""
+    phases: list[PhaseConfig] = field(default_factory=list)
+    """Phases before this training, in their order, each with tasks, steps, trains and learning_rate; for a given model. Such as
+    [{tasks: [sequence, internalise], steps: 5000}]: continued training on behaviour and metadata before all tasks (PLUM)."""
     objective: Objective = "vocabulary"
     """"vocabulary": loss and probabilities over all tokens, as usual. "trie": both over the legal children of the trie node only; free
     text, such as chat, is still learnt over all tokens."""
@@ -187,13 +230,21 @@ class TrainConfig:
         if self.epochs <= 0 and self.max_steps <= 0:
             raise ValueError(f"train.epochs is {self.epochs}; expected more than 0.")
 
+    @property
+    def phases_before(self) -> list[PhaseConfig]:
+        """All phases before this training, that of the new rows first."""
+        rows = self.new_rows
+        first = [PhaseConfig(list(ROWS_TASKS), rows.steps, "rows", rows.learning_rate)] if rows.steps else []
+        return [*first, *self.phases]
+
     def check(self) -> None:
         """Raises ``ValueError`` for settings that do not go together; `grlm_hf.training.sft.train` calls it first.
 
         Not at construction, since settings of the command line are applied one by one.
         """
         given = {"lora.rank": self.lora.rank, "attention": self.attention, "liger": self.liger, "chat_template": self.chat_template}
-        given |= {"soft_tokens": self.soft_tokens}
+        given |= {"soft_tokens": self.soft_tokens, "phases": self.phases, "new_rows.steps": self.new_rows.steps}
+        given |= {"new_rows.start": self.new_rows.start != "gaussian"}
         if self.model == "scratch" and (name := next((name for name, value in given.items() if value), None)):
             raise ValueError(f"train.{name} is for a given model; train.model is 'scratch'. Set train.model, or leave train.{name} out.")
         if self.distill.auxiliary and self.lora.rank:

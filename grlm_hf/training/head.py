@@ -20,6 +20,8 @@ def linear_head(model: Any) -> bool:
     """Whether the model's logits are its last hidden states through an ordinary linear layer that is not sharded: nothing caps, scales or
     adds to them (as Gemma, Cohere and Granite do)."""
     head, config = model.get_output_embeddings(), model.config.get_text_config()
+    if type(head).__name__ == "TrainableTokensWrapper":  # peft's, around a linear layer of which it trains some rows (`token_indices`)
+        head = head.original_module
     return (
         type(head) is torch.nn.Linear
         and head.weight.numel() == head.in_features * head.out_features
@@ -56,7 +58,7 @@ def vocabulary_nll(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Ten
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
-        return _ChunkedNLL.apply(hidden, head.weight, head.bias, label, dtype, torch.is_grad_enabled())
+        return _ChunkedNLL.apply(hidden, head.weight, getattr(head, "bias", None), label, dtype, torch.is_grad_enabled())
 
 
 def vocabulary_log_probs(hidden: torch.Tensor, head: torch.nn.Linear, label: torch.Tensor) -> torch.Tensor:

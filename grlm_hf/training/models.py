@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from grlm_hf.loading import load_causal_lm
 from grlm_hf.training.config import TrainConfig
+from grlm_hf.training.vocabulary import check_unsplit, resize, token_indices, train_rows
 
 FLASH = "flash_attention_2"
 
@@ -61,8 +62,13 @@ def load_given(config: TrainConfig) -> Any:
     return load_causal_lm(config.model, dtype="bfloat16" if frozen else "float32", **more)
 
 
-def lora_settings(config: TrainConfig) -> Any:
-    """peft's settings, or ``None`` without LoRA. Raises ``ImportError`` without peft."""
+def lora_settings(config: TrainConfig, model: Any = None, rows: Sequence[int] = ()) -> Any:
+    """peft's settings, or ``None`` without LoRA. `rows`: of the model's embeddings, those of tokens of identifiers, which are trained too.
+
+    Raises:
+        ImportError: without peft.
+        ValueError: see `token_indices`; matrices on layers whose rows are trained.
+    """
     if not config.lora.rank:
         return None
     try:
@@ -70,12 +76,18 @@ def lora_settings(config: TrainConfig) -> Any:
     except ImportError as error:
         raise ImportError('train.lora needs peft: pip install "grlm-hf[train]"') from error
     names = [name.strip() for name in config.lora.targets.split(",") if name.strip()]
+    indices = token_indices(model, rows)
+    if both := sorted(set(names) & {layer.rpartition(".")[2] for layer in indices or ()}):
+        raise ValueError(
+            f"train.lora.targets names {both[0]}, whose rows of identifiers' tokens are trained themselves; leave {both[0]} out of it."
+        )
     return LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules="all-linear" if names == ["all-linear"] else names,
         task_type="CAUSAL_LM",
+        trainable_token_indices=indices,
     )
 
 
@@ -88,8 +100,7 @@ def add_soft_tokens(model: Any, tokenizer: Any, count: int, seed: int) -> None:
 
     if not count:
         return
-    if any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")):
-        raise ValueError("train.soft_tokens trains rows of one matrix, which FSDP and DeepSpeed split. Start it without them.")
+    check_unsplit("train.soft_tokens")
     names = [f"<|soft_{n}|>" for n in range(count)]
     known = torch.tensor([i for i in tokenizer.get_vocab().values() if i not in tokenizer.all_special_ids])
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
@@ -98,23 +109,23 @@ def add_soft_tokens(model: Any, tokenizer: Any, count: int, seed: int) -> None:
     own = re.match(r"\s*\{\{-?\s*bos_token\s*-?\}\}", tokenizer.chat_template)
     begin = own.end() if own else 0
     tokenizer.chat_template = tokenizer.chat_template[:begin] + "".join(names) + tokenizer.chat_template[begin:]
-    model.requires_grad_(False)
-    weight, rows = model.get_input_embeddings().weight, torch.tensor(tokenizer.convert_tokens_to_ids(names))
+    weight, rows = model.get_input_embeddings().weight, tokenizer.convert_tokens_to_ids(names)
     with torch.no_grad():
         weight[rows] = weight[known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:count]]]
-    trained = torch.zeros(len(weight), 1).index_fill_(0, rows, 1.0)
-    weight.requires_grad_(True).register_hook(lambda gradient: gradient * trained.to(gradient))
+    train_rows(model, [weight], rows)
 
 
 def load_trained(folder: str | Path, config: TrainConfig) -> Any:
     """The model that a trainer saved in `folder`, as an ordinary causal LM on the CPU. LoRA is merged into the given model's own
-    (unquantised) weights, in float32."""
+    (unquantised) weights, with the rows of tokens that it lacks, in float32."""
     with _no_sharding():
         if not config.lora.rank:
             return load_causal_lm(folder, dtype=None if config.model == "scratch" else "float32")
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
         given = load_causal_lm(config.model, dtype="float32")
+        trained = getattr(PeftConfig.from_pretrained(str(folder)), "trainable_token_indices", None) or {}
+        resize(given, 1 + max((row for rows in trained.values() for row in rows), default=-1))
         return PeftModel.from_pretrained(given, folder).merge_and_unload()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,39 @@ def check_model(model: Any, tokenizer: Any) -> None:
             "call model.resize_token_embeddings(len(tokenizer)), and save both."
         )
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+
+def check_head(model: Any) -> None:
+    """Raises ``ValueError`` for an output layer that a saved model would not have as it is here: of another size than the embeddings, or
+    tied to them where the model's config says the opposite."""
+    into, out, stated = model.get_input_embeddings(), model.get_output_embeddings(), model.config.get_text_config().tie_word_embeddings
+    name = type(model).__name__
+    if out is None or len(into.weight) != len(out.weight):
+        found = "no output layer" if out is None else f"{len(into.weight)} embeddings and an output layer for {len(out.weight)} tokens"
+        raise ValueError(f"{name} has {found}; expected one row for each token in both. Save it with equal sizes, or use another model.")
+    if (tied := into.weight is out.weight) != bool(stated):
+        raise ValueError(
+            f"{name} has an output layer that is {'' if tied else 'not '}the input embeddings, and its config says tie_word_embeddings="
+            f"{bool(stated)}; a checkpoint of it would load as another model. Correct its config.json, or save it again."
+        )
+
+
+def check_added(tokenizer: Any, tokens: Sequence[str]) -> None:
+    """Raises ``ValueError`` unless each of the added tokens is one ordinary token, before, behind and between others."""
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    if special := sorted(set(ids) & set(tokenizer.all_special_ids)):
+        raise ValueError(
+            f"The tokenizer of {name} has {tokenizer.convert_ids_to_tokens(special[0])!r} as a special token, which prompts leave out; "
+            "expected an ordinary one. Remove it from the tokenizer's special tokens, or use another model."
+        )
+    if tokenizer("".join(tokens), add_special_tokens=False)["input_ids"] != ids:
+        lines = tokenizer([f"\n{token}\n" for token in tokens], add_special_tokens=False)["input_ids"]
+        some = next((t for t, i, row in zip(tokens, ids, lines, strict=True) if i not in row), tokens[0])
+        raise ValueError(
+            f"The tokenizer of {name} splits {some!r}, which was added to it, into {tokenizer.tokenize(some)}; expected one token. Use its "
+            "fast version, or another model."
+        )
 
 
 def check_room(work: Path, model: Any, trained_share: float = 1.0) -> None:

@@ -79,9 +79,15 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
     Raises:
         ValueError: `work` has checkpoints of a run with other settings or data; the error names each difference.
     """
-    run = {**_settings(config), "seed": seed, "processes": processes, "examples": len(examples), "hash of the examples": digest(examples)}
+    run = {
+        **run_settings(config),
+        "seed": seed,
+        "processes": processes,
+        "examples": len(examples),
+        "hash of the examples": digest(examples),
+    }
     if (work / RUN_FILE).is_file() and any(work.glob("checkpoint-*")):
-        before = {**_settings(TrainConfig()), **read_json(work / RUN_FILE)}  # a state of a version without a setting has its default
+        before = {**run_settings(TrainConfig()), **read_json(work / RUN_FILE)}  # a state of a version without a setting has its default
         changed = [f"{n}: {before.get(n, '–')} → {run.get(n, '–')}" for n in {**before, **run} if before.get(n, "–") != run.get(n, "–")]
         if changed:
             raise ValueError(
@@ -91,7 +97,8 @@ def check_same_run(work: Path, config: TrainConfig, seed: int, processes: int, e
     write_json(work / RUN_FILE, run)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
+def run_settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings that the result depends on, by their keys in a recipe."""
     return {f"train.{name}": value for name, value in _flat(asdict(config)).items() if name.split(".")[0] not in _WITHOUT_EFFECT}
 
 

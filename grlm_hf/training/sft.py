@@ -21,10 +21,12 @@ from grlm_hf.tokens import tokenizer_hash
 from grlm_hf.training.config import TrainConfig
 from grlm_hf.training.labels import tokenize_mixture
 from grlm_hf.training.models import add_soft_tokens, dropout, load_given, load_trained, lora_settings
+from grlm_hf.training.phases import Phase, phases
 from grlm_hf.training.preflight import check_model, check_room, less_memory, set_template
 from grlm_hf.training.resume import check_same_run, digest, last_whole_checkpoint
 from grlm_hf.training.run import LOG_FILE, memory_advice, patches_removed, require_trl, trl_settings, whole_run
 from grlm_hf.training.scratch import make_model, train_tokenizer
+from grlm_hf.training.vocabulary import add_symbols, check_unsplit, extend, matrices, train_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,26 +81,94 @@ def train(
         MemoryError: with the settings that need less.
     """
     require_trl()
+    config, work = config or TrainConfig(), Path(work)
+    _check(config, cases, teacher)
+    same: dict[str, Any] = {
+        "settings": config,
+        "max_history": max_history,
+        "history": history,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "evidence": evidence,
+    }
+    given = config
+    for phase in phases(config, mixture, catalog, work, seed):
+        if not phase.is_done:
+            if finish:
+                raise ValueError(
+                    f"{work} holds no state of the training itself: one of the {len(config.phases_before)} phases before it is not done, "
+                    "so there is nothing to finish. Run it with the same settings, without --finish."
+                )
+            _train_phase(phase, catalog, same)
+        given = replace(config, model=str(phase.result))
+    more: dict[str, Any] = {"validation": validation, "cases": cases, "teacher": teacher, "finish": finish, "exclude_seen": exclude_seen}
+    return _train(catalog, mixture, work, given, **more, **same)
+
+
+def _train_phase(phase: Phase, catalog: Catalog, same: dict[str, Any]) -> None:
+    import gc
+
+    import torch
+    from accelerate import PartialState
+
+    made = _train(catalog, phase.mixture, phase.work, phase.config, rows_only=phase.rows_only, is_phase=True, **same)
+    if made is not None:
+        phase.save(made)
+    PartialState().wait_for_everyone()
+    del made
+    gc.collect()  # a trainer and its model hold each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _train(
+    catalog: Catalog,
+    mixture: Dataset,
+    work: Path,
+    config: TrainConfig,
+    *,
+    settings: TrainConfig,
+    rows_only: bool = False,
+    is_phase: bool = False,
+    validation: Dataset | None = None,
+    cases: Sequence[Case] = (),
+    max_history: int,
+    history: str,
+    max_tokens: int,
+    seed: int,
+    teacher: LabelStore | None = None,
+    finish: bool = False,
+    exclude_seen: bool = True,
+    evidence: Evidence | None,
+) -> GRLMForRecommendation | None:
+    """`train` without the phases before it, or one of these.
+
+    Args:
+        settings: those of the whole training, which a resume must have.
+        rows_only: train only the rows of identifiers' tokens.
+        is_phase: another training follows, so weights keep the type that they are trained in.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     from grlm_hf.modeling.config import GRLMConfig
 
-    config, work = config or TrainConfig(), Path(work)
-    _check(config, cases, teacher)
     # 1. TRL's settings come first, since they connect the processes and start DeepSpeed
     args = _trl_settings(config, work, seed)
     processes = PartialState()
     # 2. the model, and the data in its tokens
     if teacher is not None and config.distill.sampled:
         mixture = _with_sampled(mixture, teacher, catalog, config, seed, history, evidence)
-    model, tokenizer = _model_and_tokenizer(config, catalog, mixture, seed)
+    model, tokenizer, rows = _model_and_tokenizer(config, catalog, mixture, seed)
+    if rows_only:
+        check_unsplit("A phase of new rows")
+        train_rows(model, matrices(model), rows)
     check_room(work, model, 0.1 if config.lora.rank else 1.0)
     examples, held_out = _examples(config, catalog, mixture, validation, tokenizer, model, seed)
     # 3. the checkpoint to resume from, and its log
     if processes.is_main_process:
-        check_same_run(work, config, seed, processes.num_processes, examples)
+        check_same_run(work, settings, seed, processes.num_processes, examples)
     (resume,) = broadcast_object_list([last_whole_checkpoint(work) if processes.is_main_process else None])
     log = read_json(Path(resume) / "trainer_state.json")["log_history"] if resume else []
     if finish and not resume:
@@ -113,8 +183,8 @@ def train(
     with patches_removed(model):
         # 4. TRL's trainer
         more = {"args": args, "train_dataset": examples, "eval_dataset": held_out, "processing_class": tokenizer}
-        trainer = _trainer(model, catalog, config, teacher, **more)
-        run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen, evidence and replace(evidence, own={}))
+        trainer = _trainer(model, catalog, config, teacher, rows, **more)
+        run = _Run(trainer, catalog, tokenizer, facts, config, work, exclude_seen, evidence and replace(evidence, own={}), is_phase)
         run.add_callbacks(random.Random(seed).sample(list(cases), min(config.early_stopping.users, len(cases))))
         # 5. the steps
         with dropout(trainer.model, config.dropout), memory_advice(less_memory(config)):
@@ -193,24 +263,23 @@ def _trl_settings(config: TrainConfig, work: Path, seed: int) -> Any:
     )
 
 
-def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset, seed: int) -> tuple[Any, Any]:
+def _model_and_tokenizer(config: TrainConfig, catalog: Catalog, mixture: Dataset, seed: int) -> tuple[Any, Any, list[int]]:
+    """Both, and the rows of the tokens of identifiers; [] for a model from scratch, which trains all rows in any case."""
     import torch
 
-    added = catalog.added_tokens()
     if config.model != "scratch":
         model, tokenizer = load_given(config), load_tokenizer(config.model)
         set_template(tokenizer, config.chat_template)
         check_model(model, tokenizer)
-        if added and tokenizer.add_tokens(added) and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer))
+        rows = extend(model, tokenizer, catalog, config, seed)
         add_soft_tokens(model, tokenizer, config.soft_tokens, seed)
-        return model, tokenizer
+        return model, tokenizer, rows
     tokenizer = train_tokenizer(tokenizer_texts(catalog, mixture), config.scratch.vocab_size)
-    tokenizer.add_tokens(added)
+    add_symbols(tokenizer, catalog)
     model = make_model(config.scratch, tokenizer, seed)
     if not torch.cuda.is_available():  # on a CPU the fused kernels are slower for short texts: half as long again for a whole step
         model.set_attn_implementation("eager")
-    return model, tokenizer
+    return model, tokenizer, []
 
 
 def tokenizer_texts(catalog: Catalog, mixture: Dataset) -> Sequence[str]:
@@ -247,7 +316,9 @@ def _examples(
     return examples, tokenize_mixture(chosen, tokenizer, catalog, limit, last_only=True, objective=config.objective)
 
 
-def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelStore | None, **more: Any) -> TermIDTrainer:
+def _trainer(
+    model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelStore | None, rows: Sequence[int], **more: Any
+) -> TermIDTrainer:
     from grlm_hf.training.contrastive import Contrastive
     from grlm_hf.training.distill import Teacher, add_readout
     from grlm_hf.training.trainer import TermIDTrainer
@@ -261,7 +332,7 @@ def _trainer(model: Any, catalog: Catalog, config: TrainConfig, teacher: LabelSt
         limit = getattr(model.config, "max_position_embeddings", None)
         answers = more["train_dataset"]["answers"][:]
         more["contrastive"] = Contrastive(config.contrastive, more["processing_class"], catalog, answers, limit)
-    return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config), **more)
+    return TermIDTrainer(model, trie=trie, peft_config=lora_settings(config, model, rows), **more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +344,7 @@ class _Run:
         work: folder for all that is written before the end.
         exclude_seen: early stopping leaves out items of the history.
         evidence: of the prompts of recommendations.
+        is_phase: another training follows.
     """
 
     trainer: Any
@@ -283,6 +355,7 @@ class _Run:
     work: Path
     exclude_seen: bool
     evidence: Evidence | None
+    is_phase: bool = False
 
     def add_callbacks(self, cases: Sequence[Case]) -> None:
         """Early stopping on these validation users, and pushes, as the settings say."""
@@ -305,6 +378,11 @@ class _Run:
         """The weights are float32 while training, and bfloat16 in the checkpoint."""
         return self.config.bf16 and self.config.model != "scratch"
 
+    @property
+    def halves(self) -> bool:
+        """The recommender's weights are bfloat16; those that a training goes on with are not rounded."""
+        return self.autocast and not self.is_phase
+
     def save(self, folder: Path) -> Path:
         """Writes the weights as they are now, by all processes together; they take `folder`'s place when they are whole."""
         accelerator, new = self.trainer.accelerator, folder.with_name(f"{folder.name}-new")
@@ -318,11 +396,11 @@ class _Run:
 
     def from_folder(self, folder: Path) -> GRLMForRecommendation:
         """The recommender of weights that `save` wrote, on the CPU."""
-        return self._recommender(load_trained(folder, self.config), self.autocast)
+        return self._recommender(load_trained(folder, self.config), self.halves)
 
     def in_memory(self, final: bool = False) -> GRLMForRecommendation:
         """The recommender of the weights as they are now; `final`: in the type that the checkpoint has."""
-        return self._recommender(self.trainer.accelerator.unwrap_model(self.trainer.model), final and self.autocast)
+        return self._recommender(self.trainer.accelerator.unwrap_model(self.trainer.model), final and self.halves)
 
     def _recommender(self, model: Any, half: bool) -> GRLMForRecommendation:
         import torch
