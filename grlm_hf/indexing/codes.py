@@ -41,7 +41,7 @@ class CodesConfig(QuantizerConfig):
     domain: str = ""
     """Begins the symbols of this catalog, such as beauty; for models of several catalogs, whose codes must differ."""
     file: str = ""
-    """An index file whose codes are taken in place of a quantiser's, such as shop.index.json of LC-Rec, LETTER or MiniOneRec, or a TSV
+    """A file of codes as LC-Rec, LETTER or MiniOneRec publish them, which are taken in place of a quantiser's (an index file), or a TSV
     with the columns item_id and codes. There is then no codebook: new items must be given identifiers. Empty: none."""
     numbers: str = ""
     """For an index file whose keys are not item ids: a file of two columns, item id and number. Empty: NAME.item2id beside it."""

@@ -172,7 +172,7 @@ def test_a_checkpoint_without_its_catalog(copy: Path) -> None:
 def test_a_checkpoint_of_a_newer_version(copy: Path) -> None:
     config = json.loads((copy / "grlm_config.json").read_text())
     (copy / "grlm_config.json").write_text(json.dumps(config | {"schema": 99, "news": 1}))
-    with pytest.raises(ValueError, match=r"config schema 99; this grlm-hf reads up to 4"):
+    with pytest.raises(ValueError, match=r"config schema 99; this grlm-hf reads up to 5"):
         GRLMForRecommendation.from_pretrained(copy)
     (copy / "grlm_config.json").write_text("{")
     with pytest.raises(ValueError, match="not a readable JSON"):
