@@ -58,3 +58,33 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Any]]
         raise ValueError(f"{path} has no {header} header: it is no {kind} model, or one of another version of grlm-hf.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable {kind} model; it may be truncated ({error}). Remove it and create it again.") from error
+
+
+def write_state(
+    path: str | Path, kind: str, facts: dict[str, Any], net: Any, optimizer: Any, more: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Writes the state of an Adam training of a scorer or a codebook, and `more` groups of tensors, as one file. `facts`: JSON values, in
+    them ``about``: all that the result depends on."""
+    adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
+    write_tensors(path, kind, {"net": net.state_dict(), "adam": adam, **(more or {})}, facts)
+
+
+def read_state(
+    path: Path | None, kind: str, about: dict[str, Any], net: Any, optimizer: Any
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]] | None:
+    """Loads what `write_state` wrote into net and optimizer. Returns all groups and the facts; None where there is no file. Raises
+    ``ValueError`` for the state of a training about something else, and as `read_tensors`."""
+    if path is None or not path.is_file():
+        return None
+    groups, facts = read_tensors(path, kind)
+    found = facts.get("about") or {}
+    if found != about:
+        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
+        raise ValueError(f"{path} is the state of another training ({changed}). Choose another folder, or remove it to start again.")
+    net.load_state_dict(groups["net"])
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in groups["adam"].items():
+        slot, key = name.split(".")
+        slots.setdefault(int(slot), {})[key] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return groups, facts

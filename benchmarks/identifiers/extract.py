@@ -24,7 +24,8 @@ from grlm_hf.indexing.collisions import collision_report, resolve
 from grlm_hf.indexing.extract import extract_terms
 from grlm_hf.indexing.neighbors import Neighbors, find_neighbors
 from grlm_hf.indexing.quality.measure import compare, measure
-from grlm_hf.indexing.quality.report import plot
+from grlm_hf.indexing.quality.pictures import plot
+from grlm_hf.indexing.quality.report import note_of
 from grlm_hf.stages.quality import read_as_written
 from grlm_hf.tasks.collaborative import load_item_neighbors
 
@@ -62,7 +63,7 @@ def main() -> None:
             for report in found["sets"].values():  # the sellers' text stays where it is
                 report["collisions"]["groups_shown"], report["legality"]["examples"] = [], []
             write_json(RESULTS / "identifiers-beauty.json", found)
-            plot(found, RESULTS / "identifiers-beauty.png")
+            plot(found, RESULTS / "identifiers-beauty.png", note_of(found))
         legal = ours["legality"]["legal"]
         results.add(f"{name}: legal", "share", legal, 1.0)
         shared = collision_report(items, resolved).share

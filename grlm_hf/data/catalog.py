@@ -238,13 +238,13 @@ class Catalog:
         return rows_to_dataset(list(self._rows()), self._features())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        column = _column(self.scheme)
+        column = identifier_column(self.scheme)
         return ({**item_row(item), column: list(i)} for item, i in zip(self.items, self.item_identifiers, strict=True))
 
     def _features(self) -> Features:
         from datasets import Features, List, Value
 
-        return Features({**item_features(), _column(self.scheme): List(Value("string"))})
+        return Features({**item_features(), identifier_column(self.scheme): List(Value("string"))})
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``folder/catalog.parquet`` (atomically), beside it the codebook if there is one, and returns the path of the former."""
@@ -302,7 +302,7 @@ class Catalog:
                 f"{path} has catalog schema {version}; this grlm-hf reads up to {CATALOG_SCHEMA}. Upgrade: pip install -U grlm-hf"
             )
         scheme, wanted = cls.stated(path)
-        column = _column(scheme)
+        column = identifier_column(scheme)
         if missing := {*Item.__slots__, column} - set(schema.names):
             raise ValueError(f"{path} lacks the catalog columns {sorted(missing)}.")
         items, identifiers = [], []
@@ -351,7 +351,8 @@ def _check_lengths(items: Sequence[Item], identifiers: Sequence[Identifier], sch
         raise ValueError(f"Found {len(items)} items and {len(identifiers)} {scheme.noun}s; expected one {scheme.noun} an item.")
 
 
-def _column(scheme: Scheme) -> str:
+def identifier_column(scheme: Scheme) -> str:
+    """The column with the parts of the identifiers, in a catalog's file and in the table ``term_ids``."""
     return "terms" if scheme is TERMS else "identifier"
 
 

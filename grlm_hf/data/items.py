@@ -120,8 +120,8 @@ def load_term_ids(path: str | Path) -> dict[str, TermID]:
 _CODE = re.compile(r"<\|?(?:[^\W\d_]{1,8}[_-]?){1,3}\d+\|?>")  # <a_60>, <s_a_340>, <|sid_a_60|>
 _NUMBERED = re.compile(r"(?:[a-z]-?)?\d+(?:-(?:[a-z]-?)?\d+)*")  # 60, a-60, a60-b159
 _NO_CODES = (
-    "Term IDs are words; as words, codes would lose their hierarchy. This version has no identifiers of codes; grlm_hf.Trie and "
-    "TrieConstrainedLogitsProcessor take them as added tokens of a model of your own."
+    "Term IDs are words; as words, codes would lose their hierarchy. Set identifier.kind=codes, and name a file of codes: "
+    "identifier.codes.file (docs/identifiers.md), or let them be made from the items' texts."
 )
 _TERM_IDS = {"item_id": ITEMS["item_id"], "terms": ("termids", "termid")}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grlm_hf.data.catalog import Catalog
+from grlm_hf.data.catalog import Catalog, identifier_column
 from grlm_hf.data.interactions import Case
 from grlm_hf.data.repository import cases_of, read_facts
 from grlm_hf.doctor.cards import card, unsafe_files
@@ -86,7 +86,7 @@ def _catalog(tables: Tables) -> Iterator[Finding]:
     if (c := tables.catalog) is None:
         return
     tables.about["catalog"] = f"{len(c):,} items, {len(c.identifiers):,} {c.scheme.noun}s"
-    column = "terms" if c.scheme is TERMS else "identifier"
+    column = identifier_column(c.scheme)
     stated = {row["item_id"]: tuple(row[column] or ()) for row in _rows(tables, "term_ids", "train", ["item_id", column])}
     other = [i.item_id for i, tid in zip(c.items, c.item_identifiers, strict=True) if stated and stated.get(i.item_id) != tid]
     if other or (stated and len(stated) != len(c)):

@@ -1,6 +1,6 @@
 """Is one method better than another? Differences are paired by user, since a user who is hard for one method is hard for the other.
 
-Not ``scipy.stats.permutation_test``: scipy is no dependency of this package, and its function tests one comparison at a time, where all
+Not ``scipy.stats.permutation_test``: scipy is no dependency of an evaluation, and its function tests one comparison at a time, where all
 comparisons of a report share the draws here.
 """
 

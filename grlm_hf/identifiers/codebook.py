@@ -22,7 +22,7 @@ import numpy as np
 from grlm_hf.identifiers.symbols import LEVELS, code
 from grlm_hf.tensors import read_tensors, write_tensors
 
-Structure = Literal["residual", "product", "chance"]
+Structure = Literal["residual", "product", "random"]
 Layers = tuple[tuple[np.ndarray, np.ndarray], ...]
 """Affine maps, weight float32 [out, in] and bias float32 [out], with ReLU between them."""
 _KIND = "codes"
@@ -36,9 +36,9 @@ class Codebook:
     """A fitted quantiser.
 
     Attributes:
-        structure: "residual", "product", or "chance": the codes are drawn from a hash of the item's id, and no vector is read.
+        structure: "residual", "product", or "random": the codes are drawn from a hash of the item's id, and no vector is read.
         sizes: number of codes at each level.
-        tables: one a level, float32 [sizes[level], d], d the latent's length or its block's; none for "chance".
+        tables: one a level, float32 [sizes[level], d], d the latent's length or its block's; none for "random".
         encoder, decoder: vector → latent → vector; empty: the identity.
         source: how an item's vector is made, for new items (`grlm_hf.indexing.encoder`): arrays by name.
         facts: JSON-ready facts: quantiser and seed, the parts of a vector, the domain of the codes.
@@ -94,7 +94,7 @@ class Codebook:
                     rest = rest - table[found[some, level]]
         return found
 
-    def chance_codes(self, item_ids: Sequence[str]) -> np.ndarray:
+    def random_codes(self, item_ids: Sequence[str]) -> np.ndarray:
         """int32 [n, levels], drawn from a hash of each id: the control that knows nothing of an item."""
         found = np.zeros((len(item_ids), len(self.sizes)), np.int32)
         for row, item_id in enumerate(item_ids):
@@ -103,8 +103,8 @@ class Codebook:
         return found
 
     def last_costs(self, vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """float32 [n, sizes[-1]]: squared distance of what the levels before leave to each code of the last level; zeros for "chance"."""
-        if self.structure == "chance":
+        """float32 [n, sizes[-1]]: squared distance of what the levels before leave to each code of the last level; zeros for "random"."""
+        if self.structure == "random":
             return np.zeros((len(codes), self.sizes[-1]), np.float32)
         rest = self.latents(vectors)
         if self.structure == "residual":
@@ -113,10 +113,10 @@ class Codebook:
         return distances(self._block(rest, len(self.tables) - 1), self.tables[-1])
 
     def vectors(self, codes: np.ndarray) -> np.ndarray:
-        """float32 [n, d]: the vectors that codes [n, levels or fewer] stand for. Fewer levels give the vector of a prefix, where the
-        structure is "residual". Raises ``ValueError`` for "chance"."""
-        if self.structure == "chance":
-            raise ValueError("Random codes stand for no vector.")
+        """float32 [n, d]: the vectors that codes [n, levels or fewer] decode to. Fewer levels give the vector of a prefix, where the
+        structure is "residual". Raises ``ValueError`` for "random"."""
+        if self.structure == "random":
+            raise ValueError("Random codes decode to no vector.")
         parts = [table[codes[:, level]] for level, table in enumerate(self.tables[: codes.shape[1]])]
         return _through(self.decoder, np.sum(parts, axis=0) if self.structure == "residual" else np.concatenate(parts, axis=1))
 

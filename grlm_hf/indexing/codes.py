@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.identifiers.codebook import DIGITS, Codebook
 from grlm_hf.identifiers.scheme import Identifier
 from grlm_hf.identifiers.symbols import ATOMIC, LEVELS, PIECES, code, numbers
+from grlm_hf.indexing.embedding import needs
 from grlm_hf.indexing.encoder import TextEncoder
 from grlm_hf.indexing.pieces import to_codes, to_pieces
 from grlm_hf.indexing.quantizers.config import QuantizerConfig
@@ -82,17 +84,19 @@ def with_source(
     )
 
 
+@lru_cache(maxsize=4)
+def encoder_of(codebook: Codebook) -> TextEncoder:
+    """The frozen encoder of texts that a codebook carries. Kept, since reading its words takes longer than encoding an item."""
+    rows, words = codebook.source.get("rows"), codebook.source.get("words")
+    return TextEncoder(codebook.facts["vectors"]["embedder"], "" if words is None else words.tobytes().decode(), rows)
+
+
 def identify(items: Sequence[Item], vectors: np.ndarray, codebook: Codebook, collisions: CodeCollisions = "reassign") -> list[Identifier]:
     """A Semantic ID for each item, from its vector float32 [n, d] (of which "random" codes need only the number).
 
     The result does not depend on the order of the items: of items with equal codes, the nearest to its code keeps it, ties by item id.
     """
-    order = sorted(range(len(items)), key=lambda n: items[n].item_id)
-    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, ())
-    made: list[Identifier] = [()] * len(items)
-    for n, identifier in zip(order, found, strict=True):
-        made[n] = identifier
-    return made
+    return _assigned(items, vectors, codebook, collisions, ())
 
 
 def identify_new(catalog: Catalog, items: Sequence[Item]) -> list[Identifier]:
@@ -103,29 +107,21 @@ def identify_new(catalog: Catalog, items: Sequence[Item]) -> list[Identifier]:
         raise ValueError("An atomic id is a token that the model has learnt: a new item gets one with the next training.")
     if codebook is None:
         raise ValueError(f"This catalog has no codebook to make a {catalog.scheme.noun} with; give the identifiers of new items.")
-    collisions: CodeCollisions = codebook.facts.get("collisions", "reassign")
-    order = sorted(range(len(items)), key=lambda n: items[n].item_id)
-    vectors = vectors_of_new(codebook, items)
-    taken = catalog.identifiers if collisions != "share" else ()
-    is_pieces = catalog.scheme is PIECES
-    found = _assigned([items[n] for n in order], vectors[order], codebook, collisions, to_codes(codebook, taken) if is_pieces else taken)
-    if is_pieces:
-        found = to_pieces(codebook, found)
-    made: list[Identifier] = [()] * len(items)
-    for n, identifier in zip(order, found, strict=True):
-        made[n] = identifier
-    return made
+    taken: Sequence[Identifier] = catalog.identifiers
+    if catalog.scheme is PIECES:
+        taken = to_codes(codebook, taken)
+    found = _assigned(items, vectors_of_new(codebook, items), codebook, codebook.facts.get("collisions", "reassign"), taken)
+    return to_pieces(codebook, found) if catalog.scheme is PIECES else found
 
 
 def vectors_of_new(codebook: Codebook, items: Sequence[Item]) -> np.ndarray:
     """float32 [n, d]: vectors of new items by the codebook's frozen encoder; parts that only its own items had are missing."""
-    if codebook.structure == "chance":
+    if codebook.structure == "random":
         return np.zeros((len(items), 1), np.float32)
     about = codebook.facts["vectors"]
     if not about["text"]:
         raise ValueError("These codes come from vectors that items' texts do not give; give the identifiers of new items.")
-    rows, words = codebook.source.get("rows"), codebook.source.get("words")
-    text = TextEncoder(about["embedder"], "" if words is None else words.tobytes().decode(), rows)(items)
+    text = encoder_of(codebook)(items)
     if len(empty := np.flatnonzero(~text.any(1))):
         raise ValueError(f"The text of item {items[empty[0]].item_id!r} has no word that the codes' encoder knows; give its identifier.")
     missing = [np.zeros((len(items), dim), np.float32) for dim in about["dims"][1:]]
@@ -135,18 +131,18 @@ def vectors_of_new(codebook: Codebook, items: Sequence[Item]) -> np.ndarray:
 def _assigned(
     items: Sequence[Item], vectors: np.ndarray, codebook: Codebook, how: CodeCollisions, given: Iterable[Identifier]
 ) -> list[Identifier]:
-    """The identifiers of items in the order of their ids, beside those that are `given` away already."""
-    chance = codebook.structure == "chance"
-    codes = codebook.chance_codes([item.item_id for item in items]) if chance else codebook.codes(vectors)
+    """The identifiers of items, beside those that are `given` away already. Ties are in the order of the item ids."""
+    is_random = codebook.structure == "random"
+    codes = codebook.random_codes([item.item_id for item in items]) if is_random else codebook.codes(vectors)
     digits: dict[tuple[int, ...], int] = defaultdict(int)  # codes → the next digit behind them
     taken: dict[tuple[int, ...], set[int]] = defaultdict(set)  # prefix → codes of the last level in use
-    for identifier in given:
+    for identifier in given if how != "share" else ():
         whole = tuple(numbers(identifier[: len(codebook.sizes)]))
         taken[whole[:-1]].add(whole[-1])
         digits[whole] = max(digits[whole], 1 + numbers(identifier)[-1] if len(identifier) > len(codebook.sizes) else 0)
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, prefix in enumerate(map(tuple, codes[:, :-1].tolist())):
-        groups[prefix].append(row)
+    for row in sorted(range(len(items)), key=lambda n: items[n].item_id):
+        groups[tuple(codes[row, :-1].tolist())].append(row)
     extra: dict[int, int] = {}
     for prefix, rows in groups.items() if how != "share" else ():
         used = taken[prefix]
@@ -180,7 +176,5 @@ def _surplus(last: np.ndarray, costs: np.ndarray, used: set[int]) -> list[int]:
 
 def _matched(costs: np.ndarray) -> dict[int, int]:
     """The assignment of rows to columns, each used once, with the lowest sum of costs (Kuhn, 1955); of too many rows, as many as fit."""
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(costs)
+    rows, columns = needs("scipy.optimize").linear_sum_assignment(costs)
     return dict(zip(rows.tolist(), columns.tolist(), strict=True))

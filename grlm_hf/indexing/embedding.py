@@ -298,4 +298,4 @@ def needs(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f'Neighbours need {module.split(".")[0]}, which failed to import: pip install "grlm-hf[terms]"') from error
+        raise ImportError(f'This needs {module.split(".")[0]}, which failed to import: pip install "grlm-hf[terms]"') from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from grlm_hf.data.interactions import History
 from grlm_hf.data.items import Item
+from grlm_hf.indexing.embedding import needs
 
 _WINDOW = 5  # events between two items of a history that count as used together
 _MOST_MISSING = 3  # ids named in an error
@@ -62,8 +63,8 @@ def behaviour_vectors(items: Sequence[Item], histories: Iterable[History], dims:
     and Goldberg, 2014, section 7), rows of length 1. An item without training events, or beside no other, has a zero row. A given number of
     `dims` is cut to what the items allow. `histories`: of training only.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import svds
+    sparse = needs("scipy.sparse")
+    svds = needs("scipy.sparse.linalg").svds
 
     position = {item.item_id: n for n, item in enumerate(items)}
     left: list[np.ndarray] = []
@@ -75,7 +76,7 @@ def behaviour_vectors(items: Sequence[Item], histories: Iterable[History], dims:
             right.append(at[apart:])
     n, dims = len(items), min(dims, len(items) - 1)
     a, b = (np.concatenate(side) if side else np.zeros(0, np.int64) for side in (left, right))
-    pairs = coo_matrix((np.ones(2 * len(a)), (np.concatenate([a, b]), np.concatenate([b, a]))), (n, n)).tocsr()
+    pairs = sparse.coo_matrix((np.ones(2 * len(a)), (np.concatenate([a, b]), np.concatenate([b, a]))), (n, n)).tocsr()
     pairs.setdiag(0)
     pairs.eliminate_zeros()
     if dims < 1 or not pairs.nnz:

@@ -18,7 +18,7 @@ from grlm_hf.precision import bound_caches
 from grlm_hf.priors.scores import training_rows
 from grlm_hf.priors.sequence import SequenceConfig, SequenceModel, make_network, padded
 from grlm_hf.progress import progress
-from grlm_hf.tensors import read_tensors, write_tensors
+from grlm_hf.tensors import read_state, write_state
 
 _STATE = "sequence.state"  # safetensors inside; under that name other tools would take it for weights
 _ROWS = 1024  # validation cases per batch
@@ -73,7 +73,10 @@ def train_sequence_model(
     optimizer = _optimizer(net, config)
     if config.bf16 and net.device.type == "cpu":  # measured here without AMX, too: bfloat16 is no slower than float32
         bound_caches()
-    facts, kept = _resumed(state, about, net, optimizer)
+    # facts: ``step``; ``running``, the sum of this epoch's losses; ``log``; ``best``, the best epoch and its recall
+    found = read_state(state, SequenceModel.kind, about, net, optimizer)
+    facts: dict[str, Any] = found[1] if found else {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}
+    kept = found[0].get("best", {}) if found else {}  # the best epoch's weights by name; empty before there are any
 
     def stopped() -> bool:
         return facts["step"] == total or 0 < config.patience <= len(facts["log"]) - facts["best"][0]
@@ -101,7 +104,7 @@ def train_sequence_model(
                 _end_epoch(SequenceModel(tuple(ids), counts, net.eval(), config), validation, entry, facts, kept, exclude_seen)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in entry.items()})
             if state and (ended or facts["step"] % config.save_steps == 0):
-                _save_state(state, net, optimizer, kept, facts)
+                write_state(state, SequenceModel.kind, facts, net, optimizer, {"best": kept})
 
     # 3. the weights that are kept, rows in the order of `item_ids`
     rows = _finish(net, kept, ids, item_ids)
@@ -209,31 +212,3 @@ def _recall(model: SequenceModel, cases: Sequence[Case], exclude_seen: bool = Tr
             if case.target in model.rows and (target := row[model.rows[case.target]]) > -np.inf:
                 hits += int((row >= target).sum() <= 10)
     return hits / len(cases)
-
-
-def _resumed(state: Path | None, about: dict[str, Any], net: Any, optimizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Loads the state of an interrupted run into net and optimizer.
-
-    Returns:
-        facts: ``step``; ``running``, the sum of this epoch's losses; ``log``; ``best``, the best epoch and its recall.
-        kept: the best epoch's weights by name; empty before there are any.
-    """
-    if state is None or not state.is_file():
-        return {"about": about, "step": 0, "running": 0.0, "log": [], "best": [0, -1.0]}, {}
-    groups, facts = read_tensors(state, SequenceModel.kind)
-    found = facts.get("about") or {}
-    if found != about:
-        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
-        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to start again.")
-    net.load_state_dict(groups["net"])
-    slots: dict[int, dict[str, Any]] = {}
-    for name, tensor in groups["adam"].items():
-        slot, key = name.split(".")
-        slots.setdefault(int(slot), {})[key] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return facts, groups.get("best", {})
-
-
-def _save_state(state: Path, net: Any, optimizer: Any, kept: dict[str, Any], facts: dict[str, Any]) -> None:
-    adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
-    write_tensors(state, SequenceModel.kind, {"net": net.state_dict(), "adam": adam, "best": kept}, facts)

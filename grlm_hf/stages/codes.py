@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from grlm_hf.indexing.pieces import to_pieces, with_pieces
 from grlm_hf.indexing.quantizers.fit import fit_codebook
 from grlm_hf.indexing.vectors import behaviour_vectors, joined, read_vectors
 
-log = logging.getLogger("grlm_hf")
-
 
 def codes_catalog(
     items: Sequence[Item],
@@ -39,7 +36,7 @@ def codes_catalog(
         neighbors: names the embedder of the texts, and files of vectors.
         histories: of training, for the vectors of behaviour (`CodesConfig.needs_histories`).
         work: keeps the state of a long training.
-        pieces: above 0: the identifiers are piece ids of so many different pieces (`grlm_hf.indexing.pieces`).
+        pieces: above 0: the identifiers are piece ids, with this number of different pieces (`grlm_hf.indexing.pieces`).
     """
     given, items = items, sorted(items, key=lambda item: item.item_id)  # so that the codes do not depend on the items' order
     parts: list[np.ndarray] = []

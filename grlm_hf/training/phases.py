@@ -95,7 +95,7 @@ def phases(config: TrainConfig, mixture: Dataset, catalog: Catalog, work: Path, 
 
 
 def _config(config: TrainConfig, phase: PhaseConfig) -> TrainConfig:
-    """The settings of a phase's own training: plain, of so many steps, with nothing measured, pushed or taught beside it."""
+    """The settings of a phase's own training: plain, with its own number of steps; nothing is measured, pushed or taught beside it."""
     plain: dict[str, Any] = {"distill": DistillConfig(), "contrastive": ContrastiveConfig(), "early_stopping": EarlyStoppingConfig()}
     if phase.trains == "rows":
         plain |= {"lora": LoraConfig(), "weight_decay": 0.0}  # AdamW decays whole matrices

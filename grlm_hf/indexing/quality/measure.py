@@ -275,3 +275,13 @@ def token_lengths(table: np.ndarray, tokenizer: str) -> dict[str, Any]:
     middle = {"mean": float(lengths.mean()), "median": float(np.median(lengths))}
     upper = {"p90": int(p90), "p99": int(p99), "max": int(lengths.max())}
     return {"tokenizer": tokenizer, **middle, **upper, "lengths": np.stack([values, counts], axis=1).tolist()}
+
+
+def noun_of(reports: Sequence[dict[str, Any]]) -> str:
+    """What one identifier of these sets is called."""
+    nouns = {report.get("noun", "Term ID") for report in reports}
+    return nouns.pop() if len(nouns) == 1 else "identifier"
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"

@@ -13,7 +13,7 @@ from grlm_hf.data.items import Item
 from grlm_hf.identifiers.codebook import Codebook
 from grlm_hf.identifiers.scheme import Identifier, Scheme
 from grlm_hf.identifiers.symbols import CODES, PIECES, numbers
-from grlm_hf.indexing.encoder import TextEncoder
+from grlm_hf.indexing.codes import encoder_of
 from grlm_hf.indexing.quality.codes import branching, sort_rows, spearman, to_table
 from grlm_hf.indexing.quality.measure import check_rows, collided, hash_of, strangers, token_lengths
 from grlm_hf.indexing.vectors import joined
@@ -54,7 +54,7 @@ def measure_symbols(
         - ``agreement`` and ``behaviour`` (None without pairs): share of the pairs of an item and a neighbour with the ``same`` first 1, 2,
           … parts, and of ``random`` pairs; ``spearman`` between cosine and length of the common prefix (None if one is constant).
         - ``reconstruction`` (None without a codebook that encodes texts by TF-IDF, and for vectors that are not of the text alone):
-          squared error of the vectors that the first 1, 2, … codes stand for, relative to the variance (1: they say nothing of an item);
+          squared error of the vectors that the first 1, 2, … codes decode to, relative to the variance (1: they say nothing of an item);
           codes that describe parts of a vector have one figure, of all codes.
         - ``tokens`` and ``trie`` (of the ``parts`` and of the ``tokens``): as in `measure`.
 
@@ -140,9 +140,9 @@ def reconstruction(codebook: Codebook, items: Sequence[Item], identifiers: Seque
     """The relative squared errors of `measure_symbols`, or None. The text encoder is the codebook's own; a language model's embeddings are
     not computed again for this."""
     about, rows = codebook.facts.get("vectors") or {}, codebook.source.get("rows")
-    if codebook.structure == "chance" or rows is None or len(about.get("dims", ())) != 1:
+    if codebook.structure == "random" or rows is None or len(about.get("dims", ())) != 1:
         return None
-    vectors = joined([TextEncoder("", codebook.source["words"].tobytes().decode(), rows)(items)], about["weights"])
+    vectors = joined([encoder_of(codebook)(items)], about["weights"])
     codes = np.array([numbers(identifier[: len(codebook.sizes)]) for identifier in identifiers])
     variance = float(((vectors - vectors.mean(0)) ** 2).sum())
     lengths = range(1, len(codebook.sizes) + 1) if codebook.structure == "residual" else [len(codebook.sizes)]

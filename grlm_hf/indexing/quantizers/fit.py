@@ -31,7 +31,7 @@ def fit_codebook(vectors: np.ndarray, config: QuantizerConfig, *, work: str | Pa
         )
     facts = {"quantizer": config.quantizer, "seed": config.seed}
     if config.quantizer == "random":
-        return Codebook("chance", config.sizes, facts=facts)
+        return Codebook("random", config.sizes, facts=facts)
     if config.quantizer == "rqvae":  # it has a network in place of the projection
         from grlm_hf.indexing.quantizers.rqvae import fit_rqvae
 

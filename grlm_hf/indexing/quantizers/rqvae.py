@@ -23,7 +23,7 @@ from grlm_hf.identifiers.codebook import Codebook, Layers
 from grlm_hf.indexing.quantizers.config import QuantizerConfig, RQVAEConfig
 from grlm_hf.indexing.quantizers.kmeans import fit_residual
 from grlm_hf.progress import progress
-from grlm_hf.tensors import read_tensors, write_tensors
+from grlm_hf.tensors import read_state, write_state
 
 _KIND = "rqvae"
 _STATE = "rqvae.state"  # safetensors inside
@@ -65,7 +65,11 @@ def fit_rqvae(
     near = None if contrasted is None else torch.from_numpy(contrasted).to(device)
     optimizer = _optimizer(net, settings)
     idle = [torch.zeros(size, dtype=torch.int64, device=device) for size in config.sizes]  # epochs since a code had an item
-    epoch = _resumed(state, about, net, optimizer, idle)
+    kept = read_state(state, _KIND, about, net, optimizer)
+    epoch = kept[1]["epoch"] if kept else 0
+    for level, table in enumerate(idle):
+        if kept:
+            table.copy_(kept[0]["idle"][str(level)])
     if not epoch:
         with torch.no_grad():
             for table, start in zip(net["tables"], fit_residual(net["encoder"](items).cpu().numpy(), config).tables, strict=True):
@@ -91,7 +95,8 @@ def fit_rqvae(
             if settings.restart and epoch < settings.epochs:
                 _restart(net["tables"], optimizer, idle, used, rests, settings.restart, rng)
             if state and epoch < settings.epochs and epoch % _SAVE_EPOCHS == 0:
-                _save_state(state, {"about": about, "epoch": epoch}, net, optimizer, idle)
+                more = {"idle": {str(level): table for level, table in enumerate(idle)}}
+                write_state(state, _KIND, {"about": about, "epoch": epoch}, net, optimizer, more)
             bar.update()
             bar.set_postfix({"loss": f"{running / len(x):.4g}"})
 
@@ -161,7 +166,7 @@ def _optimizer(net: Any, settings: RQVAEConfig) -> Any:
 
 
 def _loss(net: Any, x: Any, behaviour: Any, settings: RQVAEConfig) -> tuple[Any, list[Any], list[Any]]:
-    """The loss of a batch [b, d], and for each level the codes int64 [b] and what they stand for in part, the rests [b, latent]."""
+    """The loss of a batch [b, d], and for each level the codes int64 [b] and the residuals [b, latent] that they are nearest to."""
     latent = net["encoder"](x)
     rest, loss = latent, 0.0
     codes: list[Any] = []
@@ -243,29 +248,3 @@ def _restart(tables: Any, optimizer: Any, idle: list[Any], used: list[Any], rest
 def _layers(sequence: Any) -> Layers:
     affine = [part for part in sequence if hasattr(part, "weight")]
     return tuple((part.weight.detach().cpu().numpy().copy(), part.bias.detach().cpu().numpy().copy()) for part in affine)
-
-
-def _resumed(state: Path | None, about: dict[str, Any], net: Any, optimizer: Any, idle: list[Any]) -> int:
-    """Loads the state of an interrupted run, if there is one. Returns its finished epochs."""
-    if state is None or not state.is_file():
-        return 0
-    groups, facts = read_tensors(state, _KIND)
-    found = facts.get("about") or {}
-    if found != about:
-        changed = ", ".join(f"{name} {found.get(name)!r} → {value!r}" for name, value in about.items() if found.get(name) != value)
-        raise ValueError(f"{state} is the state of another training ({changed}). Choose another folder, or remove it to start again.")
-    net.load_state_dict(groups["net"])
-    slots: dict[int, dict[str, Any]] = {}
-    for name, tensor in groups["adam"].items():
-        slot, key = name.split(".")
-        slots.setdefault(int(slot), {})[key] = tensor
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    for level, epochs in enumerate(idle):
-        epochs.copy_(groups["idle"][str(level)])
-    return int(facts["epoch"])
-
-
-def _save_state(state: Path, facts: dict[str, Any], net: Any, optimizer: Any, idle: list[Any]) -> None:
-    adam = {f"{n}.{name}": t for n, slot in optimizer.state_dict()["state"].items() for name, t in slot.items()}
-    groups = {"net": net.state_dict(), "adam": adam, "idle": {str(level): epochs for level, epochs in enumerate(idle)}}
-    write_tensors(state, _KIND, groups, facts)

@@ -42,7 +42,7 @@ OLD = len(toy_tokenizer())
 
 
 def given_model(tied: bool, padded: int = 0) -> Any:
-    """The toy model; not `tied`: with an output layer of its own; `padded`: with so many rows more than its tokenizer has tokens."""
+    """The toy model; not `tied`: with an output layer of its own; `padded`: with that number of rows more than its tokenizer has tokens."""
     model = toy_model()
     if not tied:
         model.config.tie_word_embeddings = False
@@ -171,11 +171,11 @@ def test_the_merged_model_answers_as_with_the_rows_beside_it(base: str, tmp_path
     assert torch.allclose(logits(load_trained(tmp_path / "work" / "final", config)), logits(beside), atol=1e-4)
 
 
-@pytest.mark.parametrize("lora", [0, 2])
-@pytest.mark.parametrize(("phase", "step"), [(0, 2), (0, 4), (1, 2), (2, 5)])
+@pytest.mark.parametrize(("base", "lora"), [(True, 2), (False, 0)], indirect=["base"], ids=["tied-lora", "untied"])
+@pytest.mark.parametrize(("phase", "step"), [(0, 2), (0, 4), (1, 2), (2, 2), (2, 5)])
 def test_a_resumed_run_goes_on_in_its_phase(base: str, lora: int, phase: int, step: int, tmp_path: Path, monkeypatch: Any) -> None:
     """Killed in any phase, before or behind the first state that it wrote."""
-    config = {"model": base, "lora": LoraConfig(rank=lora, dropout=0.0), **PHASES}
+    config = {"model": base, "lora": LoraConfig(rank=lora, dropout=0.1), **PHASES}
     whole = run(tmp_path / "whole", **config)
     seen: list[tuple[int, int]] = []
     inner, steps = TermIDTrainer.training_step, [5, 3, 6]
